@@ -1,0 +1,128 @@
+//! What the auditors are told: one event for each decision and change.
+
+use std::sync::Arc;
+
+use crate::certificate::CertificateFingerprint;
+use crate::hooks::{Attribute, Value};
+use crate::reason::Reason;
+use crate::time::UnixMillis;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Success,
+    Failure,
+    Error,
+}
+
+/// One event. `sequence` and `at` are filled by the log that accepts it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditEvent {
+    /// Rises by one per event and broker process.
+    pub sequence: u64,
+    pub at: UnixMillis,
+    /// Dotted name from [`names`].
+    pub name: &'static str,
+    pub outcome: Outcome,
+    pub reason: Reason,
+    pub connection_id: Option<u64>,
+    pub device_id: Option<String>,
+    pub client_id: Option<String>,
+    pub peer_address: Option<String>,
+    pub listener: Option<Arc<str>>,
+    pub certificate_fingerprint: Option<CertificateFingerprint>,
+    /// RFC 4514 rendering, for readers.
+    pub subject: Option<String>,
+    pub server_name: Option<String>,
+    /// `client`, `admin`, `plugin` or `system`; for `admin`, `admin:{token name}`.
+    pub actor: String,
+    /// The plugins that took part: name, digest, hook, answer.
+    pub plugins: Vec<PluginVerdict>,
+    /// Everything else, by dotted name.
+    pub fields: Vec<Attribute>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginVerdict {
+    pub name: Arc<str>,
+    /// `None` for native implementations.
+    pub digest: Option<Arc<str>>,
+    pub hook: &'static str,
+    /// `accept`, `allow`, `register`, `hold`, `deny`, `abstain`, or a failure kind.
+    pub result: &'static str,
+    pub microseconds: u64,
+}
+
+/// The closed catalogue of event names.
+pub mod names {
+    pub const CONNECTION_ACCEPTED: &str = "connection.accepted";
+    pub const CONNECTION_REFUSED: &str = "connection.refused";
+    pub const CONNECTION_CLOSED: &str = "connection.closed";
+    pub const HANDSHAKE_FAILED: &str = "tls.handshake_failed";
+    pub const PUBLISH_DENIED: &str = "authorization.publish_denied";
+    pub const SUBSCRIBE_DENIED: &str = "authorization.subscribe_denied";
+    pub const DEVICE_REGISTERED: &str = "device.registered";
+    pub const DEVICE_PENDING: &str = "device.pending";
+    pub const DEVICE_ACTIVATED: &str = "device.activated";
+    pub const DEVICE_DEACTIVATED: &str = "device.deactivated";
+    pub const DEVICE_REVOKED: &str = "device.revoked";
+    pub const DEVICE_DELETED: &str = "device.deleted";
+    pub const CA_ADDED: &str = "ca.added";
+    pub const CA_REMOVED: &str = "ca.removed";
+    pub const CA_CHANGED: &str = "ca.changed";
+    pub const PLUGIN_LOADED: &str = "plugin.loaded";
+    pub const PLUGIN_SWAPPED: &str = "plugin.swapped";
+    pub const PLUGIN_UNLOADED: &str = "plugin.unloaded";
+    pub const PLUGIN_REFUSED: &str = "plugin.refused";
+    pub const PLUGIN_FAILED: &str = "plugin.failed";
+    pub const ADMIN_ACTION: &str = "admin.action";
+    pub const ADMIN_REFUSED: &str = "admin.refused";
+    pub const BROKER_STARTED: &str = "broker.started";
+    pub const BROKER_STOPPED: &str = "broker.stopped";
+    pub const AUDIT_DROPPED: &str = "audit.dropped";
+}
+
+impl Outcome {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl AuditEvent {
+    /// An event with the given name and everything else empty; the rest is filled with the methods below.
+    pub fn new(name: &'static str, outcome: Outcome, reason: Reason) -> Self {
+        Self {
+            sequence: 0,
+            at: UnixMillis(0),
+            name,
+            outcome,
+            reason,
+            connection_id: None,
+            device_id: None,
+            client_id: None,
+            peer_address: None,
+            listener: None,
+            certificate_fingerprint: None,
+            subject: None,
+            server_name: None,
+            actor: String::from("system"),
+            plugins: Vec::new(),
+            fields: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn actor(mut self, actor: impl Into<String>) -> Self {
+        self.actor = actor.into();
+        self
+    }
+
+    #[must_use]
+    pub fn field(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.fields.push(Attribute { name: name.to_owned(), value: Value::Text(value.into()) });
+        self
+    }
+}

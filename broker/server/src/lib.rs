@@ -1,0 +1,8 @@
+//! Sockets, TLS, connection tasks, admission, audit log, admin API and metrics.
+//!
+//! Async code here is a thin driver: what a broker does with packets is `mqgate-protocol`, what a
+//! certificate means is `mqgate-identity`. Knows neither wasmtime nor the database: plugins and storage
+//! stand behind the traits of `mqgate-identity`.
+
+pub mod audit;
+pub mod gate;
