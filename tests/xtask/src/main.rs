@@ -1,1 +1,68 @@
-fn main(){}
+//! `cargo xtask …`: the commands that a person who works on mqgate, or tries it, types.
+
+mod demo;
+mod process;
+mod test;
+mod tidy;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Development commands of mqgate", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build everything, make a demo PKI, run a mutual-TLS broker and print what to type next.
+    ///
+    /// Example: cargo xtask demo --port 18883
+    Demo(demo::Options),
+    /// Run every test of the fast tier, end-to-end tests with real clients included.
+    ///
+    /// Example: cargo xtask test plugin_swap
+    Test(test::Options),
+    /// Build the bundled WebAssembly components into target/components.
+    Components,
+    /// Check what no compiler checks: layering, file sizes, stray markers, machine paths.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Components => components(),
+        Command::Tidy => tidy::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            process::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn components() -> anyhow::Result<()> {
+    for component in xtask::components::build(&process::say)? {
+        let path = component.path.strip_prefix(root()).unwrap_or(&component.path).display();
+        process::say(&format!("{path}  {} KiB", component.size / 1024));
+    }
+    Ok(())
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .expect("tests/xtask lies two folders below the root")
+        .to_path_buf()
+}

@@ -1,0 +1,118 @@
+//! The README's second command: every test of the fast tier, or of both.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+use crate::process::{cargo, say, shown, step};
+use crate::tools;
+
+#[derive(clap::Args, Default)]
+pub struct Options {
+    /// The slow suites too: longer property runs, kill -9 loops, the demo from a clean clone.
+    #[arg(long)]
+    full: bool,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+/// What the test runners said, added up.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    /// Runners that ended in an error, whatever they counted.
+    broken: Vec<String>,
+}
+
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    step("real clients and tools for the end-to-end tests");
+    let tools = tools::prepare(&say)?;
+
+    step("bundled components");
+    xtask::components::build(&say)?;
+
+    let mut tally = Tally::default();
+    step("tests of the workspace");
+    let mut workspace = cargo();
+    workspace.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    tools.announce_to(&mut workspace);
+    tally.add(&mut workspace, options)?;
+    for folder in ["plugin-sdk", "plugins"] {
+        step(&format!("tests of {folder}, on this machine without WebAssembly"));
+        let mut native = cargo();
+        native.current_dir(crate::root().join(folder));
+        native.env("CARGO_TARGET_DIR", crate::root().join("target/native-plugins"));
+        native.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+        tally.add(&mut native, options)?;
+    }
+    tools.report_missing(&say);
+    say("");
+    say(&format!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped));
+    if !tally.broken.is_empty() {
+        bail!("these ended in an error:\n  {}", tally.broken.join("\n  "));
+    }
+    if tally.passed == 0 {
+        bail!("no test ran; is the filter right?");
+    }
+    Ok(())
+}
+
+impl Tally {
+    /// Runs one `cargo test`, shows its output as it comes, and counts.
+    fn add(&mut self, command: &mut Command, options: &Options) -> anyhow::Result<()> {
+        command.arg("--");
+        if options.full {
+            command.arg("--include-ignored");
+        }
+        command.args(&options.filter);
+        let line = shown(command);
+        let mut child =
+            command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{line}`"))?;
+        let output = child.stdout.take().expect("it was piped");
+        for text in BufReader::new(output).lines() {
+            let text = text?;
+            self.read(&text);
+            // The closing lines of each binary are for our count, not for the reader's.
+            if !text.is_empty() {
+                say(&text);
+            }
+        }
+        if !child.wait()?.success() {
+            self.broken.push(line);
+        }
+        Ok(())
+    }
+
+    /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    fn read(&mut self, line: &str) {
+        let Some(rest) = line.strip_prefix("test result: ") else { return };
+        for part in rest.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            let (Some(number), Some(what)) = (words.next(), words.next()) else { continue };
+            let Ok(number) = number.parse::<u64>() else { continue };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_is_read_from_the_runner() {
+        let mut tally = Tally::default();
+        tally.read("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.10s");
+        tally.read("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out");
+        tally.read("test something ... ok");
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (14, 1, 1));
+    }
+}

@@ -1,0 +1,163 @@
+//! The real clients that the end-to-end tests talk through, fetched without touching the system.
+//!
+//! On Debian and its relatives the packages are downloaded with apt (which checks their signatures) and
+//! unpacked under `target/tools`: no root is needed, no service starts, nothing is left behind. What is on
+//! the `PATH` already is used as it is.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::{output, run};
+
+/// A tool and where it comes from.
+struct Tool {
+    /// The program that is looked for.
+    program: &'static str,
+    /// An argument with which it exits successfully.
+    probe: &'static str,
+    /// Debian packages that hold it and the libraries it needs.
+    packages: &'static [&'static str],
+    /// What a person would install elsewhere.
+    elsewhere: &'static str,
+    /// The tests that cannot run without it.
+    tests: &'static str,
+}
+
+const TOOLS: &[Tool] = &[
+    Tool {
+        program: "mosquitto_pub",
+        probe: "--version",
+        packages: &["mosquitto-clients", "libmosquitto1", "libcjson1"],
+        elsewhere: "Eclipse Mosquitto's clients (Debian: mosquitto-clients)",
+        tests: "real_clients::mosquitto_*",
+    },
+    Tool {
+        program: "promtool",
+        probe: "--version",
+        packages: &["prometheus"],
+        elsewhere: "Prometheus (Debian: prometheus)",
+        tests: "metrics::promtool_*",
+    },
+    Tool {
+        program: "openssl",
+        probe: "version",
+        packages: &["openssl"],
+        elsewhere: "OpenSSL's command line (Debian: openssl)",
+        tests: "seed_commands::*",
+    },
+];
+
+/// paho-mqtt with its hash: a wheel from PyPI, unchanged since it was looked at.
+const PAHO: &str = "paho-mqtt==2.1.0 --hash=sha256:6db9ba9b34ed5bc6b6e3812718c7e06e2fd7444540df2455d2c51bd58808feee";
+
+/// What was found, for the environment of the tests.
+pub struct Tools {
+    path: OsString,
+    libraries: PathBuf,
+    python: Option<PathBuf>,
+    missing: Vec<(&'static str, &'static str)>,
+}
+
+/// Finds each tool, or fetches it. Never fails because one cannot be had: the tests that need it say so.
+pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
+    let folder = crate::root().join("target/tools");
+    fs::create_dir_all(&folder)?;
+    let unpacked = folder.join("debian");
+    let libraries = unpacked.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+    let mut directories = vec![unpacked.join("usr/bin")];
+    directories.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let mut tools = Tools {
+        path: std::env::join_paths(directories)?,
+        libraries,
+        python: None,
+        missing: Vec::new(),
+    };
+    for tool in TOOLS {
+        if tools.works(tool) {
+            continue;
+        }
+        say(&format!("{}: fetching {} from Debian's archive", tool.program, tool.packages.join(", ")));
+        fetch(tool.packages, &unpacked);
+        if !tools.works(tool) {
+            tools.missing.push((tool.elsewhere, tool.tests));
+        }
+    }
+    tools.python = python_with_paho(&folder, say);
+    if tools.python.is_none() {
+        tools.missing.push(("Python 3 with venv and paho-mqtt 2.1.0", "real_clients::paho_*"));
+    }
+    say(&format!("{} of {} tools are there", TOOLS.len() + 1 - tools.missing.len(), TOOLS.len() + 1));
+    Ok(tools)
+}
+
+impl Tools {
+    fn works(&self, tool: &Tool) -> bool {
+        let mut command = Command::new(tool.program);
+        command.arg(tool.probe).env("PATH", &self.path).env("LD_LIBRARY_PATH", &self.libraries);
+        // mosquitto_pub exits with 1 from --version; that it answers is enough.
+        command.output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 2))
+    }
+
+    /// Tells the tests where the tools are. With all of them there, a test may not skip itself.
+    pub fn announce_to(&self, command: &mut Command) {
+        command.env("PATH", &self.path);
+        command.env("MQGATE_TEST_LIBRARIES", &self.libraries);
+        if let Some(python) = &self.python {
+            command.env("MQGATE_TEST_PYTHON", python);
+        }
+        if self.missing.is_empty() {
+            command.env("MQGATE_TEST_REQUIRE_TOOLS", "1");
+        }
+    }
+
+    pub fn report_missing(&self, say: &dyn Fn(&str)) {
+        for (what, tests) in &self.missing {
+            say(&format!("skipped: {tests}, because this machine lacks {what}; install it and run again"));
+        }
+    }
+}
+
+/// Downloads `packages` and unpacks them below `into`; whether it worked shows when the tool is tried.
+fn fetch(packages: &[&str], into: &Path) {
+    let downloads = into.join("archives");
+    if fs::create_dir_all(&downloads).is_err() {
+        return;
+    }
+    let known = |package: &str| {
+        output(Command::new("apt-cache").args(["policy", package])).is_some_and(|text| text.contains("Candidate: "))
+    };
+    if !packages.iter().all(|package| known(package)) && output(Command::new("id").arg("-u")).as_deref() == Some("0\n")
+    {
+        let _ = run(Command::new("apt-get").args(["-qq", "update"]));
+    }
+    let download = Command::new("apt-get").arg("-qq").arg("download").args(packages).current_dir(&downloads).output();
+    if !download.is_ok_and(|output| output.status.success()) {
+        return;
+    }
+    for archive in fs::read_dir(&downloads).into_iter().flatten().flatten() {
+        let _ = Command::new("dpkg-deb").arg("-x").arg(archive.path()).arg(into).output();
+    }
+    let _ = fs::remove_dir_all(&downloads);
+}
+
+/// A virtual environment with paho-mqtt, made once.
+fn python_with_paho(folder: &Path, say: &dyn Fn(&str)) -> Option<PathBuf> {
+    let environment = folder.join("python");
+    let python = environment.join("bin/python");
+    let has_paho = || output(Command::new(&python).args(["-c", "import paho.mqtt.client"])).is_some();
+    if has_paho() {
+        return Some(python);
+    }
+    say("paho-mqtt: making a Python environment and installing it from PyPI");
+    output(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
+    let requirements = folder.join("paho-requirements.txt");
+    fs::write(&requirements, PAHO).ok()?;
+    output(
+        Command::new(&python)
+            .args(["-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r"])
+            .arg(&requirements),
+    )?;
+    has_paho().then_some(python)
+}
