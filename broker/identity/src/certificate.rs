@@ -1,10 +1,40 @@
 //! A certificate as facts: parsed once, owned, typed. Mirrors the WIT interface `certificates`.
 
+mod der;
+mod name;
+mod parse;
+mod pem;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::der::{Element, object_identifier, only, tag, take, take_tagged};
+pub(crate) use self::name::is_deceptive;
+pub use self::name::{MAX_NAME_ATTRIBUTES, MAX_SUBJECT_ALT_NAMES};
+pub use self::parse::{MAX_CERTIFICATE_BYTES, MAX_EXTENSIONS};
+pub(crate) use self::parse::{oid, parse_structure};
+pub use self::pem::{certificates_from_pem, to_pem};
+use crate::reason::Reason;
 use crate::time::UnixSeconds;
+
+/// Bytes that are not a certificate, or one beyond our limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    #[error("malformed certificate: {0}")]
+    Malformed(&'static str),
+    #[error("the certificate has too many {0}: at most {1} are accepted")]
+    TooLarge(&'static str, usize),
+}
+
+impl CertificateError {
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Malformed(_) => Reason::CertMalformed,
+            Self::TooLarge(..) => Reason::CertTooLarge,
+        }
+    }
+}
 
 /// SHA-256 over the DER of a certificate: its identity everywhere in mqgate. Shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -150,6 +180,7 @@ impl Serialize for CertificateFingerprint {
 impl<'de> Deserialize<'de> for CertificateFingerprint {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::from_hex(&text).ok_or_else(|| serde::de::Error::custom("a SHA-256 of 64 hex digits was expected"))
+        Self::from_hex(&text)
+            .ok_or_else(|| serde::de::Error::custom("a SHA-256 of 64 hex digits was expected"))
     }
 }

@@ -242,7 +242,10 @@ pub struct Denial {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Authentication {
-    Accept { identity: Identity, cache: Option<CacheHint> },
+    Accept {
+        identity: Identity,
+        cache: Option<CacheHint>,
+    },
     Deny(Denial),
     /// No opinion; the next of the chain is asked.
     Abstain,
