@@ -1,1 +1,15 @@
-//! placeholder
+//! WebAssembly components behind the hooks: loading, running and replacing them.
+//!
+//! The only crate that names wasmtime. Owns the plugins' threads, their budgets and what they may import;
+//! knows no sockets, no configuration file and no database beyond the `Storage` trait.
+
+mod error;
+mod host;
+mod settings;
+
+pub use error::{HostError, LoadError, Stage};
+pub use host::{Description, PluginHost, PluginInfo, PluginState};
+pub use settings::{
+    Capability, Grants, HostSettings, KvSettings, Limits, MetricsSettings, PluginSettings, Position, Source,
+    UnknownCapability,
+};

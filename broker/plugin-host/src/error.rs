@@ -1,0 +1,59 @@
+//! Why a component did not become a plugin.
+
+/// The steps between bytes and a live plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Name, settings, source, size.
+    Verify,
+    /// What the component exports and imports.
+    Inspect,
+    Compile,
+    /// Types of hooks and imports.
+    Link,
+    /// `init` and self-test.
+    Trial,
+}
+
+impl Stage {
+    pub const ALL: [Self; 5] = [Self::Verify, Self::Inspect, Self::Compile, Self::Link, Self::Trial];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Verify => "verify",
+            Self::Inspect => "inspect",
+            Self::Compile => "compile",
+            Self::Link => "link",
+            Self::Trial => "trial",
+        }
+    }
+}
+
+/// A component was refused. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message} (stage {})", .stage.as_str())]
+pub struct LoadError {
+    pub stage: Stage,
+    /// Up to three lines: what the component has, what this broker supports, the shortest way out.
+    pub message: String,
+}
+
+impl LoadError {
+    pub(crate) fn new(stage: Stage, message: impl Into<String>) -> Self {
+        Self { stage, message: message.into() }
+    }
+}
+
+/// The host itself could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("the WebAssembly engine could not start: {0}")]
+    Engine(String),
+    #[error("the folder for compiled components, {path}, cannot be used: {why}")]
+    Cache { path: String, why: String },
+    #[error("threads for plugins could not start: {0}")]
+    Threads(#[from] std::io::Error),
+    #[error("two members of the chains are called {0:?}")]
+    DuplicateName(String),
+    #[error("metrics of plugins could not be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
