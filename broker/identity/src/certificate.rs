@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::der::{Element, object_identifier, only, tag, take, take_tagged};
+pub(crate) use self::der::{only, tag, take, take_tagged};
 pub(crate) use self::name::is_deceptive;
 pub use self::name::{MAX_NAME_ATTRIBUTES, MAX_SUBJECT_ALT_NAMES};
 pub use self::parse::{MAX_CERTIFICATE_BYTES, MAX_EXTENSIONS};

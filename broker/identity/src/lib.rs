@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod certificate;
+pub mod evaluation;
 pub mod hooks;
 pub mod reason;
 pub mod registry;

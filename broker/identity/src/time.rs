@@ -17,3 +17,9 @@ impl UnixMillis {
         UnixSeconds((self.0 / 1000) as i64)
     }
 }
+
+impl std::fmt::Display for UnixSeconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} s since 1970", self.0)
+    }
+}
