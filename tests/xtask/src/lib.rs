@@ -1,1 +1,3 @@
+//! Library half of xtask: what tests need too.
 
+pub mod components;

@@ -1,0 +1,64 @@
+//! What `wit-bindgen` makes of `../wit`: types for both architectures, glue for WebAssembly.
+//!
+//! One world per hook, so that a component exports the hooks it has and no others. Types that several
+//! interfaces share are generated once, by [`host`], and mapped into the other worlds.
+
+#![allow(
+    unsafe_code,
+    unused_qualifications,
+    clippy::all,
+    missing_docs,
+    reason = "generated code: the canonical ABI is written in pointers"
+)]
+
+/// The interfaces a plugin can import, and the types all hooks use. What a plugin does not call does not
+/// appear in its component.
+pub mod host {
+    wit_bindgen::generate!({
+        path: "../wit",
+        inline: "
+            package mqgate:sdk;
+            world sdk-host {
+                include mqgate:plugin/imports@0.1.0;
+                import mqgate:plugin/connections@0.1.0;
+            }
+        ",
+        pub_export_macro: true,
+        generate_all,
+        generate_unused_types: true,
+        additional_derives: [PartialEq],
+    });
+}
+
+macro_rules! hook {
+    ($module:ident, $world:literal $(, $connection_types:literal = $module_path:path)*) => {
+        pub mod $module {
+            wit_bindgen::generate!({
+                path: "../wit",
+                inline: $world,
+                with: {
+                    "mqgate:plugin/types@0.1.0": crate::bindings::host::mqgate::plugin::types,
+                    $($connection_types: $module_path,)*
+                },
+                pub_export_macro: true,
+                generate_all,
+                generate_unused_types: true,
+                additional_derives: [PartialEq],
+            });
+        }
+    };
+    (connection $module:ident, $world:literal) => {
+        hook!(
+            $module,
+            $world,
+            "mqgate:plugin/certificates@0.1.0" = crate::bindings::host::mqgate::plugin::certificates,
+            "mqgate:plugin/connections@0.1.0" = crate::bindings::host::mqgate::plugin::connections
+        );
+    };
+}
+
+hook!(lifecycle, "package mqgate:sdk; world sdk-lifecycle { export mqgate:plugin/lifecycle@0.1.0; }");
+hook!(connection authenticator, "package mqgate:sdk; world sdk-authenticator { export mqgate:plugin/authenticator@0.1.0; }");
+hook!(connection registrar, "package mqgate:sdk; world sdk-registrar { export mqgate:plugin/registrar@0.1.0; }");
+hook!(connection authorizer, "package mqgate:sdk; world sdk-authorizer { export mqgate:plugin/authorizer@0.1.0; }");
+hook!(auditor, "package mqgate:sdk; world sdk-auditor { export mqgate:plugin/auditor@0.1.0; }");
