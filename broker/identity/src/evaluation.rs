@@ -175,7 +175,7 @@ fn with_skew(
             Err(Obstacle::Rejected(rejection)) => return Err(rejection),
             Err(Obstacle::NotYetValid { not_before }) => {
                 let early = not_before.0.saturating_sub(now.0);
-                let skew = seconds(policy.clock_skew);
+                let skew = policy.clock_skew_seconds();
                 if early > skew || not_before <= at || at < now {
                     return Err(Rejection::new(
                         Reason::CertNotYetValid,
@@ -188,7 +188,7 @@ fn with_skew(
             }
             Err(Obstacle::Expired { not_after }) => {
                 let late = now.0.saturating_sub(not_after.0);
-                let skew = seconds(policy.expiry_skew);
+                let skew = policy.expiry_skew_seconds();
                 if late > skew || not_after >= at || at > now {
                     return Err(Rejection::new(
                         Reason::CertExpired,
@@ -200,10 +200,6 @@ fn with_skew(
         }
     }
     Err(Rejection::new(Reason::CertNotYetValid, "no moment within the tolerated skew suits the whole path"))
-}
-
-fn seconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn judge_v3(

@@ -1,9 +1,13 @@
 //! The registry of CAs and device certificates: records, states, transitions, and the seam to the disk.
 
+mod identifier;
+pub mod rules;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::identifier::{IdentifierError, MAX_DEVICE_ID_BYTES, check_device_id, is_topic_safe};
 use crate::certificate::CertificateFingerprint;
 use crate::time::{UnixMillis, UnixSeconds};
 

@@ -117,7 +117,7 @@ pub(crate) fn parse_structure(der: &[u8]) -> Result<X509Certificate<'_>, Certifi
     // The library accepts forms that are not DER; the outer ones are refused here.
     der::only(der, tag::SEQUENCE).ok_or(CertificateError::Malformed("the DER encoding"))?;
     match X509CertificateParser::new().with_deep_parse_extensions(false).parse(der) {
-        Ok((rest, parsed)) if rest.is_empty() => Ok(parsed),
+        Ok(([], parsed)) => Ok(parsed),
         Ok(_) => Err(CertificateError::Malformed("the DER encoding: bytes follow the certificate")),
         Err(_) => Err(CertificateError::Malformed("the structure of the certificate")),
     }

@@ -72,6 +72,14 @@ impl Default for PathPolicy {
 }
 
 impl PathPolicy {
+    pub(crate) fn clock_skew_seconds(&self) -> i64 {
+        seconds(self.clock_skew)
+    }
+
+    pub(crate) fn expiry_skew_seconds(&self) -> i64 {
+        seconds(self.expiry_skew)
+    }
+
     pub(super) fn check_end_entity(&self, facts: &CertificateFacts) -> Result<(), Rejection> {
         match (facts.version, self.v1_leaf) {
             (3, _) | (1, V1Leaf::Allow) => {}
@@ -140,4 +148,8 @@ impl PathPolicy {
         }
         Ok(())
     }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
