@@ -27,9 +27,35 @@ pub enum QoS {
     ExactlyOnce = 2,
 }
 
+impl QoS {
+    /// `None` for the reserved 3 and above.
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
 /// Packet Identifier; never zero. [MQTT-2.2.1-3]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PacketId(pub NonZeroU16);
+
+impl PacketId {
+    /// `None` for 0.
+    pub const fn new(value: u16) -> Option<Self> {
+        match NonZeroU16::new(value) {
+            Some(value) => Some(Self(value)),
+            None => None,
+        }
+    }
+
+    pub const fn get(self) -> u16 {
+        self.0.get()
+    }
+}
 
 /// A name-value pair; names may repeat and their order is kept. [MQTT-3.1.2-29]
 pub type UserProperty = (ByteString, ByteString);
@@ -109,6 +135,27 @@ pub enum ConnAckCode {
     V5(ReasonCode),
 }
 
+impl ConnAckCode {
+    /// `reason` in the words of `version`. `None` where MQTT 3.1.1 has none: the connection is closed
+    /// without a CONNACK then.
+    pub fn for_version(reason: ReasonCode, version: ProtocolVersion) -> Option<Self> {
+        match version {
+            ProtocolVersion::V5 => Some(Self::V5(reason)),
+            ProtocolVersion::V3_1 | ProtocolVersion::V3_1_1 => {
+                ConnectReturnCode::for_reason(reason).map(Self::V3)
+            }
+        }
+    }
+
+    /// The same in the words of MQTT 5.0.
+    pub const fn reason(self) -> ReasonCode {
+        match self {
+            Self::V3(code) => code.reason(),
+            Self::V5(reason) => reason,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnAckProperties {
     pub session_expiry_interval: Option<u32>,
@@ -169,6 +216,16 @@ pub struct Ack {
     pub user_properties: Vec<UserProperty>,
 }
 
+impl Ack {
+    pub const fn success(packet_id: PacketId) -> Self {
+        Self::new(packet_id, ReasonCode::SUCCESS)
+    }
+
+    pub const fn new(packet_id: PacketId, reason: ReasonCode) -> Self {
+        Self { packet_id, reason, reason_string: None, user_properties: Vec::new() }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscribe {
     pub packet_id: PacketId,
@@ -184,6 +241,18 @@ pub struct SubscriptionOptions {
     pub no_local: bool,
     pub retain_as_published: bool,
     pub retain_handling: RetainHandling,
+}
+
+impl SubscriptionOptions {
+    /// What a 3.1.1 subscription means: everything else as that version does it.
+    pub const fn new(qos: QoS) -> Self {
+        Self {
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::SendAtSubscribe,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,6 +297,18 @@ pub struct Disconnect {
     pub reason_string: Option<ByteString>,
     pub server_reference: Option<ByteString>,
     pub user_properties: Vec<UserProperty>,
+}
+
+impl Disconnect {
+    pub const fn new(reason: ReasonCode) -> Self {
+        Self {
+            reason,
+            session_expiry_interval: None,
+            reason_string: None,
+            server_reference: None,
+            user_properties: Vec::new(),
+        }
+    }
 }
 
 /// Only in MQTT 5.0.

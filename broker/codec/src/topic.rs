@@ -34,11 +34,13 @@ pub enum TopicError {
 impl TopicName {
     /// Checks `raw` and keeps it: the bytes still share the receive buffer.
     pub fn parse(raw: ByteString) -> Result<Self, TopicError> {
-        check_length_and_nul(&raw)?;
-        if memchr::memchr2(b'+', b'#', raw.as_bytes()).is_some() {
-            return Err(TopicError::Wildcard); // [MQTT-3.3.2-2]
+        check_length(&raw)?;
+        // One pass: this is done for every message.
+        match memchr::memchr3(0, b'+', b'#', raw.as_bytes()) {
+            None => Ok(Self(raw)),
+            Some(at) if raw.as_bytes()[at] == 0 => Err(TopicError::Nul), // [MQTT-4.7.3-2]
+            Some(_) => Err(TopicError::Wildcard),                        // [MQTT-3.3.2-2]
         }
-        Ok(Self(raw))
     }
 
     pub fn as_str(&self) -> &str {
@@ -58,7 +60,10 @@ impl TopicName {
 impl TopicFilter {
     /// Checks `raw` and keeps it. [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.8.2-1, MQTT-4.8.2-2]
     pub fn parse(raw: ByteString) -> Result<Self, TopicError> {
-        check_length_and_nul(&raw)?;
+        check_length(&raw)?;
+        if memchr::memchr(0, raw.as_bytes()).is_some() {
+            return Err(TopicError::Nul); // [MQTT-4.7.3-2]
+        }
         let prefix = shared_prefix(&raw)?;
         check_wildcards(&raw[prefix..])?;
         Ok(Self { text: raw, prefix })
@@ -95,15 +100,12 @@ impl TopicFilter {
     }
 }
 
-fn check_length_and_nul(raw: &str) -> Result<(), TopicError> {
+fn check_length(raw: &str) -> Result<(), TopicError> {
     if raw.is_empty() {
         return Err(TopicError::Empty); // [MQTT-4.7.3-1]
     }
     if raw.len() > usize::from(u16::MAX) {
         return Err(TopicError::TooLong); // [MQTT-4.7.3-3]
-    }
-    if memchr::memchr(0, raw.as_bytes()).is_some() {
-        return Err(TopicError::Nul); // [MQTT-4.7.3-2]
     }
     Ok(())
 }
