@@ -1,0 +1,321 @@
+//! A broker as a process: its own folder, its own ports, stopped when dropped.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use mqgate_client::{ConnectOptions, TlsOptions};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::{Admin, Identity, Pki};
+
+/// How the broker of a test differs from the usual one: a mutual-TLS listener in mode `per-device` on a port
+/// that the system chooses, admin API likewise.
+pub struct BrokerBuilder {
+    auth_mode: &'static str,
+    registration: &'static str,
+    listener: String,
+    certificate: &'static str,
+    key: &'static str,
+    plugins: String,
+    more: String,
+}
+
+pub struct Broker {
+    pub pki: Pki,
+    pub folder: PathBuf,
+    child: Child,
+    port: u16,
+    admin_port: u16,
+    /// Keeps the folder; removed after the process has ended.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Default for BrokerBuilder {
+    fn default() -> Self {
+        Self {
+            auth_mode: "per-device",
+            registration: "auto",
+            listener: String::new(),
+            certificate: "server.pem",
+            key: "server.key",
+            plugins: String::new(),
+            more: String::new(),
+        }
+    }
+}
+
+impl BrokerBuilder {
+    /// The three bundled components, as the demo has them.
+    #[must_use]
+    pub fn with_bundled_plugins(self) -> Self {
+        self.with_auto_register("").with_cert_acl("").with_plugin("audit-log", "bundled:audit-log", "")
+    }
+
+    #[must_use]
+    pub fn with_cert_acl(self, config: &str) -> Self {
+        self.with_plugin("cert-acl", "bundled:cert-acl", config)
+    }
+
+    #[must_use]
+    pub fn with_auto_register(self, config: &str) -> Self {
+        let grant = "grant = { capabilities = [\"key-value\", \"registry\"] }\n";
+        self.with_plugin("auto-register", "bundled:auto-register", &format!("{grant}{config}"))
+    }
+
+    /// One more member at the end of the chain; `more` are further lines of its table.
+    #[must_use]
+    pub fn with_plugin(mut self, name: &str, source: &str, more: &str) -> Self {
+        let _ = write!(self.plugins, "\n[[plugins]]\nname = \"{name}\"\nsource = \"{source}\"\n{more}\n");
+        self
+    }
+
+    /// A native member; `more` are further lines of its table.
+    #[must_use]
+    pub fn with_native(mut self, name: &str, more: &str) -> Self {
+        let _ = write!(self.plugins, "\n[[plugins]]\nname = \"{name}\"\nnative = \"{name}\"\n{more}\n");
+        self
+    }
+
+    #[must_use]
+    pub fn auth_mode(mut self, mode: &'static str) -> Self {
+        self.auth_mode = mode;
+        self
+    }
+
+    #[must_use]
+    pub fn registration(mut self, registration: &'static str) -> Self {
+        self.registration = registration;
+        self
+    }
+
+    /// Names of the server's certificate and key in the folder `pki`.
+    #[must_use]
+    pub fn files(mut self, certificate: &'static str, key: &'static str) -> Self {
+        (self.certificate, self.key) = (certificate, key);
+        self
+    }
+
+    /// Further lines of the listener's table.
+    #[must_use]
+    pub fn listener(mut self, lines: &str) -> Self {
+        self.listener.push_str(lines);
+        self.listener.push('\n');
+        self
+    }
+
+    /// Further tables.
+    #[must_use]
+    pub fn config(mut self, tables: &str) -> Self {
+        self.more.push_str(tables);
+        self.more.push('\n');
+        self
+    }
+
+    /// Starts it with a PKI of its own, and returns when it is ready.
+    pub async fn start(self) -> Broker {
+        let temporary = tempfile::tempdir().expect("a temporary folder can be made");
+        let folder = temporary.path().to_path_buf();
+        let pki = Pki::create(&folder.join("pki"), "test");
+        self.start_in(folder, pki, Some(temporary)).await
+    }
+
+    /// Starts it in a folder that holds `pki/ca.pem`, `pki/server.pem` and `pki/server.key` already.
+    pub async fn start_in(self, folder: PathBuf, pki: Pki, temporary: Option<tempfile::TempDir>) -> Broker {
+        fs::write(folder.join("mqgate.toml"), self.text()).expect("the test's folder is writable");
+        let (child, port, admin_port) = spawn(&folder);
+        Broker { pki, folder, child, port, admin_port, _temporary: temporary }
+    }
+
+    fn text(&self) -> String {
+        let Self { auth_mode, registration, listener, certificate, key, plugins, more } = self;
+        format!(
+            r#"
+[node]
+data_dir = "data"
+
+[listeners.main]
+type = "tls"
+bind = "127.0.0.1:0"
+auth_mode = "{auth_mode}"
+registration = "{registration}"
+certfile = "pki/{certificate}"
+keyfile = "pki/{key}"
+cacertfile = "pki/ca.pem"
+{listener}
+[admin]
+bind = "127.0.0.1:0"
+
+[audit]
+path = "audit.jsonl"
+{more}
+{plugins}
+"#
+        )
+    }
+}
+
+impl Broker {
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::default()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.admin_port, self.folder.join("mqgate.toml"), self.folder.join("data/admin.token"))
+    }
+
+    /// How our own client connects with a certificate of this broker's PKI.
+    pub fn options(&self, client_id: &str, identity: &Identity) -> ConnectOptions {
+        let mut tls = TlsOptions::new();
+        tls.ca_file = Some(self.pki.ca());
+        tls.cert_file = Some(identity.certificate.clone());
+        tls.key_file = Some(identity.key.clone());
+        let mut options = ConnectOptions::new("localhost", self.port);
+        options.tls = Some(tls);
+        options.client_id = client_id.into();
+        options
+    }
+
+    /// `-h … --cafile …` for clients with Mosquitto's flags.
+    pub fn mosquitto_flags(&self, identity: &Identity) -> Vec<String> {
+        vec![
+            "-h".into(),
+            "localhost".into(),
+            "-p".into(),
+            self.port.to_string(),
+            "--cafile".into(),
+            self.pki.ca().display().to_string(),
+            "--cert".into(),
+            identity.certificate.display().to_string(),
+            "--key".into(),
+            identity.key.display().to_string(),
+        ]
+    }
+
+    /// The lines of the audit file so far.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("each line is one JSON object")).collect()
+    }
+
+    /// Waits for an audit line that `wanted` accepts.
+    pub async fn audited(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        crate::eventually(&format!("an audit line: {what}"), async || self.audit().into_iter().find(&wanted)).await
+    }
+
+    /// Ends the process without a chance to tidy up, and starts it again on the same folder.
+    pub fn kill_and_restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let (child, port, admin_port) = spawn(&self.folder);
+        (self.child, self.port, self.admin_port) = (child, port, admin_port);
+    }
+
+    /// Asks it to stop; how it ended.
+    pub fn stop(&mut self) -> std::process::ExitStatus {
+        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        let _ = kill(pid, Signal::SIGTERM);
+        self.child.wait().expect("it is our child")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.join("broker.log")).unwrap_or_default();
+            eprintln!("--- the broker's log\n{log}");
+        }
+    }
+}
+
+/// Starts the broker in `folder` and reads from its output where it listens.
+fn spawn(folder: &Path) -> (Child, u16, u16) {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("broker.log"))
+        .expect("the test's folder is writable");
+    let mut child = Command::new(mqgate())
+        .arg("run")
+        .arg("--config")
+        .arg(folder.join("mqgate.toml"))
+        .env("MQGATE_COMPONENTS", components())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("mqgate was built");
+    let (found, listening) = mpsc::channel();
+    let output = child.stdout.take().expect("it was piped");
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // `listening: tls main 127.0.0.1:40001`, `listening: admin api 127.0.0.1:40002`
+            let Some(rest) = line.strip_prefix("listening: ") else { continue };
+            let mut words = rest.split_whitespace();
+            let (Some(kind), Some(port)) =
+                (words.next(), words.next_back().and_then(|address| address.rsplit(':').next()?.parse::<u16>().ok()))
+            else {
+                continue;
+            };
+            let _ = found.send((kind.to_owned(), port));
+        }
+    });
+    let (mut mqtt, mut admin) = (None, None);
+    while mqtt.is_none() || admin.is_none() {
+        let Ok((kind, port)) = listening.recv_timeout(Duration::from_secs(60)) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            let log = fs::read_to_string(folder.join("broker.log")).unwrap_or_default();
+            panic!("the broker did not say where it listens\n{log}");
+        };
+        if kind == "admin" { admin = Some(port) } else { mqtt = Some(port) }
+    }
+    (child, mqtt.expect("set above"), admin.expect("set above"))
+}
+
+/// The broker's binary, built when it is older than its sources.
+pub fn mqgate() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            let ours = std::env::current_exe().expect("a process knows its program");
+            let profile = ours.ancestors().nth(2).expect("target/{profile}/deps/{test}").to_path_buf();
+            let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            build.args(["build", "--quiet", "--locked", "--package", "mqgate"]);
+            build.current_dir(root());
+            if profile.ends_with("release") {
+                build.arg("--release");
+            }
+            crate::tools::succeed(&mut build);
+            profile.join("mqgate")
+        })
+        .clone()
+}
+
+/// The folder of the bundled components, built when they are older than their sources.
+pub fn components() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            let one = xtask::components::path("cert-acl").expect("the components can be built");
+            one.parent().expect("a file has a folder").to_path_buf()
+        })
+        .clone()
+}
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/e2e lies two below").to_path_buf()
+}

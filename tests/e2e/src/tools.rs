@@ -1,0 +1,62 @@
+//! Programs that the tests talk through. `cargo xtask test` fetches them and tells where they are.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// Mosquitto's client `program`, or nothing when this machine lacks it.
+pub fn mosquitto(program: &str) -> Option<Command> {
+    let mut command = find(program, "--help")?;
+    with_libraries(&mut command);
+    Some(command)
+}
+
+pub fn promtool() -> Option<Command> {
+    find("promtool", "--version")
+}
+
+pub fn openssl() -> Option<Command> {
+    find("openssl", "version")
+}
+
+/// A Python that has paho-mqtt.
+pub fn python_with_paho() -> Option<Command> {
+    let python = std::env::var_os("MQGATE_TEST_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
+    let works = Command::new(&python).args(["-c", "import paho.mqtt.client"]).output();
+    present("paho-mqtt", works.is_ok_and(|output| output.status.success())).then(|| Command::new(python))
+}
+
+/// Runs `command`; panics with its output unless it succeeds.
+pub fn succeed(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn find(program: &str, probe: &str) -> Option<Command> {
+    let mut command = Command::new(program);
+    with_libraries(&mut command);
+    let there = command.arg(probe).output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 2));
+    present(program, there).then(|| Command::new(program))
+}
+
+fn with_libraries(command: &mut Command) {
+    if let Some(libraries) = std::env::var_os("MQGATE_TEST_LIBRARIES") {
+        command.env("LD_LIBRARY_PATH", libraries);
+    }
+}
+
+/// Whether a test may go on; without the tool it skips itself, except where all tools are known to be there.
+fn present(what: &str, there: bool) -> bool {
+    let required = std::env::var_os("MQGATE_TEST_REQUIRE_TOOLS").is_some();
+    assert!(there || !required, "{what} was prepared for the tests, and does not run");
+    if !there {
+        eprintln!("skipped: {what} is not on this machine; `cargo xtask test` fetches it where it can");
+    }
+    there
+}

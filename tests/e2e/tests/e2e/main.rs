@@ -1,0 +1,10 @@
+//! Black-box tests: the broker as a process, spoken to by real clients and by our own, with real components.
+
+mod authorization;
+mod bad_input;
+mod first_start;
+mod metrics;
+mod plugin_lifecycle;
+mod real_clients;
+mod registration;
+mod seed_commands;
