@@ -1,0 +1,355 @@
+//! What a configuration must not say although every key can be read: contradictions, dangerous combinations,
+//! names that lead nowhere. Opens no file: what depends on the disk is found when it is opened.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::model::{AllowDeny, AuthMode, Config, Listener, Native, Plugin, TopicRule, Transport, Verify};
+use super::problem::{Place, Problem, did_you_mean};
+use super::schema::Shape;
+use super::source::{Source, Step, dotted, path};
+use crate::native::{anonymous::AnonymousConfig, password_file::PasswordFileConfig, static_policy::StaticPolicyConfig};
+
+/// The bundled components, as far as names go.
+pub const BUNDLED: [&str; 3] = ["cert-acl", "auto-register", "audit-log"];
+
+struct Checker<'a, 't> {
+    source: &'a Source<'t>,
+    problems: Vec<Problem>,
+}
+
+/// Everything that is wrong.
+pub fn check(config: &Config, source: &Source<'_>) -> Vec<Problem> {
+    let mut checker = Checker { source, problems: Vec::new() };
+    for (name, listener) in &config.listeners {
+        checker.listener(name, listener);
+    }
+    checker.plugins(config);
+    for (name, acl) in &config.policy.acls {
+        checker.rules(&format!("policy.acls.{name}.rules"), &acl.rules);
+    }
+    checker.admin(config);
+    if config.limits.max_qos > 2 {
+        checker.add("limits.max_qos", "there are the QoS levels 0, 1 and 2", None);
+    }
+    checker.problems
+}
+
+/// Reads `ADDRESS:PORT`. A port alone is refused: it would say nothing about who can reach it.
+pub fn bind_address(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    match text.rsplit_once(':') {
+        Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
+            Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port.parse().unwrap_or_default()))
+        }
+        _ => Err(format!("`{text}` is not an address and a port")),
+    }
+}
+
+const BIND_REMEDY: &str = "write an IP address and a port, for example \"127.0.0.1:8883\" for this machine only, \
+    \"0.0.0.0:8883\" or \"[::]:8883\" for everybody";
+
+impl Checker<'_, '_> {
+    fn add(&mut self, key: &str, what: impl Into<String>, remedy: Option<&str>) {
+        let place = self.source.place(&path(key));
+        self.problems.push(Problem {
+            place,
+            key: key.to_owned(),
+            what: what.into(),
+            remedy: remedy.map(str::to_owned),
+        });
+    }
+
+    fn bind(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
+        match bind_address(text) {
+            Ok(address) => Some(address),
+            Err(what) => {
+                self.add(key, what, Some(BIND_REMEDY));
+                None
+            }
+        }
+    }
+
+    fn listener(&mut self, name: &str, listener: &Listener) {
+        let key = |field: &str| format!("listeners.{name}.{field}");
+        if name.is_empty() || name.len() > 32 || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
+            self.add(
+                &format!("listeners.{name}"),
+                "a listener's name has 1 to 32 letters, digits, `-` and `_`",
+                None,
+            );
+        }
+        self.bind(&key("bind"), &listener.bind);
+        if listener.depth > 6 {
+            self.add(&key("depth"), "the path may have at most 6 intermediates", Some("set a depth from 0 to 6"));
+        }
+        match listener.kind {
+            Transport::Tcp => self.plain_listener(&key, listener),
+            Transport::Tls => self.tls_listener(&key, listener),
+        }
+    }
+
+    fn plain_listener(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
+        let asks = listener.auth_mode.is_some_and(|mode| mode != AuthMode::OneWay);
+        if asks || listener.verify == Some(Verify::VerifyPeer) {
+            let field = if asks { "auth_mode" } else { "verify" };
+            self.add(
+                &key(field),
+                "a listener of type `tcp` has no certificates",
+                Some("use `type = \"tls\"`, or remove this key"),
+            );
+        }
+        for (field, set) in [
+            ("certfile", listener.certfile.is_some()),
+            ("keyfile", listener.keyfile.is_some()),
+            ("cacertfile", listener.cacertfile.is_some()),
+            ("cacertfiles", !listener.cacertfiles.is_empty()),
+        ] {
+            if set {
+                self.add(
+                    &key(field),
+                    "a listener of type `tcp` has no certificates",
+                    Some("use `type = \"tls\"`, or remove this key"),
+                );
+            }
+        }
+    }
+
+    fn tls_listener(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
+        for (field, set) in [("certfile", listener.certfile.is_some()), ("keyfile", listener.keyfile.is_some())] {
+            if !set {
+                self.add(
+                    &key(field),
+                    "missing: TLS needs a certificate and its key",
+                    Some("name the PEM files; `mqgate pki demo --dir DIR` makes some to try with"),
+                );
+            }
+        }
+        if listener.versions.is_empty() {
+            self.add(&key("versions"), "no TLS version is left", Some("write versions = [\"tlsv1.3\", \"tlsv1.2\"]"));
+        }
+        match (listener.auth_mode, listener.verify) {
+            (Some(AuthMode::Mutual | AuthMode::PerDevice), Some(Verify::VerifyNone)) => self.add(
+                &key("verify"),
+                "`verify_none` contradicts `auth_mode`, which asks for a certificate",
+                Some("remove `verify`: `auth_mode` says it all"),
+            ),
+            (Some(AuthMode::OneWay), Some(Verify::VerifyPeer)) => self.add(
+                &key("verify"),
+                "`verify_peer` contradicts `auth_mode = \"one-way\"`",
+                Some("remove `verify`: `auth_mode` says it all"),
+            ),
+            _ => {}
+        }
+        let mode = listener.mode();
+        match (mode, listener.fail_if_no_peer_cert) {
+            (AuthMode::OneWay, Some(true)) => self.add(
+                &key("fail_if_no_peer_cert"),
+                "no certificate is asked for here, so none can be missing",
+                Some("use `auth_mode = \"mutual\"` (`verify = \"verify_peer\"`) to ask for one, or remove this key"),
+            ),
+            (AuthMode::PerDevice, Some(false)) => self.add(
+                &key("fail_if_no_peer_cert"),
+                "in mode `per-device` a certificate is always required",
+                Some("use `auth_mode = \"mutual\"`, or remove this key"),
+            ),
+            _ => {}
+        }
+        let cas = listener.ca_files().next().is_some();
+        if mode == AuthMode::OneWay && cas {
+            self.add(
+                &key(if listener.cacertfile.is_some() { "cacertfile" } else { "cacertfiles" }),
+                "no client certificate is asked for in mode `one-way`",
+                Some("use `auth_mode = \"mutual\"`, or remove this key"),
+            );
+        }
+    }
+
+    fn admin(&mut self, config: &Config) {
+        if config.admin.enable
+            && let Some(address) = self.bind("admin.bind", &config.admin.bind)
+            && !address.ip().is_loopback()
+            && !config.admin.allow_remote
+        {
+            self.add(
+                "admin.bind",
+                "the admin API speaks plain HTTP, and this address can be reached by others",
+                Some("bind a loopback address, or put a TLS proxy in front and set `admin.allow_remote = true`"),
+            );
+        }
+        if let Some(bind) = &config.metrics.bind {
+            self.bind("metrics.bind", bind);
+        }
+    }
+
+    fn rules(&mut self, key: &str, rules: &[TopicRule]) {
+        for (index, rule) in rules.iter().enumerate() {
+            if let Some(problem) = topic_problem(&rule.topic) {
+                self.add(&format!("{key}[{index}].topic"), problem, None);
+            }
+            if rule.qos.is_empty() || rule.qos.iter().any(|qos| *qos > 2) {
+                self.add(
+                    &format!("{key}[{index}].qos"),
+                    "a list of the levels 0, 1 and 2 is expected",
+                    Some("leave it out for all levels"),
+                );
+            }
+            // An allow rule for `$SYS` is fine; one for everything is a choice the operator may make.
+            let _ = AllowDeny::Allow;
+        }
+    }
+
+    fn plugins(&mut self, config: &Config) {
+        let mut names = HashSet::new();
+        for (index, plugin) in config.plugins.iter().enumerate() {
+            let key = |field: &str| format!("plugins[{index}].{field}");
+            let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if plugin.name.is_empty() || plugin.name.len() > 64 || !plugin.name.chars().all(fine) {
+                self.add(&key("name"), "a name has 1 to 64 lower-case letters, digits and `-`", None);
+            }
+            if !names.insert(plugin.name.as_str()) {
+                self.add(&key("name"), format!("there is another plugin `{}`", plugin.name), Some("rename one of them"));
+            }
+            match (&plugin.source, plugin.native) {
+                (Some(_), Some(_)) => self.add(
+                    &key("native"),
+                    "a plugin is a component (`source`) or built in (`native`), not both",
+                    Some("remove one of the two"),
+                ),
+                (None, None) => self.add(
+                    &key("source"),
+                    "missing: what is this plugin?",
+                    Some("write source = \"bundled:cert-acl\", the path of a component, or native = \"static-policy\""),
+                ),
+                (Some(source), None) => {
+                    if let Some(name) = source.strip_prefix("bundled:")
+                        && !BUNDLED.contains(&name)
+                    {
+                        let remedy = match did_you_mean(name, BUNDLED) {
+                            Some(guess) => format!("did you mean `bundled:{guess}`?"),
+                            None => format!("there are {}", BUNDLED.join(", ")),
+                        };
+                        self.add(&key("source"), format!("no component `{name}` is bundled"), Some(&remedy));
+                    }
+                }
+                (None, Some(native)) => self.native(config, index, plugin, native),
+            }
+        }
+    }
+
+    fn native(&mut self, config: &Config, index: usize, plugin: &Plugin, native: Native) {
+        let acls = &config.policy.acls;
+        let key = format!("plugins[{index}].config");
+        let mut named: Vec<(String, String)> = Vec::new();
+        match native {
+            Native::StaticPolicy => {
+                let Some(settings) = self.settings::<StaticPolicyConfig>(&key, plugin) else { return };
+                for (number, rule) in settings.rules.iter().enumerate() {
+                    let key = format!("{key}.rules[{number}]");
+                    for (field, what) in rule.problems() {
+                        let key = if field.is_empty() { key.clone() } else { format!("{key}.{field}") };
+                        self.add(&key, what, None);
+                    }
+                    named.extend(rule.acl.iter().map(|acl| (format!("{key}.acl"), acl.clone())));
+                }
+            }
+            Native::PasswordFile => {
+                let Some(settings) = self.settings::<PasswordFileConfig>(&key, plugin) else { return };
+                named.extend(settings.acl.map(|acl| (format!("{key}.acl"), acl)));
+            }
+            Native::Anonymous => {
+                let Some(settings) = self.settings::<AnonymousConfig>(&key, plugin) else { return };
+                named.extend(settings.acl.map(|acl| (format!("{key}.acl"), acl)));
+                for (name, listener) in &config.listeners {
+                    let open = bind_address(&listener.bind).is_ok_and(|address| !address.ip().is_loopback());
+                    // A listener that demands a certificate has no anonymous clients.
+                    if open && !(listener.kind == Transport::Tls && listener.certificate_required()) {
+                        self.add(
+                            &format!("plugins[{index}].native"),
+                            format!("`anonymous` lets everybody in, and listener `{name}` can be reached by others"),
+                            Some("bind that listener to 127.0.0.1 or [::1], or remove this plugin"),
+                        );
+                    }
+                }
+            }
+        }
+        for (key, name) in named {
+            if !acls.contains_key(&name) {
+                let remedy = match did_you_mean(&name, acls.keys().map(String::as_str)) {
+                    Some(guess) => format!("did you mean `{guess}`?"),
+                    None => format!("add [[policy.acls.{name}.rules]]"),
+                };
+                self.add(&key, format!("there is no rule set `{name}`"), Some(&remedy));
+            }
+        }
+    }
+
+    /// The settings of a native implementation, read where they stand so that mistakes have a position.
+    fn settings<T: DeserializeOwned + schemars::JsonSchema>(&mut self, key: &str, plugin: &Plugin) -> Option<T> {
+        let steps = path(key);
+        let before = self.problems.len();
+        let Some((value, _)) = self.source.find(&steps) else {
+            return match serde_json::from_value(plugin.config.clone().into()) {
+                Ok(settings) => Some(settings),
+                Err(error) => {
+                    self.add(key, error.to_string(), None);
+                    None
+                }
+            };
+        };
+        if let DeValue::Table(table) = value.get_ref() {
+            self.problems.extend(Shape::of::<T>().unknown_keys(self.source, table, &steps));
+        }
+        let value = Spanned::new(value.span(), value.get_ref().clone());
+        match T::deserialize(toml::de::ValueDeserializer::from(value)) {
+            Ok(settings) => (self.problems.len() == before).then_some(settings),
+            Err(error) => {
+                if self.problems.len() == before {
+                    let place = error.span().map_or_else(
+                        || self.source.place(&steps),
+                        |span| self.source.place_of(&span),
+                    );
+                    self.problems.push(Problem {
+                        place,
+                        key: dotted(&steps),
+                        what: error.message().trim().to_owned(),
+                        remedy: None,
+                    });
+                }
+                None
+            }
+        }
+    }
+}
+
+/// What is wrong with a Topic Filter that may hold variables.
+pub fn topic_problem(filter: &str) -> Option<String> {
+    const VARIABLES: [&str; 3] = ["${client-id}", "${device-id}", "${tenant}"];
+    let mut plain = filter.to_owned();
+    for variable in VARIABLES {
+        plain = plain.replace(variable, "x");
+    }
+    if let Some(at) = plain.find("${") {
+        let end = plain[at..].find('}').map_or(plain.len(), |end| at + end + 1);
+        let known = VARIABLES.join(", ");
+        return Some(format!("there is no variable `{}`; there are {known}", &plain[at..end]));
+    }
+    mqgate_codec::TopicFilter::parse(plain.into()).err().map(|error| format!("`{filter}` is not a Topic Filter: {error}"))
+}
+
+/// Whether a place is one that somebody wrote.
+pub fn written(place: &Place) -> bool {
+    !matches!(place, Place::Nowhere)
+}
+
+/// A path as steps, for callers that have none.
+pub fn steps(key: &str) -> Vec<Step> {
+    path(key)
+}
