@@ -3,4 +3,9 @@
 //!
 //! Pure: no I/O, no tokio, no clock, no lock, no randomness. Takes inputs, emits effects.
 
+pub mod limits;
+pub mod message;
+pub mod outbox;
 pub mod permit;
+pub mod session;
+pub mod time;

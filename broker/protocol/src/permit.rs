@@ -1,10 +1,17 @@
 //! The evidence that a session may exist, and what it may do: a grant, compiled.
 
+mod rules;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use mqgate_codec::{QoS, TopicFilter, TopicName};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::hooks::{AclRule, Effect, GrantLimits};
+
+use self::rules::Rules;
 
 /// What the gate decided for one connection. Only [`Permit::granted_by`] makes one.
 #[derive(Debug, Clone)]
@@ -19,6 +26,7 @@ pub struct Permit {
     pub limits: GrantLimits,
     /// Generation of the hook set that decided.
     pub generation: u64,
+    rules: Arc<Rules>,
 }
 
 /// What [`Permit::granted_by`] compiles.
@@ -46,7 +54,34 @@ impl Permit {
     /// Compiles a grant: variables replaced, filters parsed, a rule whose variable holds `/`, `+` or `#`
     /// (or is absent) left out if it allows, and matching everything if it denies.
     pub fn granted_by(granted: &Granted<'_>) -> Result<Self, GrantError> {
-        let _ = granted.rules;
-        todo!("the permit's author writes this")
+        Ok(Self {
+            client_id: granted.client_id.clone(),
+            assigned: granted.assigned,
+            device_id: granted.device_id.into(),
+            tenant: granted.tenant.map(Into::into),
+            certificate_fingerprint: granted.certificate_fingerprint,
+            limits: granted.limits,
+            generation: granted.generation,
+            rules: Arc::new(Rules::compile(granted)?),
+        })
+    }
+
+    /// Whether a message may be published, or named as a will.
+    pub fn may_publish(&self, topic: &TopicName, qos: QoS, retain: bool) -> bool {
+        self.rules.may_publish(topic.as_str(), qos, retain)
+    }
+
+    /// Whether a filter may be subscribed to with `qos`: a rule that allows covers it, and no rule before it
+    /// that denies overlaps it. A shared subscription is judged by the filter inside.
+    pub fn may_subscribe(&self, filter: &TopicFilter, qos: QoS) -> bool {
+        self.rules.may_subscribe(filter.filter(), qos)
+    }
+
+    /// The highest QoS, up to the one asked for, with which a filter may be subscribed to.
+    pub fn granted_qos(&self, filter: &TopicFilter, asked: QoS) -> Option<QoS> {
+        [QoS::ExactlyOnce, QoS::AtLeastOnce, QoS::AtMostOnce]
+            .into_iter()
+            .filter(|qos| *qos <= asked)
+            .find(|qos| self.may_subscribe(filter, *qos))
     }
 }

@@ -5,4 +5,8 @@
 //! stand behind the traits of `mqgate-identity`.
 
 pub mod audit;
+pub mod broker;
+pub mod clock;
+pub mod directory;
 pub mod gate;
+pub mod metrics;

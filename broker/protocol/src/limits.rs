@@ -1,0 +1,115 @@
+//! Every bound of the data path, by name, with its default.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use mqgate_codec::QoS;
+
+/// What one listener allows. A grant may lower a value, never raise it.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// From accepting the transport to a complete CONNECT.
+    pub connect_timeout: Duration,
+    /// Bytes of one packet, either way; told to MQTT 5.0 clients.
+    pub maximum_packet_size: u32,
+    /// Bytes of a Client Identifier.
+    pub client_id_length: usize,
+    /// Levels of a Topic Name or Topic Filter.
+    pub topic_levels: usize,
+    /// Highest QoS a client may publish with.
+    pub maximum_qos: QoS,
+    pub retain_available: bool,
+    pub subscriptions_per_session: usize,
+    pub filters_per_subscribe: usize,
+    /// Unacknowledged QoS 1 and 2 messages the client may have under way to us.
+    pub receive_maximum: NonZeroU16,
+    /// Unacknowledged QoS 1 and 2 messages we have under way to a client, whatever it would take.
+    pub inflight_maximum: NonZeroU16,
+    /// Aliases a client may set for the topics it publishes to.
+    pub topic_alias_maximum: u16,
+    /// Longest keep-alive, and what a client gets that turned it off; 0 means any.
+    pub keep_alive_maximum: u16,
+    pub session_expiry_maximum: Duration,
+    pub will_delay_maximum: Duration,
+    pub outbox: OutboxLimits,
+    pub retained: RetainedLimits,
+    pub denied_publish: DeniedPublish,
+}
+
+/// Bounds of what one session has accepted and not yet sent.
+#[derive(Debug, Clone, Copy)]
+pub struct OutboxLimits {
+    /// Messages of QoS 1 and 2.
+    pub messages: usize,
+    /// Messages of QoS 0, which are kept for connected clients only.
+    pub qos0_messages: usize,
+    /// Bytes of topics and payloads together.
+    pub bytes: usize,
+    pub when_full: WhenFull,
+}
+
+/// What goes when an outbox is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The message that just arrived.
+    DropNewest,
+    /// The oldest message; one of QoS 0 that just arrived is dropped all the same.
+    DropOldest,
+}
+
+/// Bounds of the retained messages of a broker.
+#[derive(Debug, Clone, Copy)]
+pub struct RetainedLimits {
+    pub messages: usize,
+    /// Bytes of topics and payloads together.
+    pub bytes: usize,
+}
+
+/// What a client hears that may not publish where it published, where MQTT 3.1.1 has no word for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeniedPublish {
+    /// Acknowledged and dropped [MQTT-3.3.5-2].
+    Drop,
+    Disconnect,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(15),
+            maximum_packet_size: 1024 * 1024,
+            client_id_length: 65_535,
+            topic_levels: 128,
+            maximum_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            subscriptions_per_session: 1_000,
+            filters_per_subscribe: 100,
+            receive_maximum: const { NonZeroU16::new(100).expect("not zero") },
+            inflight_maximum: const { NonZeroU16::new(32).expect("not zero") },
+            topic_alias_maximum: 64,
+            keep_alive_maximum: 0,
+            session_expiry_maximum: Duration::from_secs(2 * 60 * 60),
+            will_delay_maximum: Duration::from_secs(24 * 60 * 60),
+            outbox: OutboxLimits::default(),
+            retained: RetainedLimits::default(),
+            denied_publish: DeniedPublish::Drop,
+        }
+    }
+}
+
+impl Default for OutboxLimits {
+    fn default() -> Self {
+        Self {
+            messages: 1_000,
+            qos0_messages: 10_000,
+            bytes: 16 * 1024 * 1024,
+            when_full: WhenFull::DropNewest,
+        }
+    }
+}
+
+impl Default for RetainedLimits {
+    fn default() -> Self {
+        Self { messages: 100_000, bytes: 256 * 1024 * 1024 }
+    }
+}

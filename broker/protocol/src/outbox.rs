@@ -1,0 +1,190 @@
+//! What a session has accepted and not yet sent: bounded in count and bytes.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use mqgate_codec::QoS;
+
+use crate::limits::{OutboxLimits, WhenFull};
+use crate::message::Message;
+
+/// One message on its way to one session.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    pub message: Arc<Message>,
+    /// The lower of what was published and what the subscription asked for.
+    pub qos: QoS,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// Of every subscription that matched.
+    pub subscription_identifiers: SubscriptionIdentifiers,
+}
+
+/// Mostly none, so that an [`Outgoing`] stays small.
+pub type SubscriptionIdentifiers = Option<Arc<[NonZeroU32]>>;
+
+/// Whether a message can be kept for a client that is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    Online,
+    Offline,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    Queued,
+    /// Queued, and the outbox is more than half full: a publisher does well to let others run.
+    Pressing,
+    Dropped(DropReason),
+    /// Queued; an older message went for it.
+    Displaced,
+}
+
+/// Why a message was not delivered; a label of `mqgate_messages_dropped_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    NoSubscribers,
+    QueueFull,
+    Expired,
+    TooLarge,
+    Quota,
+    /// QoS 0 for a client that is away.
+    Qos0,
+    /// QoS 0 for a client that does not read fast enough.
+    Slow,
+    /// The only subscription is the publisher's own, with No Local.
+    NoLocal,
+}
+
+impl DropReason {
+    pub const ALL: [Self; 8] = [
+        Self::NoSubscribers,
+        Self::QueueFull,
+        Self::Expired,
+        Self::TooLarge,
+        Self::Quota,
+        Self::Qos0,
+        Self::Slow,
+        Self::NoLocal,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSubscribers => "no_subscribers",
+            Self::QueueFull => "queue_full",
+            Self::Expired => "expired",
+            Self::TooLarge => "too_large",
+            Self::Quota => "quota",
+            Self::Qos0 => "qos0",
+            Self::Slow => "slow",
+            Self::NoLocal => "no_local",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Outbox {
+    queue: VecDeque<Outgoing>,
+    limits: OutboxLimits,
+    bytes: usize,
+    /// How many of `queue` are QoS 0.
+    qos0: usize,
+}
+
+impl Outbox {
+    pub fn new(limits: OutboxLimits) -> Self {
+        Self { queue: VecDeque::new(), limits, bytes: 0, qos0: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes one message, or says why not.
+    pub fn push(&mut self, outgoing: Outgoing, presence: Presence) -> Pushed {
+        let size = outgoing.message.size();
+        if outgoing.qos == QoS::AtMostOnce {
+            if presence == Presence::Offline {
+                return Pushed::Dropped(DropReason::Qos0);
+            }
+            if self.qos0 >= self.limits.qos0_messages || self.bytes + size > self.limits.bytes {
+                return Pushed::Dropped(DropReason::Slow);
+            }
+            self.qos0 += 1;
+            return self.append(outgoing, size);
+        }
+        let mut displaced = false;
+        while self.queue.len() - self.qos0 >= self.limits.messages || self.bytes + size > self.limits.bytes {
+            if self.limits.when_full == WhenFull::DropNewest || !self.drop_oldest() {
+                return Pushed::Dropped(DropReason::QueueFull);
+            }
+            displaced = true;
+        }
+        let pushed = self.append(outgoing, size);
+        if displaced { Pushed::Displaced } else { pushed }
+    }
+
+    fn append(&mut self, outgoing: Outgoing, size: usize) -> Pushed {
+        self.bytes += size;
+        self.queue.push_back(outgoing);
+        let pressing = self.bytes > self.limits.bytes / 2
+            || self.qos0 > self.limits.qos0_messages / 2
+            || self.queue.len() - self.qos0 > self.limits.messages / 2;
+        if pressing { Pushed::Pressing } else { Pushed::Queued }
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        self.take_front().is_some()
+    }
+
+    fn take_front(&mut self) -> Option<Outgoing> {
+        let outgoing = self.queue.pop_front()?;
+        self.bytes -= outgoing.message.size();
+        if outgoing.qos == QoS::AtMostOnce {
+            self.qos0 -= 1;
+        }
+        Some(outgoing)
+    }
+
+    /// Moves messages into `batch`, in order: at most `bytes` of them (one more than fits, so that a large one
+    /// goes at all), and at most `quota` above QoS 0. What follows a message without quota waits with it, so
+    /// that order is kept.
+    pub fn take(&mut self, batch: &mut Vec<Outgoing>, mut quota: usize, bytes: usize) {
+        let mut taken = 0;
+        while let Some(next) = self.queue.front() {
+            if taken >= bytes {
+                break;
+            }
+            if next.qos != QoS::AtMostOnce {
+                if quota == 0 {
+                    break;
+                }
+                quota -= 1;
+            }
+            let Some(outgoing) = self.take_front() else { break };
+            taken += outgoing.message.size();
+            batch.push(outgoing);
+        }
+        if self.queue.is_empty() && self.queue.capacity() > 64 {
+            self.queue = VecDeque::new(); // An idle session keeps no room for its last burst.
+        }
+    }
+
+    /// Forgets what is not kept for a client that is away; says how many.
+    pub fn drop_qos0(&mut self) -> usize {
+        let before = self.queue.len();
+        self.queue.retain(|outgoing| outgoing.qos != QoS::AtMostOnce);
+        self.bytes = self.queue.iter().map(|outgoing| outgoing.message.size()).sum();
+        self.qos0 = 0;
+        before - self.queue.len()
+    }
+}

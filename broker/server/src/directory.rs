@@ -1,0 +1,241 @@
+//! Who is connected: one handle per connection, to be found, asked to leave, or asked again for a permit.
+//!
+//! A handle is there from the moment a transport is served, before CONNECT was judged: a certificate that is
+//! revoked meanwhile reaches the connection all the same. Knows nothing of sessions and messages.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+
+use bytestring::ByteString;
+use mqgate_codec::ReasonCode;
+use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::reason::Reason;
+use mqgate_identity::time::UnixMillis;
+use mqgate_protocol::permit::Permit;
+use mqgate_protocol::session::Session;
+use tokio::sync::oneshot;
+
+use crate::gate::Accepted;
+
+const SHARDS: usize = 64;
+
+/// All connections of a broker.
+#[derive(Debug)]
+pub struct Connections {
+    shards: Box<[Mutex<HashMap<u64, Arc<ConnectionHandle>>>]>,
+    count: AtomicUsize,
+}
+
+/// One connection, seen from outside its task.
+#[derive(Debug)]
+pub struct ConnectionHandle {
+    pub connection_id: u64,
+    pub listener: Arc<str>,
+    pub accepted_at: UnixMillis,
+    pub peer_address: std::net::IpAddr,
+    pub certificate_fingerprint: Option<CertificateFingerprint>,
+    /// Fingerprint of the trust anchor that the client's path ends in.
+    pub trust_anchor: Option<CertificateFingerprint>,
+    /// Set when the gate admitted the client.
+    admitted: OnceLock<Admitted>,
+    /// Generation of the hook set that gave the permit in use.
+    generation: AtomicU64,
+    orders: Mutex<Orders>,
+}
+
+/// Who a connection turned out to be.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    pub client_id: ByteString,
+    pub device_id: Arc<str>,
+    pub tenant: Option<Arc<str>>,
+}
+
+/// Why a connection is closed from this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Farewell {
+    /// Sent to MQTT 5.0 clients.
+    pub code: ReasonCode,
+    /// Audited and counted.
+    pub reason: Reason,
+}
+
+/// What others want of a connection's task.
+#[derive(Debug, Default)]
+struct Orders {
+    farewell: Option<Farewell>,
+    /// Where the session goes when another connection takes it over.
+    heir: Option<oneshot::Sender<Session>>,
+    /// Ask the gate again at once.
+    reauthorize: bool,
+    waker: Option<Waker>,
+}
+
+/// What a task finds when it looks at its orders.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    pub(crate) farewell: Option<Farewell>,
+    pub(crate) reauthorize: bool,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), count: AtomicUsize::new(0) }
+    }
+}
+
+impl Connections {
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every connection, at one moment per shard.
+    pub fn list(&self) -> Vec<Arc<ConnectionHandle>> {
+        self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Closes every connection that `predicate` picks; says how many. The client hears `code` (MQTT 5.0), the
+    /// auditor `reason`.
+    pub fn disconnect_where(
+        &self,
+        predicate: impl Fn(&ConnectionHandle) -> bool,
+        code: ReasonCode,
+        reason: Reason,
+    ) -> usize {
+        self.each(predicate, |handle| handle.close(Farewell { code, reason }))
+    }
+
+    /// Has every connection that `predicate` picks ask the gate for a new permit at once; says how many. One
+    /// that gets none is closed with Not authorized.
+    pub fn reauthorize_where(&self, predicate: impl Fn(&ConnectionHandle) -> bool) -> usize {
+        self.each(predicate, ConnectionHandle::reauthorize)
+    }
+
+    fn each(&self, predicate: impl Fn(&ConnectionHandle) -> bool, order: impl Fn(&ConnectionHandle)) -> usize {
+        let mut found = 0;
+        for handle in self.list() {
+            if predicate(&handle) {
+                order(&handle);
+                found += 1;
+            }
+        }
+        found
+    }
+
+    pub(crate) fn enter(&self, handle: Arc<ConnectionHandle>) {
+        if lock(self.shard(handle.connection_id)).insert(handle.connection_id, handle).is_none() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn leave(&self, connection_id: u64) {
+        if lock(self.shard(connection_id)).remove(&connection_id).is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn shard(&self, connection_id: u64) -> &Mutex<HashMap<u64, Arc<ConnectionHandle>>> {
+        &self.shards[(connection_id % SHARDS as u64) as usize]
+    }
+}
+
+impl ConnectionHandle {
+    pub(crate) fn new(accepted: &Accepted) -> Self {
+        let certificate = accepted.certificate.as_deref();
+        Self {
+            connection_id: accepted.id,
+            listener: Arc::clone(&accepted.listener),
+            accepted_at: accepted.accepted_at,
+            peer_address: accepted.peer.address,
+            certificate_fingerprint: certificate.map(|certificate| certificate.leaf.certificate_fingerprint),
+            trust_anchor: certificate.map(|certificate| certificate.anchor.certificate_fingerprint),
+            admitted: OnceLock::new(),
+            generation: AtomicU64::new(0),
+            orders: Mutex::default(),
+        }
+    }
+
+    /// Who it is, once it was admitted.
+    pub fn admitted(&self) -> Option<&Admitted> {
+        self.admitted.get()
+    }
+
+    pub fn client_id(&self) -> Option<&str> {
+        self.admitted().map(|admitted| admitted.client_id.as_ref())
+    }
+
+    pub fn device_id(&self) -> Option<&str> {
+        self.admitted().map(|admitted| &*admitted.device_id)
+    }
+
+    /// Generation of the hook set that gave the permit in use; 0 before there is one.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Asks the connection's task to say goodbye; the first request wins.
+    pub fn close(&self, farewell: Farewell) {
+        self.order(|orders| {
+            orders.farewell.get_or_insert(farewell);
+        });
+    }
+
+    /// Asks the connection's task to get a new permit.
+    pub fn reauthorize(&self) {
+        self.order(|orders| orders.reauthorize = true);
+    }
+
+    pub(crate) fn hand_over(&self, heir: oneshot::Sender<Session>) {
+        self.order(|orders| {
+            orders.heir = Some(heir);
+            orders.farewell.get_or_insert(Farewell {
+                code: ReasonCode::SESSION_TAKEN_OVER, // [MQTT-3.1.4-3]
+                reason: Reason::TakenOver,
+            });
+        });
+    }
+
+    pub(crate) fn take_heir(&self) -> Option<oneshot::Sender<Session>> {
+        lock(&self.orders).heir.take()
+    }
+
+    pub(crate) fn permitted(&self, permit: &Permit) {
+        self.admitted.get_or_init(|| Admitted {
+            client_id: permit.client_id.clone(),
+            device_id: Arc::clone(&permit.device_id),
+            tenant: permit.tenant.clone(),
+        });
+        self.generation.store(permit.generation, Ordering::Relaxed);
+    }
+
+    /// Takes what was ordered and leaves `waker` to be woken by the next order.
+    pub(crate) fn orders(&self, waker: &Waker) -> Order {
+        let mut orders = lock(&self.orders);
+        if !orders.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            orders.waker = Some(waker.clone());
+        }
+        Order { farewell: orders.farewell, reauthorize: std::mem::take(&mut orders.reauthorize) }
+    }
+
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        let waker = {
+            let mut orders = lock(&self.orders);
+            change(&mut orders);
+            orders.waker.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// What a lock guards here is changed in single steps, so a panic elsewhere leaves nothing half done.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
