@@ -1,0 +1,198 @@
+//! Texts with `${field}` in them, for topics and names. Knows what may be put into a topic; knows no
+//! certificate.
+//!
+//! A value is put in only if it is one plain topic level: not empty, no `/`, `+` or `#`, no `$` where it would
+//! start a reserved topic, no `${` that the broker would replace again, no control character. Anything else is
+//! an error, never an escaped or shortened text.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Values longer than this are no names of devices.
+const LONGEST_VALUE: usize = 256;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Variable(String),
+}
+
+/// A template that cannot be used at all; found when the configuration is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplateError {
+    /// `${` without `}`.
+    Unclosed,
+    Unknown(String),
+}
+
+/// A template that cannot be filled for this client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExpandError {
+    /// There is no value.
+    Absent(String),
+    /// There is one, and it must not be put in.
+    Unsafe { variable: String, why: Unsafe },
+}
+
+/// Why a value is no plain topic level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsafe {
+    Empty,
+    TooLong,
+    /// `/`, `+` or `#`.
+    Topic(char),
+    /// `$` at the start, or `${`.
+    Dollar,
+    Control,
+}
+
+impl Template {
+    /// `is_variable` says which names may stand in `${…}`; those that `is_kept` are left as they are, because
+    /// somebody else replaces them.
+    pub fn parse(
+        text: &str,
+        is_variable: impl Fn(&str) -> bool,
+        is_kept: impl Fn(&str) -> bool,
+    ) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            let (name, after) = after.split_once('}').ok_or(TemplateError::Unclosed)?;
+            literal.push_str(before);
+            if is_kept(name) {
+                literal.push_str("${");
+                literal.push_str(name);
+                literal.push('}');
+            } else if is_variable(name) {
+                if !literal.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut literal)));
+                }
+                parts.push(Part::Variable(name.to_owned()));
+            } else {
+                return Err(TemplateError::Unknown(name.to_owned()));
+            }
+            rest = after;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Text(literal));
+        }
+        Ok(Self { parts })
+    }
+
+    /// Fills in what `value` answers; an error of `value` ends it.
+    pub fn expand<'v, E: From<ExpandError>>(
+        &self,
+        mut value: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, E>,
+    ) -> Result<String, E> {
+        let mut filled = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => filled.push_str(text),
+                Part::Variable(name) => {
+                    let value = value(name)?.ok_or_else(|| ExpandError::Absent(name.clone()))?;
+                    plain(&value).map_err(|why| ExpandError::Unsafe { variable: name.clone(), why })?;
+                    filled.push_str(&value);
+                }
+            }
+        }
+        Ok(filled)
+    }
+}
+
+/// Whether `value` can stand for one topic level, and is fit to be a name.
+pub fn plain(value: &str) -> Result<(), Unsafe> {
+    if value.is_empty() {
+        return Err(Unsafe::Empty);
+    }
+    if value.len() > LONGEST_VALUE {
+        return Err(Unsafe::TooLong);
+    }
+    if let Some(special) = value.chars().find(|c| matches!(c, '/' | '+' | '#')) {
+        return Err(Unsafe::Topic(special));
+    }
+    if value.starts_with('$') || value.contains("${") {
+        return Err(Unsafe::Dollar);
+    }
+    if value.chars().any(char::is_control) {
+        return Err(Unsafe::Control);
+    }
+    Ok(())
+}
+
+impl fmt::Display for Unsafe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("is empty"),
+            Self::TooLong => write!(f, "is longer than {LONGEST_VALUE} bytes"),
+            Self::Topic(special) => write!(f, "holds {special}"),
+            Self::Dollar => f.write_str("starts with $ or holds ${"),
+            Self::Control => f.write_str("holds a control character"),
+        }
+    }
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unclosed => f.write_str("${ without }"),
+            Self::Unknown(name) => write!(f, "there is no ${{{name}}}"),
+        }
+    }
+}
+
+impl fmt::Display for ExpandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent(variable) => write!(f, "there is no {variable}"),
+            Self::Unsafe { variable, why } => write!(f, "{variable} {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(text: &str) -> Result<Template, TemplateError> {
+        Template::parse(text, |name| matches!(name, "cn" | "ou"), |name| name == "client-id")
+    }
+
+    fn expand(text: &str, cn: Option<&'static str>) -> Result<String, ExpandError> {
+        template(text).unwrap().expand(|name| Ok(if name == "cn" { cn.map(Cow::Borrowed) } else { None }))
+    }
+
+    #[test]
+    fn values_are_put_in() {
+        assert_eq!(expand("devices/${cn}/#", Some("meter-7")).unwrap(), "devices/meter-7/#");
+        assert_eq!(expand("${cn}-${cn}", Some("ü")).unwrap(), "ü-ü");
+        assert_eq!(expand("plain/$SYS/$", None).unwrap(), "plain/$SYS/$");
+        assert_eq!(expand("x/${client-id}/${cn}", Some("a$b")).unwrap(), "x/${client-id}/a$b");
+        assert_eq!(expand("a/${ou}", Some("x")), Err(ExpandError::Absent("ou".into())));
+    }
+
+    #[test]
+    fn no_value_can_widen_a_topic() {
+        for hostile in
+            ["", "#", "+", "a/b", "/", "a+", "$SYS", "${client-id}", "a${", "a\0b", "\u{85}", "\u{7f}", "a\n"]
+        {
+            let refused = expand("devices/${cn}/#", Some(hostile));
+            assert!(matches!(refused, Err(ExpandError::Unsafe { .. })), "{hostile:?}: {refused:?}");
+        }
+        assert_eq!(plain(&"x".repeat(256)), Ok(()));
+        assert_eq!(plain(&"x".repeat(257)), Err(Unsafe::TooLong));
+    }
+
+    #[test]
+    fn a_wrong_template_is_found_when_it_is_read() {
+        assert_eq!(template("a/${cn"), Err(TemplateError::Unclosed));
+        assert_eq!(template("a/${cnn}"), Err(TemplateError::Unknown("cnn".into())));
+        assert_eq!(template("a/${}"), Err(TemplateError::Unknown(String::new())));
+    }
+}
