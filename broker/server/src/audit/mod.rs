@@ -1,13 +1,314 @@
-//! The audit log.
+//! The audit log: numbers and stamps events, keeps the order, and hands them to the file and the auditors.
+//!
+//! `record` never waits. The queue to the file has a bound; when it is nearly full, or the file cannot be
+//! written, [`AuditLog::try_record`] refuses, and whoever asked must refuse in turn: what cannot be written
+//! down does not happen. Nothing is lost silently: a loss is counted and announced with `audit.dropped`.
+//!
+//! Does not know what an event means.
 
-use mqgate_identity::audit::AuditEvent;
+pub mod coalesce;
+mod deliver;
+mod file;
+pub mod record;
 
-#[derive(Default)]
-pub struct AuditLog {}
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-impl AuditLog {
-    /// Accepts one event: numbers it, stamps it, hands it to the file and the auditors. Never waits.
-    pub fn record(&self, event: AuditEvent) {
-        let _ = event;
+use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::reason::Reason;
+use mqgate_identity::time::UnixMillis;
+use tokio::sync::{Notify, oneshot};
+
+use crate::clock;
+use crate::metrics::GateMetrics;
+
+/// How the log is kept.
+#[derive(Debug, Clone)]
+pub struct AuditSettings {
+    /// JSON lines; without one, events go to the auditors only.
+    pub path: Option<PathBuf>,
+    /// The file is rotated when it is larger than this.
+    pub max_bytes: u64,
+    /// Rotated files kept: `audit.jsonl.1` is the youngest.
+    pub keep: usize,
+    /// Events waiting for the file; new admissions are refused when three quarters of it are used.
+    pub queue: usize,
+    /// Events kept in memory for auditors that lag behind.
+    pub window: usize,
+    /// Written events are forced to the disk after at most this long.
+    pub sync_interval: Duration,
+    /// How long a durable record may take.
+    pub durable_timeout: Duration,
+}
+
+impl Default for AuditSettings {
+    fn default() -> Self {
+        Self {
+            path: None,
+            max_bytes: 50 << 20,
+            keep: 10,
+            queue: 65_536,
+            window: 16_384,
+            sync_interval: Duration::from_millis(100),
+            durable_timeout: Duration::from_secs(5),
+        }
     }
 }
+
+/// The log could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("audit file {path}: {problem}")]
+    File { path: String, problem: std::io::Error },
+    #[error("the audit thread does not start: {0}")]
+    Thread(std::io::Error),
+}
+
+/// An event was not accepted: what it would have been evidence of must not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuditRefused {
+    #[error("the audit queue is full")]
+    QueueFull,
+    #[error("the audit file cannot be written")]
+    WriteFailed,
+    #[error("the audit log is closed")]
+    Closed,
+}
+
+/// The log. Shared behind an `Arc`; closed by [`AuditLog::close`] or by being dropped.
+pub struct AuditLog {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+pub(crate) struct Shared {
+    settings: AuditSettings,
+    metrics: Option<Arc<GateMetrics>>,
+    state: Mutex<State>,
+    /// Wakes the writer thread.
+    work: Condvar,
+    /// Wakes the tasks that deliver to auditors.
+    arrived: Notify,
+    /// The last attempt to write the file failed.
+    failing: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    last_sequence: u64,
+    last_at: UnixMillis,
+    queue: VecDeque<Entry>,
+    window: VecDeque<Arc<AuditEvent>>,
+    /// Not accepted since the last `audit.dropped`.
+    unannounced: u64,
+    closed: bool,
+}
+
+struct Entry {
+    event: Arc<AuditEvent>,
+    /// Told when the event is safe on the disk.
+    durable: Option<oneshot::Sender<()>>,
+}
+
+/// How full the queue may be for whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Evidence of what happened already.
+    All,
+    /// Permission for what is to happen: leaves the last quarter to the others.
+    MostOfIt,
+}
+
+impl Default for AuditLog {
+    /// A log without a file: numbers events and keeps them for auditors.
+    fn default() -> Self {
+        Self { shared: Arc::new(Shared::new(AuditSettings::default(), None)), writer: Mutex::new(None) }
+    }
+}
+
+impl AuditLog {
+    /// Opens the file, if one is set, and starts the thread that writes it.
+    pub fn open(settings: AuditSettings, metrics: Arc<GateMetrics>) -> Result<Self, AuditError> {
+        let shared = Arc::new(Shared::new(settings, Some(Arc::clone(&metrics))));
+        let mut writer = None;
+        if let Some(path) = &shared.settings.path {
+            let (file, torn) =
+                file::RotatingFile::open(path, shared.settings.max_bytes, shared.settings.keep)
+                    .map_err(|problem| AuditError::File { path: path.display().to_string(), problem })?;
+            if torn > 0 {
+                tracing::warn!(path = %path.display(), bytes = torn, "the last audit record was torn by a crash");
+                let event = AuditEvent::new(names::AUDIT_DROPPED, Outcome::Error, Reason::Other)
+                    .field("sink", "file")
+                    .field("cause", "torn_tail")
+                    .field("bytes", torn.to_string());
+                // The queue is empty: this cannot be refused.
+                let _ = shared.accept(event, Room::All, None);
+            }
+            metrics.audit_sink_up.with_label_values(&["file"]).set(1);
+            let for_thread = Arc::clone(&shared);
+            let thread = std::thread::Builder::new()
+                .name("audit".into())
+                .spawn(move || file::write_loop(&for_thread, file))
+                .map_err(AuditError::Thread)?;
+            writer = Some(thread);
+        }
+        Ok(Self { shared, writer: Mutex::new(writer) })
+    }
+
+    /// Takes evidence of something that happened already. Never waits. If there is no room the loss is counted
+    /// and announced.
+    pub fn record(&self, event: AuditEvent) {
+        // Counted by `accept`; the caller cannot undo what happened.
+        let _ = self.shared.accept(event, Room::All, None);
+    }
+
+    /// Takes evidence of something that is to happen only if this succeeds. Never waits.
+    pub fn try_record(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
+        if self.shared.failing.load(Ordering::Acquire) {
+            self.shared.count_drop("write_failed");
+            return Err(AuditRefused::WriteFailed);
+        }
+        self.shared.accept(event, Room::MostOfIt, None)
+    }
+
+    /// Like [`AuditLog::try_record`], and returns when the event is safe on the disk.
+    pub async fn record_durable(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
+        if self.shared.settings.path.is_none() {
+            return self.shared.accept(event, Room::All, None);
+        }
+        let (done, written) = oneshot::channel();
+        let sequence = self.shared.accept(event, Room::All, Some(done))?;
+        match tokio::time::timeout(self.shared.settings.durable_timeout, written).await {
+            Ok(Ok(())) => Ok(sequence),
+            Ok(Err(_)) => Err(AuditRefused::Closed),
+            Err(_) => Err(AuditRefused::WriteFailed),
+        }
+    }
+
+    /// Whether new admissions can be written down; why not otherwise.
+    pub fn check(&self) -> Result<(), AuditRefused> {
+        if self.shared.failing.load(Ordering::Acquire) {
+            return Err(AuditRefused::WriteFailed);
+        }
+        let state = self.shared.lock();
+        if state.closed {
+            return Err(AuditRefused::Closed);
+        }
+        if state.queue.len() >= self.shared.room(Room::MostOfIt) {
+            return Err(AuditRefused::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// Takes no more events, writes and syncs what is queued. Blocks until then.
+    pub fn close(&self) {
+        self.shared.lock().closed = true;
+        self.shared.work.notify_all();
+        self.shared.arrived.notify_waiters();
+        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the audit thread panicked");
+        }
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn new(settings: AuditSettings, metrics: Option<Arc<GateMetrics>>) -> Self {
+        Self {
+            settings,
+            metrics,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            arrived: Notify::new(),
+            failing: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under this lock; a poisoned one still holds consistent data.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn room(&self, room: Room) -> usize {
+        match room {
+            Room::All => self.settings.queue,
+            Room::MostOfIt => self.settings.queue - self.settings.queue / 4,
+        }
+    }
+
+    fn count_drop(&self, reason: &str) {
+        if let Some(metrics) = &self.metrics {
+            metrics.audit_dropped.with_label_values(&["file", reason]).inc();
+        }
+    }
+
+    fn accept(
+        &self,
+        event: AuditEvent,
+        room: Room,
+        durable: Option<oneshot::Sender<()>>,
+    ) -> Result<u64, AuditRefused> {
+        let sequence = {
+            let mut state = self.lock();
+            if state.closed {
+                return Err(AuditRefused::Closed);
+            }
+            let room = self.room(room);
+            if state.queue.len() >= room {
+                state.unannounced += 1;
+                drop(state);
+                self.count_drop("queue_full");
+                return Err(AuditRefused::QueueFull);
+            }
+            // The loss comes before what follows it, as soon as both fit.
+            if state.unannounced > 0 && state.queue.len() + 1 < room {
+                let lost = std::mem::take(&mut state.unannounced);
+                let event = AuditEvent::new(names::AUDIT_DROPPED, Outcome::Error, Reason::ServerBusy)
+                    .field("sink", "file")
+                    .field("cause", "queue_full")
+                    .field("count", lost.to_string());
+                self.append(&mut state, event, None);
+            }
+            self.append(&mut state, event, durable)
+        };
+        self.work.notify_one();
+        self.arrived.notify_waiters();
+        Ok(sequence)
+    }
+
+    fn append(&self, state: &mut State, mut event: AuditEvent, durable: Option<oneshot::Sender<()>>) -> u64 {
+        state.last_sequence += 1;
+        // A clock that is set back must not make the record go back.
+        state.last_at = state.last_at.max(clock::now());
+        event.sequence = state.last_sequence;
+        event.at = state.last_at;
+        if let Some(metrics) = &self.metrics {
+            let labels = [record::category(event.name), event.outcome.as_str()];
+            metrics.audit_records.with_label_values(&labels).inc();
+        }
+        let event = Arc::new(event);
+        if state.window.len() >= self.settings.window {
+            state.window.pop_front();
+        }
+        state.window.push_back(Arc::clone(&event));
+        if self.settings.path.is_some() {
+            state.queue.push_back(Entry { event, durable });
+        }
+        state.last_sequence
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Walks the chains of one hook set: the first answer that is not an abstention counts, a failure is a no.
+//!
+//! Knows the hooks only; what an answer means for a connection is the gate's.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mqgate_identity::audit::PluginVerdict;
+use mqgate_identity::hooks::{
+    Authentication, Authorization, ChainMember, Connection, Denial, FailureKind, Grant, HookFailure, HookSet,
+    Identity, RegistrationDecision,
+};
+use mqgate_identity::reason::Reason;
+use mqgate_identity::registry::check_device_id;
+
+/// A hook has its own, shorter deadline; this one is for hooks whose deadline does not work.
+const BACKSTOP: Duration = Duration::from_secs(15);
+/// Longest tag, in bytes.
+const LONGEST_TAG: usize = 256;
+const MOST_TAGS: usize = 64;
+
+/// One walk through the chains for one connection, and who said what.
+pub(crate) struct Walk<'a> {
+    hooks: &'a HookSet,
+    on: &'a Arc<Connection>,
+    pub(crate) verdicts: Vec<PluginVerdict>,
+}
+
+/// Why a chain ended without a yes.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Denied { by: Arc<str>, denial: Denial },
+    Failed { by: Arc<str>, failure: HookFailure },
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(hooks: &'a HookSet, on: &'a Arc<Connection>) -> Self {
+        Self { hooks, on, verdicts: Vec::new() }
+    }
+
+    /// `None`: all abstained.
+    pub(crate) async fn authenticate(&mut self) -> Result<Option<Identity>, Stop> {
+        for member in &self.hooks.members {
+            let Some(hook) = &member.authenticator else { continue };
+            let (answer, took) = timed(hook.authenticate(self.on)).await;
+            let answer = answer.and_then(|answer| match answer {
+                Authentication::Accept { identity, .. } => {
+                    check_identity(&identity).map(|()| Some(Ok(identity)))
+                }
+                Authentication::Deny(denial) => Ok(Some(Err(denial))),
+                Authentication::Abstain => Ok(None),
+            });
+            if let Some(identity) = self.note(member, "authenticator", "accept", answer, took)? {
+                return Ok(Some(identity));
+            }
+        }
+        Ok(None)
+    }
+
+    /// `None`: all abstained, or there is no registrar.
+    pub(crate) async fn register(
+        &mut self,
+        claimed: Option<&Identity>,
+    ) -> Result<Option<(Arc<str>, RegistrationDecision)>, Stop> {
+        for member in &self.hooks.members {
+            let Some(hook) = &member.registrar else { continue };
+            let (answer, took) = timed(hook.register(self.on, claimed)).await;
+            let mut word = "register";
+            let answer = answer.and_then(|answer| match answer {
+                RegistrationDecision::Register(registration) => {
+                    check_identity(&registration.identity)?;
+                    Ok(Some(Ok(RegistrationDecision::Register(registration))))
+                }
+                RegistrationDecision::Hold(registration) => {
+                    check_identity(&registration.identity)?;
+                    word = "hold";
+                    Ok(Some(Ok(RegistrationDecision::Hold(registration))))
+                }
+                RegistrationDecision::Deny(denial) => Ok(Some(Err(denial))),
+                RegistrationDecision::Abstain => Ok(None),
+            });
+            if let Some(decision) = self.note(member, "registrar", word, answer, took)? {
+                return Ok(Some((Arc::clone(&member.name), decision)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// `None`: all abstained. The name is that of the member that granted.
+    pub(crate) async fn authorize(&mut self, who: &Identity) -> Result<Option<(Arc<str>, Grant)>, Stop> {
+        for member in &self.hooks.members {
+            let Some(hook) = &member.authorizer else { continue };
+            let (answer, took) = timed(hook.authorize(self.on, who)).await;
+            let answer = answer.map(|answer| match answer {
+                Authorization::Allow(grant) => Some(Ok(grant)),
+                Authorization::Deny(denial) => Some(Err(denial)),
+                Authorization::Abstain => None,
+            });
+            if let Some(grant) = self.note(member, "authorizer", "allow", answer, took)? {
+                return Ok(Some((Arc::clone(&member.name), grant)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes down what a member said, and turns a no into an error.
+    fn note<T>(
+        &mut self,
+        member: &ChainMember,
+        hook: &'static str,
+        yes: &'static str,
+        answer: Result<Option<Result<T, Denial>>, HookFailure>,
+        took: Duration,
+    ) -> Result<Option<T>, Stop> {
+        let result = match &answer {
+            Ok(Some(Ok(_))) => yes,
+            Ok(Some(Err(_))) => "deny",
+            Ok(None) => "abstain",
+            Err(failure) => failure.kind.as_str(),
+        };
+        self.verdicts.push(PluginVerdict {
+            name: Arc::clone(&member.name),
+            digest: member.digest.clone(),
+            hook,
+            result,
+            microseconds: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        });
+        let by = || Arc::clone(&member.name);
+        match answer {
+            Ok(Some(Ok(value))) => Ok(Some(value)),
+            Ok(None) => Ok(None),
+            Ok(Some(Err(denial))) => Err(Stop::Denied { by: by(), denial }),
+            Err(failure) => Err(Stop::Failed { by: by(), failure }),
+        }
+    }
+}
+
+async fn timed<T>(call: impl Future<Output = Result<T, HookFailure>>) -> (Result<T, HookFailure>, Duration) {
+    let started = Instant::now();
+    let answer = tokio::time::timeout(BACKSTOP, call).await.unwrap_or_else(|_| {
+        Err(HookFailure { kind: FailureKind::Deadline, detail: format!("no answer within {BACKSTOP:?}") })
+    });
+    (answer, started.elapsed())
+}
+
+/// An identity ends up in topics, logs and the registry: it must be harmless in all of them.
+fn check_identity(identity: &Identity) -> Result<(), HookFailure> {
+    let wrong = |what: &str| {
+        Err(HookFailure { kind: FailureKind::Invalid, detail: format!("the identity's {what} is not valid") })
+    };
+    if check_device_id(&identity.device_id).is_err() {
+        return wrong("device id");
+    }
+    if identity.tenant.as_deref().is_some_and(|tenant| check_device_id(tenant).is_err()) {
+        return wrong("tenant");
+    }
+    if identity.tags.len() > MOST_TAGS
+        || identity.tags.iter().any(|tag| tag.is_empty() || tag.len() > LONGEST_TAG)
+    {
+        return wrong("tags");
+    }
+    Ok(())
+}
+
+/// The reason a failed hook leaves behind.
+pub(crate) const fn failure_reason(kind: FailureKind) -> Reason {
+    match kind {
+        FailureKind::Deadline => Reason::PluginTimeout,
+        FailureKind::Overload => Reason::PluginSaturated,
+        FailureKind::Invalid => Reason::PluginInvalid,
+        FailureKind::Trap | FailureKind::Memory | FailureKind::Capability | FailureKind::Unavailable => {
+            Reason::PluginUnavailable
+        }
+    }
+}

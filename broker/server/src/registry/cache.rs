@@ -1,0 +1,108 @@
+//! What lookups remember: records, and that there is none. Bounded.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::registry::DeviceCertificate;
+
+type Known = Option<Arc<DeviceCertificate>>;
+
+/// Two halves: what was used since the last turn, and before. At a turn the older half is forgotten.
+pub(super) struct Cache {
+    halves: Mutex<Halves>,
+    half: usize,
+}
+
+#[derive(Default)]
+struct Halves {
+    young: HashMap<CertificateFingerprint, Known>,
+    old: HashMap<CertificateFingerprint, Known>,
+    /// Rises with every change of a record.
+    epoch: u64,
+}
+
+impl Cache {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { halves: Mutex::default(), half: (capacity / 2).max(1) }
+    }
+
+    pub(super) fn get(&self, id: &CertificateFingerprint) -> Option<Known> {
+        let mut halves = self.lock();
+        if let Some(known) = halves.young.get(id) {
+            return Some(known.clone());
+        }
+        let known = halves.old.remove(id)?;
+        self.insert(&mut halves, *id, known.clone());
+        Some(known)
+    }
+
+    /// To be asked before a record is read from the storage.
+    pub(super) fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// Remembers what was read, unless something changed since `epoch`.
+    pub(super) fn put_if(&self, epoch: u64, id: CertificateFingerprint, known: Known) {
+        let mut halves = self.lock();
+        if halves.epoch == epoch {
+            self.insert(&mut halves, id, known);
+        }
+    }
+
+    /// Remembers what was written.
+    pub(super) fn put(&self, id: CertificateFingerprint, known: Known) {
+        let mut halves = self.lock();
+        halves.epoch += 1;
+        halves.old.remove(&id);
+        self.insert(&mut halves, id, known);
+    }
+
+    pub(super) fn forget(&self, id: &CertificateFingerprint) {
+        let mut halves = self.lock();
+        halves.epoch += 1;
+        halves.young.remove(id);
+        halves.old.remove(id);
+    }
+
+    fn insert(&self, halves: &mut Halves, id: CertificateFingerprint, known: Known) {
+        if halves.young.len() >= self.half && !halves.young.contains_key(&id) {
+            halves.old = std::mem::take(&mut halves.young);
+        }
+        halves.young.insert(id, known);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Halves> {
+        self.halves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u8) -> CertificateFingerprint {
+        CertificateFingerprint([number; 32])
+    }
+
+    #[test]
+    fn it_is_bounded_and_keeps_what_is_used() {
+        let cache = Cache::new(8);
+        for number in 0..100 {
+            cache.put(id(number), None);
+            assert!(cache.get(&id(0)).is_some(), "used all the time, at {number}");
+        }
+        let kept = (0..100).filter(|number| cache.get(&id(*number)).is_some()).count();
+        assert!(kept <= 8, "{kept}");
+    }
+
+    #[test]
+    fn what_was_read_before_a_change_is_not_remembered() {
+        let cache = Cache::new(8);
+        let before = cache.epoch();
+        cache.put(id(1), None);
+        cache.forget(&id(1));
+        cache.put_if(before, id(1), None);
+        assert!(cache.get(&id(1)).is_none());
+    }
+}

@@ -1,0 +1,248 @@
+//! One TLS handshake, and the judgement of the client's certificate after it.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, ClientCertificate};
+use mqgate_identity::evaluation::{Rejection, ValidatedPath, evaluate_facts};
+use mqgate_identity::hooks::TlsSession;
+use mqgate_identity::reason::Reason;
+use mqgate_identity::time::UnixMillis;
+use rustls::server::Acceptor;
+use rustls::{HandshakeKind, NamedGroup, PeerIncompatible};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::verifier::{FINDINGS, Findings};
+use super::{ClientAuth, TlsServer};
+use crate::clock;
+
+/// What a finished handshake leaves: the key is proved, the path judged by today's trust set and clock.
+pub struct Handshaken<S> {
+    pub stream: TlsStream<S>,
+    pub session: TlsSession,
+    pub group: Option<NamedGroup>,
+    pub certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// Why there is no connection, and what is known about who tried.
+#[derive(Debug)]
+pub struct HandshakeFailure {
+    pub reason: Reason,
+    /// For the operator.
+    pub detail: String,
+    pub server_name: Option<String>,
+    /// Sent by the client; whether it holds the key was not proved.
+    pub certificate_fingerprint: Option<CertificateFingerprint>,
+    pub subject: Option<String>,
+    pub resumed: bool,
+}
+
+impl TlsServer {
+    /// Runs the handshake on `stream` within `time`.
+    ///
+    /// rustls does not ask the verifier about a resumed session, and the trust set may have changed while a
+    /// full handshake ran: the chain is judged afterwards, unless the verifier has just done that with the
+    /// trust set that counts now.
+    pub async fn accept<S>(&self, stream: S, time: Duration) -> Result<Handshaken<S>, HandshakeFailure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut failure = HandshakeFailure::new();
+        tokio::time::timeout(time, self.accept_untimed(stream, &mut failure))
+            .await
+            .unwrap_or_else(|_| {
+                failure.reason = Reason::TlsHandshakeTimeout;
+                failure.detail = format!("not finished within {time:?}");
+                None
+            })
+            .ok_or(failure)
+    }
+
+    /// `None`: see `failure`.
+    async fn accept_untimed<S>(&self, stream: S, failure: &mut HandshakeFailure) -> Option<Handshaken<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let config = match self.config() {
+            Ok(config) => config,
+            Err(error) => {
+                failure.detail = error.to_string();
+                return None;
+            }
+        };
+        let started = match LazyConfigAcceptor::new(Acceptor::default(), stream).await {
+            Ok(started) => started,
+            Err(error) => {
+                failure.explain(&error);
+                return None;
+            }
+        };
+        failure.server_name = started.client_hello().server_name().map(str::to_owned);
+
+        let (stream, findings) = FINDINGS
+            .scope(RefCell::default(), async {
+                let stream = started.into_stream(config).await;
+                (stream, FINDINGS.with(RefCell::take))
+            })
+            .await;
+        if let Some(leaf) = &findings.leaf {
+            failure.certificate_fingerprint = Some(leaf.certificate_fingerprint);
+            failure.subject = Some(leaf.subject.display.clone());
+        }
+        let mut stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                match findings.judged {
+                    Some((_, Err(rejection))) => failure.rejected(rejection),
+                    _ => failure.explain(&error),
+                }
+                return None;
+            }
+        };
+
+        let (session, group) = describe(&stream);
+        failure.resumed = session.resumed;
+        let certificate = match self.judge(&stream, findings, clock::now()) {
+            Ok(certificate) => certificate,
+            Err((leaf, rejection)) => {
+                if let Some(leaf) = leaf {
+                    failure.certificate_fingerprint = Some(leaf.certificate_fingerprint);
+                    failure.subject = Some(leaf.subject.display);
+                }
+                failure.rejected(rejection);
+                // Too late for an alert with the cause; the refusal itself does not depend on this.
+                let _ = stream.shutdown().await;
+                return None;
+            }
+        };
+        Some(Handshaken { stream, session, group, certificate: certificate.map(Arc::new) })
+    }
+
+    /// Judges the client's chain as the session holds it, restored or fresh.
+    #[expect(clippy::type_complexity, reason = "what was wrong, and with which certificate")]
+    fn judge<S>(
+        &self,
+        stream: &TlsStream<S>,
+        findings: Findings,
+        now: UnixMillis,
+    ) -> Result<Option<ClientCertificate>, (Option<CertificateFacts>, Rejection)> {
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let Some((end_entity, intermediates)) = chain.split_first() else {
+            return match self.settings.client_auth {
+                ClientAuth::None | ClientAuth::Optional => Ok(None),
+                ClientAuth::Required => {
+                    let detail = "the session holds no client certificate".to_owned();
+                    Err((None, Rejection { reason: Reason::TlsNoPeerCert, detail }))
+                }
+            };
+        };
+        let fresh = findings.leaf.filter(|leaf| *leaf.der == **end_entity);
+        let was_fresh = fresh.is_some();
+        let leaf = match fresh {
+            Some(leaf) => leaf,
+            None => CertificateFacts::parse(end_entity).map_err(|error| (None, Rejection::from(error)))?,
+        };
+        let trust = self.trust.current();
+        let path: ValidatedPath = match findings.judged {
+            Some((generation, Ok(path))) if was_fresh && generation == trust.generation => path,
+            _ => {
+                let judged = evaluate_facts(
+                    &leaf,
+                    intermediates,
+                    &trust.anchors,
+                    &self.settings.policy,
+                    now.seconds(),
+                );
+                match judged {
+                    Ok(path) => path,
+                    Err(rejection) => return Err((Some(leaf), rejection)),
+                }
+            }
+        };
+        for lint in &path.lints {
+            tracing::debug!(
+                certificate = %leaf.certificate_fingerprint,
+                lint = lint.as_str(),
+                "accepted with a remark"
+            );
+        }
+        Ok(Some(ClientCertificate {
+            leaf,
+            intermediates: intermediates.iter().map(|der| Arc::from(&**der)).collect(),
+            anchor: path.anchor,
+        }))
+    }
+}
+
+fn describe<S>(stream: &TlsStream<S>) -> (TlsSession, Option<NamedGroup>) {
+    let connection = stream.get_ref().1;
+    let session = TlsSession {
+        version: connection.protocol_version().map_or(0, u16::from),
+        cipher_suite: connection.negotiated_cipher_suite().map_or(0, |suite| u16::from(suite.suite())),
+        server_name: connection.server_name().map(str::to_owned),
+        alpn: connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
+        resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+    };
+    (session, connection.negotiated_key_exchange_group().map(|group| group.name()))
+}
+
+impl HandshakeFailure {
+    fn new() -> Self {
+        Self {
+            reason: Reason::Other,
+            detail: String::new(),
+            server_name: None,
+            certificate_fingerprint: None,
+            subject: None,
+            resumed: false,
+        }
+    }
+
+    /// There were too many handshakes at the same time.
+    pub(crate) fn waiting(time: Duration) -> Self {
+        let detail = format!("no place for a handshake within {time:?}");
+        Self { reason: Reason::TlsHandshakeTimeout, detail, ..Self::new() }
+    }
+
+    fn rejected(&mut self, rejection: Rejection) {
+        self.reason = rejection.reason;
+        self.detail = rejection.detail;
+    }
+
+    fn explain(&mut self, error: &io::Error) {
+        self.detail = error.to_string();
+        self.reason = match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(error) => tls_reason(error),
+            None => Reason::TlsProtocol,
+        };
+    }
+}
+
+fn tls_reason(error: &rustls::Error) -> Reason {
+    use PeerIncompatible as Incompatible;
+    match error {
+        rustls::Error::NoCertificatesPresented => Reason::TlsNoPeerCert,
+        // The path's own rejection is in the findings: this is the signature over the handshake.
+        rustls::Error::InvalidCertificate(_) => Reason::CertBadSignature,
+        rustls::Error::PeerIncompatible(what) => match what {
+            Incompatible::ServerDoesNotSupportTls12Or13
+            | Incompatible::ServerTlsVersionIsDisabledByOurConfig
+            | Incompatible::SupportedVersionsExtensionRequired
+            | Incompatible::Tls12NotOffered
+            | Incompatible::Tls12NotOfferedOrEnabled
+            | Incompatible::Tls13RequiredForQuic => Reason::TlsVersionUnsupported,
+            Incompatible::NoCipherSuitesInCommon
+            | Incompatible::NoKxGroupsInCommon
+            | Incompatible::NoSignatureSchemesInCommon
+            | Incompatible::NoEcPointFormatsInCommon
+            | Incompatible::NamedGroupsExtensionRequired
+            | Incompatible::SignatureAlgorithmsExtensionRequired => Reason::TlsNoSharedCipher,
+            _ => Reason::TlsProtocol,
+        },
+        _ => Reason::TlsProtocol,
+    }
+}
