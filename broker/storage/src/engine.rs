@@ -1,0 +1,266 @@
+//! The database: two spaces, atomic numbered writes, shared synchronisation. Knows bytes, not records.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use mqgate_identity::registry::StorageError;
+
+use crate::StorageOptions;
+use crate::directory::{self, DirectoryLock};
+use crate::envelope;
+use crate::manifest::{Manifest, ManifestError};
+
+/// Where the number of a space's last write is kept. It is in the space itself, so that the database cannot
+/// keep the number and lose the write. Keys of records begin with a letter.
+const NUMBER_KEY: &[u8] = b"#";
+
+pub(crate) struct Engine {
+    pub(crate) registry: Space,
+    pub(crate) kv: Space,
+    database: Database,
+    /// Held while the disk is synchronised: who waits for it may find its own write synchronised already.
+    manifest: Mutex<Manifest>,
+    /// A write failed half-way: nothing can be said of what is on disk until it is opened again.
+    failed: AtomicBool,
+    _lock: DirectoryLock,
+}
+
+/// One tree of the database.
+pub(crate) struct Space {
+    pub(crate) keyspace: Keyspace,
+    index: usize,
+    /// Held by the one who reads in order to write.
+    writer: Mutex<()>,
+    /// Number of the last write applied, perhaps not synchronised yet.
+    number: AtomicU64,
+}
+
+/// What a write will do, all of it or nothing. The last word on a key counts: the database itself must not
+/// see a key twice in one batch.
+#[derive(Default)]
+pub(crate) struct Batch {
+    /// `None`: removed.
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl Batch {
+    pub(crate) fn put(&mut self, key: &[u8], payload: &[u8]) {
+        self.changes.insert(key.to_vec(), Some(envelope::seal(key, payload)));
+    }
+
+    pub(crate) fn remove(&mut self, key: &[u8]) {
+        self.changes.insert(key.to_vec(), None);
+    }
+}
+
+impl Engine {
+    pub(crate) fn open(path: &Path, options: StorageOptions) -> Result<Self, StorageError> {
+        let lock = directory::claim(path)?;
+        // The engine asserts its invariants while it recovers; on a damaged disk they may not hold.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open_database(path, options)));
+        let (database, registry, kv) = opened.unwrap_or_else(|_| {
+            Err(StorageError::Corrupt(format!("{}: the database cannot be read", path.display())))
+        })?;
+        let numbers = [registry.number.load(Ordering::Relaxed), kv.number.load(Ordering::Relaxed)];
+        let manifest = open_manifest(path, numbers)?;
+        Ok(Self {
+            registry,
+            kv,
+            database,
+            manifest: Mutex::new(manifest),
+            failed: AtomicBool::new(false),
+            _lock: lock,
+        })
+    }
+
+    /// Runs `change`, which reads and fills the batch, alone on `space`; then makes the batch durable. An error
+    /// of `change`, or an empty batch, writes nothing.
+    pub(crate) fn write<T, E: From<StorageError>>(
+        &self,
+        space: &Space,
+        change: impl FnOnce(&mut Batch) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (answer, number) = {
+            let _writer = guard(&space.writer);
+            self.check_usable()?;
+            let mut batch = Batch::default();
+            let answer = change(&mut batch)?;
+            if batch.changes.is_empty() {
+                return Ok(answer);
+            }
+            let number = space.number.load(Ordering::Acquire) + 1;
+            batch.put(NUMBER_KEY, &number.to_be_bytes());
+            let mut commit = self.database.batch();
+            for (key, value) in batch.changes {
+                match value {
+                    Some(value) => commit.insert(&space.keyspace, key, value),
+                    None => commit.remove(&space.keyspace, key),
+                }
+            }
+            commit.commit().map_err(|error| self.fail(&format!("a write failed: {error}")))?;
+            space.number.store(number, Ordering::Release);
+            (answer, number)
+        };
+        self.synchronise(space, number)?;
+        Ok(answer)
+    }
+
+    pub(crate) fn check_usable(&self) -> Result<(), StorageError> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(StorageError::Unavailable(
+                "an earlier write failed; check the disk and restart mqgate".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn synchronise(&self, space: &Space, number: u64) -> Result<(), StorageError> {
+        let mut manifest = guard(&self.manifest);
+        self.check_usable()?;
+        if manifest.numbers()[space.index] >= number {
+            return Ok(());
+        }
+        // Read before the disk is synchronised: what is applied later may not be included.
+        let numbers = [self.registry.number.load(Ordering::Acquire), self.kv.number.load(Ordering::Acquire)];
+        self.database
+            .persist(PersistMode::SyncAll)
+            .map_err(|error| self.fail(&format!("the disk could not be synchronised: {error}")))?;
+        manifest
+            .write(numbers)
+            .map_err(|error| self.fail(&format!("the manifest could not be written: {error}")))
+    }
+
+    fn fail(&self, why: &str) -> StorageError {
+        self.failed.store(true, Ordering::Release);
+        StorageError::Unavailable(why.to_owned())
+    }
+}
+
+impl Space {
+    /// The payload stored under `key`; `what` names the record in errors.
+    pub(crate) fn get(&self, key: &[u8], what: impl Fn() -> String) -> Result<Option<Vec<u8>>, StorageError> {
+        match self.keyspace.get(key).map_err(|error| read_error(&error, what()))? {
+            Some(sealed) => Ok(Some(envelope::open(key, &sealed, what)?.to_vec())),
+            None => Ok(None),
+        }
+    }
+
+    /// Keys above `after` that begin with `prefix`, with their payloads, in order.
+    pub(crate) fn scan<'a>(
+        &self,
+        prefix: &'a [u8],
+        after: Option<&[u8]>,
+        what: fn(&[u8]) -> String,
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StorageError>> + use<'a> {
+        let start = match after {
+            Some(after) => Bound::Excluded(after.to_vec()),
+            None => Bound::Included(prefix.to_vec()),
+        };
+        self.keyspace
+            .range((start, Bound::Unbounded))
+            .map(move |entry| {
+                let (key, sealed) = entry
+                    .into_inner()
+                    .map_err(|error| read_error(&error, format!("keys after {}", what(prefix))))?;
+                let payload = match key.starts_with(prefix) {
+                    true => envelope::open(&key, &sealed, || what(&key))?.to_vec(),
+                    false => Vec::new(),
+                };
+                Ok((key.to_vec(), payload))
+            })
+            .take_while(move |entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)))
+    }
+}
+
+fn open_database(path: &Path, options: StorageOptions) -> Result<(Database, Space, Space), StorageError> {
+    let opening = |error: fjall::Error| open_error(&error, path);
+    let database = Database::builder(path.join("db"))
+        .cache_size(options.cache_bytes)
+        .worker_threads(options.threads.max(1))
+        .open()
+        .map_err(opening)?;
+    let space = |name: &str, index| {
+        let settings = || KeyspaceCreateOptions::default().max_memtable_size(options.write_buffer_bytes);
+        let keyspace = database.keyspace(name, settings).map_err(opening)?;
+        let space = Space { keyspace, index, writer: Mutex::new(()), number: AtomicU64::new(0) };
+        let what = || format!("the write number of \"{name}\"");
+        if let Some(number) = space.get(NUMBER_KEY, what)? {
+            let digits = number.try_into().map_err(|_| StorageError::Corrupt(what()))?;
+            space.number.store(u64::from_be_bytes(digits), Ordering::Relaxed);
+        }
+        Ok::<_, StorageError>(space)
+    };
+    let (registry, kv) = (space("registry", 0)?, space("kv", 1)?);
+    Ok((database, registry, kv))
+}
+
+/// Compares what is there with what must be there.
+fn open_manifest(path: &Path, numbers: [u64; 2]) -> Result<Manifest, StorageError> {
+    let file = path.join("manifest");
+    let failed = |error: ManifestError| match error {
+        ManifestError::Io(error) => StorageError::Unavailable(format!("{}: {error}", file.display())),
+        ManifestError::Damaged => StorageError::Corrupt(format!("{}: the checksum is wrong", file.display())),
+    };
+    let mut manifest = match Manifest::open(&file).map_err(failed)? {
+        Some(manifest) => manifest,
+        None if numbers == [0; 2] => Manifest::create(&file, path).map_err(failed)?,
+        None => {
+            return Err(StorageError::Corrupt(format!("{} is missing beside a database", file.display())));
+        }
+    };
+    let expected = manifest.numbers();
+    let missing: u64 =
+        expected.iter().zip(numbers).map(|(expected, found)| expected.saturating_sub(found)).sum();
+    if missing > 0 {
+        return Err(StorageError::Corrupt(format!(
+            "{}: the last {missing} writes are missing from the database (its journal is damaged); restore a \
+             backup of the directory",
+            path.display()
+        )));
+    }
+    if expected != numbers {
+        // Written, and cut short before the manifest was: complete all the same.
+        manifest.write(numbers).map_err(|error| failed(error.into()))?;
+    }
+    Ok(manifest)
+}
+
+fn open_error(error: &fjall::Error, path: &Path) -> StorageError {
+    match error {
+        fjall::Error::Locked => StorageError::Unavailable(format!(
+            "the database in {} is in use by another process: is another mqgate running?",
+            path.display()
+        )),
+        error => read_error(error, path.display().to_string()),
+    }
+}
+
+fn read_error(error: &fjall::Error, what: String) -> StorageError {
+    use std::error::Error as _;
+    // An operating system's error may pass; everything else is something unreadable.
+    let mut is_io = false;
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        is_io |= error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+            !matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData)
+        });
+        cause = error.source();
+    }
+    match error {
+        fjall::Error::Poisoned | fjall::Error::Locked => {
+            StorageError::Unavailable(format!("{what}: {error}"))
+        }
+        _ if is_io => StorageError::Unavailable(format!("{what}: {error}")),
+        _ => StorageError::Corrupt(format!("{what}: {error}")),
+    }
+}
+
+/// A panic while one of these was held cannot have left half a change: changes are applied in one step.
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
