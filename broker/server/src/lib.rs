@@ -4,6 +4,7 @@
 //! certificate means is `mqgate-identity`. Knows neither wasmtime nor the database: plugins and storage
 //! stand behind the traits of `mqgate-identity`.
 
+pub mod admin;
 pub mod audit;
 pub mod broker;
 pub mod clock;
@@ -17,3 +18,5 @@ pub mod registry;
 pub mod stream;
 pub mod tls;
 pub mod trust;
+#[cfg(test)]
+mod testing;

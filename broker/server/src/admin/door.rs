@@ -1,0 +1,230 @@
+//! Who gets in: the bearer token, and the `Host` and `Origin` headers that a page of somebody else's in the
+//! operator's browser cannot forge.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::reason::Reason;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::problem::Problem;
+use super::shortened;
+use crate::audit::AuditLog;
+use crate::audit::coalesce::Coalescer;
+use crate::clock;
+
+/// Equal refusals of one address within this are one audit record with a count.
+const COALESCE: Duration = Duration::from_secs(10);
+const COALESCED_KEYS: usize = 1_024;
+
+/// Who asks, as audit records name it: `admin:{token name}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor(pub Arc<str>);
+
+/// SHA-256 of a bearer token; all that is kept of it.
+#[derive(Clone)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// Takes as long for a wrong token as for the right one.
+    fn matches(&self, token: &str) -> bool {
+        Self::of(token).0.ct_eq(&self.0).into()
+    }
+}
+
+/// Which `Host` a request may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostRule {
+    /// An IP address, `localhost`, or one of these names.
+    Known(Vec<String>),
+    /// For an address that is meant to be reached under any name.
+    Any,
+}
+
+/// The rules of one address.
+pub struct Door {
+    token: TokenHash,
+    actor: Actor,
+    hosts: HostRule,
+    metrics: bool,
+    metrics_need_token: bool,
+    audit: Arc<AuditLog>,
+    refusals: Mutex<Coalescer<(IpAddr, &'static str)>>,
+}
+
+impl Door {
+    pub fn new(token: TokenHash, hosts: HostRule, audit: Arc<AuditLog>) -> Self {
+        Self {
+            token,
+            actor: Actor("admin:default".into()),
+            hosts,
+            metrics: true,
+            metrics_need_token: false,
+            audit,
+            refusals: Mutex::new(Coalescer::new(COALESCE, COALESCED_KEYS)),
+        }
+    }
+
+    /// Whether `/metrics` is served, and whether it asks for the token.
+    #[must_use]
+    pub fn metrics(mut self, served: bool, need_token: bool) -> Self {
+        (self.metrics, self.metrics_need_token) = (served, need_token);
+        self
+    }
+
+    pub(super) fn metrics_on_this_address(&self) -> bool {
+        self.metrics
+    }
+
+    pub(super) fn metrics_need_token(&self) -> bool {
+        self.metrics_need_token
+    }
+
+    fn refuse(&self, request: &Request, problem: Problem) -> Response {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+        let peer = peer.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let mut event = AuditEvent::new(names::ADMIN_REFUSED, Outcome::Failure, Reason::NotAuthorized)
+            .actor("admin:unknown")
+            .field("code", problem.code)
+            .field("method", request.method().as_str())
+            .field("path", shortened(request.uri().path()));
+        event.peer_address = Some(peer.to_string());
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in refusals.offer(clock::now(), (peer, problem.code), event) {
+            self.audit.record(event);
+        }
+        problem.into_response()
+    }
+
+    fn knows_host(&self, host: &str) -> bool {
+        let HostRule::Known(names) = &self.hosts else { return true };
+        let Some(name) = without_port(host) else { return false };
+        // Rebinding needs a name: an address in `Host` is where the browser really connected to.
+        name.parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || names.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    fn check_names(&self, request: &Request) -> Result<(), Problem> {
+        let refused = |what: &str| {
+            let hint = "use the address itself, or add the name to `admin.hosts`";
+            Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", format!("{what}: {hint}"))
+        };
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if hosts.next().is_some() || !self.knows_host(host) {
+            return Err(refused("the Host header names somebody else"));
+        }
+        if request.uri().host().is_some_and(|host| !self.knows_host(host)) {
+            return Err(refused("the request line names somebody else"));
+        }
+        match request.headers().get(header::ORIGIN).map(header::HeaderValue::to_str) {
+            None => Ok(()),
+            Some(Ok(origin)) => {
+                let host = origin.split_once("://").map(|(_, host)| host);
+                match host.is_some_and(|host| self.knows_host(host)) {
+                    true => Ok(()),
+                    false => Err(refused("a page from elsewhere asks")),
+                }
+            }
+            Some(Err(_)) => Err(refused("the Origin header is no text")),
+        }
+    }
+}
+
+/// The name of `name:port` or `[address]:port`.
+fn without_port(host: &str) -> Option<&str> {
+    if let Some(rest) = host.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        return (port.is_empty() || port.starts_with(':')).then_some(address);
+    }
+    Some(host.split_once(':').map_or(host, |(name, _)| name))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next()?.to_str().ok()?;
+    if values.next().is_some() {
+        return None;
+    }
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Refuses requests that another site's page makes.
+pub(super) async fn check_host(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+    if let Err(problem) = door.check_names(&request) {
+        return door.refuse(&request, problem);
+    }
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(header::HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Refuses requests without the token, and tells the others' handlers who asks.
+pub(super) async fn ask_for_token(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let problem = match bearer(request.headers()) {
+        Some(token) if door.token.matches(token) => {
+            request.extensions_mut().insert(door.actor.clone());
+            return next.run(request).await;
+        }
+        Some(_) => Problem::new(StatusCode::UNAUTHORIZED, "token_wrong", "this is not the admin token"),
+        None => Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "token_missing",
+            "send the admin token: Authorization: Bearer …",
+        ),
+    };
+    door.refuse(&request, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_brackets_are_taken_off() {
+        for (host, name) in [
+            ("localhost", Some("localhost")),
+            ("localhost:1", Some("localhost")),
+            ("[::1]:80", Some("::1")),
+            ("[::1]", Some("::1")),
+            ("[::1]x", None),
+            ("[::1", None),
+            ("", Some("")),
+        ] {
+            assert_eq!(without_port(host), name, "{host}");
+        }
+    }
+
+    #[test]
+    fn only_known_names_are_hosts() {
+        let hosts = HostRule::Known(vec![String::from("broker.example")]);
+        let door = Door::new(TokenHash::of("x"), hosts, Arc::new(AuditLog::default()));
+        for (host, known) in [
+            ("127.0.0.1:18083", true),
+            ("[::1]:18083", true),
+            ("LOCALHOST", true),
+            ("broker.example:1", true),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("", false),
+        ] {
+            assert_eq!(door.knows_host(host), known, "{host}");
+        }
+    }
+}

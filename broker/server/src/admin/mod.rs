@@ -1,0 +1,159 @@
+//! The admin API: HTTP for the operator, on loopback, with a bearer token. `/health`, `/ready` and
+//! `/metrics` need none.
+//!
+//! Knows the registry, the connections and the audit log; plugins are somebody else's routes, merged here so
+//! that they stand behind the same door. Every change is audited with actor and outcome, refused attempts
+//! included.
+
+mod cas;
+mod clients;
+mod devices;
+pub mod door;
+mod pages;
+pub mod problem;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::reason::Reason;
+use mqgate_identity::time::UnixMillis;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use self::door::{Actor, Door, HostRule, TokenHash};
+pub use self::problem::Problem;
+use crate::audit::AuditLog;
+use crate::broker::Broker;
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::registry::Registry;
+
+/// Largest body of a request, except for uploads of components.
+const BODY_LIMIT: usize = 256 * 1024;
+/// Items of a page unless asked for otherwise, and at most.
+const PAGE: usize = 100;
+const LARGEST_PAGE: usize = 1_000;
+
+/// What the admin API is about.
+#[derive(Clone)]
+pub struct AdminParts {
+    pub broker: Arc<Broker>,
+    pub registry: Arc<Registry>,
+    pub audit: Arc<AuditLog>,
+    pub metrics: Arc<Metrics>,
+    pub readiness: Arc<Readiness>,
+    pub about: Arc<About>,
+}
+
+/// What `/api/v1/status` says of the process.
+pub struct About {
+    pub version: String,
+    pub started_at: UnixMillis,
+    pub listeners: Vec<AboutListener>,
+}
+
+pub struct AboutListener {
+    pub name: String,
+    /// `tcp` or `tls`.
+    pub kind: &'static str,
+    pub auth_mode: &'static str,
+    /// `None` while it is shut.
+    pub address: watch::Receiver<Option<SocketAddr>>,
+}
+
+/// Everything: pages, API, and `more` under `/api/v1`, behind `door`.
+pub fn router(parts: AdminParts, door: Arc<Door>, more: Router) -> Router {
+    let api = Router::new()
+        .merge(clients::routes())
+        .merge(devices::routes())
+        .merge(cas::routes())
+        .merge(pages::status_route())
+        .with_state(parts.clone())
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .merge(more)
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(&door), door::ask_for_token));
+    let mut pages = pages::routes().with_state(parts.clone());
+    if door.metrics_on_this_address() {
+        let metrics = pages::metrics_route().with_state(parts);
+        pages = pages.merge(match door.metrics_need_token() {
+            true => metrics.layer(middleware::from_fn_with_state(Arc::clone(&door), door::ask_for_token)),
+            false => metrics,
+        });
+    }
+    pages
+        .nest("/api/v1", api)
+        .fallback(problem::not_found)
+        .layer(middleware::from_fn_with_state(door, door::check_host))
+}
+
+/// `/health`, `/ready` and `/metrics` only, for an address of their own.
+pub fn metrics_router(parts: AdminParts, door: Arc<Door>) -> Router {
+    let metrics = pages::metrics_route().with_state(parts.clone());
+    let metrics = match door.metrics_need_token() {
+        true => metrics.layer(middleware::from_fn_with_state(Arc::clone(&door), door::ask_for_token)),
+        false => metrics,
+    };
+    pages::routes()
+        .with_state(parts)
+        .merge(metrics)
+        .fallback(problem::not_found)
+        .layer(middleware::from_fn_with_state(door, door::check_host))
+}
+
+/// Serves `router` until `shutdown`; requests in flight get a moment to end.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let end = shutdown.clone();
+    let serving = axum::serve(listener, service)
+        .with_graceful_shutdown(async move { end.cancelled().await })
+        .into_future();
+    tokio::select! {
+        result = serving => result,
+        () = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        } => Ok(()),
+    }
+}
+
+/// Writes down a change that was tried and did not happen; changes that did are written where they happen.
+fn note_failure(audit: &AuditLog, actor: &Actor, action: &'static str, target: &str, problem: &Problem) {
+    audit.record(
+        AuditEvent::new(names::ADMIN_ACTION, Outcome::Failure, Reason::AdminAction)
+            .actor(&*actor.0)
+            .field("action", action)
+            .field("target", shortened(target))
+            .field("code", problem.code)
+            .field("detail", &*problem.detail),
+    );
+}
+
+/// What a stranger wrote, short enough for a record.
+fn shortened(text: &str) -> String {
+    text.chars().take(256).collect()
+}
+
+/// `limit` of a list.
+fn page_size(asked: Option<usize>) -> usize {
+    asked.unwrap_or(PAGE).clamp(1, LARGEST_PAGE)
+}
+
+/// One page of a list; `next` goes into `after`.
+#[derive(serde::Serialize)]
+struct Page<T> {
+    items: Vec<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+

@@ -1,0 +1,115 @@
+//! Errors as `application/problem+json` (RFC 9457) with a stable `code`.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use mqgate_identity::registry::StorageError;
+use mqgate_identity::registry::rules::RuleError;
+
+use crate::registry::RegistryError;
+use crate::trust::TrustError;
+
+/// One error for the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub status: StatusCode,
+    /// Stable; for programs.
+    pub code: &'static str,
+    /// For people.
+    pub detail: String,
+    /// Further members, by name.
+    pub more: Vec<(&'static str, serde_json::Value)>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), more: Vec::new() }
+    }
+
+    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
+        self.more.push((name, value.into()));
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = serde_json::json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or_default(),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        if let Some(body) = body.as_object_mut() {
+            body.extend(self.more.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        }
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer realm=\"mqgate\""));
+        }
+        response
+    }
+}
+
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
+        let (status, code) = match &error {
+            RegistryError::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            RegistryError::Rule(rule) => rule_code(rule),
+            RegistryError::Certificate(_) | RegistryError::Pem(_) => (StatusCode::BAD_REQUEST, "bad_certificate"),
+            RegistryError::NoPath(rejection) => (StatusCode::UNPROCESSABLE_ENTITY, rejection.reason.as_str()),
+            RegistryError::Trust(TrustError::NameTaken(_)) => (StatusCode::CONFLICT, "name_taken"),
+            RegistryError::Trust(TrustError::TooMany { .. }) => (StatusCode::CONFLICT, "too_many_cas"),
+            RegistryError::Trust(TrustError::Anchor(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_ca"),
+            RegistryError::Configured => (StatusCode::CONFLICT, "ca_configured"),
+            RegistryError::DeviceExists(_) => (StatusCode::CONFLICT, "device_exists"),
+            RegistryError::Storage(StorageError::Conflict { .. }) => (StatusCode::CONFLICT, "revision_conflict"),
+            RegistryError::Storage(StorageError::Unavailable(_) | StorageError::Corrupt(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable")
+            }
+            RegistryError::Audit(_) => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
+        };
+        let mut problem = Self::new(status, code, error.to_string());
+        if let RegistryError::NoPath(rejection) = &error
+            && !problem.detail.contains(&rejection.detail)
+        {
+            problem.detail = format!("{}: {}", problem.detail, rejection.detail);
+        }
+        problem
+    }
+}
+
+fn rule_code(rule: &RuleError) -> (StatusCode, &'static str) {
+    match rule {
+        RuleError::DeviceId(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_device_id"),
+        RuleError::StartState(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_state"),
+        RuleError::NotACa => (StatusCode::UNPROCESSABLE_ENTITY, "not_a_ca"),
+        RuleError::CaName => (StatusCode::UNPROCESSABLE_ENTITY, "bad_name"),
+        RuleError::Revoked => (StatusCode::CONFLICT, "cert_revoked"),
+        RuleError::Tombstoned => (StatusCode::CONFLICT, "cert_tombstoned"),
+        RuleError::Registered { .. } => (StatusCode::CONFLICT, "cert_registered"),
+        RuleError::Expired { .. } => (StatusCode::CONFLICT, "cert_expired"),
+        RuleError::Ca(_) => (StatusCode::CONFLICT, "ca_inactive"),
+        RuleError::Pending => (StatusCode::CONFLICT, "cert_pending"),
+        RuleError::Active => (StatusCode::CONFLICT, "cert_active"),
+        RuleError::NotOnHold => (StatusCode::CONFLICT, "cert_not_on_hold"),
+        RuleError::DevicesExist(_) => (StatusCode::CONFLICT, "related_device_certificates_exist"),
+        RuleError::CaRevoked => (StatusCode::CONFLICT, "ca_revoked"),
+    }
+}
+
+pub(super) async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no_such_path", "there is nothing under this path")
+}
+
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has other methods")
+}
