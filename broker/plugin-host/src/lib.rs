@@ -3,8 +3,22 @@
 //! The only crate that names wasmtime. Owns the plugins' threads, their budgets and what they may import;
 //! knows no sockets, no configuration file and no database beyond the `Storage` trait.
 
+mod answer;
+mod artifact;
+mod bindings;
+mod cache;
+mod capability;
+mod engine;
 mod error;
+mod hook;
+mod hook_exports;
 mod host;
+mod inspect;
+mod instance;
+mod loading;
+mod metrics;
+mod plugin;
+mod question;
 mod settings;
 
 pub use error::{HostError, LoadError, Stage};

@@ -1,0 +1,164 @@
+//! `mqgate:plugin/key-value`: a plugin's own space behind the `Storage` seam.
+
+use std::sync::Arc;
+
+use mqgate_identity::registry::{KvAnswer, KvError, KvOperation, KvRequest};
+use mqgate_identity::time::UnixMillis;
+
+use crate::bindings::mqgate::plugin::key_value::{Entry, Error, Host, Page};
+use crate::capability::now;
+use crate::instance::StoreState;
+use crate::metrics::Interface;
+
+const MAX_KEY_BYTES: usize = 512;
+/// Keys in one page, whatever was asked for.
+const MAX_PAGE: u32 = 1000;
+
+/// What is asked, owned so that it can go to a thread that may block.
+enum Request {
+    Get { key: String },
+    Set { key: String, value: Vec<u8>, expires: Option<UnixMillis> },
+    Swap { key: String, expected: Option<u64>, value: Vec<u8>, expires: Option<UnixMillis> },
+    Add { key: String, delta: i64, expires: Option<UnixMillis> },
+    Delete { key: String },
+    List { prefix: String, cursor: Option<String>, limit: u32 },
+}
+
+impl StoreState {
+    async fn ask(&self, request: Request) -> Result<KvAnswer, Error> {
+        let outcome = match self.check(&request) {
+            Ok(()) => self.store(request).await,
+            Err(error) => Err(error),
+        };
+        self.services.count(Interface::KeyValue, &outcome);
+        outcome
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Error> {
+        let quota = self.services.grants.kv;
+        let key = match request {
+            Request::Get { key } | Request::Delete { key } | Request::Add { key, .. } => key,
+            Request::Set { key, value, .. } | Request::Swap { key, value, .. } => {
+                if value.len() > quota.value_bytes as usize {
+                    return Err(Error::TooLarge);
+                }
+                key
+            }
+            // A prefix may be empty.
+            Request::List { prefix, .. } if prefix.len() <= MAX_KEY_BYTES => return Ok(()),
+            Request::List { .. } => return Err(Error::TooLarge),
+        };
+        match key.len() {
+            1..=MAX_KEY_BYTES => Ok(()),
+            _ => Err(Error::TooLarge),
+        }
+    }
+
+    async fn store(&self, request: Request) -> Result<KvAnswer, Error> {
+        let services = Arc::clone(&self.services);
+        let trial = self.is_trial();
+        let answered = tokio::task::spawn_blocking(move || {
+            let what = match &request {
+                Request::Get { key } => KvRequest::Get { key },
+                Request::Set { key, value, expires } => KvRequest::Set { key, value, expires: *expires },
+                Request::Swap { key, expected, value, expires } => {
+                    KvRequest::Swap { key, expected: *expected, value, expires: *expires }
+                }
+                Request::Add { key, delta, expires } => {
+                    KvRequest::Add { key, delta: *delta, expires: *expires }
+                }
+                Request::Delete { key } => KvRequest::Delete { key },
+                Request::List { prefix, cursor, limit } => {
+                    KvRequest::List { prefix, cursor: cursor.as_deref(), limit: (*limit).min(MAX_PAGE) }
+                }
+            };
+            match what {
+                // The trial of a version that may never go live must not change what the live one sees.
+                KvRequest::Set { .. } | KvRequest::Delete { .. } if trial => Ok(KvAnswer::Done),
+                KvRequest::Swap { expected, .. } if trial => {
+                    Ok(KvAnswer::Version(expected.map_or(1, |version| version.saturating_add(1))))
+                }
+                KvRequest::Add { delta, .. } if trial => Ok(KvAnswer::Number(delta)),
+                what => {
+                    let operation = KvOperation { now: now(), quota: services.grants.kv.into(), what };
+                    services.storage.kv(&services.plugin, operation)
+                }
+            }
+        });
+        match answered.await {
+            Ok(answer) => answer.map_err(Error::from),
+            Err(error) => Err(Error::Unavailable(format!("the storage failed: {error}"))),
+        }
+    }
+}
+
+impl Host for StoreState {
+    async fn get(&mut self, key: String) -> Result<Option<Entry>, Error> {
+        match self.ask(Request::Get { key }).await? {
+            KvAnswer::Entry(entry) => {
+                Ok(entry.map(|entry| Entry { value: entry.value, version: entry.version }))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn set(&mut self, key: String, value: Vec<u8>, ttl: Option<u32>) -> Result<(), Error> {
+        match self.ask(Request::Set { key, value, expires: expiry(ttl) }).await? {
+            KvAnswer::Done | KvAnswer::Version(_) => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn swap(
+        &mut self,
+        key: String,
+        expected: Option<u64>,
+        value: Vec<u8>,
+        ttl: Option<u32>,
+    ) -> Result<u64, Error> {
+        match self.ask(Request::Swap { key, expected, value, expires: expiry(ttl) }).await? {
+            KvAnswer::Version(version) => Ok(version),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn add(&mut self, key: String, delta: i64, ttl: Option<u32>) -> Result<i64, Error> {
+        match self.ask(Request::Add { key, delta, expires: expiry(ttl) }).await? {
+            KvAnswer::Number(number) => Ok(number),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn delete(&mut self, key: String) -> Result<(), Error> {
+        match self.ask(Request::Delete { key }).await? {
+            KvAnswer::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn list(&mut self, prefix: String, cursor: Option<String>, limit: u32) -> Result<Page, Error> {
+        match self.ask(Request::List { prefix, cursor, limit }).await? {
+            KvAnswer::Page { keys, cursor } => Ok(Page { keys, cursor }),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl From<KvError> for Error {
+    fn from(error: KvError) -> Self {
+        match error {
+            KvError::QuotaExceeded => Self::QuotaExceeded,
+            KvError::TooLarge => Self::TooLarge,
+            KvError::Conflict => Self::Conflict,
+            KvError::Unavailable(text) => Self::Unavailable(text),
+        }
+    }
+}
+
+fn expiry(ttl: Option<u32>) -> Option<UnixMillis> {
+    ttl.map(|seconds| UnixMillis(now().0.saturating_add(u64::from(seconds) * 1000)))
+}
+
+fn unexpected(answer: &KvAnswer) -> Error {
+    Error::Unavailable(format!("the storage answered another question: {answer:?}"))
+}

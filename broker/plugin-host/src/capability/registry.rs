@@ -1,0 +1,131 @@
+//! `mqgate:plugin/registry`: a reader's view of the device registry. Devices are put together from the
+//! certificates registered for them.
+
+use std::sync::Arc;
+
+use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::registry::{DeviceCertificate, DeviceState, Storage, StorageError};
+
+use crate::bindings::mqgate::plugin::registry::{Device, DeviceStatus, Error, Host};
+use crate::bindings::mqgate::plugin::types::{Attribute, Value};
+use crate::instance::StoreState;
+use crate::metrics::Interface;
+
+/// Records read at once, and in all, to count with a condition.
+const PAGE: usize = 500;
+const MAX_COUNTED: usize = 20_000;
+
+impl StoreState {
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Storage) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let storage = Arc::clone(&self.services.storage);
+        let outcome = match tokio::task::spawn_blocking(move || read(&*storage)).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(Error::Unavailable(format!("the storage failed: {error}"))),
+        };
+        self.services.count(Interface::Registry, &outcome);
+        outcome
+    }
+}
+
+impl Host for StoreState {
+    async fn by_id(&mut self, device_id: String) -> Result<Option<Device>, Error> {
+        self.read(move |storage| device(storage, &device_id)).await
+    }
+
+    async fn by_fingerprint(&mut self, sha256: Vec<u8>) -> Result<Option<Device>, Error> {
+        let Ok(sha256) = sha256.try_into() else { return Ok(None) };
+        self.read(move |storage| match storage.device_certificate(&CertificateFingerprint(sha256))? {
+            Some(record) if record.state != DeviceState::Tombstone => device(storage, &record.device_id),
+            Some(_) | None => Ok(None),
+        })
+        .await
+    }
+
+    async fn count(&mut self, tenant: Option<String>, tag: Option<String>) -> Result<u64, Error> {
+        self.read(move |storage| count(storage, tenant.as_deref(), tag.as_deref())).await
+    }
+}
+
+fn device(storage: &dyn Storage, device_id: &str) -> Result<Option<Device>, Error> {
+    let mut records = storage.certificates_of_device(device_id)?;
+    records.retain(|record| record.state != DeviceState::Tombstone);
+    // The certificate that counts most speaks for the device: active before pending before the rest, then newest.
+    records.sort_by_key(|record| (rank(record.state), std::cmp::Reverse(record.registered_at)));
+    let Some(first) = records.first() else { return Ok(None) };
+    let registered_at = records.iter().map(|record| record.registered_at).min().unwrap_or_default();
+    Ok(Some(Device {
+        device_id: first.device_id.clone(),
+        tenant: first.tenant.clone(),
+        status: status(first.state),
+        tags: first.tags.clone(),
+        fingerprints: records.iter().map(|record| record.id.0.to_vec()).collect(),
+        registered_at: registered_at.0,
+        last_seen: records.iter().filter_map(|record| record.last_seen).max().map(|time| time.0),
+        attributes: first
+            .attributes
+            .iter()
+            .map(|(name, value)| Attribute { name: name.clone(), value: Value::Text(value.clone()) })
+            .collect(),
+    }))
+}
+
+fn count(storage: &dyn Storage, tenant: Option<&str>, tag: Option<&str>) -> Result<u64, Error> {
+    if tenant.is_none() && tag.is_none() {
+        let counts = storage.device_certificate_counts()?;
+        return Ok(counts
+            .iter()
+            .filter(|((_, state), _)| is_registered(*state))
+            .map(|(_, count)| count)
+            .sum());
+    }
+    let matches = |record: &DeviceCertificate| {
+        is_registered(record.state)
+            && tenant.is_none_or(|tenant| record.tenant.as_deref() == Some(tenant))
+            && tag.is_none_or(|tag| record.tags.iter().any(|known| known == tag))
+    };
+    let mut found = 0;
+    let mut after = None;
+    for _ in 0..MAX_COUNTED / PAGE {
+        let page = storage.device_certificates(after.as_ref(), PAGE)?;
+        found += page.iter().filter(|record| matches(record)).count() as u64;
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.id),
+            Some(_) | None => return Ok(found),
+        }
+    }
+    Err(Error::Unavailable(format!("more than {MAX_COUNTED} records would have to be read")))
+}
+
+fn rank(state: DeviceState) -> u8 {
+    match state {
+        DeviceState::Active => 0,
+        DeviceState::PendingActivation => 1,
+        DeviceState::Inactive => 2,
+        DeviceState::Revoked => 3,
+        DeviceState::Tombstone => 4,
+    }
+}
+
+fn status(state: DeviceState) -> DeviceStatus {
+    match state {
+        DeviceState::Active => DeviceStatus::Active,
+        DeviceState::PendingActivation => DeviceStatus::Pending,
+        DeviceState::Inactive | DeviceState::Revoked | DeviceState::Tombstone => DeviceStatus::Suspended,
+    }
+}
+
+fn is_registered(state: DeviceState) -> bool {
+    match state {
+        DeviceState::Active | DeviceState::PendingActivation | DeviceState::Inactive => true,
+        DeviceState::Revoked | DeviceState::Tombstone => false,
+    }
+}
+
+impl From<StorageError> for Error {
+    fn from(error: StorageError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}

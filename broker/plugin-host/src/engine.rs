@@ -1,0 +1,168 @@
+//! The wasmtime engine: what it accepts, how instances get memory, and the clock that ends calls.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::error::HostError;
+use crate::settings::HostSettings;
+
+/// One step of the CPU budget.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// Core instances one component may need; what bundles an interpreter needs more than twenty.
+const CORE_INSTANCES_PER_COMPONENT: u32 = 32;
+const TABLE_ELEMENTS: usize = 20_000;
+const GUARD: u64 = 64 << 20;
+/// Memory an instance leaves behind that is cleared instead of given back.
+const KEEP_RESIDENT: usize = 512 << 10;
+
+/// An engine and the thread that advances its epoch.
+pub(crate) struct PluginEngine {
+    engine: Engine,
+    ticker: Arc<Ticker>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Advances the epoch every [`TICK`] while a guest runs, and rests while none does.
+struct Ticker {
+    running: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// A guest runs: while one of these lives, the epoch advances.
+pub(crate) struct Ticking {
+    ticker: Arc<Ticker>,
+}
+
+impl PluginEngine {
+    pub(crate) fn new(settings: &HostSettings) -> Result<Self, HostError> {
+        let engine = Engine::new(&pooling(settings)).or_else(|error| {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "no address space for a pool of instances; plugins run without one, at a higher cost per call"
+            );
+            Engine::new(&base(settings)).map_err(|error| HostError::Engine(format!("{error:#}")))
+        })?;
+        let ticker = Arc::new(Ticker { running: AtomicUsize::new(0), stop: AtomicBool::new(false) });
+        let thread = std::thread::Builder::new().name(String::from("plugin-ticker")).spawn({
+            let engine = engine.clone();
+            let ticker = Arc::clone(&ticker);
+            move || ticker.run(&engine)
+        })?;
+        Ok(Self { engine, ticker, thread: Some(thread) })
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn ticking(&self) -> Ticking {
+        if self.ticker.running.fetch_add(1, Ordering::SeqCst) == 0
+            && let Some(thread) = &self.thread
+        {
+            thread.thread().unpark();
+        }
+        Ticking { ticker: Arc::clone(&self.ticker) }
+    }
+}
+
+impl Drop for PluginEngine {
+    fn drop(&mut self) {
+        self.ticker.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.ticker.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Ticker {
+    fn run(&self, engine: &Engine) {
+        while !self.stop.load(Ordering::SeqCst) {
+            if self.running.load(Ordering::SeqCst) == 0 {
+                // `unpark` before `park` is remembered, so no call begins unnoticed.
+                std::thread::park();
+            } else {
+                std::thread::sleep(TICK);
+                engine.increment_epoch();
+            }
+        }
+    }
+}
+
+/// What every engine of this host has in common.
+fn base(settings: &HostSettings) -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        // Hooks are plain functions: one call at a time per instance, and a smaller engine.
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        // The same bytes give the same answer on every machine.
+        .wasm_relaxed_simd(false)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(16))
+        .max_wasm_stack(512 << 10)
+        .async_stack_size(1 << 20)
+        .memory_init_cow(true)
+        .memory_reservation(settings.memory_ceiling as u64)
+        .memory_guard_size(GUARD);
+    config
+}
+
+fn pooling(settings: &HostSettings) -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(settings.instances)
+        .total_memories(settings.instances)
+        .total_stacks(settings.instances)
+        .total_core_instances(settings.instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
+        .total_tables(settings.instances.saturating_mul(4))
+        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
+        .max_memories_per_component(2)
+        .max_tables_per_component(CORE_INSTANCES_PER_COMPONENT)
+        .table_elements(TABLE_ELEMENTS)
+        .max_memory_size(settings.memory_ceiling)
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .decommit_batch_size(8)
+        // The cheapest way to clear an instance; wants Linux 6.7.
+        .pagemap_scan(Enabled::Auto);
+    let mut config = base(settings);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_settings_make_an_engine_with_a_pool() {
+        let settings = HostSettings::default();
+        Engine::new(&pooling(&settings)).expect("a pool");
+        Engine::new(&base(&settings)).expect("no pool");
+    }
+
+    #[test]
+    fn the_ticker_rests_and_wakes() {
+        let engine =
+            PluginEngine::new(&HostSettings { instances: 4, ..HostSettings::default() }).expect("an engine");
+        for _ in 0..3 {
+            let ticking = engine.ticking();
+            assert_eq!(engine.ticker.running.load(Ordering::SeqCst), 1);
+            drop(ticking);
+        }
+        assert_eq!(engine.ticker.running.load(Ordering::SeqCst), 0);
+    }
+}

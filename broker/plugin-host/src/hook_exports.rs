@@ -1,0 +1,61 @@
+//! Which hooks a component exports, looked up once.
+
+use wasmtime::component::InstancePre;
+
+use crate::bindings::exports::mqgate::plugin::{
+    auditor, authenticator, authorizer, health, lifecycle, registrar,
+};
+use crate::hook::Hook;
+use crate::instance::{Running, StoreState};
+
+pub(crate) struct HookExports {
+    pub(crate) lifecycle: lifecycle::GuestIndices,
+    pub(crate) health: Option<health::GuestIndices>,
+    pub(crate) authenticator: Option<authenticator::GuestIndices>,
+    pub(crate) registrar: Option<registrar::GuestIndices>,
+    pub(crate) authorizer: Option<authorizer::GuestIndices>,
+    pub(crate) auditor: Option<auditor::GuestIndices>,
+}
+
+impl HookExports {
+    /// Looks up what [`crate::inspect`] found; types are compared by [`Self::check_types`].
+    pub(crate) fn find(
+        pre: &InstancePre<StoreState>,
+        hooks: &[Hook],
+        has_health: bool,
+    ) -> wasmtime::Result<Self> {
+        let has = |hook| hooks.contains(&hook);
+        Ok(Self {
+            lifecycle: lifecycle::GuestIndices::new(pre)?,
+            health: has_health.then(|| health::GuestIndices::new(pre)).transpose()?,
+            authenticator: has(Hook::Authenticator)
+                .then(|| authenticator::GuestIndices::new(pre))
+                .transpose()?,
+            registrar: has(Hook::Registrar).then(|| registrar::GuestIndices::new(pre)).transpose()?,
+            authorizer: has(Hook::Authorizer).then(|| authorizer::GuestIndices::new(pre)).transpose()?,
+            auditor: has(Hook::Auditor).then(|| auditor::GuestIndices::new(pre)).transpose()?,
+        })
+    }
+
+    /// Compares the types of all exports with those of this broker, so that no connection is the first to notice.
+    pub(crate) fn check_types(&self, running: &mut Running) -> wasmtime::Result<()> {
+        let Running { store, instance, .. } = running;
+        self.lifecycle.load(&mut *store, instance)?;
+        if let Some(health) = &self.health {
+            health.load(&mut *store, instance)?;
+        }
+        if let Some(authenticator) = &self.authenticator {
+            authenticator.load(&mut *store, instance)?;
+        }
+        if let Some(registrar) = &self.registrar {
+            registrar.load(&mut *store, instance)?;
+        }
+        if let Some(authorizer) = &self.authorizer {
+            authorizer.load(&mut *store, instance)?;
+        }
+        if let Some(auditor) = &self.auditor {
+            auditor.load(&mut *store, instance)?;
+        }
+        Ok(())
+    }
+}

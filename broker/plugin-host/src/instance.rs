@@ -1,0 +1,345 @@
+//! One instance: its store with limits and budget, how it is started, and how what ended it is named.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mqgate_identity::hooks::{FailureKind, HookFailure};
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::component::{Instance, InstancePre};
+use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline};
+
+use crate::bindings::exports::mqgate::plugin::lifecycle;
+use crate::bindings::mqgate::plugin::types::HookError;
+use crate::capability::Services;
+use crate::engine::{PluginEngine, TICK, Ticking};
+use crate::hook_exports::HookExports;
+use crate::metrics::PluginMetrics;
+use crate::settings::Limits;
+
+const MAX_TABLE_ELEMENTS: usize = 20_000;
+const MAX_CORE_INSTANCES: usize = 64;
+const MAX_TABLES: usize = 64;
+const MAX_MEMORIES: usize = 2;
+/// Longest text about a failure that is passed on.
+const MAX_DETAIL: usize = 2048;
+
+/// What an instance is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Before the plugin goes live; nothing it does is kept.
+    Trial,
+    Calls,
+}
+
+/// A component with everything decided that can be decided before a call.
+pub(crate) struct Runnable {
+    pub(crate) engine: Arc<PluginEngine>,
+    pub(crate) pre: InstancePre<StoreState>,
+    pub(crate) exports: HookExports,
+    pub(crate) context: lifecycle::PluginContext,
+    pub(crate) services: Arc<Services>,
+    /// The same for trials, in which nothing is kept.
+    pub(crate) trial_services: Arc<Services>,
+    pub(crate) metrics: Arc<PluginMetrics>,
+    pub(crate) limits: Limits,
+    /// Instances alive, over all plugins of the host.
+    pub(crate) alive: Arc<AtomicUsize>,
+}
+
+/// A live instance after its `init`.
+pub(crate) struct Running {
+    pub(crate) store: Store<StoreState>,
+    pub(crate) instance: Instance,
+    /// Calls since it was started.
+    pub(crate) calls: u32,
+    /// Its place among all instances of the host.
+    place: OwnedSemaphorePermit,
+}
+
+/// Why a call gave no answer.
+pub(crate) enum CallError {
+    Wasm(wasmtime::Error),
+    /// The plugin said that it could not decide.
+    Hook(HookError),
+    /// The answer breaks a rule of the ABI.
+    Invalid(String),
+}
+
+impl From<wasmtime::Error> for CallError {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Wasm(error)
+    }
+}
+
+/// What an instance's host functions and limits work on.
+pub(crate) struct StoreState {
+    pub(crate) services: Arc<Services>,
+    pub(crate) purpose: Purpose,
+    /// `init` runs: metrics may be defined.
+    pub(crate) initializing: bool,
+    memory: MemoryLimit,
+    budget: Budget,
+    _alive: Alive,
+}
+
+/// Steps of computing time left.
+struct Budget {
+    ticks: u64,
+    exhausted: bool,
+}
+
+/// Refuses growth over the limit, and remembers that it did.
+struct MemoryLimit {
+    most: usize,
+    used: usize,
+    refused: bool,
+    metrics: Arc<PluginMetrics>,
+}
+
+/// Counts living instances.
+struct Alive(Arc<AtomicUsize>);
+
+impl Runnable {
+    /// Instantiates, without running anything of the component but its start functions.
+    pub(crate) async fn instantiate(
+        &self,
+        purpose: Purpose,
+        cpu: Duration,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Running, HookFailure> {
+        let services = match purpose {
+            Purpose::Trial => &self.trial_services,
+            Purpose::Calls => &self.services,
+        };
+        let state = StoreState {
+            services: Arc::clone(services),
+            purpose,
+            initializing: false,
+            memory: MemoryLimit {
+                most: self.limits.memory,
+                used: 0,
+                refused: false,
+                metrics: Arc::clone(&self.metrics),
+            },
+            budget: Budget { ticks: 0, exhausted: false },
+            _alive: Alive::new(&self.alive),
+        };
+        let mut store = Store::new(self.engine.engine(), state);
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(self.limits.answer_bytes);
+        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().budget.spend()));
+        store.set_budget(cpu);
+        match self.pre.instantiate_async(&mut store).await {
+            Ok(instance) => Ok(Running { store, instance, calls: 0, place }),
+            Err(error) => Err(store.data().name_failure(CallError::Wasm(error))),
+        }
+    }
+
+    /// Runs `init`, which shares the computing time `instantiate` was given.
+    pub(crate) async fn init(
+        &self,
+        running: &mut Running,
+    ) -> Result<Result<(), lifecycle::InitError>, HookFailure> {
+        let lifecycle = match self.exports.lifecycle.load(&mut running.store, &running.instance) {
+            Ok(lifecycle) => lifecycle,
+            Err(error) => return Err(running.name_failure(error.into())),
+        };
+        let trial = running.store.data().purpose == Purpose::Trial;
+        let context = lifecycle::PluginContext { trial, ..self.context.clone() };
+        running.store.data_mut().initializing = true;
+        let outcome = lifecycle.call_init(&mut running.store, &context).await;
+        running.store.data_mut().initializing = false;
+        outcome.map_err(|error| running.name_failure(error.into()))
+    }
+
+    /// A fresh instance that is ready for calls.
+    pub(crate) async fn start(&self, place: OwnedSemaphorePermit) -> Result<Running, HookFailure> {
+        let mut running = self.instantiate(Purpose::Calls, self.limits.cpu, place).await?;
+        match self.init(&mut running).await? {
+            Ok(()) => Ok(running),
+            Err(error) => Err(HookFailure {
+                kind: FailureKind::Unavailable,
+                detail: format!("init failed: {}", describe_init_error(&error)),
+            }),
+        }
+    }
+
+    pub(crate) fn ticking(&self) -> Ticking {
+        self.engine.ticking()
+    }
+}
+
+impl Running {
+    /// Gives the next call its own computing time.
+    pub(crate) fn refill(&mut self, cpu: Duration) {
+        self.store.set_budget(cpu);
+    }
+
+    pub(crate) fn name_failure(&self, error: CallError) -> HookFailure {
+        self.store.data().name_failure(error)
+    }
+
+    /// Ends the instance and hands on its place.
+    pub(crate) fn into_place(self) -> OwnedSemaphorePermit {
+        let Self { store, place, .. } = self;
+        drop(store);
+        place
+    }
+
+    pub(crate) fn memory(&self) -> usize {
+        self.store.data().memory.used
+    }
+}
+
+trait SetBudget {
+    fn set_budget(&mut self, cpu: Duration);
+}
+
+impl SetBudget for Store<StoreState> {
+    fn set_budget(&mut self, cpu: Duration) {
+        let ticks = cpu.as_nanos().div_ceil(TICK.as_nanos()).max(1);
+        self.data_mut().budget = Budget { ticks: u64::try_from(ticks).unwrap_or(u64::MAX), exhausted: false };
+        self.set_epoch_deadline(1);
+    }
+}
+
+impl Budget {
+    /// Called when an epoch ends while the guest computes. However many epochs went by, one is spent: a thread
+    /// that the operating system had stopped computed nothing.
+    fn spend(&mut self) -> UpdateDeadline {
+        match self.ticks.checked_sub(1) {
+            Some(left @ 1..) => {
+                self.ticks = left;
+                // Plain `Yield` would be polled again at once, from the worker's own slot.
+                UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
+            }
+            Some(0) | None => {
+                self.exhausted = true;
+                UpdateDeadline::Interrupt
+            }
+        }
+    }
+}
+
+impl StoreState {
+    fn name_failure(&self, error: CallError) -> HookFailure {
+        let (kind, detail) = match error {
+            CallError::Hook(HookError::Transient(text) | HookError::Permanent(text)) => {
+                (FailureKind::Unavailable, text)
+            }
+            CallError::Invalid(text) => (FailureKind::Invalid, text),
+            CallError::Wasm(error) => (self.kind_of(&error), format!("{error:#}")),
+        };
+        HookFailure { kind, detail: shorten(detail, MAX_DETAIL) }
+    }
+
+    fn kind_of(&self, error: &wasmtime::Error) -> FailureKind {
+        if self.budget.exhausted {
+            return FailureKind::Deadline;
+        }
+        if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+            return FailureKind::Overload;
+        }
+        // An allocator that is refused memory ends in a trap of its own making.
+        if self.memory.refused || is_answer_too_large(error) {
+            return FailureKind::Memory;
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => FailureKind::Deadline,
+            Some(_) => FailureKind::Trap,
+            // Not a trap: the value it returned is none of its type.
+            None => FailureKind::Invalid,
+        }
+    }
+}
+
+/// Wasmtime names this error only by its text; a test holds it to that.
+fn is_answer_too_large(error: &wasmtime::Error) -> bool {
+    error.chain().any(|cause| cause.to_string().contains("fuel allocated for hostcalls"))
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if desired > self.most {
+            self.refused = true;
+            return Ok(false);
+        }
+        let more = desired.saturating_sub(current);
+        self.used = self.used.saturating_add(more);
+        self.metrics.memory.add(i64::try_from(more).unwrap_or(i64::MAX));
+        let used = i64::try_from(self.used).unwrap_or(i64::MAX);
+        if used > self.metrics.memory_peak.get() {
+            self.metrics.memory_peak.set(used);
+        }
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let fits = desired <= MAX_TABLE_ELEMENTS;
+        self.refused |= !fits;
+        Ok(fits)
+    }
+
+    fn instances(&self) -> usize {
+        MAX_CORE_INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        MAX_TABLES
+    }
+
+    fn memories(&self) -> usize {
+        MAX_MEMORIES
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        self.metrics.memory.sub(i64::try_from(self.used).unwrap_or(i64::MAX));
+    }
+}
+
+impl Alive {
+    fn new(counter: &Arc<AtomicUsize>) -> Self {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(counter))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+pub(crate) fn describe_init_error(error: &lifecycle::InitError) -> String {
+    let text = match error {
+        lifecycle::InitError::Failed(text) => text.clone(),
+        lifecycle::InitError::InvalidConfig(problems) => {
+            let problems: Vec<String> =
+                problems.iter().map(|problem| format!("{}: {}", problem.at, problem.message)).collect();
+            format!("the configuration is wrong: {}", problems.join("; "))
+        }
+    };
+    shorten(crate::capability::log::escape(&text), MAX_DETAIL)
+}
+
+/// Cuts at a character, and says so.
+pub(crate) fn shorten(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push('…');
+    }
+    text
+}

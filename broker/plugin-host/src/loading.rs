@@ -1,0 +1,389 @@
+//! From bytes to a plugin that could go live: verify, inspect, compile, link, trial. Touches nothing that runs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use mqgate_identity::hooks::{FailureKind, HookFailure};
+use mqgate_identity::registry::Storage;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use wasmtime::component::{Component, Linker};
+
+use crate::artifact::Artifact;
+use crate::bindings::exports::mqgate::plugin::lifecycle;
+use crate::cache::CompileCache;
+use crate::capability::log::{LogRate, escape};
+use crate::capability::{self, CustomMetrics, Services};
+use crate::engine::{PluginEngine, TICK};
+use crate::error::{HostError, LoadError, Stage};
+use crate::hook_exports::HookExports;
+use crate::inspect::{Inspection, check_grants, inspect};
+use crate::instance::{Purpose, Runnable, describe_init_error};
+use crate::metrics::{Metrics, PluginMetrics};
+use crate::plugin::{AbortOnDrop, LivePlugin};
+use crate::settings::{Capability, HostSettings, PluginSettings};
+
+const MAX_NAME: usize = 64;
+const MAX_CONFIG_BYTES: usize = 1 << 20;
+/// Smallest memory limit that makes sense: one page.
+const MIN_MEMORY: usize = 64 << 10;
+/// Fresh instances of which the fastest tells what one costs.
+const COLD_STARTS: usize = 3;
+
+/// Everything that turning bytes into plugins needs, and nothing about which plugins there are.
+pub(crate) struct Loader {
+    pub(crate) engine: Arc<PluginEngine>,
+    pub(crate) cache: Option<CompileCache>,
+    pub(crate) runtime: Handle,
+    pub(crate) instances: Arc<Semaphore>,
+    pub(crate) alive: Arc<AtomicUsize>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) settings: HostSettings,
+}
+
+/// A plugin that passed its trial.
+pub(crate) struct Loaded {
+    pub(crate) plugin: Arc<LivePlugin>,
+    pub(crate) inspection: Inspection,
+    pub(crate) size: u64,
+    pub(crate) version: Option<String>,
+    pub(crate) cold_start: Duration,
+}
+
+impl Loader {
+    pub(crate) fn new(
+        settings: HostSettings,
+        runtime: Handle,
+        storage: Arc<dyn Storage>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, HostError> {
+        let engine = Arc::new(PluginEngine::new(&settings)?);
+        let open = |folder: &Path| CompileCache::open(folder, engine.engine());
+        let cache = settings.cache_dir.as_deref().map(open).transpose()?;
+        let instances = Arc::new(Semaphore::new(settings.instances as usize));
+        Ok(Self { engine, cache, runtime, instances, alive: Arc::default(), storage, metrics, settings })
+    }
+
+    pub(crate) async fn load(self: &Arc<Self>, settings: &PluginSettings) -> Result<Loaded, LoadError> {
+        self.check_settings(settings)?;
+        let config = settings.config.to_string();
+        if config.len() > MAX_CONFIG_BYTES {
+            return Err(verify(format!("the configuration is over {MAX_CONFIG_BYTES} bytes of JSON")));
+        }
+        let source = settings.source.clone();
+        let artifact = self.blocking(move |_| Artifact::read(&source)).await?;
+        let name = settings.name.clone();
+        let component = self.compile(artifact.clone(), Some(name)).await?;
+        let inspection = inspect(self.engine.engine(), &component, &self.settings.broker_version)?;
+        check_grants(&inspection, &settings.grants, &self.settings.broker_version)?;
+        check_memory(&component, settings)?;
+        let runnable = Arc::new(self.link(settings, &component, &inspection, &artifact, config)?);
+        let cold_start = self.trial(&runnable).await?;
+        let plugin = LivePlugin::new(
+            settings.name.as_str().into(),
+            artifact.digest().into(),
+            runnable,
+            inspection.hooks.clone(),
+            self.runtime.clone(),
+            Arc::clone(&self.instances),
+        );
+        Ok(Loaded {
+            plugin: Arc::new(plugin),
+            inspection,
+            size: artifact.bytes.len() as u64,
+            version: artifact.version(),
+            cold_start,
+        })
+    }
+
+    /// Compiles and inspects, and runs nothing.
+    pub(crate) async fn describe(
+        self: &Arc<Self>,
+        component: Arc<[u8]>,
+    ) -> Result<(Artifact, Inspection), LoadError> {
+        let artifact =
+            self.blocking(move |_| Artifact::read(&crate::settings::Source::Bytes(component))).await?;
+        let component = self.compile(artifact.clone(), None).await?;
+        let inspection = inspect(self.engine.engine(), &component, &self.settings.broker_version)?;
+        Ok((artifact, inspection))
+    }
+
+    fn check_settings(&self, settings: &PluginSettings) -> Result<(), LoadError> {
+        let limits = &settings.limits;
+        let name = &settings.name;
+        let name_fits = (1..=MAX_NAME).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
+        if !name_fits {
+            return Err(verify(format!("the name {name:?} is not 1 to {MAX_NAME} of a-z, 0-9, `-` and `_`")));
+        }
+        let ceiling = self.settings.memory_ceiling;
+        if !(MIN_MEMORY..=ceiling).contains(&limits.memory) {
+            return Err(verify(format!("limits.memory is not between {MIN_MEMORY} and {ceiling} bytes")));
+        }
+        if limits.cpu < TICK || limits.wall < TICK || limits.init < TICK {
+            return Err(verify("limits.cpu, limits.wall and limits.init are at least a millisecond"));
+        }
+        let most = self.settings.instances as usize;
+        if !(1..=most).contains(&limits.concurrency) {
+            return Err(verify(format!("limits.concurrency is not between 1 and {most}")));
+        }
+        Ok(())
+    }
+
+    async fn compile(
+        self: &Arc<Self>,
+        artifact: Artifact,
+        plugin: Option<String>,
+    ) -> Result<Component, LoadError> {
+        self.blocking(move |loader| {
+            let engine = loader.engine.engine();
+            if let Some(known) = loader.cache.as_ref().and_then(|cache| cache.load(engine, &artifact)) {
+                return Ok(known);
+            }
+            let begun = Instant::now();
+            let component = Component::from_binary(engine, &artifact.bytes)
+                .map_err(|error| LoadError::new(Stage::Compile, escape_lines(&format!("{error:#}"))))?;
+            if let Some(plugin) = plugin {
+                loader.metrics.compiled(&plugin, begun.elapsed());
+            }
+            if let Some(cache) = &loader.cache {
+                cache.store(&artifact, &component);
+            }
+            Ok(component)
+        })
+        .await
+    }
+
+    /// Runs what blocks on a thread for it. A panic, which would be ours or wasmtime's, is an error of the load.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, LoadError> + Send + 'static,
+    ) -> Result<T, LoadError> {
+        let loader = Arc::clone(self);
+        match self.runtime.spawn_blocking(move || work(&loader)).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(LoadError::new(Stage::Compile, format!("the compiler failed: {error}"))),
+        }
+    }
+
+    fn link(
+        &self,
+        settings: &PluginSettings,
+        component: &Component,
+        inspection: &Inspection,
+        artifact: &Artifact,
+        config: String,
+    ) -> Result<Runnable, LoadError> {
+        let failed = |error: wasmtime::Error| {
+            LoadError::new(
+                Stage::Link,
+                format!(
+                    "{}\n\
+                     This broker {} has other types or functions under that name.\n\
+                     Rebuild the plugin against wit/ of this broker.",
+                    escape_lines(&format!("{error:#}")),
+                    self.settings.broker_version
+                ),
+            )
+        };
+        let mut linker = Linker::new(self.engine.engine());
+        capability::link(&mut linker, &settings.grants).map_err(failed)?;
+        let pre = linker.instantiate_pre(component).map_err(failed)?;
+        let exports = HookExports::find(&pre, &inspection.hooks, inspection.has_health).map_err(failed)?;
+        let metrics = Arc::new(self.metrics.of(&settings.name, &inspection.hooks));
+        let granted = settings.grants.capabilities.iter();
+        Ok(Runnable {
+            engine: Arc::clone(&self.engine),
+            pre,
+            exports,
+            context: lifecycle::PluginContext {
+                name: settings.name.clone(),
+                digest: artifact.digest(),
+                broker_version: self.settings.broker_version.clone(),
+                config,
+                granted: granted.map(|capability| Capability::as_str(*capability).to_owned()).collect(),
+                trial: false,
+                attributes: Vec::new(),
+            },
+            services: self.services(settings, &metrics, Purpose::Calls),
+            trial_services: self.services(settings, &metrics, Purpose::Trial),
+            metrics,
+            limits: settings.limits,
+            alive: Arc::clone(&self.alive),
+        })
+    }
+
+    fn services(
+        &self,
+        settings: &PluginSettings,
+        metrics: &Arc<PluginMetrics>,
+        purpose: Purpose,
+    ) -> Arc<Services> {
+        let plugin: Arc<str> = settings.name.as_str().into();
+        let registry = (purpose == Purpose::Calls).then(|| self.metrics.registry().clone());
+        Arc::new(Services {
+            custom_metrics: CustomMetrics::new(Arc::clone(&plugin), settings.grants.metrics, registry),
+            plugin,
+            grants: settings.grants.clone(),
+            storage: Arc::clone(&self.storage),
+            metrics: Arc::clone(metrics),
+            log_rate: LogRate::new(Instant::now()),
+        })
+    }
+
+    /// Runs `init` and the self-test as the plugin will be run, and says what a fresh instance costs.
+    async fn trial(&self, runnable: &Arc<Runnable>) -> Result<Duration, LoadError> {
+        let limit = runnable.limits.init;
+        let place = tokio::time::timeout(limit, Arc::clone(&self.instances).acquire_owned()).await;
+        let Ok(Ok(place)) = place else {
+            return Err(trial("no instance is free for the trial; all plugins are busy"));
+        };
+        let plugin = Arc::clone(runnable);
+        let mut first = AbortOnDrop(self.runtime.spawn(async move {
+            let _ticking = plugin.ticking();
+            first_instance(&plugin, place).await
+        }));
+        match tokio::time::timeout(limit, &mut first.0).await {
+            Ok(Ok(outcome)) => outcome?,
+            Ok(Err(error)) => return Err(trial(format!("the trial failed: {error}"))),
+            Err(_) => return Err(too_slow("init and the self-test", limit)),
+        }
+        drop(first);
+
+        let place = Arc::clone(&self.instances).acquire_many_owned(1).await;
+        let Ok(place) = place else { return Err(trial("the host is shutting down")) };
+        let plugin = Arc::clone(runnable);
+        let mut costs = AbortOnDrop(self.runtime.spawn(async move {
+            let _ticking = plugin.ticking();
+            cold_start(&plugin, place).await
+        }));
+        match tokio::time::timeout(limit, &mut costs.0).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => Err(trial(format!("the trial failed: {error}"))),
+            Err(_) => Err(too_slow("init", limit)),
+        }
+    }
+}
+
+async fn first_instance(
+    plugin: &Runnable,
+    place: tokio::sync::OwnedSemaphorePermit,
+) -> Result<(), LoadError> {
+    let limit = plugin.limits.init;
+    let failed = |failure: HookFailure| match failure.kind {
+        FailureKind::Deadline => too_slow("init and the self-test", limit),
+        kind => trial(format!("the trial ended with {}: {}", kind.as_str(), escape_lines(&failure.detail))),
+    };
+    let mut running = plugin.instantiate(Purpose::Trial, limit, place).await.map_err(failed)?;
+    plugin.exports.check_types(&mut running).map_err(|error| {
+        LoadError::new(
+            Stage::Link,
+            format!(
+                "{}\n\
+                 This broker has other types under that name.\n\
+                 Rebuild the plugin against wit/ of this broker.",
+                escape_lines(&format!("{error:#}"))
+            ),
+        )
+    })?;
+    if let Err(error) = plugin.init(&mut running).await.map_err(failed)? {
+        return Err(trial(format!("init failed: {}", describe_init_error(&error))));
+    }
+    if let Some(health) = &plugin.exports.health {
+        let checked = match health.load(&mut running.store, &running.instance) {
+            Ok(guest) => guest.call_check(&mut running.store).await,
+            Err(error) => Err(error),
+        };
+        match checked {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => {
+                return Err(trial(format!(
+                    "the self-test failed: {}",
+                    escape(&crate::instance::shorten(why, 1024))
+                )));
+            }
+            Err(error) => return Err(failed(running.name_failure(error.into()))),
+        }
+    }
+    Ok(())
+}
+
+/// Each call begins with a fresh instance, so what `init` costs must fit into a call.
+async fn cold_start(
+    plugin: &Runnable,
+    place: tokio::sync::OwnedSemaphorePermit,
+) -> Result<Duration, LoadError> {
+    let limit = plugin.limits.cpu;
+    let mut fastest = Duration::MAX;
+    let mut place = Some(place);
+    for _ in 0..COLD_STARTS {
+        let Some(own) = place.take() else { break };
+        let begun = Instant::now();
+        let mut running = plugin
+            .instantiate(Purpose::Trial, limit, own)
+            .await
+            .map_err(|failure| trial(format!("a second instance could not start: {}", failure.detail)))?;
+        match plugin.init(&mut running).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                return Err(trial(format!("init failed the second time: {}", describe_init_error(&error))));
+            }
+            Err(failure) if failure.kind == FailureKind::Deadline => {
+                return Err(trial(format!(
+                    "init computes for longer than {limit:?}.\n\
+                     Every call runs on a fresh instance, whose init counts to the call.\n\
+                     Do less in init, or raise limits.cpu of the plugin."
+                )));
+            }
+            Err(failure) => {
+                return Err(trial(format!("init failed the second time: {}", escape_lines(&failure.detail))));
+            }
+        }
+        place = Some(running.into_place());
+        fastest = fastest.min(begun.elapsed());
+    }
+    Ok(fastest)
+}
+
+fn check_memory(component: &Component, settings: &PluginSettings) -> Result<(), LoadError> {
+    const PAGE: u64 = 64 << 10;
+    let Some(required) = component.resources_required() else { return Ok(()) };
+    let needed = required.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE);
+    if needed <= settings.limits.memory as u64 {
+        return Ok(());
+    }
+    Err(LoadError::new(
+        Stage::Inspect,
+        format!(
+            "the component begins with {needed} bytes of memory.\n\
+             The plugin may use {}.\n\
+             Raise limits.memory of the plugin, or build it with a smaller stack and less data.",
+            settings.limits.memory
+        ),
+    ))
+}
+
+fn too_slow(what: &str, limit: Duration) -> LoadError {
+    trial(format!(
+        "{what} did not end within {limit:?}.\n\
+         A plugin goes live only after both ended well.\n\
+         Do less there, or raise limits.init of the plugin."
+    ))
+}
+
+fn trial(message: impl Into<String>) -> LoadError {
+    LoadError::new(Stage::Trial, message)
+}
+
+fn verify(message: impl Into<String>) -> LoadError {
+    LoadError::new(Stage::Verify, message)
+}
+
+/// Wasmtime's messages quote names of the component, which may hold anything.
+fn escape_lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(escape).collect();
+    lines.join("; ")
+}

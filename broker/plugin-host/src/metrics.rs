@@ -1,0 +1,299 @@
+//! Prometheus series about plugins. Labels are names the operator gave and closed sets; never what a client sent.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mqgate_identity::hooks::FailureKind;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::hook::Hook;
+
+/// Values of the label `result` of `mqgate_plugin_calls_total`.
+const CALL_RESULTS: [&str; 5] = ["allow", "deny", "continue", "defer", "error"];
+const ABI_TRACK: &str = "0.1";
+const SWAP_RESULTS: [&str; 2] = ["ok", "rolled_back"];
+const STATES: [&str; 2] = ["live", "failed"];
+
+/// Values of the label `interface` of `mqgate_plugin_host_calls_total`.
+#[derive(Clone, Copy)]
+pub(crate) enum Interface {
+    Log,
+    KeyValue,
+    Registry,
+    Metrics,
+}
+
+/// Values of the label `result` of `mqgate_plugin_host_calls_total`.
+#[derive(Clone, Copy)]
+pub(crate) enum HostCallResult {
+    Ok,
+    Error,
+    /// A log line over the plugin's rate.
+    Dropped,
+}
+
+impl Interface {
+    const ALL: [Self; 4] = [Self::Log, Self::KeyValue, Self::Registry, Self::Metrics];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::KeyValue => "kv",
+            Self::Registry => "registry",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
+impl HostCallResult {
+    const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::Dropped];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+pub(crate) struct Metrics {
+    registry: Registry,
+    info: IntGaugeVec,
+    /// Version and digest that `info` shows for each plugin, to take them back.
+    shown: Mutex<HashMap<String, (String, String)>>,
+    state: IntGaugeVec,
+    calls: IntCounterVec,
+    duration: HistogramVec,
+    failures: IntCounterVec,
+    swaps: IntCounterVec,
+    inflight: IntGaugeVec,
+    queued: IntGaugeVec,
+    memory: IntGaugeVec,
+    memory_peak: IntGaugeVec,
+    host_calls: IntCounterVec,
+    compile: HistogramVec,
+}
+
+/// The series of one plugin, looked up once.
+pub(crate) struct PluginMetrics {
+    hooks: Vec<(Hook, HookMetrics)>,
+    pub(crate) inflight: IntGauge,
+    pub(crate) queued: IntGauge,
+    pub(crate) memory: IntGauge,
+    pub(crate) memory_peak: IntGauge,
+    host_calls: [[IntCounter; HostCallResult::ALL.len()]; Interface::ALL.len()],
+}
+
+pub(crate) struct HookMetrics {
+    calls: [IntCounter; CALL_RESULTS.len()],
+    failures: [IntCounter; FailureKind::ALL.len()],
+    pub(crate) duration: prometheus::Histogram,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let histograms = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            let family = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        Ok(Self {
+            info: gauges(
+                "mqgate_plugin_info",
+                "Live plugins with the component each runs.",
+                &["plugin", "version", "digest", "abi"],
+            )?,
+            state: gauges("mqgate_plugin_state", "1 for the state a plugin is in.", &["plugin", "state"])?,
+            calls: counters(
+                "mqgate_plugin_calls_total",
+                "Calls of a plugin's hooks by result.",
+                &["plugin", "hook", "result"],
+            )?,
+            duration: histograms(
+                "mqgate_plugin_call_duration_seconds",
+                "Time a hook call took, waiting for a free place included.",
+                &["plugin", "hook"],
+                &[0.000_01, 0.000_05, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0],
+            )?,
+            failures: counters(
+                "mqgate_plugin_failures_total",
+                "Hook calls without a decision, by kind.",
+                &["plugin", "hook", "kind"],
+            )?,
+            swaps: counters(
+                "mqgate_plugin_swaps_total",
+                "Replacements of a plugin's component by result.",
+                &["plugin", "result"],
+            )?,
+            inflight: gauges("mqgate_plugin_inflight", "Calls a plugin is busy with.", &["plugin"])?,
+            queued: gauges("mqgate_plugin_queue_depth", "Calls waiting for a free place.", &["plugin"])?,
+            memory: gauges(
+                "mqgate_plugin_memory_bytes",
+                "Linear memory of a plugin's living instances.",
+                &["plugin"],
+            )?,
+            memory_peak: gauges(
+                "mqgate_plugin_memory_peak_bytes",
+                "Most linear memory one instance of a plugin had.",
+                &["plugin"],
+            )?,
+            host_calls: counters(
+                "mqgate_plugin_host_calls_total",
+                "Calls of a plugin to the broker by interface and result.",
+                &["plugin", "interface", "result"],
+            )?,
+            compile: histograms(
+                "mqgate_plugin_compile_seconds",
+                "Time compiling a component took; nothing is counted when it came from disk.",
+                &["plugin"],
+                &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0],
+            )?,
+            shown: Mutex::default(),
+            registry: registry.clone(),
+        })
+    }
+
+    /// Where plugins' own series go.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The plugin's series, all of them at zero if they are new.
+    pub(crate) fn of(&self, plugin: &str, hooks: &[Hook]) -> PluginMetrics {
+        for result in SWAP_RESULTS {
+            let _ = self.swaps.with_label_values(&[plugin, result]);
+        }
+        PluginMetrics {
+            hooks: hooks.iter().map(|&hook| (hook, self.hook(plugin, hook))).collect(),
+            inflight: self.inflight.with_label_values(&[plugin]),
+            queued: self.queued.with_label_values(&[plugin]),
+            memory: self.memory.with_label_values(&[plugin]),
+            memory_peak: self.memory_peak.with_label_values(&[plugin]),
+            host_calls: Interface::ALL.map(|interface| {
+                HostCallResult::ALL.map(|result| {
+                    self.host_calls.with_label_values(&[plugin, interface.as_str(), result.as_str()])
+                })
+            }),
+        }
+    }
+
+    fn hook(&self, plugin: &str, hook: Hook) -> HookMetrics {
+        HookMetrics {
+            calls: CALL_RESULTS.map(|result| self.calls.with_label_values(&[plugin, hook.as_str(), result])),
+            failures: FailureKind::ALL
+                .map(|kind| self.failures.with_label_values(&[plugin, hook.as_str(), kind.as_str()])),
+            duration: self.duration.with_label_values(&[plugin, hook.as_str()]),
+        }
+    }
+
+    pub(crate) fn compiled(&self, plugin: &str, took: std::time::Duration) {
+        self.compile.with_label_values(&[plugin]).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn swapped(&self, plugin: &str) {
+        self.swaps.with_label_values(&[plugin, "ok"]).inc();
+    }
+
+    pub(crate) fn swap_refused(&self, plugin: &str) {
+        self.swaps.with_label_values(&[plugin, "rolled_back"]).inc();
+    }
+
+    /// `digest` is `sha256:…`; the label holds its first 12 digits.
+    pub(crate) fn live(&self, plugin: &str, version: Option<&str>, digest: &str) {
+        self.forget_info(plugin);
+        let version = version.unwrap_or("unknown");
+        let digest: String = digest.trim_start_matches("sha256:").chars().take(12).collect();
+        self.info.with_label_values(&[plugin, version, &digest, ABI_TRACK]).set(1);
+        self.shown().insert(plugin.to_owned(), (version.to_owned(), digest));
+        self.set_state(plugin, "live");
+    }
+
+    pub(crate) fn failed(&self, plugin: &str) {
+        self.set_state(plugin, "failed");
+    }
+
+    fn set_state(&self, plugin: &str, current: &str) {
+        for state in STATES {
+            self.state.with_label_values(&[plugin, state]).set(i64::from(state == current));
+        }
+    }
+
+    /// Removes every series of a plugin that is gone.
+    pub(crate) fn forget(&self, plugin: &str) {
+        self.forget_info(plugin);
+        let remove = |removed: prometheus::Result<()>| drop(removed); // it may never have existed
+        for state in STATES {
+            remove(self.state.remove_label_values(&[plugin, state]));
+        }
+        for result in SWAP_RESULTS {
+            remove(self.swaps.remove_label_values(&[plugin, result]));
+        }
+        for hook in Hook::ALL {
+            for result in CALL_RESULTS {
+                remove(self.calls.remove_label_values(&[plugin, hook.as_str(), result]));
+            }
+            for kind in FailureKind::ALL {
+                remove(self.failures.remove_label_values(&[plugin, hook.as_str(), kind.as_str()]));
+            }
+            remove(self.duration.remove_label_values(&[plugin, hook.as_str()]));
+        }
+        for interface in Interface::ALL {
+            for result in HostCallResult::ALL {
+                remove(self.host_calls.remove_label_values(&[plugin, interface.as_str(), result.as_str()]));
+            }
+        }
+        for gauges in [&self.inflight, &self.queued, &self.memory, &self.memory_peak] {
+            remove(gauges.remove_label_values(&[plugin]));
+        }
+        remove(self.compile.remove_label_values(&[plugin]));
+    }
+
+    fn forget_info(&self, plugin: &str) {
+        if let Some((version, digest)) = self.shown().remove(plugin) {
+            let _ = self.info.remove_label_values(&[plugin, &version, &digest, ABI_TRACK]);
+        }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, HashMap<String, (String, String)>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PluginMetrics {
+    pub(crate) fn hook(&self, hook: Hook) -> &HookMetrics {
+        let found = self.hooks.iter().find(|(known, _)| *known == hook);
+        &found.expect("a plugin is only called through the hooks it has").1
+    }
+
+    pub(crate) fn host_call(&self, interface: Interface, result: HostCallResult) {
+        self.host_calls[interface as usize][result as usize].inc();
+    }
+}
+
+impl HookMetrics {
+    pub(crate) fn decided(&self, result: &str) {
+        if let Some(index) = CALL_RESULTS.iter().position(|known| *known == result) {
+            self.calls[index].inc();
+        }
+    }
+
+    pub(crate) fn failed(&self, kind: FailureKind) {
+        self.decided("error");
+        if let Some(index) = FailureKind::ALL.iter().position(|known| *known == kind) {
+            self.failures[index].inc();
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What a hook is asked: the native types as records of the ABI.
+
+use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict};
+use mqgate_identity::certificate::{
+    CertificateFacts, ClientCertificate, DistinguishedName, GeneralName, KeyUsage, MatchedAnchor,
+};
+use mqgate_identity::hooks::{
+    Attribute, ConnectFacts, Connection, Identity, Peer, TlsSession, Value, WillFacts,
+};
+
+use crate::bindings::exports::mqgate::plugin::auditor;
+use crate::bindings::mqgate::plugin::{certificates, connections, types};
+
+/// Whether the plugin may see passwords.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Credentials {
+    Shown,
+    Hidden,
+}
+
+pub(crate) fn connection(on: &Connection, credentials: Credentials) -> connections::Connection {
+    connections::Connection {
+        id: on.id,
+        trace_id: on.trace_id.clone(),
+        listener: on.listener.to_string(),
+        accepted_at: on.accepted_at.0,
+        peer: peer(&on.peer),
+        tls: on.tls.as_ref().map(tls_session),
+        certificate: on.certificate.as_deref().map(client_certificate),
+        connect: connect(&on.connect, credentials),
+        attributes: attributes(&on.attributes),
+    }
+}
+
+pub(crate) fn identity(who: &Identity) -> types::Identity {
+    types::Identity {
+        device_id: who.device_id.clone(),
+        tenant: who.tenant.clone(),
+        tags: who.tags.clone(),
+        attributes: attributes(&who.attributes),
+    }
+}
+
+pub(crate) fn audit_event(event: &AuditEvent) -> auditor::AuditEvent {
+    auditor::AuditEvent {
+        sequence: event.sequence,
+        at: event.at.0,
+        name: event.name.to_owned(),
+        outcome: match event.outcome {
+            Outcome::Success => auditor::Outcome::Success,
+            Outcome::Failure => auditor::Outcome::Failure,
+            Outcome::Error => auditor::Outcome::Error,
+        },
+        reason: event.reason.as_str().to_owned(),
+        actor: event.actor.clone(),
+        connection_id: event.connection_id,
+        device_id: event.device_id.clone(),
+        client_id: event.client_id.clone(),
+        peer_address: event.peer_address.clone(),
+        listener: event.listener.as_deref().map(str::to_owned),
+        certificate_fingerprint: event.certificate_fingerprint.map(|fingerprint| fingerprint.to_hex()),
+        subject: event.subject.clone(),
+        server_name: event.server_name.clone(),
+        plugins: event.plugins.iter().map(plugin_verdict).collect(),
+        fields: attributes(&event.fields),
+    }
+}
+
+fn plugin_verdict(verdict: &PluginVerdict) -> auditor::PluginVerdict {
+    auditor::PluginVerdict {
+        name: verdict.name.to_string(),
+        digest: verdict.digest.as_deref().map(str::to_owned),
+        hook: verdict.hook.to_owned(),
+        answer: verdict.result.to_owned(),
+        microseconds: verdict.microseconds,
+    }
+}
+
+fn peer(peer: &Peer) -> connections::Peer {
+    connections::Peer {
+        address: peer.address.to_string(),
+        port: peer.port,
+        via_proxy: peer.via_proxy.map(|address| address.to_string()),
+    }
+}
+
+fn tls_session(tls: &TlsSession) -> connections::TlsSession {
+    connections::TlsSession {
+        version: tls.version,
+        cipher_suite: tls.cipher_suite,
+        server_name: tls.server_name.clone(),
+        alpn: tls.alpn.clone(),
+        resumed: tls.resumed,
+    }
+}
+
+fn connect(connect: &ConnectFacts, credentials: Credentials) -> connections::Connect {
+    connections::Connect {
+        protocol_level: connect.protocol_level,
+        client_id: connect.client_id.clone(),
+        clean_start: connect.clean_start,
+        keep_alive: connect.keep_alive,
+        user_name: connect.user_name.clone(),
+        password: match credentials {
+            Credentials::Shown => connect.password.as_ref().map(|secret| secret.0.clone()),
+            Credentials::Hidden => None,
+        },
+        will: connect.will.as_ref().map(will),
+        session_expiry: connect.session_expiry,
+        receive_maximum: connect.receive_maximum,
+        maximum_packet_size: connect.maximum_packet_size,
+        authentication_method: connect.authentication_method.clone(),
+        user_properties: connect.user_properties.clone(),
+    }
+}
+
+fn will(will: &WillFacts) -> connections::Will {
+    connections::Will {
+        topic: will.topic.clone(),
+        qos: will.qos,
+        retain: will.retain,
+        payload_length: will.payload_length,
+    }
+}
+
+fn client_certificate(certificate: &ClientCertificate) -> certificates::ClientCertificate {
+    certificates::ClientCertificate {
+        leaf: facts(&certificate.leaf),
+        intermediates: certificate.intermediates.iter().map(|der| der.to_vec()).collect(),
+        chain: certificates::ChainStatus::Verified(anchor(&certificate.anchor)),
+        revocation: certificates::RevocationStatus::NotChecked,
+        attributes: Vec::new(),
+    }
+}
+
+fn anchor(anchor: &MatchedAnchor) -> certificates::TrustAnchor {
+    certificates::TrustAnchor {
+        name: anchor.name.to_string(),
+        fingerprint_sha256: anchor.certificate_fingerprint.0.to_vec(),
+    }
+}
+
+fn facts(facts: &CertificateFacts) -> certificates::Certificate {
+    certificates::Certificate {
+        fingerprint_sha256: facts.certificate_fingerprint.0.to_vec(),
+        version: facts.version,
+        serial: facts.serial.clone(),
+        subject: name(&facts.subject),
+        issuer: name(&facts.issuer),
+        not_before: facts.not_before.0,
+        not_after: facts.not_after.0,
+        subject_alt_names: facts.subject_alt_names.iter().map(general_name).collect(),
+        key_usage: facts.key_usage.map(key_usage),
+        extended_key_usage: facts.extended_key_usage.clone(),
+        is_ca: facts.is_ca,
+        public_key: certificates::PublicKey {
+            algorithm_oid: facts.public_key.algorithm_oid.clone(),
+            bits: facts.public_key.bits,
+            spki_sha256: facts.public_key.spki_sha256.to_vec(),
+        },
+        extensions: facts
+            .extensions
+            .iter()
+            .map(|extension| certificates::Extension {
+                oid: extension.oid.clone(),
+                critical: extension.critical,
+                raw: extension.raw.clone(),
+            })
+            .collect(),
+        der: facts.der.to_vec(),
+    }
+}
+
+fn name(name: &DistinguishedName) -> certificates::DistinguishedName {
+    certificates::DistinguishedName {
+        display: name.display.clone(),
+        attributes: name
+            .attributes
+            .iter()
+            .map(|attribute| certificates::NameAttribute {
+                oid: attribute.oid.clone(),
+                text: attribute.text.clone(),
+                raw: attribute.raw.clone(),
+            })
+            .collect(),
+        raw: name.raw.clone(),
+    }
+}
+
+fn general_name(name: &GeneralName) -> certificates::GeneralName {
+    match name.clone() {
+        GeneralName::Dns(text) => certificates::GeneralName::Dns(text),
+        GeneralName::Email(text) => certificates::GeneralName::Email(text),
+        GeneralName::Uri(text) => certificates::GeneralName::Uri(text),
+        GeneralName::Ip(bytes) => certificates::GeneralName::Ip(bytes),
+        GeneralName::RegisteredId(oid) => certificates::GeneralName::RegisteredId(oid),
+        GeneralName::Directory(der) => certificates::GeneralName::Directory(der),
+        GeneralName::Other(oid, der) => certificates::GeneralName::Other((oid, der)),
+        GeneralName::Malformed(tag, content) => certificates::GeneralName::Malformed((tag, content)),
+    }
+}
+
+fn key_usage(usage: KeyUsage) -> certificates::KeyUsage {
+    let KeyUsage {
+        digital_signature,
+        content_commitment,
+        key_encipherment,
+        data_encipherment,
+        key_agreement,
+        key_cert_sign,
+        crl_sign,
+        encipher_only,
+        decipher_only,
+    } = usage;
+    [
+        (digital_signature, certificates::KeyUsage::DIGITAL_SIGNATURE),
+        (content_commitment, certificates::KeyUsage::CONTENT_COMMITMENT),
+        (key_encipherment, certificates::KeyUsage::KEY_ENCIPHERMENT),
+        (data_encipherment, certificates::KeyUsage::DATA_ENCIPHERMENT),
+        (key_agreement, certificates::KeyUsage::KEY_AGREEMENT),
+        (key_cert_sign, certificates::KeyUsage::KEY_CERT_SIGN),
+        (crl_sign, certificates::KeyUsage::CRL_SIGN),
+        (encipher_only, certificates::KeyUsage::ENCIPHER_ONLY),
+        (decipher_only, certificates::KeyUsage::DECIPHER_ONLY),
+    ]
+    .into_iter()
+    .filter(|(set, _)| *set)
+    .fold(certificates::KeyUsage::empty(), |flags, (_, flag)| flags | flag)
+}
+
+fn attributes(attributes: &[Attribute]) -> Vec<types::Attribute> {
+    attributes
+        .iter()
+        .map(|attribute| types::Attribute {
+            name: attribute.name.clone(),
+            value: match attribute.value.clone() {
+                Value::Text(text) => types::Value::Text(text),
+                Value::Integer(number) => types::Value::Integer(number),
+                Value::Boolean(value) => types::Value::Boolean(value),
+                Value::Blob(bytes) => types::Value::Blob(bytes),
+                Value::Texts(texts) => types::Value::Texts(texts),
+            },
+        })
+        .collect()
+}
