@@ -31,9 +31,7 @@ pub struct BrokerBuilder {
 pub struct Broker {
     pub pki: Pki,
     pub folder: PathBuf,
-    child: Child,
-    port: u16,
-    admin_port: u16,
+    process: Process,
     /// Keeps the folder; removed after the process has ended.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -121,17 +119,30 @@ impl BrokerBuilder {
 
     /// Starts it with a PKI of its own, and returns when it is ready.
     pub async fn start(self) -> Broker {
+        let mut broker = self.start_shut().await;
+        broker.open();
+        broker
+    }
+
+    /// Starts it, and returns when the admin API answers, whether or not clients may connect.
+    pub async fn start_shut(self) -> Broker {
         let temporary = tempfile::tempdir().expect("a temporary folder can be made");
         let folder = temporary.path().to_path_buf();
         let pki = Pki::create(&folder.join("pki"), "test");
-        self.start_in(folder, pki, Some(temporary)).await
+        self.launch(folder, pki, Some(temporary))
     }
 
     /// Starts it in a folder that holds `pki/ca.pem`, `pki/server.pem` and `pki/server.key` already.
     pub async fn start_in(self, folder: PathBuf, pki: Pki, temporary: Option<tempfile::TempDir>) -> Broker {
+        let mut broker = self.launch(folder, pki, temporary);
+        broker.open();
+        broker
+    }
+
+    fn launch(self, folder: PathBuf, pki: Pki, temporary: Option<tempfile::TempDir>) -> Broker {
         fs::write(folder.join("mqgate.toml"), self.text()).expect("the test's folder is writable");
-        let (child, port, admin_port) = spawn(&folder);
-        Broker { pki, folder, child, port, admin_port, _temporary: temporary }
+        let process = Process::start(&folder);
+        Broker { pki, folder, process, _temporary: temporary }
     }
 
     fn text(&self) -> String {
@@ -167,12 +178,18 @@ impl Broker {
         BrokerBuilder::default()
     }
 
+    /// Where clients connect.
     pub fn port(&self) -> u16 {
-        self.port
+        self.process.port.expect("the listener is open")
+    }
+
+    /// Waits until the listener is open.
+    pub fn open(&mut self) {
+        self.process.wait_for_listener(&self.folder);
     }
 
     pub fn admin(&self) -> Admin {
-        Admin::new(self.admin_port, self.folder.join("mqgate.toml"), self.folder.join("data/admin.token"))
+        Admin::new(self.process.admin_port, self.folder.join("mqgate.toml"), self.folder.join("data/admin.token"))
     }
 
     /// How our own client connects with a certificate of this broker's PKI.
@@ -181,7 +198,7 @@ impl Broker {
         tls.ca_file = Some(self.pki.ca());
         tls.cert_file = Some(identity.certificate.clone());
         tls.key_file = Some(identity.key.clone());
-        let mut options = ConnectOptions::new("localhost", self.port);
+        let mut options = ConnectOptions::new("localhost", self.port());
         options.tls = Some(tls);
         options.client_id = client_id.into();
         options
@@ -193,7 +210,7 @@ impl Broker {
             "-h".into(),
             "localhost".into(),
             "-p".into(),
-            self.port.to_string(),
+            self.port().to_string(),
             "--cafile".into(),
             self.pki.ca().display().to_string(),
             "--cert".into(),
@@ -216,24 +233,22 @@ impl Broker {
 
     /// Ends the process without a chance to tidy up, and starts it again on the same folder.
     pub fn kill_and_restart(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let (child, port, admin_port) = spawn(&self.folder);
-        (self.child, self.port, self.admin_port) = (child, port, admin_port);
+        self.process.kill();
+        self.process = Process::start(&self.folder);
+        self.open();
     }
 
     /// Asks it to stop; how it ended.
     pub fn stop(&mut self) -> std::process::ExitStatus {
-        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        let pid = Pid::from_raw(self.process.child.id().try_into().expect("a process id"));
         let _ = kill(pid, Signal::SIGTERM);
-        self.child.wait().expect("it is our child")
+        self.process.child.wait().expect("it is our child")
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
         if std::thread::panicking() {
             let log = fs::read_to_string(self.folder.join("broker.log")).unwrap_or_default();
             eprintln!("--- the broker's log\n{log}");
@@ -241,49 +256,78 @@ impl Drop for Broker {
     }
 }
 
-/// Starts the broker in `folder` and reads from its output where it listens.
-fn spawn(folder: &Path) -> (Child, u16, u16) {
-    let log = fs::File::options()
-        .create(true)
-        .append(true)
-        .open(folder.join("broker.log"))
-        .expect("the test's folder is writable");
-    let mut child = Command::new(mqgate())
-        .arg("run")
-        .arg("--config")
-        .arg(folder.join("mqgate.toml"))
-        .env("MQGATE_COMPONENTS", components())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .expect("mqgate was built");
-    let (found, listening) = mpsc::channel();
-    let output = child.stdout.take().expect("it was piped");
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            // `listening: tls main 127.0.0.1:40001`, `listening: admin api 127.0.0.1:40002`
-            let Some(rest) = line.strip_prefix("listening: ") else { continue };
-            let mut words = rest.split_whitespace();
-            let (Some(kind), Some(port)) =
-                (words.next(), words.next_back().and_then(|address| address.rsplit(':').next()?.parse::<u16>().ok()))
-            else {
-                continue;
-            };
-            let _ = found.send((kind.to_owned(), port));
+/// A running `mqgate`, and what it says of where it listens.
+struct Process {
+    child: Child,
+    admin_port: u16,
+    port: Option<u16>,
+    listening: mpsc::Receiver<(String, u16)>,
+}
+
+impl Process {
+    /// Starts it in `folder` and waits for its admin API.
+    fn start(folder: &Path) -> Self {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("broker.log"))
+            .expect("the test's folder is writable");
+        let mut child = Command::new(mqgate())
+            .arg("run")
+            .arg("--config")
+            .arg(folder.join("mqgate.toml"))
+            .env("MQGATE_COMPONENTS", components())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("mqgate was built");
+        let output = child.stdout.take().expect("it was piped");
+        let (found, listening) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(place) = listening_at(&line) {
+                    let _ = found.send(place);
+                }
+            }
+        });
+        let mut process = Self { child, admin_port: 0, port: None, listening };
+        while process.admin_port == 0 {
+            process.next_place(folder);
         }
-    });
-    let (mut mqtt, mut admin) = (None, None);
-    while mqtt.is_none() || admin.is_none() {
-        let Ok((kind, port)) = listening.recv_timeout(Duration::from_secs(60)) else {
-            let _ = child.kill();
-            let _ = child.wait();
-            let log = fs::read_to_string(folder.join("broker.log")).unwrap_or_default();
-            panic!("the broker did not say where it listens\n{log}");
-        };
-        if kind == "admin" { admin = Some(port) } else { mqtt = Some(port) }
+        process
     }
-    (child, mqtt.expect("set above"), admin.expect("set above"))
+
+    fn wait_for_listener(&mut self, folder: &Path) {
+        while self.port.is_none() {
+            self.next_place(folder);
+        }
+    }
+
+    fn next_place(&mut self, folder: &Path) {
+        match self.listening.recv_timeout(Duration::from_secs(60)) {
+            Ok((kind, port)) if kind == "admin" => self.admin_port = port,
+            Ok((_, port)) => self.port = Some(port),
+            Err(_) => {
+                self.kill();
+                let log = fs::read_to_string(folder.join("broker.log")).unwrap_or_default();
+                panic!("the broker did not say where it listens\n{log}");
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads `listening: tls main 127.0.0.1:40001` and `listening: admin api 127.0.0.1:40002`.
+fn listening_at(line: &str) -> Option<(String, u16)> {
+    let mut words = line.strip_prefix("listening: ")?.split_whitespace();
+    let kind = words.next()?;
+    let port = words.next_back()?.rsplit(':').next()?.parse().ok()?;
+    Some((kind.to_owned(), port))
 }
 
 /// The broker's binary, built when it is older than its sources.

@@ -3,6 +3,8 @@
 //! Each test has its own folder, its own broker and its own ports (the system chooses them); what a test
 //! starts is stopped by process id when the test ends, however it ends.
 
+#![allow(clippy::print_stderr, reason = "tests speak to the person who runs them")]
+
 pub mod admin;
 pub mod broker;
 pub mod pki;

@@ -83,7 +83,8 @@ data_dir = "data"
 [listeners.demo]
 type = "tls"
 bind = "127.0.0.1:{port}"
-auth_mode = "per_device"
+auth_mode = "per-device"
+registration = "auto"
 certfile = "pki/server.pem"
 keyfile = "pki/server.key"
 cacertfile = "pki/ca.pem"
@@ -98,13 +99,12 @@ path = "audit.jsonl"
 [[plugins]]
 name = "auto-register"
 source = "bundled:auto-register"
-grant = ["kv", "registry.read"]
+grant = {{ capabilities = ["key-value", "registry"] }}
 
 # A device may use devices/<its common name>/… and nothing else.
 [[plugins]]
 name = "cert-acl"
 source = "bundled:cert-acl"
-required = true
 
 [[plugins]]
 name = "audit-log"

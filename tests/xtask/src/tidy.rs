@@ -87,7 +87,9 @@ fn layering(findings: &mut Vec<String>) -> anyhow::Result<()> {
             let used = dependency["name"].as_str().unwrap_or_default();
             let for_tests = dependency["kind"].as_str() == Some("dev");
             if layers.contains_key(used) && !allowed.contains(&used) && !for_tests {
-                findings.push(format!("{name}: may not use {used} (ARCHITECTURE.md, \"Which crate may use which\")"));
+                findings.push(format!(
+                    "{name}: may not use {used} (ARCHITECTURE.md, \"Which crate may use which\")"
+                ));
             }
             if let Some((_, owners)) = FENCED.iter().find(|(fenced, _)| *fenced == used)
                 && !owners.contains(&name)
@@ -145,14 +147,19 @@ fn check_source(path: &str, text: &str, findings: &mut Vec<String>) {
     let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or(text);
     let lines = code.lines().count();
     if lines > LONGEST_FILE {
-        findings.push(format!("{path}: {lines} lines before its tests (limit {LONGEST_FILE}): two subjects; part them"));
+        findings.push(format!(
+            "{path}: {lines} lines before its tests (limit {LONGEST_FILE}): two subjects; part them"
+        ));
     }
     let pure = PURE.iter().any(|name| path.starts_with(&format!("broker/{}/src", &name["mqgate-".len()..])));
     if pure && !path.contains("test") {
         for (number, line) in code.lines().enumerate() {
             let code_part = line.split("//").next().unwrap_or_default();
             for name in IMPURE_NAMES.iter().filter(|name| code_part.contains(**name)) {
-                findings.push(format!("{path}:{}: {name} in a crate without I/O, clock, lock or randomness", number + 1));
+                findings.push(format!(
+                    "{path}:{}: {name} in a crate without I/O, clock, lock or randomness",
+                    number + 1
+                ));
             }
         }
     }

@@ -50,7 +50,8 @@ const TOOLS: &[Tool] = &[
 ];
 
 /// paho-mqtt with its hash: a wheel from PyPI, unchanged since it was looked at.
-const PAHO: &str = "paho-mqtt==2.1.0 --hash=sha256:6db9ba9b34ed5bc6b6e3812718c7e06e2fd7444540df2455d2c51bd58808feee";
+const PAHO: &str =
+    "paho-mqtt==2.1.0 --hash=sha256:6db9ba9b34ed5bc6b6e3812718c7e06e2fd7444540df2455d2c51bd58808feee";
 
 /// What was found, for the environment of the tests.
 pub struct Tools {
@@ -68,12 +69,8 @@ pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
     let libraries = unpacked.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
     let mut directories = vec![unpacked.join("usr/bin")];
     directories.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-    let mut tools = Tools {
-        path: std::env::join_paths(directories)?,
-        libraries,
-        python: None,
-        missing: Vec::new(),
-    };
+    let mut tools =
+        Tools { path: std::env::join_paths(directories)?, libraries, python: None, missing: Vec::new() };
     for tool in TOOLS {
         if tools.works(tool) {
             continue;
@@ -126,13 +123,16 @@ fn fetch(packages: &[&str], into: &Path) {
         return;
     }
     let known = |package: &str| {
-        output(Command::new("apt-cache").args(["policy", package])).is_some_and(|text| text.contains("Candidate: "))
+        output(Command::new("apt-cache").args(["policy", package]))
+            .is_some_and(|text| text.contains("Candidate: "))
     };
-    if !packages.iter().all(|package| known(package)) && output(Command::new("id").arg("-u")).as_deref() == Some("0\n")
+    if !packages.iter().all(|package| known(package))
+        && output(Command::new("id").arg("-u")).as_deref() == Some("0\n")
     {
         let _ = run(Command::new("apt-get").args(["-qq", "update"]));
     }
-    let download = Command::new("apt-get").arg("-qq").arg("download").args(packages).current_dir(&downloads).output();
+    let download =
+        Command::new("apt-get").arg("-qq").arg("download").args(packages).current_dir(&downloads).output();
     if !download.is_ok_and(|output| output.status.success()) {
         return;
     }
@@ -156,7 +156,17 @@ fn python_with_paho(folder: &Path, say: &dyn Fn(&str)) -> Option<PathBuf> {
     fs::write(&requirements, PAHO).ok()?;
     output(
         Command::new(&python)
-            .args(["-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r"])
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--require-hashes",
+                "-r",
+            ])
             .arg(&requirements),
     )?;
     has_paho().then_some(python)

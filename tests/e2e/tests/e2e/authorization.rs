@@ -8,7 +8,7 @@ use mqgate_e2e::Broker;
 async fn a_device_publishes_below_its_own_name_and_nowhere_else() {
     let broker = Broker::builder().with_bundled_plugins().start().await;
     let device = broker.pki.device("device-7");
-    let (mut client, _) = Client::connect(broker.options("seven", &device)).await.unwrap();
+    let (client, _) = Client::connect(broker.options("seven", &device)).await.unwrap();
     for (topic, expected) in [
         ("devices/device-7/temperature", ReasonCode::NO_MATCHING_SUBSCRIBERS),
         ("devices/device-7", ReasonCode::NO_MATCHING_SUBSCRIBERS),
@@ -28,7 +28,7 @@ async fn a_device_publishes_below_its_own_name_and_nowhere_else() {
 async fn a_subscription_wider_than_granted_is_refused() {
     let broker = Broker::builder().with_bundled_plugins().start().await;
     let device = broker.pki.device("device-7");
-    let (mut client, _) = Client::connect(broker.options("seven", &device)).await.unwrap();
+    let (client, _) = Client::connect(broker.options("seven", &device)).await.unwrap();
     for (filter, expected) in [
         ("devices/device-7/#", ReasonCode::GRANTED_QOS_1),
         ("devices/device-7/+/x", ReasonCode::GRANTED_QOS_1),

@@ -44,7 +44,7 @@ fn a_wrong_configuration_is_named_by_file_line_key_and_remedy() {
 async fn malformed_packets_disturb_nobody_else() {
     let broker = Broker::builder().with_bundled_plugins().start().await;
     let device = broker.pki.device("device-1");
-    let (mut neighbour, _) = Client::connect(broker.options("neighbour", &device)).await.unwrap();
+    let (neighbour, _) = Client::connect(broker.options("neighbour", &device)).await.unwrap();
     for (bytes, expected) in [
         // PUBLISH with QoS 3.
         (&[0x36, 0x05, 0x00, 0x01, b'a', 0x00, 0x01][..], ReasonCode::MALFORMED_PACKET),

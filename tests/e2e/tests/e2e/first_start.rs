@@ -17,7 +17,7 @@ async fn health_and_readiness_answer_without_a_token_and_the_api_does_not() {
 async fn a_required_plugin_that_is_not_live_keeps_the_listener_shut() {
     let missing = "required = true\nconfig = { init = \"fail\" }";
     let guest = xtask::components::path("test-guest").unwrap();
-    let broker = Broker::builder()
+    let mut broker = Broker::builder()
         .with_plugin("needed", guest.to_str().unwrap(), missing)
         .with_bundled_plugins()
         .start_shut()
@@ -28,12 +28,12 @@ async fn a_required_plugin_that_is_not_live_keeps_the_listener_shut() {
     assert!(text.contains("needed"), "{text}");
     // A version that works opens the gate.
     admin.run(&["plugin", "load", guest.to_str().unwrap(), "--name", "needed", "--config-json", "{}"]);
-    let broker = broker.opened().await;
+    broker.open();
     let device = broker.pki.device("device-1");
     Client::connect(broker.options("x", &device)).await.expect("the listener is open");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_polite_kill_says_goodbye() {
     let mut broker = Broker::builder().with_bundled_plugins().start().await;
     let device = broker.pki.device("device-1");

@@ -26,7 +26,7 @@ impl Crowd {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut tasks = Vec::new();
         for number in 0..count {
-            let (mut client, _) = Client::connect(broker.options(&format!("crowd-{number}"), device)).await.unwrap();
+            let (client, _) = Client::connect(broker.options(&format!("crowd-{number}"), device)).await.unwrap();
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
             tasks.push(tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mqgate_client::{Client, ConnectError, Event};
+use mqgate_client::{Client, ConnectError, Event, TlsVersion};
 use mqgate_codec::{ConnectReturnCode, ProtocolVersion, ReasonCode};
 use mqgate_e2e::Broker;
 
@@ -57,7 +57,7 @@ async fn with_manual_registration_a_device_waits_for_its_operator() {
 
 #[tokio::test]
 async fn a_revoked_device_is_disconnected_within_a_second_and_stays_out() {
-    for tls in ["1.2", "1.3"] {
+    for tls in [TlsVersion::V1_2, TlsVersion::V1_3] {
         let broker = Broker::builder().with_bundled_plugins().start().await;
         let device = broker.pki.device("device-9");
         let mut options = broker.options("nine", &device);
@@ -67,7 +67,7 @@ async fn a_revoked_device_is_disconnected_within_a_second_and_stays_out() {
         tls_options.share_sessions();
         let (mut client, _) = Client::connect(options.clone()).await.unwrap();
         let (other, _) = Client::connect(options.clone_with_client_id("nine-again")).await.unwrap();
-        assert!(other.tls_resumed(), "the second connection resumes the first one's TLS {tls} session");
+        assert!(other.tls_resumed(), "the second connection resumes the first one's {tls} session");
 
         let revoked = Instant::now();
         broker.admin().run(&["cert", "revoke", &device.fingerprint, "--reason", "key-compromise"]);
@@ -85,7 +85,7 @@ async fn a_revoked_device_is_disconnected_within_a_second_and_stays_out() {
         let refused = broker
             .audited("the refusal", |line| line["name"] == "connection.refused" && line["reason"] == "cert_revoked")
             .await;
-        assert_eq!(refused["tls_resumed"], true, "the refused connection had resumed a TLS {tls} session: {refused}");
+        assert_eq!(refused["tls_resumed"], true, "the refused connection had resumed a {tls} session: {refused}");
         broker.audited("the revocation", |line| line["name"] == "device.revoked").await;
     }
 }
