@@ -1,0 +1,1 @@
+//! Tests against a server that does as it is told.

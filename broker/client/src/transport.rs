@@ -1,0 +1,47 @@
+//! The byte stream under a connection.
+
+use std::sync::Arc;
+
+use rustls::HandshakeKind;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::{ConnectError, ConnectOptions};
+
+/// Anything that bytes can be read from and written to.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connected stream, and what is known about it.
+pub struct Transport {
+    pub(crate) stream: Box<dyn Stream>,
+    pub(crate) tls_resumed: bool,
+}
+
+impl Transport {
+    /// A stream that exists already, for example one half of [`tokio::io::duplex`].
+    pub fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self { stream: Box::new(stream), tls_resumed: false }
+    }
+
+    /// TCP, and TLS if the options ask for it.
+    pub(crate) async fn open(options: &ConnectOptions) -> Result<Self, ConnectError> {
+        let (host, port) = (options.host.clone(), options.port);
+        // Wrong files are told before anything goes over the network.
+        let tls = match &options.tls {
+            Some(tls) => Some((tls.config()?, tls.server_name(&host)?)),
+            None => None,
+        };
+        let stream = TcpStream::connect((host.as_str(), port)).await;
+        let stream = stream.map_err(|source| ConnectError::Tcp { host: host.clone(), port, source })?;
+        // Small packets must not wait for each other's acknowledgement. A socket that refuses still works.
+        let _ = stream.set_nodelay(true);
+        let Some((config, name)) = tls else { return Ok(Self::over(stream)) };
+        let stream = TlsConnector::from(Arc::clone(&config)).connect(name, stream).await;
+        let stream = stream.map_err(|source| ConnectError::Handshake { host, port, source })?;
+        let tls_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        Ok(Self { stream: Box::new(stream), tls_resumed })
+    }
+}
