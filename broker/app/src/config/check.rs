@@ -1,17 +1,18 @@
 //! What a configuration must not say although every key can be read: contradictions, dangerous combinations,
-//! names that lead nowhere. Opens no file: what depends on the disk is found when it is opened.
+//! names and files that lead nowhere.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::model::{AllowDeny, AuthMode, Config, Listener, Native, Plugin, TopicRule, Transport, Verify};
-use super::problem::{Place, Problem, did_you_mean};
+use super::model::{AuthMode, Config, Listener, Native, Plugin, TopicRule, Transport, Verify};
+use super::problem::{Problem, did_you_mean};
 use super::schema::Shape;
-use super::source::{Source, Step, dotted, path};
+use super::source::{Source, dotted, path};
 use crate::native::{anonymous::AnonymousConfig, password_file::PasswordFileConfig, static_policy::StaticPolicyConfig};
 
 /// The bundled components, as far as names go.
@@ -33,8 +34,37 @@ pub fn check(config: &Config, source: &Source<'_>) -> Vec<Problem> {
         checker.rules(&format!("policy.acls.{name}.rules"), &acl.rules);
     }
     checker.admin(config);
-    if config.limits.max_qos > 2 {
-        checker.add("limits.max_qos", "there are the QoS levels 0, 1 and 2", None);
+    checker.limits(config);
+    checker.problems
+}
+
+/// Files that the configuration names and that are not there; relative ones start at `base`.
+pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Problem> {
+    let mut checker = Checker { source, problems: Vec::new() };
+    let mut file = |key: String, file: &Path| {
+        if let Err(error) = std::fs::File::open(base.join(file)) {
+            checker.add(&key, format!("{} cannot be opened: {error}", base.join(file).display()), None);
+        }
+    };
+    for (name, listener) in &config.listeners {
+        let key = |field: &str| format!("listeners.{name}.{field}");
+        let files =
+            [("certfile", &listener.certfile), ("keyfile", &listener.keyfile), ("cacertfile", &listener.cacertfile)];
+        for (field, path) in files {
+            if let Some(path) = path {
+                file(key(field), path);
+            }
+        }
+        for (index, path) in listener.cacertfiles.iter().enumerate() {
+            file(format!("listeners.{name}.cacertfiles[{index}]"), path);
+        }
+    }
+    for (index, plugin) in config.plugins.iter().enumerate() {
+        if let Some(serde_json::Value::String(users)) = plugin.config.get("file")
+            && plugin.native == Some(Native::PasswordFile)
+        {
+            file(format!("plugins[{index}].config.file"), Path::new(users));
+        }
     }
     checker.problems
 }
@@ -189,6 +219,39 @@ impl Checker<'_, '_> {
         }
     }
 
+    fn limits(&mut self, config: &Config) {
+        let limits = &config.limits;
+        if limits.max_qos > 2 {
+            self.add("limits.max_qos", "there are the QoS levels 0, 1 and 2", None);
+        }
+        for (key, zero) in [
+            ("limits.receive_maximum", limits.receive_maximum == 0),
+            ("limits.max_inflight", limits.max_inflight == 0),
+            ("limits.max_packet_size", limits.max_packet_size.0 == 0),
+            ("limits.connect_timeout", limits.connect_timeout.0.is_zero()),
+        ] {
+            if zero {
+                self.add(key, "nothing would go through: at least 1 is needed", None);
+            }
+        }
+        if limits.max_packet_size.0 > 268_435_460 {
+            self.add("limits.max_packet_size", "MQTT packets have at most 256 MiB", None);
+        }
+        for (index, plugin) in config.plugins.iter().enumerate() {
+            let wanted = &plugin.limits;
+            for (key, bad, what) in [
+                ("memory", wanted.memory.0 == 0 || wanted.memory.0 > 64 << 20, "1 B to 64 MiB are possible"),
+                ("concurrency", wanted.concurrency == 0, "at least one call is needed"),
+                ("wall", wanted.wall.0.is_zero(), "at least 1ms is needed"),
+                ("cpu", wanted.cpu.0.is_zero(), "at least 1ms is needed"),
+            ] {
+                if bad {
+                    self.add(&format!("plugins[{index}].limits.{key}"), what, None);
+                }
+            }
+        }
+    }
+
     fn rules(&mut self, key: &str, rules: &[TopicRule]) {
         for (index, rule) in rules.iter().enumerate() {
             if let Some(problem) = topic_problem(&rule.topic) {
@@ -201,8 +264,6 @@ impl Checker<'_, '_> {
                     Some("leave it out for all levels"),
                 );
             }
-            // An allow rule for `$SYS` is fine; one for everything is a choice the operator may make.
-            let _ = AllowDeny::Allow;
         }
     }
 
@@ -342,14 +403,4 @@ pub fn topic_problem(filter: &str) -> Option<String> {
         return Some(format!("there is no variable `{}`; there are {known}", &plain[at..end]));
     }
     mqgate_codec::TopicFilter::parse(plain.into()).err().map(|error| format!("`{filter}` is not a Topic Filter: {error}"))
-}
-
-/// Whether a place is one that somebody wrote.
-pub fn written(place: &Place) -> bool {
-    !matches!(place, Place::Nowhere)
-}
-
-/// A path as steps, for callers that have none.
-pub fn steps(key: &str) -> Vec<Step> {
-    path(key)
 }

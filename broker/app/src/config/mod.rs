@@ -87,6 +87,15 @@ impl Inputs {
 
     /// Understands file and environment. Paths in the answer are absolute.
     pub fn load(&self) -> Result<Loaded, Problems> {
+        self.understand(None)
+    }
+
+    /// Like [`Self::load`], and sees to it that the files it names are there.
+    pub fn load_with_files(&self) -> Result<Loaded, Problems> {
+        self.understand(Some(&self.base()))
+    }
+
+    fn understand(&self, files_from: Option<&Path>) -> Result<Loaded, Problems> {
         let fail = |list| Problems { file: self.file.clone(), list };
         let shape = Shape::config();
         let source = self.source(&shape).map_err(fail)?;
@@ -95,6 +104,9 @@ impl Inputs {
         problems.extend(mistakes);
         if let Some(config) = &config {
             problems.extend(check::check(config, &source));
+            if let Some(base) = files_from {
+                problems.extend(check::check_files(config, &source, base));
+            }
         }
         // The order of the file, then the environment, then what is nowhere.
         problems.sort_by_key(|problem| match &problem.place {
@@ -140,13 +152,14 @@ fn read_all<T: DeserializeOwned>(source: &Source<'_>, shape: &Shape) -> (Option<
         };
         let path = error.span().and_then(|span| path_of(&root, &span)).unwrap_or_default();
         let missing = error.message().starts_with("missing field");
+        let (what, remedy) = in_plain_words(error.message());
         // A key that is missing because it was just taken out needs no second complaint.
         if !(missing && problems.iter().any(|known| known.key.starts_with(&dotted(&path)))) {
             problems.push(Problem {
                 place: error.span().map_or(Place::Nowhere, |span| source.place_of(&span)),
                 key: dotted(&path),
-                what: error.message().trim().replace('\n', ", "),
-                remedy: missing.then(|| String::from("add it, or remove the table it belongs to")),
+                what,
+                remedy,
             });
         }
         if path.is_empty() || !remove(&mut root, &path) {
@@ -154,6 +167,34 @@ fn read_all<T: DeserializeOwned>(source: &Source<'_>, shape: &Shape) -> (Option<
         }
     }
     (None, problems)
+}
+
+/// What serde says, for people who do not write Rust: the text and a remedy.
+fn in_plain_words(message: &str) -> (String, Option<String>) {
+    let mut what = message.trim().replace('\n', ", ");
+    for number in ["u8", "u16", "u32", "u64", "usize", "i64"] {
+        if let Some(start) = what.strip_suffix(&format!("expected {number}")) {
+            what = format!("{start}expected a whole number, not in quotes");
+        }
+    }
+    if what.starts_with("missing field") {
+        return (what, Some(String::from("add it, or remove the table it belongs to")));
+    }
+    let Some((word, known)) = what.strip_prefix("unknown variant `").and_then(|rest| rest.split_once("`, ")) else {
+        return (what, None);
+    };
+    // `a_b` beside `a-b` is the same word as other brokers write it.
+    let all: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+    let known: Vec<&str> = all
+        .iter()
+        .copied()
+        .filter(|name| !name.contains('_') || !all.contains(&name.replace('_', "-").as_str()))
+        .collect();
+    let remedy = match problem::did_you_mean(word, known.iter().copied()) {
+        Some(guess) => format!("did you mean \"{guess}\"?"),
+        None => format!("the values are {}", known.join(", ")),
+    };
+    (format!("there is no `{word}` here"), Some(remedy))
 }
 
 /// The path of the innermost value whose span holds `span`; a key's own span counts as its value.

@@ -22,8 +22,6 @@ pub struct Config {
     pub plugins: Vec<Plugin>,
     /// Rule sets that grants refer to by name, and what happens to live sessions when the chain changes.
     pub policy: Policy,
-    /// Auto-registration and the live registry.
-    pub registry: Registry,
     /// The admin API: HTTP with a bearer token.
     pub admin: Admin,
     /// Metrics for Prometheus.
@@ -95,12 +93,10 @@ pub struct Listener {
     pub clock_skew: Span,
     /// Time for the TLS handshake.
     pub handshake_timeout: Span,
-    /// Time from there to a complete CONNECT packet.
-    pub connect_timeout: Span,
-    /// Connections at the same time; more are closed at once.
+    /// Whether TLS sessions may be resumed. Certificates are judged again in any case.
+    pub session_resumption: bool,
+    /// Connections at the same time; more wait in the kernel's queue.
     pub max_connections: u32,
-    /// New connections per second; more wait in the kernel's queue. 0 means no limit.
-    pub max_connections_rate: u32,
     /// TLS handshakes at the same time; more wait.
     pub max_handshakes: u32,
     /// Whether refused MQTT 5.0 clients are sent a reason in words.
@@ -270,7 +266,7 @@ fn grant<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PluginGran
 }
 
 /// What grants refer to.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// What happens to live sessions when a member of the chain is loaded, replaced or unloaded: `none` keeps their
@@ -278,6 +274,8 @@ pub struct Policy {
     pub reauthorize: Reauthorize,
     /// Rule sets by name, for grants that say `named` and for native implementations.
     pub acls: BTreeMap<String, Acl>,
+    /// When a client whose certificate waits for its activation should ask again; MQTT 5.0 clients are told.
+    pub pending_retry_after: Span,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -330,21 +328,6 @@ pub enum Action {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Registry {
-    /// Registrations per second, all CAs together; more are refused with `provision_rate_limited`.
-    pub registrations_per_second: u32,
-    /// Device certificates in the registry; more are refused with `provision_quota`.
-    pub max_device_certificates: u64,
-    /// CAs.
-    pub max_cas: u32,
-    /// How long a connection waits for a certificate held as pending to be activated. 0 refuses at once.
-    pub park_timeout: Span,
-    /// Connections waiting so at the same time.
-    pub max_parked: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
 pub struct Admin {
     /// Whether there is an admin API.
     pub enable: bool,
@@ -385,55 +368,79 @@ pub struct Audit {
     pub rotate_size: Size,
     /// Renamed files kept; 0 keeps all.
     pub rotate_keep: u32,
-    /// Events waiting for the disk or for an auditor plugin.
+    /// Events waiting for the disk. When three quarters of it are used, new connections are refused: nobody comes in
+    /// without a record of it.
     pub queue: u32,
-    /// When that queue is full: `drop` loses the new event and counts it, `refuse` refuses new connections meanwhile.
-    pub on_full: OnFull,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnFull {
-    Drop,
-    #[default]
-    Refuse,
+    /// Events kept for auditor plugins that lag behind.
+    pub window: u32,
+    /// Written events are forced to the disk after at most this long.
+    pub sync_interval: Span,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Largest packet from a client, Maximum Packet Size of CONNACK.
+    /// CAs that may be trusted at the same time, those of `cacertfile` included.
+    pub ca_certs: u32,
+    /// Time from the end of the TLS handshake to a complete CONNECT packet.
+    pub connect_timeout: Span,
+    /// Largest packet, either way; Maximum Packet Size of CONNACK.
     pub max_packet_size: Size,
     /// Receive Maximum of CONNACK: QoS 1 and 2 messages from a client that are not yet acknowledged.
     pub receive_maximum: u16,
-    /// Topic Alias Maximum of CONNACK.
-    pub topic_alias_maximum: u16,
     /// QoS 1 and 2 messages sent to a client and not yet acknowledged.
     pub max_inflight: u16,
-    /// Highest QoS.
+    /// Topic Alias Maximum of CONNACK.
+    pub topic_alias_maximum: u16,
+    /// Highest QoS a client may publish with.
     pub max_qos: u8,
     /// Whether clients may leave retained messages.
     pub retain_available: bool,
     /// Bytes of a client identifier.
-    pub max_client_id_bytes: u16,
+    pub max_client_id_bytes: u32,
     /// Levels of a topic.
-    pub max_topic_levels: u16,
-    /// Longest keep-alive; a client asking for more, or for none, is told this one (MQTT 5.0). 0 means no limit.
+    pub max_topic_levels: u32,
+    /// Longest keep-alive, and what a client gets that turned it off; `"0s"` means any.
     pub max_keep_alive: Span,
     /// Longest time a session outlives its connection.
     pub max_session_expiry: Span,
-    /// Sessions, live and waiting.
-    pub max_sessions: u32,
+    /// Longest delay of a will.
+    pub max_will_delay: Span,
     /// Subscriptions of one client.
     pub max_subscriptions: u32,
-    /// Messages waiting for one client.
+    /// Topic Filters in one SUBSCRIBE.
+    pub max_filters_per_subscribe: u32,
+    /// QoS 1 and 2 messages waiting for one client.
     pub max_queued_messages: u32,
-    /// Bytes of those messages.
+    /// QoS 0 messages waiting for one connected client.
+    pub max_queued_qos0_messages: u32,
+    /// Bytes of all those messages.
     pub max_queued_bytes: Size,
+    /// Which message is lost when they are too many: `drop-newest` or `drop-oldest`.
+    pub when_full: WhenFull,
     /// Retained messages.
     pub max_retained_messages: u32,
     /// Bytes of retained messages.
     pub max_retained_bytes: Size,
+    /// What an MQTT 3.1.1 client gets that publishes where it may not: `drop` (acknowledged and dropped) or
+    /// `disconnect`. MQTT 5.0 has a reason code for it.
+    pub denied_publish: DeniedPublish,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    #[default]
+    DropNewest,
+    DropOldest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeniedPublish {
+    #[default]
+    Drop,
+    Disconnect,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -478,9 +485,8 @@ impl Default for Listener {
             x509_v1_leaf: AllowDeny::Allow,
             clock_skew: Span::secs(300),
             handshake_timeout: Span::secs(15),
-            connect_timeout: Span::secs(10),
+            session_resumption: true,
             max_connections: 100_000,
-            max_connections_rate: 0,
             max_handshakes: 256,
             send_reason_string: true,
         }
@@ -539,15 +545,9 @@ impl Default for PluginLimits {
     }
 }
 
-impl Default for Registry {
+impl Default for Policy {
     fn default() -> Self {
-        Self {
-            registrations_per_second: 100,
-            max_device_certificates: 1_000_000,
-            max_cas: 32,
-            park_timeout: Span::secs(10),
-            max_parked: 1_000,
-        }
+        Self { reauthorize: Reauthorize::None, acls: BTreeMap::new(), pending_retry_after: Span::secs(10) }
     }
 }
 
@@ -577,7 +577,8 @@ impl Default for Audit {
             rotate_size: Size(64 << 20),
             rotate_keep: 10,
             queue: 65_536,
-            on_full: OnFull::Refuse,
+            window: 16_384,
+            sync_interval: Span::millis(100),
         }
     }
 }
@@ -585,22 +586,28 @@ impl Default for Audit {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            ca_certs: 32,
+            connect_timeout: Span::secs(15),
             max_packet_size: Size(1 << 20),
             receive_maximum: 100,
-            topic_alias_maximum: 64,
             max_inflight: 32,
+            topic_alias_maximum: 64,
             max_qos: 2,
             retain_available: true,
             max_client_id_bytes: 256,
-            max_topic_levels: 32,
+            max_topic_levels: 128,
             max_keep_alive: Span::secs(0),
-            max_session_expiry: Span::secs(7 * 86_400),
-            max_sessions: 200_000,
+            max_session_expiry: Span::secs(2 * 3_600),
+            max_will_delay: Span::secs(86_400),
             max_subscriptions: 1_000,
+            max_filters_per_subscribe: 100,
             max_queued_messages: 1_000,
+            max_queued_qos0_messages: 10_000,
             max_queued_bytes: Size(16 << 20),
+            when_full: WhenFull::DropNewest,
             max_retained_messages: 100_000,
             max_retained_bytes: Size(256 << 20),
+            denied_publish: DeniedPublish::Drop,
         }
     }
 }
