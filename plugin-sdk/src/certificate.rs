@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, Error as _};
+
 use crate::types::{Certificate, ChainStatus, ClientCertificate, DistinguishedName, GeneralName};
 
 /// A field that configuration can name: in matches, in templates, as a source of ids.
@@ -218,6 +220,19 @@ fn escape(text: &str) -> String {
         escaped.push(c);
     }
     escaped
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::parse(&name).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|field| field.name()).collect();
+            D::Error::custom(format!(
+                "there is no certificate field {name:?}; there are {}",
+                names.join(", ")
+            ))
+        })
+    }
 }
 
 impl FieldError {

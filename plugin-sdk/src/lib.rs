@@ -52,7 +52,9 @@ pub mod config;
 #[doc(hidden)]
 pub mod glue;
 pub mod host;
+pub mod pattern;
 pub mod plugin;
+pub mod select;
 pub mod template;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;

@@ -1,23 +1,39 @@
-use mqgate_plugin_sdk::{
-    host::{Host, KeyValue, Log},
-    plugin::*,
-    types::*,
+//! Registers a device at its first connection, one certificate each, within the bounds the operator set for
+//! its certificate authority. README.md is the reference of its configuration.
+
+mod config;
+mod decide;
+mod quota;
+mod rate;
+
+use mqgate_plugin_sdk::export_plugin;
+use mqgate_plugin_sdk::host::Host;
+use mqgate_plugin_sdk::plugin::{Plugin, Registrar};
+use mqgate_plugin_sdk::types::{
+    Connection, HookError, Identity, InitError, PluginContext, RegistrationDecision,
 };
-pub struct P;
-impl Plugin for P {
-    fn init<H: Host>(_: &PluginContext, _: &H) -> Result<Self, InitError> {
-        Ok(P)
+
+use config::Config;
+
+pub struct AutoRegister {
+    config: Config,
+}
+
+impl Plugin for AutoRegister {
+    fn init<H: Host>(context: &PluginContext, _: &H) -> Result<Self, InitError> {
+        Ok(Self { config: Config::read(context)? })
     }
 }
-impl Registrar for P {
+
+impl Registrar for AutoRegister {
     fn register<H: Host>(
         &self,
-        _: &Connection,
-        _: Option<&Identity>,
-        h: &H,
+        on: &Connection,
+        claimed: Option<&Identity>,
+        host: &H,
     ) -> Result<RegistrationDecision, HookError> {
-        let _ = h.add("x", 1, None);
-        Ok(RegistrationDecision::Abstain)
+        decide::decide(&self.config, on, claimed, host)
     }
 }
-mqgate_plugin_sdk::export_plugin!(P: registrar);
+
+export_plugin!(AutoRegister: registrar);
