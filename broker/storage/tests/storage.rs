@@ -1,5 +1,7 @@
 //! The storage through its trait: compare-and-set, durability over `kill -9`, damage, quotas.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says where it fails")]
+
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -128,7 +130,7 @@ fn of_many_writers_one_wins() {
     let winners = std::thread::scope(|scope| {
         let writers: Vec<_> =
             (0..8).map(|_| scope.spawn(|| storage.put_device_certificate(&next, Some(1)).is_ok())).collect();
-        writers.into_iter().filter(|_| true).map(|writer| u32::from(writer.join().unwrap())).sum::<u32>()
+        writers.into_iter().map(|writer| u32::from(writer.join().unwrap())).sum::<u32>()
     });
     assert_eq!(winners, 1);
     // Different records do not get in each other's way, and all count.
@@ -278,8 +280,6 @@ fn damage_is_never_taken_for_absence() {
     let relative = journal.strip_prefix(&path).unwrap().to_owned();
     let original = std::fs::read(&journal).unwrap();
     let written = original.iter().rposition(|&byte| byte != 0).unwrap() + 1;
-    // The engine's recovery asserts; its panics are caught, and need not be printed.
-    std::panic::set_hook(Box::new(|_| {}));
     let (mut noticed, mut harmless) = (0, 0);
     let mut check = |name: &str, damaged: &[u8]| {
         let copy = directory.path().join("copy");
@@ -292,16 +292,15 @@ fn damage_is_never_taken_for_absence() {
         }
         std::fs::remove_dir_all(&copy).unwrap();
     };
-    for at in (0..written).step_by((written / 150).max(1)) {
+    for at in (0..written).step_by((written / 60).max(1)) {
         let mut damaged = original.clone();
         damaged[at] ^= 1 << (at % 8);
         check(&format!("bit flipped at {at}"), &damaged);
     }
-    for at in (0..written).step_by((written / 20).max(1)) {
+    for at in (0..written).step_by((written / 10).max(1)) {
         check(&format!("cut at {at}"), &original[..at]);
     }
-    let _ = std::panic::take_hook();
-    assert!(noticed > 100, "{noticed} noticed, {harmless} harmless");
+    assert!(noticed > 40, "{noticed} noticed, {harmless} harmless");
 
     for (name, text) in [("manifest", "is missing beside a database"), ("damaged", "the checksum is wrong")] {
         let copy = directory.path().join(name);
