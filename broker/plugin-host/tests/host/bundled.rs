@@ -1,0 +1,44 @@
+//! The plugins that come with the broker load. Skipped, with a word, where they were not built.
+
+use std::path::PathBuf;
+
+use mqgate_plugin_host::{Capability, Grants, PluginSettings, Source};
+
+use crate::fixture::Fixture;
+
+fn component(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/components")).join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {name} was not built; `cargo xtask components` builds it");
+    None
+}
+
+#[tokio::test]
+async fn the_bundled_components_are_plugins() {
+    let fixture = Fixture::new();
+    for (name, hooks) in [
+        ("cert-acl", &["authenticator", "authorizer"][..]),
+        ("auto-register", &["registrar"]),
+        ("audit-log", &["auditor"]),
+    ] {
+        let Some(path) = component(&format!("{name}.wasm")) else { continue };
+        let bytes = std::fs::read(&path).expect("the component");
+        let found = fixture.host.inspect(bytes.into()).await.expect("described");
+        assert_eq!(found.hooks, hooks, "{name}");
+        assert!(
+            found.imports.iter().all(|import| import.starts_with("mqgate:plugin/")),
+            "{:?}",
+            found.imports
+        );
+        let mut plugin = PluginSettings::new(name, Source::File(path));
+        plugin.grants = Grants::of(Capability::ALL);
+        // Whether an empty configuration will do is the plugin's choice, and it says so before going live.
+        match fixture.host.load(plugin, mqgate_plugin_host::Position::Last).await {
+            Ok(info) => eprintln!("{name}: {} bytes, cold start {:?}", info.size, info.cold_start),
+            Err(error) => assert!(error.message.contains("configuration"), "{name}: {error}"),
+        }
+    }
+    fixture.no_instance_left().await;
+}

@@ -1,0 +1,11 @@
+//! The host against guests that are written to misbehave, and against the plugins that come with the broker.
+
+mod bundled;
+mod fixture;
+mod guest;
+mod hostile;
+mod refused;
+mod running;
+mod storage;
+mod swap;
+mod wit;

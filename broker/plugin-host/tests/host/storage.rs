@@ -1,0 +1,122 @@
+//! A storage in memory, whose key-value space can be made to block or panic.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex};
+
+use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::registry::{
+    CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvEntry, KvError, KvOperation, KvRequest,
+    Storage, StorageError,
+};
+
+#[derive(Default)]
+pub struct FakeStorage {
+    pub kv: Mutex<BTreeMap<(String, String), Vec<u8>>>,
+    pub devices: Mutex<Vec<DeviceCertificate>>,
+    mood: Mutex<Mood>,
+    changed: Condvar,
+}
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum Mood {
+    #[default]
+    Well,
+    Blocked,
+    Panics,
+}
+
+impl FakeStorage {
+    pub fn block(&self) {
+        self.set(Mood::Blocked);
+    }
+
+    pub fn release(&self) {
+        self.set(Mood::Well);
+    }
+
+    pub fn panic(&self) {
+        self.set(Mood::Panics);
+    }
+
+    fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+        self.changed.notify_all();
+    }
+}
+
+impl Storage for FakeStorage {
+    fn device_certificate(
+        &self,
+        id: &CertificateFingerprint,
+    ) -> Result<Option<DeviceCertificate>, StorageError> {
+        Ok(self.devices.lock().unwrap().iter().find(|record| record.id == *id).cloned())
+    }
+
+    fn device_certificates(
+        &self,
+        _after: Option<&CertificateFingerprint>,
+        _limit: usize,
+    ) -> Result<Vec<DeviceCertificate>, StorageError> {
+        Ok(Vec::new())
+    }
+
+    fn certificates_of_device(&self, device_id: &str) -> Result<Vec<DeviceCertificate>, StorageError> {
+        let devices = self.devices.lock().unwrap();
+        Ok(devices.iter().filter(|record| record.device_id == device_id).cloned().collect())
+    }
+
+    fn put_device_certificate(&self, _: &DeviceCertificate, _: Option<u64>) -> Result<(), StorageError> {
+        unreachable!("plugins do not write the registry")
+    }
+
+    fn ca_certificates(&self) -> Result<Vec<CaCertificate>, StorageError> {
+        Ok(Vec::new())
+    }
+
+    fn put_ca_certificate(&self, _: &CaCertificate, _: Option<u64>) -> Result<(), StorageError> {
+        unreachable!("plugins do not write the registry")
+    }
+
+    fn remove_ca_certificate(&self, _: &CertificateFingerprint, _: u64) -> Result<(), StorageError> {
+        unreachable!("plugins do not write the registry")
+    }
+
+    fn device_certificate_counts(
+        &self,
+    ) -> Result<BTreeMap<(CertificateFingerprint, DeviceState), u64>, StorageError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn setting(&self, _: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(None)
+    }
+
+    fn put_setting(&self, _: &str, _: &[u8]) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn kv(&self, plugin: &str, operation: KvOperation<'_>) -> Result<KvAnswer, KvError> {
+        let mut mood = self.mood.lock().unwrap();
+        while *mood == Mood::Blocked {
+            mood = self.changed.wait(mood).unwrap();
+        }
+        let panics = *mood == Mood::Panics;
+        drop(mood);
+        assert!(!panics, "the storage was told to panic");
+        let mut kv = self.kv.lock().unwrap();
+        match operation.what {
+            KvRequest::Get { key } => {
+                let entry = kv.get(&(plugin.to_owned(), key.to_owned()));
+                Ok(KvAnswer::Entry(entry.map(|value| KvEntry { value: value.clone(), version: 1 })))
+            }
+            KvRequest::Set { key, value, .. } => {
+                kv.insert((plugin.to_owned(), key.to_owned()), value.to_vec());
+                Ok(KvAnswer::Done)
+            }
+            KvRequest::Swap { .. }
+            | KvRequest::Add { .. }
+            | KvRequest::Delete { .. }
+            | KvRequest::List { .. } => Err(KvError::Unavailable(String::from("not in this fake"))),
+        }
+    }
+}
