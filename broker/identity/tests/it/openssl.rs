@@ -161,7 +161,7 @@ fn the_recipe_word_by_word() {
     assert_eq!(path.not_after, facts.not_after.min(CertificateFacts::parse(&ca).unwrap().not_after));
     assert_eq!(reason(&server, &[], &[&ca]), Reason::Ok);
     // A client may send its CA along.
-    assert_eq!(reason(&client, &[ca.clone()], &[&ca]), Reason::Ok);
+    assert_eq!(reason(&client, std::slice::from_ref(&ca), &[&ca]), Reason::Ok);
 
     let trusted = anchors(&[("ca", &ca)]);
     let deny = PathPolicy { v1_leaf: V1Leaf::Deny, ..PathPolicy::default() };
@@ -245,11 +245,11 @@ fn version_1_leaves_below_intermediates() {
     let leaf = bench.sign("sub", "leaf", "rsa:2048", "");
     let deep = bench.sign("subsub", "deep", "rsa:2048", "");
     let root = bench.der("root");
-    assert_eq!(judge(&leaf, &[sub.clone()], &[&root]).unwrap().depth, 1);
+    assert_eq!(judge(&leaf, std::slice::from_ref(&sub), &[&root]).unwrap().depth, 1);
     assert_eq!(judge(&deep, &[sub.clone(), subsub.clone()], &[&root]).unwrap().depth, 2);
     assert_eq!(reason(&leaf, &[], &[&sub]), Reason::Ok);
     assert_eq!(reason(&leaf, &[], &[&root]), Reason::CertUnknownCa);
-    assert_eq!(reason(&deep, &[subsub.clone()], &[&root]), Reason::CertUnknownCa);
+    assert_eq!(reason(&deep, std::slice::from_ref(&subsub), &[&root]), Reason::CertUnknownCa);
     let shallow = PathPolicy { max_depth: PathDepth::new(1).unwrap(), ..PathPolicy::default() };
     let trusted = anchors(&[("root", &root)]);
     let refused = evaluate(&deep, &[sub.clone(), subsub], &trusted, &shallow, then(&deep)).unwrap_err();

@@ -97,10 +97,10 @@ fn intermediates_are_found_in_any_order_and_missed_by_name() {
     let end_entity = Authority::root("root").intermediate_from(named("no-ca"));
     let trusted_parent = root.intermediate_from(named("no-ca"));
     assert_eq!(
-        reason(&trusted_parent.leaf("x"), &[trusted_parent.der.clone()], &trusted),
+        reason(&trusted_parent.leaf("x"), std::slice::from_ref(&trusted_parent.der), &trusted),
         Reason::CertPurpose
     );
-    assert_ne!(reason(&end_entity.leaf("x"), &[end_entity.der.clone()], &trusted), Reason::Ok);
+    assert_ne!(reason(&end_entity.leaf("x"), std::slice::from_ref(&end_entity.der), &trusted), Reason::Ok);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn depth_is_limited_by_policy_and_by_the_cas() {
     let narrow = Authority::root_from(params.clone());
     let below = narrow.intermediate("below");
     assert_eq!(
-        reason(&below.leaf("x"), &[below.der.clone()], &anchors(&[("narrow", &narrow.der)])),
+        reason(&below.leaf("x"), std::slice::from_ref(&below.der), &anchors(&[("narrow", &narrow.der)])),
         Reason::CertDepth
     );
     let narrow = root.intermediate_from(params);
@@ -181,7 +181,7 @@ fn what_a_certificate_is_for() {
     let mut params = ca_params("no-sign");
     params.key_usages = vec![KeyUsagePurpose::CrlSign];
     let weak = root.intermediate_from(params);
-    assert_eq!(reason(&weak.leaf("x"), &[weak.der.clone()], &trusted), Reason::CertPurpose);
+    assert_eq!(reason(&weak.leaf("x"), std::slice::from_ref(&weak.der), &trusted), Reason::CertPurpose);
 }
 
 #[test]
