@@ -74,6 +74,11 @@ impl TopicFilter {
         &self.text
     }
 
+    /// The shared text itself, `$share/{group}/` included.
+    pub fn as_text(&self) -> &ByteString {
+        &self.text
+    }
+
     /// What topic names are matched against, without `$share/{group}/`.
     pub fn filter(&self) -> &str {
         &self.text[self.prefix..]

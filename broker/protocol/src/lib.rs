@@ -3,9 +3,13 @@
 //!
 //! Pure: no I/O, no tokio, no clock, no lock, no randomness. Takes inputs, emits effects.
 
+pub mod connection;
 pub mod limits;
 pub mod message;
 pub mod outbox;
 pub mod permit;
+pub mod persistent;
+pub mod retained;
 pub mod session;
+pub mod subscriptions;
 pub mod time;

@@ -74,22 +74,8 @@ impl Message {
     /// buffer alive.
     #[must_use]
     pub fn detached(&self) -> Self {
-        let properties = self.properties.as_deref().map(|properties| {
-            Box::new(PublishProperties {
-                payload_format_indicator: properties.payload_format_indicator,
-                message_expiry_interval: None,
-                topic_alias: None,
-                response_topic: properties.response_topic.as_ref().map(detached_topic),
-                correlation_data: properties.correlation_data.as_ref().map(|data| Bytes::copy_from_slice(data)),
-                user_properties: properties
-                    .user_properties
-                    .iter()
-                    .map(|(name, value)| (detached_text(name), detached_text(value)))
-                    .collect(),
-                subscription_identifiers: Vec::new(),
-                content_type: properties.content_type.as_ref().map(detached_text),
-            })
-        });
+        let properties =
+            self.properties.as_deref().map(|properties| Box::new(detached_properties(properties)));
         Self {
             topic: detached_topic(&self.topic),
             payload: Bytes::copy_from_slice(&self.payload),
@@ -105,7 +91,8 @@ impl Message {
     /// What it counts against limits in bytes.
     pub fn size(&self) -> usize {
         let properties = self.properties.as_deref().map_or(0, |properties| {
-            let user: usize = properties.user_properties.iter().map(|(name, value)| name.len() + value.len()).sum();
+            let user: usize =
+                properties.user_properties.iter().map(|(name, value)| name.len() + value.len()).sum();
             user + properties.correlation_data.as_ref().map_or(0, Bytes::len)
                 + properties.response_topic.as_ref().map_or(0, |topic| topic.as_str().len())
                 + properties.content_type.as_ref().map_or(0, |text| text.len())
@@ -150,6 +137,23 @@ pub(crate) fn detached_text(text: &ByteString) -> ByteString {
     ByteString::from(text.as_ref() as &str)
 }
 
-fn detached_topic(topic: &TopicName) -> TopicName {
+pub(crate) fn detached_properties(properties: &PublishProperties) -> PublishProperties {
+    PublishProperties {
+        payload_format_indicator: properties.payload_format_indicator,
+        message_expiry_interval: properties.message_expiry_interval,
+        topic_alias: properties.topic_alias,
+        response_topic: properties.response_topic.as_ref().map(detached_topic),
+        correlation_data: properties.correlation_data.as_ref().map(|data| Bytes::copy_from_slice(data)),
+        user_properties: properties
+            .user_properties
+            .iter()
+            .map(|(name, value)| (detached_text(name), detached_text(value)))
+            .collect(),
+        subscription_identifiers: properties.subscription_identifiers.clone(),
+        content_type: properties.content_type.as_ref().map(detached_text),
+    }
+}
+
+pub(crate) fn detached_topic(topic: &TopicName) -> TopicName {
     TopicName::parse(detached_text(topic.as_text())).expect("it was a topic name before it was copied")
 }

@@ -28,6 +28,8 @@ pub struct SessionKey(pub u64);
 pub struct Session {
     pub key: SessionKey,
     pub client_id: ByteString,
+    /// Whose it is: nobody else gets it, whatever client id they connect with.
+    pub device_id: Arc<str>,
     pub expiry: SessionExpiry,
     /// By the text the client sent.
     pub subscriptions: BTreeMap<ByteString, Subscribed>,
@@ -94,10 +96,11 @@ impl SessionExpiry {
 }
 
 impl Session {
-    pub fn new(key: SessionKey, client_id: ByteString) -> Self {
+    pub fn new(key: SessionKey, client_id: ByteString, device_id: Arc<str>) -> Self {
         Self {
             key,
             client_id,
+            device_id,
             expiry: SessionExpiry::After(0),
             subscriptions: BTreeMap::new(),
             inflight: Inflight::default(),

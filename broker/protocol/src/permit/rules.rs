@@ -59,11 +59,8 @@ impl Rules {
     pub(super) fn compile(granted: &Granted<'_>) -> Result<Self, GrantError> {
         let mut rules = Vec::with_capacity(granted.rules.len());
         for (number, rule) in granted.rules.iter().enumerate() {
-            let problem = |problem: String| GrantError::Filter {
-                rule: number,
-                filter: rule.filter.clone(),
-                problem,
-            };
+            let problem =
+                |problem: String| GrantError::Filter { rule: number, filter: rule.filter.clone(), problem };
             if rule.qos == 0 || rule.qos > 0b111 {
                 return Err(problem(format!("has the QoS set {:#05b}; bits 0 to 2 can be set", rule.qos)));
             }
@@ -296,7 +293,9 @@ fn expand(template: &str, granted: &Granted<'_>) -> Result<Option<String>, Strin
         return Err("names a group of a shared subscription; a rule names the filter inside".into());
     }
     // Only a value can make it wrong now, by its length.
-    sound = sound && TopicFilter::parse(ByteString::from(text.as_str())).is_ok_and(|filter| filter.share_name().is_none());
+    sound = sound
+        && TopicFilter::parse(ByteString::from(text.as_str()))
+            .is_ok_and(|filter| filter.share_name().is_none());
     Ok(sound.then_some(text))
 }
 

@@ -15,8 +15,7 @@ fn rule(text: &str) -> AclRule {
         _ => (true, true),
     };
     let filter = words.next().unwrap().to_owned();
-    let mut rule =
-        AclRule { effect, publish, subscribe, filter, qos: 0b111, retain: RetainMatch::Any };
+    let mut rule = AclRule { effect, publish, subscribe, filter, qos: 0b111, retain: RetainMatch::Any };
     for word in words {
         match word {
             "live" => rule.retain = RetainMatch::OnlyLive,

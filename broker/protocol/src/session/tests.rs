@@ -87,7 +87,7 @@ fn an_acknowledgement_of_the_wrong_kind_frees_nothing() {
 
 #[test]
 fn a_session_is_due_at_the_earlier_of_will_and_end() {
-    let mut session = Session::new(SessionKey(1), "c".into());
+    let mut session = Session::new(SessionKey(1), "c".into(), "c".into());
     let message = outgoing("gone", QoS::AtMostOnce).message;
     session.will = Some(PendingWill { message, due: Instant::ZERO.after_seconds(30) });
     session.ends_at = SessionExpiry::After(10).ends_at(Instant::ZERO);

@@ -1,0 +1,107 @@
+//! What a client can do wrong, and who hears what about it.
+
+use mqgate_codec::{DecodeError, ReasonCode};
+use mqgate_identity::reason::Reason;
+
+/// Ends the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("{0}")]
+    Malformed(DecodeError),
+    #[error("no CONNECT in time")]
+    ConnectTimeout,
+    #[error("the first packet is not CONNECT")]
+    NotConnect,
+    #[error("a second CONNECT")]
+    SecondConnect,
+    #[error("a packet that only a server sends")]
+    ServerPacket,
+    #[error("the client identifier is empty, but the session is to be kept")]
+    ClientIdEmpty,
+    #[error("the client identifier is too long")]
+    ClientIdTooLong,
+    #[error("extended authentication is not supported")]
+    AuthenticationMethod,
+    #[error("AUTH without extended authentication")]
+    UnexpectedAuth,
+    #[error("the permit does not cover the will")]
+    WillDenied,
+    #[error("no packet for one and a half keep-alives")]
+    KeepAlive,
+    #[error("the QoS is above the maximum")]
+    QosNotSupported,
+    #[error("retained messages are not available")]
+    RetainNotSupported,
+    #[error("more unacknowledged messages than the receive maximum")]
+    ReceiveMaximumExceeded,
+    #[error("a topic alias of 0 or above the maximum")]
+    TopicAliasInvalid,
+    #[error("a topic alias that was not set")]
+    TopicAliasUnknown,
+    #[error("a session that was to end with the connection cannot be kept")]
+    SessionExpiryRevived,
+    #[error("the permit does not cover the topic")]
+    PublishDenied,
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Initiator {
+    Client,
+    Server,
+    Network,
+}
+
+impl Fault {
+    /// What the client hears.
+    pub const fn code(self) -> ReasonCode {
+        match self {
+            // No `_` arm: a new fault must choose its code.
+            Self::Malformed(error) => error.reason(),
+            Self::ConnectTimeout
+            | Self::NotConnect
+            | Self::SecondConnect
+            | Self::ServerPacket
+            | Self::UnexpectedAuth
+            | Self::TopicAliasUnknown
+            | Self::SessionExpiryRevived => ReasonCode::PROTOCOL_ERROR,
+            Self::ClientIdEmpty | Self::ClientIdTooLong => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+            Self::AuthenticationMethod => ReasonCode::BAD_AUTHENTICATION_METHOD,
+            Self::WillDenied | Self::PublishDenied => ReasonCode::NOT_AUTHORIZED,
+            Self::KeepAlive => ReasonCode::KEEP_ALIVE_TIMEOUT,
+            Self::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
+            Self::RetainNotSupported => ReasonCode::RETAIN_NOT_SUPPORTED,
+            Self::ReceiveMaximumExceeded => ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
+            Self::TopicAliasInvalid => ReasonCode::TOPIC_ALIAS_INVALID,
+        }
+    }
+
+    /// What the auditor reads.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Malformed(error) => match error.reason() {
+                ReasonCode::PACKET_TOO_LARGE => Reason::PacketTooLarge,
+                ReasonCode::UNSUPPORTED_PROTOCOL_VERSION => Reason::UnsupportedProtocolVersion,
+                ReasonCode::CLIENT_IDENTIFIER_NOT_VALID => Reason::ClientIdInvalid,
+                ReasonCode::PROTOCOL_ERROR => Reason::ProtocolError,
+                ReasonCode::QUOTA_EXCEEDED => Reason::QuotaExceeded,
+                _ => Reason::MalformedPacket,
+            },
+            Self::ConnectTimeout => Reason::ConnectTimeout,
+            Self::ClientIdEmpty | Self::ClientIdTooLong => Reason::ClientIdInvalid,
+            Self::WillDenied | Self::PublishDenied => Reason::AclDenied,
+            Self::KeepAlive => Reason::KeepAliveTimeout,
+            Self::NotConnect
+            | Self::SecondConnect
+            | Self::ServerPacket
+            | Self::AuthenticationMethod
+            | Self::UnexpectedAuth
+            | Self::QosNotSupported
+            | Self::RetainNotSupported
+            | Self::ReceiveMaximumExceeded
+            | Self::TopicAliasInvalid
+            | Self::TopicAliasUnknown
+            | Self::SessionExpiryRevived => Reason::ProtocolError,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! From CONNECT to CONNACK.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use mqgate_codec::{
+    ConnAck, ConnAckCode, ConnAckProperties, Connect, ConnectProperties, Packet, ProtocolVersion, ReasonCode,
+    Will,
+};
+
+use super::online::Online;
+use super::terms::Terms;
+use super::{Connection, Denied, DeniedAction, Effect, Fault, Initiator, Refused, State};
+use crate::message::{detached_properties, detached_text, detached_topic};
+use crate::permit::Permit;
+use crate::session::Session;
+use crate::time::Instant;
+
+impl Connection {
+    pub(super) fn connect(&mut self, connect: Connect) -> State {
+        if let Err(fault) = self.check(&connect) {
+            return self.fail_before_online(Some(connect.version), fault);
+        }
+        let mut connect = detached(&connect);
+        if let Some(will) = &mut connect.will {
+            let maximum = u32::try_from(self.limits.will_delay_maximum.as_secs()).unwrap_or(u32::MAX);
+            will.delay_interval = will.delay_interval.min(maximum);
+        }
+        let connect = Arc::new(connect);
+        self.effects.push_back(Effect::Authorize(Arc::clone(&connect)));
+        State::AwaitingVerdict { connect }
+    }
+
+    /// What can be judged without knowing who it is.
+    fn check(&self, connect: &Connect) -> Result<(), Fault> {
+        if connect.client_id.is_empty() && !connect.clean_start {
+            return Err(Fault::ClientIdEmpty); // [MQTT-3.1.3-8]
+        }
+        if connect.client_id.len() > self.limits.client_id_length {
+            return Err(Fault::ClientIdTooLong);
+        }
+        if connect.properties.authentication_method.is_some() {
+            return Err(Fault::AuthenticationMethod);
+        }
+        match &connect.will {
+            Some(will) if will.qos > self.limits.maximum_qos => Err(Fault::QosNotSupported), // [MQTT-3.2.2-12]
+            Some(will) if will.retain && !self.limits.retain_available => Err(Fault::RetainNotSupported), // [MQTT-3.2.2-13]
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn admitted(&mut self, connect: Arc<Connect>, permit: Box<Permit>) -> State {
+        let terms = Terms::agree(&connect, &self.limits, &permit);
+        if let Some(will) = &connect.will {
+            if will.qos > terms.maximum_qos {
+                return self.fail_before_online(Some(terms.version), Fault::QosNotSupported);
+            }
+            if will.retain && !terms.retain_available {
+                return self.fail_before_online(Some(terms.version), Fault::RetainNotSupported);
+            }
+            if !permit.may_publish(&will.topic, will.qos, will.retain) {
+                self.effects.push_back(Effect::Denied(Denied {
+                    action: DeniedAction::Will,
+                    topic: will.topic.as_text().clone(),
+                    qos: will.qos,
+                }));
+                return self.fail_before_online(Some(terms.version), Fault::WillDenied);
+            }
+        }
+        self.effects.push_back(Effect::OpenSession {
+            client_id: permit.client_id.clone(),
+            device_id: Arc::clone(&permit.device_id),
+            clean_start: connect.clean_start,
+        });
+        State::AwaitingSession { connect, terms, permit }
+    }
+
+    pub(super) fn opened(
+        &mut self,
+        now: Instant,
+        connect: Arc<Connect>,
+        terms: Terms,
+        permit: Box<Permit>,
+        mut session: Box<Session>,
+        present: bool,
+    ) -> State {
+        let version = terms.version;
+        session.expiry = terms.session_expiry;
+        session.ends_at = None;
+        // 3.1 has no Session Present flag.
+        let session_present = present && version != ProtocolVersion::V3_1;
+        let properties = terms.tell(&connect, &permit);
+        self.effects.push_back(Effect::Connected { version });
+        self.answer(version, terms.maximum_packet_size, ReasonCode::SUCCESS, session_present, properties);
+        let mut online = Online::new(now, connect, terms, permit, *session);
+        online.review_subscriptions(&mut self.effects);
+        online.pump(now, &mut self.effects);
+        State::Online(Box::new(online))
+    }
+
+    pub(super) fn refused(&mut self, connect: &Connect, refused: &Refused) -> State {
+        let retry_after = refused
+            .retry_after
+            .map(|seconds| (ByteString::from_static("retry-after"), ByteString::from(seconds.to_string())));
+        let properties = ConnAckProperties {
+            reason_string: refused.reason_string.clone(),
+            server_reference: refused.server_reference.clone(),
+            user_properties: retry_after.into_iter().collect(),
+            ..ConnAckProperties::default()
+        };
+        let maximum = connect.properties.maximum_packet_size.map_or(u32::MAX, std::num::NonZeroU32::get);
+        self.answer(connect.version, maximum, refused.code, false, properties);
+        self.closed(None, Initiator::Server, refused.code, refused.reason)
+    }
+
+    /// A fault of a client that is not online: it hears about it in CONNACK, if it can be told at all.
+    pub(super) fn fail_before_online(&mut self, version: Option<ProtocolVersion>, fault: Fault) -> State {
+        if let Some(version) = version {
+            self.answer(version, u32::MAX, fault.code(), false, ConnAckProperties::default());
+        }
+        self.closed(None, Initiator::Server, fault.code(), fault.reason())
+    }
+
+    fn answer(
+        &mut self,
+        version: ProtocolVersion,
+        maximum_packet_size: u32,
+        code: ReasonCode,
+        session_present: bool,
+        properties: ConnAckProperties,
+    ) {
+        // MQTT 3.1.1 has no word for some refusals: the connection is closed without one.
+        let Some(code) = ConnAckCode::for_version(connack_code(code), version) else { return };
+        let mut packet = Packet::ConnAck(Box::new(ConnAck { session_present, code, properties }));
+        if packet.fit(version, maximum_packet_size).is_ok() {
+            self.effects.push_back(Effect::Send(packet));
+        }
+    }
+}
+
+/// CONNACK has no word for some ends that a connection may meet while it is judged [MQTT-3.2.2-8].
+fn connack_code(code: ReasonCode) -> ReasonCode {
+    match code {
+        ReasonCode::SERVER_SHUTTING_DOWN
+        | ReasonCode::SESSION_TAKEN_OVER
+        | ReasonCode::ADMINISTRATIVE_ACTION => ReasonCode::SERVER_UNAVAILABLE,
+        code => code,
+    }
+}
+
+/// A copy with memory of its own: it is kept as long as the connection.
+fn detached(connect: &Connect) -> Connect {
+    let Connect { version, clean_start, keep_alive, client_id, will, user_name, password, properties } =
+        connect;
+    Connect {
+        version: *version,
+        clean_start: *clean_start,
+        keep_alive: *keep_alive,
+        client_id: detached_text(client_id),
+        will: will.as_ref().map(detached_will),
+        user_name: user_name.as_ref().map(detached_text),
+        password: password.as_ref().map(|password| Bytes::copy_from_slice(password)),
+        properties: ConnectProperties {
+            authentication_method: properties.authentication_method.as_ref().map(detached_text),
+            authentication_data: properties
+                .authentication_data
+                .as_ref()
+                .map(|data| Bytes::copy_from_slice(data)),
+            user_properties: properties
+                .user_properties
+                .iter()
+                .map(|(name, value)| (detached_text(name), detached_text(value)))
+                .collect(),
+            ..*properties
+        },
+    }
+}
+
+fn detached_will(will: &Will) -> Will {
+    let Will { topic, payload, qos, retain, delay_interval, properties } = will;
+    Will {
+        topic: detached_topic(topic),
+        payload: Bytes::copy_from_slice(payload),
+        qos: *qos,
+        retain: *retain,
+        delay_interval: *delay_interval,
+        properties: detached_properties(properties),
+    }
+}

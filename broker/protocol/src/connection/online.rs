@@ -1,0 +1,258 @@
+//! A client that is connected: which packet goes where, its time limits, and how it ends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use mqgate_codec::{Ack, Connect, Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, TopicName};
+use mqgate_identity::reason::Reason;
+
+use super::rate::Rate;
+use super::terms::Terms;
+use super::{Connection, Effect, Fault, Initiator, Input, State};
+use crate::message::Message;
+use crate::permit::Permit;
+use crate::session::{PendingWill, Session, SessionExpiry};
+use crate::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct Online {
+    pub(super) connect: Arc<Connect>,
+    pub(super) terms: Terms,
+    pub(super) permit: Box<Permit>,
+    pub(super) session: Session,
+    /// By alias, from 1 on.
+    pub(super) aliases: Vec<Option<TopicName>>,
+    /// Messages of QoS 1 that are being routed.
+    pub(super) unacknowledged: usize,
+    pub(super) rate: Option<Box<Rate>>,
+    /// The client published too fast and is not read until then.
+    pub(super) paused_until: Option<Instant>,
+    last_packet: Instant,
+}
+
+/// How a client's DISCONNECT ends the connection.
+struct Goodbye {
+    code: ReasonCode,
+    with_will: bool,
+}
+
+impl Connection {
+    pub(super) fn online(&mut self, now: Instant, mut online: Box<Online>, input: Input) -> State {
+        let done = match input {
+            Input::Packet(Packet::Disconnect(disconnect)) => {
+                match online.goodbye(&disconnect, &self.limits) {
+                    Ok(goodbye) => return self.leave(now, online, &goodbye),
+                    Err(fault) => Err(fault),
+                }
+            }
+            Input::Packet(packet) => {
+                online.last_packet = now;
+                self.packet(now, &mut online, packet)
+            }
+            Input::Malformed { error, .. } => Err(Fault::Malformed(error)),
+            Input::Published { acknowledgement, routed } => {
+                online.published(acknowledgement, routed, &mut self.effects);
+                Ok(())
+            }
+            Input::Deliver(outgoing) => {
+                online.deliver(now, outgoing, &mut self.effects);
+                Ok(())
+            }
+            Input::Retained(messages) => {
+                online.session.backlog.extend(messages);
+                online.pump(now, &mut self.effects);
+                Ok(())
+            }
+            Input::TooLarge(packet_id) => {
+                online.too_large(now, packet_id, &mut self.effects);
+                Ok(())
+            }
+            Input::Reauthorized(permit) => {
+                online.permit = permit;
+                online.review_subscriptions(&mut self.effects);
+                Ok(())
+            }
+            Input::Close { code, reason } => return self.dismiss(now, online, code, reason),
+            Input::TransportClosed => {
+                let session = online.finish(now, true);
+                return self.closed(
+                    Some(session),
+                    Initiator::Network,
+                    ReasonCode::UNSPECIFIED_ERROR,
+                    Reason::Other,
+                );
+            }
+            Input::Admitted(_)
+            | Input::Refused(_)
+            | Input::SessionOpened { .. }
+            | Input::SessionRefused(_) => Ok(()), // Answers to what was not asked.
+        };
+        match done {
+            Ok(()) => State::Online(online),
+            Err(fault) => self.dismiss(now, online, fault.code(), fault.reason()),
+        }
+    }
+
+    fn packet(&mut self, now: Instant, online: &mut Online, packet: Packet) -> Result<(), Fault> {
+        let effects = &mut self.effects;
+        match packet {
+            Packet::Publish(publish) => {
+                return online.publish(now, publish, self.limits.denied_publish, effects);
+            }
+            Packet::PubAck(ack) => online.puback(now, ack.packet_id, effects),
+            Packet::PubRec(ack) => online.pubrec(now, &ack, effects),
+            Packet::PubRel(ack) => online.pubrel(ack.packet_id, effects),
+            Packet::PubComp(ack) => online.pubcomp(now, ack.packet_id, effects),
+            Packet::Subscribe(subscribe) => online.subscribe(&subscribe, effects),
+            Packet::Unsubscribe(unsubscribe) => online.unsubscribe(&unsubscribe, effects),
+            Packet::PingReq => effects.push_back(Effect::Send(Packet::PingResp)), // [MQTT-3.12.4-1]
+            Packet::Connect(_) => return Err(Fault::SecondConnect),               // [MQTT-3.1.0-2]
+            Packet::Auth(_) => return Err(Fault::UnexpectedAuth),
+            // DISCONNECT was taken before.
+            Packet::Disconnect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp => return Err(Fault::ServerPacket),
+        }
+        Ok(())
+    }
+
+    /// The client said DISCONNECT.
+    fn leave(&mut self, now: Instant, mut online: Box<Online>, goodbye: &Goodbye) -> State {
+        let session = online.finish(now, goodbye.with_will);
+        self.closed(Some(session), Initiator::Client, goodbye.code, Reason::Ok)
+    }
+
+    pub(super) fn fail(&mut self, now: Instant, fault: Fault) {
+        let state = std::mem::replace(&mut self.state, State::Closed { session: None });
+        self.state = match state {
+            State::Online(online) => self.dismiss(now, online, fault.code(), fault.reason()),
+            state @ (State::AwaitingConnect { .. }
+            | State::AwaitingVerdict { .. }
+            | State::AwaitingSession { .. }
+            | State::Closed { .. }) => state,
+        };
+    }
+
+    /// This side ends it; only an MQTT 5.0 client can be told why.
+    fn dismiss(&mut self, now: Instant, mut online: Box<Online>, code: ReasonCode, reason: Reason) -> State {
+        if online.terms.version == ProtocolVersion::V5 {
+            online.send(Packet::Disconnect(Disconnect::new(disconnect_code(code))), &mut self.effects);
+        }
+        let session = online.finish(now, true);
+        self.closed(Some(session), Initiator::Server, code, reason)
+    }
+}
+
+/// DISCONNECT has no word for a few refusals [MQTT-3.14.2-1].
+fn disconnect_code(code: ReasonCode) -> ReasonCode {
+    if code.is_allowed_in(mqgate_codec::PacketType::Disconnect) && code.is_error() {
+        return code;
+    }
+    match code {
+        ReasonCode::BANNED
+        | ReasonCode::BAD_USER_NAME_OR_PASSWORD
+        | ReasonCode::BAD_AUTHENTICATION_METHOD => ReasonCode::NOT_AUTHORIZED,
+        ReasonCode::SERVER_UNAVAILABLE => ReasonCode::SERVER_BUSY,
+        ReasonCode::CLIENT_IDENTIFIER_NOT_VALID => ReasonCode::PROTOCOL_ERROR,
+        _ => ReasonCode::UNSPECIFIED_ERROR,
+    }
+}
+
+impl Online {
+    pub(super) fn new(
+        now: Instant,
+        connect: Arc<Connect>,
+        terms: Terms,
+        permit: Box<Permit>,
+        session: Session,
+    ) -> Self {
+        let rate = Rate::new(&permit.limits, now);
+        Self {
+            connect,
+            terms,
+            permit,
+            session,
+            aliases: Vec::new(),
+            unacknowledged: 0,
+            rate,
+            paused_until: None,
+            last_packet: now,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let silence = self.terms.silence_allowed().map(|allowed| self.last_packet.after(allowed));
+        match (silence, self.paused_until) {
+            (Some(silence), Some(paused)) => Some(silence.min(paused)),
+            (silence, paused) => silence.or(paused),
+        }
+    }
+
+    pub(super) fn timeout(&mut self, now: Instant) -> Option<Fault> {
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+            self.last_packet = now; // It was this side that did not read.
+        }
+        let silent =
+            self.terms.silence_allowed().is_some_and(|allowed| self.last_packet.after(allowed) <= now);
+        (silent && self.paused_until.is_none()).then_some(Fault::KeepAlive)
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_until.is_some()
+    }
+
+    /// Queues a packet as far as the client takes it.
+    pub(super) fn send(&self, mut packet: Packet, effects: &mut VecDeque<Effect>) {
+        if !self.terms.problem_information {
+            packet.strip_problem_information(); // [MQTT-3.1.2-29]
+        }
+        let limited = self.terms.maximum_packet_size != u32::MAX;
+        // What does not fit is not sent [MQTT-3.1.2-25].
+        if !limited || packet.fit(self.terms.version, self.terms.maximum_packet_size).is_ok() {
+            effects.push_back(Effect::Send(packet));
+        }
+    }
+
+    /// An acknowledgement; with its reason where the version has one.
+    pub(super) fn ack(&self, packet_id: PacketId, reason: ReasonCode) -> Ack {
+        match self.terms.version {
+            ProtocolVersion::V5 => Ack::new(packet_id, reason),
+            ProtocolVersion::V3_1 | ProtocolVersion::V3_1_1 => Ack::success(packet_id),
+        }
+    }
+
+    fn goodbye(&mut self, disconnect: &Disconnect, limits: &crate::limits::Limits) -> Result<Goodbye, Fault> {
+        if let Some(seconds) = disconnect.session_expiry_interval {
+            let asked_at_connect = self.connect.properties.session_expiry_interval.unwrap_or(0);
+            if asked_at_connect == 0 && seconds != 0 {
+                return Err(Fault::SessionExpiryRevived); // [MQTT-3.1.2-23] and 3.14.2.2.2
+            }
+            let granted =
+                self.permit.limits.session_expiry.map_or(SessionExpiry::Never, SessionExpiry::from_seconds);
+            self.session.expiry =
+                SessionExpiry::from_seconds(seconds).min(granted).at_most(limits.session_expiry_maximum);
+        }
+        // Only a normal disconnection takes the will back [MQTT-3.14.4-3].
+        Ok(Goodbye { code: disconnect.reason, with_will: disconnect.reason != ReasonCode::SUCCESS })
+    }
+
+    /// The session as it outlives this connection.
+    fn finish(&mut self, now: Instant, with_will: bool) -> Box<Session> {
+        let placeholder =
+            Session::new(self.session.key, ByteString::new(), Arc::clone(&self.session.device_id));
+        let mut session = std::mem::replace(&mut self.session, placeholder);
+        session.ends_at = session.expiry.ends_at(now);
+        session.inflight.restart();
+        if let Some(will) = self.connect.will.as_ref().filter(|_| with_will) {
+            let due = now.after_seconds(will.delay_interval);
+            let due = session.ends_at.map_or(due, |end| due.min(end)); // [MQTT-3.1.3-9]
+            let message = Message::from_will(will.clone(), session.key, due);
+            session.will = Some(PendingWill { message, due });
+        }
+        Box::new(session)
+    }
+}

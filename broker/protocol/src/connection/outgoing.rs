@@ -1,0 +1,94 @@
+//! Messages to the client: what may be sent now, what is sent again, what its acknowledgements mean.
+
+use std::collections::VecDeque;
+
+use mqgate_codec::{Ack, Packet, PacketId, QoS, ReasonCode};
+
+use super::Effect;
+use super::online::Online;
+use crate::outbox::{DropReason, Outgoing};
+use crate::session::{Acknowledged, Redelivery};
+use crate::time::Instant;
+
+impl Online {
+    /// What may be taken from the outbox: nothing while retained messages wait, because they are older.
+    pub(super) fn quota(&self) -> Option<usize> {
+        let quota = self.session.inflight.quota(self.terms.receive_maximum);
+        self.session.backlog.is_empty().then_some(quota)
+    }
+
+    /// Sends again what an earlier connection left, then retained messages, as far as the client takes them.
+    pub(super) fn pump(&mut self, now: Instant, effects: &mut VecDeque<Effect>) {
+        while let Some(redelivery) = self.session.inflight.redeliver(self.terms.receive_maximum) {
+            match redelivery {
+                Redelivery::Publish(delivery) => effects.push_back(Effect::Deliver(delivery)),
+                Redelivery::Release(packet_id) => {
+                    let ack = self.ack(packet_id, ReasonCode::SUCCESS);
+                    self.send(Packet::PubRel(ack), effects);
+                }
+            }
+        }
+        while let Some(next) = self.session.backlog.front() {
+            let blocked =
+                next.qos != QoS::AtMostOnce && self.session.inflight.quota(self.terms.receive_maximum) == 0;
+            if blocked {
+                break;
+            }
+            let Some(next) = self.session.backlog.pop_front() else { break };
+            self.deliver(now, next, effects);
+        }
+        if self.session.backlog.is_empty() && self.session.backlog.capacity() > 0 {
+            self.session.backlog = VecDeque::new();
+        }
+    }
+
+    pub(super) fn deliver(&mut self, now: Instant, outgoing: Outgoing, effects: &mut VecDeque<Effect>) {
+        if outgoing.message.is_expired(now) {
+            effects.push_back(Effect::Dropped(DropReason::Expired)); // [MQTT-3.3.2-5]
+            return;
+        }
+        effects.push_back(Effect::Deliver(self.session.inflight.send(outgoing)));
+    }
+
+    /// A message the client cannot take counts as delivered [MQTT-3.1.2-25].
+    pub(super) fn too_large(
+        &mut self,
+        now: Instant,
+        packet_id: Option<PacketId>,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        effects.push_back(Effect::Dropped(DropReason::TooLarge));
+        if let Some(packet_id) = packet_id {
+            self.session.inflight.abandon(packet_id);
+            self.pump(now, effects);
+        }
+    }
+
+    pub(super) fn puback(&mut self, now: Instant, packet_id: PacketId, effects: &mut VecDeque<Effect>) {
+        if self.session.inflight.puback(packet_id) == Acknowledged::Finished {
+            self.pump(now, effects);
+        }
+    }
+
+    pub(super) fn pubrec(&mut self, now: Instant, ack: &Ack, effects: &mut VecDeque<Effect>) {
+        match self.session.inflight.pubrec(ack.packet_id, !ack.reason.is_error()) {
+            Acknowledged::Finished => self.pump(now, effects),
+            Acknowledged::Release => {
+                let release = self.ack(ack.packet_id, ReasonCode::SUCCESS);
+                self.send(Packet::PubRel(release), effects); // [MQTT-4.3.3-6]
+            }
+            // An error for an unknown id asks for no answer.
+            Acknowledged::Unknown if ack.reason.is_error() => {}
+            Acknowledged::Unknown => {
+                let release = self.ack(ack.packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
+                self.send(Packet::PubRel(release), effects);
+            }
+        }
+    }
+
+    pub(super) fn pubcomp(&mut self, now: Instant, packet_id: PacketId, effects: &mut VecDeque<Effect>) {
+        if self.session.inflight.pubcomp(packet_id) == Acknowledged::Finished {
+            self.pump(now, effects);
+        }
+    }
+}

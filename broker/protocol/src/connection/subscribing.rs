@@ -1,0 +1,137 @@
+//! SUBSCRIBE and UNSUBSCRIBE, and what a new permit leaves of older subscriptions.
+
+use std::collections::VecDeque;
+
+use mqgate_codec::{
+    Packet, ProtocolVersion, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions,
+    TopicFilter, UnsubAck, Unsubscribe,
+};
+
+use super::online::Online;
+use super::{Denied, DeniedAction, Effect, NewSubscription};
+use crate::message::detached_text;
+use crate::session::Subscribed;
+
+impl Online {
+    pub(super) fn subscribe(&mut self, subscribe: &Subscribe, effects: &mut VecDeque<Effect>) {
+        let mut taken = Vec::with_capacity(subscribe.filters.len());
+        let reasons = subscribe
+            .filters
+            .iter()
+            .map(|(filter, options)| {
+                match self.judge(subscribe, filter, *options, effects) {
+                    Ok(new) => {
+                        let granted = ReasonCode(new.subscribed.options.qos as u8);
+                        taken.push(new);
+                        granted
+                    }
+                    // 3.1.1 knows one failure only [MQTT-3.9.3-2].
+                    Err(_) if self.terms.version != ProtocolVersion::V5 => ReasonCode::UNSPECIFIED_ERROR,
+                    Err(code) => code,
+                }
+            })
+            .collect();
+        if !taken.is_empty() {
+            effects.push_back(Effect::Subscribe(taken));
+        }
+        let packet_id = subscribe.packet_id; // [MQTT-3.8.4-2]
+        let packet = SubAck { packet_id, reasons, reason_string: None, user_properties: Vec::new() };
+        self.send(Packet::SubAck(packet), effects);
+    }
+
+    fn judge(
+        &mut self,
+        subscribe: &Subscribe,
+        filter: &TopicFilter,
+        options: SubscriptionOptions,
+        effects: &mut VecDeque<Effect>,
+    ) -> Result<NewSubscription, ReasonCode> {
+        let Some(qos) = self.permit.granted_qos(filter, options.qos) else {
+            effects.push_back(denied(filter, options.qos));
+            return Err(ReasonCode::NOT_AUTHORIZED);
+        };
+        let filter = detached(filter);
+        let text = filter.as_text().clone();
+        let known = self.session.subscriptions.contains_key(&text);
+        if !known && self.session.subscriptions.len() >= self.terms.subscriptions {
+            return Err(ReasonCode::QUOTA_EXCEEDED);
+        }
+        let subscribed = Subscribed {
+            filter,
+            options: SubscriptionOptions { qos, ..options },
+            identifier: subscribe.subscription_identifier,
+        };
+        // A replaced subscription loses no message, and gets its retained ones again [MQTT-3.8.4-3].
+        self.session.subscriptions.insert(text, subscribed.clone());
+        let wanted = match options.retain_handling {
+            RetainHandling::SendAtSubscribe => true,
+            RetainHandling::SendIfNewSubscription => !known, // [MQTT-3.3.1-10]
+            RetainHandling::DoNotSend => false,              // [MQTT-3.3.1-11]
+        };
+        let send_retained = wanted && subscribed.filter.share_name().is_none(); // 4.8.2
+        Ok(NewSubscription { subscribed, send_retained, is_new: !known })
+    }
+
+    pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe, effects: &mut VecDeque<Effect>) {
+        let mut gone = Vec::new();
+        let reasons = unsubscribe
+            .filters
+            .iter()
+            .map(|filter| match self.session.subscriptions.remove(filter.as_str()) {
+                Some(subscribed) => {
+                    gone.push(subscribed.filter);
+                    ReasonCode::SUCCESS
+                }
+                None => ReasonCode::NO_SUBSCRIPTION_EXISTED,
+            })
+            .collect();
+        if !gone.is_empty() {
+            effects.push_back(Effect::Unsubscribe(gone));
+        }
+        let packet_id = unsubscribe.packet_id; // [MQTT-3.10.4-4]
+        let packet = UnsubAck { packet_id, reasons, reason_string: None, user_properties: Vec::new() };
+        self.send(Packet::UnsubAck(packet), effects);
+    }
+
+    /// Drops or lowers subscriptions that the present permit does not cover: those of a resumed session, or
+    /// from before the gate was asked again.
+    pub(super) fn review_subscriptions(&mut self, effects: &mut VecDeque<Effect>) {
+        let (mut gone, mut lowered) = (Vec::new(), Vec::new());
+        let permit = &self.permit;
+        self.session.subscriptions.retain(|_, subscribed| {
+            let asked = subscribed.options.qos;
+            match permit.granted_qos(&subscribed.filter, asked) {
+                Some(qos) if qos == asked => true,
+                Some(qos) => {
+                    subscribed.options.qos = qos;
+                    lowered.push(NewSubscription {
+                        subscribed: subscribed.clone(),
+                        send_retained: false,
+                        is_new: false,
+                    });
+                    true
+                }
+                None => {
+                    effects.push_back(denied(&subscribed.filter, asked));
+                    gone.push(subscribed.filter.clone());
+                    false
+                }
+            }
+        });
+        if !gone.is_empty() {
+            effects.push_back(Effect::Unsubscribe(gone));
+        }
+        if !lowered.is_empty() {
+            effects.push_back(Effect::Subscribe(lowered));
+        }
+    }
+}
+
+fn denied(filter: &TopicFilter, qos: QoS) -> Effect {
+    Effect::Denied(Denied { action: DeniedAction::Subscribe, topic: filter.as_text().clone(), qos })
+}
+
+/// A copy with memory of its own: it is kept as long as the session.
+fn detached(filter: &TopicFilter) -> TopicFilter {
+    TopicFilter::parse(detached_text(filter.as_text())).expect("it was a filter before it was copied")
+}

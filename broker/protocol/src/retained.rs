@@ -1,0 +1,318 @@
+//! The last message of each topic that was published to be kept: bounded, found by filter.
+//!
+//! Lookups work on a [`Snapshot`], so that whoever guards the store holds it only for a reference count.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use mqgate_codec::{TopicFilter, TopicName};
+
+use crate::limits::RetainedLimits;
+use crate::message::Message;
+use crate::persistent::{Map, Seed};
+use crate::time::Instant;
+
+#[derive(Debug)]
+pub struct Retained {
+    root: Arc<Node>,
+    seed: Seed,
+    limits: RetainedLimits,
+    count: usize,
+    bytes: usize,
+    /// Messages with an expiry, the next first.
+    expiries: BTreeSet<(Instant, ByteString)>,
+}
+
+/// The store as it was at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    root: Arc<Node>,
+    seed: Seed,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Node {
+    children: Map<Arc<str>, Arc<Node>>,
+    message: Option<Arc<Message>>,
+}
+
+/// What became of a message to be retained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    Stored,
+    /// The payload was empty: there is none for this topic any more [MQTT-3.3.1-6].
+    Removed,
+    /// The store is full; the older message of this topic, if any, stays.
+    Full,
+}
+
+impl Retained {
+    pub fn new(limits: RetainedLimits, seed: Seed) -> Self {
+        Self { root: Arc::default(), seed, limits, count: 0, bytes: 0, expiries: BTreeSet::new() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { root: Arc::clone(&self.root), seed: self.seed }
+    }
+
+    /// Keeps a message in place of the older one of its topic [MQTT-3.3.1-5]. It gets memory of its own.
+    pub fn keep(&mut self, message: &Message) -> Kept {
+        if message.payload.is_empty() {
+            self.remove(&message.topic);
+            return Kept::Removed;
+        }
+        let older = self.root.at(self.seed, message.topic.as_str()).map(|older| older.size());
+        let count = self.count + usize::from(older.is_none());
+        let bytes = self.bytes - older.unwrap_or(0) + message.size();
+        if count > self.limits.messages || bytes > self.limits.bytes {
+            return Kept::Full;
+        }
+        let message = Arc::new(message.detached());
+        if let Some(at) = message.expires_at {
+            self.expiries.insert((at, message.topic.as_text().clone()));
+        }
+        let replaced = self.change(&message.topic, Some(Arc::clone(&message)));
+        self.forget_expiry(replaced.as_deref().filter(|older| older.expires_at != message.expires_at));
+        (self.count, self.bytes) = (count, bytes);
+        Kept::Stored
+    }
+
+    /// Drops the message of a topic, if there is one.
+    pub fn remove(&mut self, topic: &TopicName) {
+        if self.root.at(self.seed, topic.as_str()).is_none() {
+            return;
+        }
+        if let Some(removed) = self.change(topic, None) {
+            self.count -= 1;
+            self.bytes -= removed.size();
+            self.forget_expiry(Some(&removed));
+        }
+    }
+
+    /// Drops messages whose time has passed, at most `limit` of them; says how many.
+    pub fn expire(&mut self, now: Instant, limit: usize) -> usize {
+        let mut dropped = 0;
+        while dropped < limit
+            && let Some((at, topic)) = self.expiries.first()
+            && *at <= now
+        {
+            let topic = TopicName::parse(topic.clone()).expect("it was taken from a topic name");
+            self.remove(&topic);
+            dropped += 1;
+        }
+        dropped
+    }
+
+    fn forget_expiry(&mut self, message: Option<&Message>) {
+        if let Some(message) = message
+            && let Some(at) = message.expires_at
+        {
+            self.expiries.remove(&(at, message.topic.as_text().clone()));
+        }
+    }
+
+    fn change(&mut self, topic: &TopicName, message: Option<Arc<Message>>) -> Option<Arc<Message>> {
+        Node::put(&mut self.root, self.seed, Some(topic.as_str()), message)
+    }
+}
+
+impl Snapshot {
+    /// Every message whose topic a filter matches and whose time has not passed, at most `limit`.
+    pub fn matching(&self, filter: &TopicFilter, now: Instant, limit: usize) -> Vec<Arc<Message>> {
+        let mut search = Search { seed: self.seed, now, limit, found: Vec::new() };
+        search.filter(&self.root, Some(filter.filter()), true);
+        search.found
+    }
+}
+
+/// The first level and what follows; `None` after the last.
+fn split(text: &str) -> (&str, Option<&str>) {
+    match text.split_once('/') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (text, None),
+    }
+}
+
+impl Node {
+    fn at(&self, seed: Seed, topic: &str) -> Option<&Arc<Message>> {
+        let mut node = self;
+        for level in topic.split('/') {
+            node = node.children.get(seed, level)?;
+        }
+        node.message.as_ref()
+    }
+
+    fn put(
+        node: &mut Arc<Self>,
+        seed: Seed,
+        topic: Option<&str>,
+        message: Option<Arc<Message>>,
+    ) -> Option<Arc<Message>> {
+        let node = Arc::make_mut(node);
+        let Some(topic) = topic else { return std::mem::replace(&mut node.message, message) };
+        let (level, rest) = split(topic);
+        let child = node.children.entry(seed, Arc::from(level), Arc::default);
+        let older = Self::put(child, seed, rest, message);
+        if child.message.is_none() && child.children.is_empty() {
+            node.children.remove(seed, level);
+        }
+        older
+    }
+}
+
+struct Search {
+    seed: Seed,
+    now: Instant,
+    limit: usize,
+    found: Vec<Arc<Message>>,
+}
+
+impl Search {
+    fn filter(&mut self, node: &Node, filter: Option<&str>, first: bool) {
+        let Some(filter) = filter else { return self.take(node) };
+        let (level, rest) = split(filter);
+        match level {
+            "#" => self.below(node, first),
+            "+" => node.children.for_each(&mut |level, child| {
+                if !(first && level.starts_with('$')) {
+                    self.filter(child, rest, false);
+                }
+            }),
+            literal => {
+                if let Some(child) = node.children.get(self.seed, literal) {
+                    self.filter(child, rest, false);
+                }
+            }
+        }
+    }
+
+    fn below(&mut self, node: &Node, first: bool) {
+        self.take(node);
+        if self.found.len() >= self.limit {
+            return;
+        }
+        node.children.for_each(&mut |level, child| {
+            if !(first && level.starts_with('$')) {
+                self.below(child, false);
+            }
+        });
+    }
+
+    fn take(&mut self, node: &Node) {
+        if let Some(message) = &node.message
+            && self.found.len() < self.limit
+            && !message.is_expired(self.now)
+        {
+            self.found.push(Arc::clone(message));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use mqgate_codec::{Publish, PublishProperties, QoS};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::session::SessionKey;
+
+    fn message(topic: &str, payload: &str, expiry: Option<u32>) -> Arc<Message> {
+        let properties =
+            PublishProperties { message_expiry_interval: expiry, ..PublishProperties::default() };
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: true,
+            topic: None,
+            packet_id: None,
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+            properties,
+        };
+        Message::published(TopicName::parse(topic.into()).unwrap(), publish, SessionKey(1), Instant::ZERO)
+    }
+
+    fn found(retained: &Retained, filter: &str, now: Instant) -> Vec<String> {
+        let filter = TopicFilter::parse(filter.into()).unwrap();
+        let found = retained.snapshot().matching(&filter, now, usize::MAX);
+        let mut topics: Vec<_> = found.iter().map(|message| message.topic.as_str().to_owned()).collect();
+        topics.sort();
+        topics
+    }
+
+    #[test]
+    fn a_full_store_replaces_and_removes_but_does_not_grow() {
+        let mut retained = Retained::new(RetainedLimits { messages: 2, bytes: 12 }, Seed(1));
+        assert_eq!(retained.keep(&message("a", "123", None)), Kept::Stored);
+        assert_eq!(retained.keep(&message("b", "123", None)), Kept::Stored);
+        assert_eq!(retained.keep(&message("c", "1", None)), Kept::Full, "count");
+        assert_eq!(retained.keep(&message("a", "12345678", None)), Kept::Full, "bytes");
+        assert_eq!(retained.keep(&message("a", "1234567", None)), Kept::Stored);
+        assert_eq!((retained.len(), retained.bytes()), (2, 12));
+        assert_eq!(retained.keep(&message("a", "", None)), Kept::Removed);
+        assert_eq!(retained.keep(&message("nothing", "", None)), Kept::Removed);
+        assert_eq!((retained.len(), retained.bytes()), (1, 4));
+    }
+
+    #[test]
+    fn messages_expire() {
+        let mut retained = Retained::new(RetainedLimits::default(), Seed(1));
+        retained.keep(&message("a", "x", Some(10)));
+        retained.keep(&message("b", "x", Some(20)));
+        retained.keep(&message("b", "y", Some(30)));
+        let later = Instant::ZERO.after_seconds(25);
+        assert_eq!(found(&retained, "#", later), ["b"]);
+        assert_eq!(retained.expire(later, 10), 1);
+        assert_eq!((retained.len(), retained.expiries.len()), (1, 1));
+        assert_eq!(retained.expire(Instant::ZERO.after_seconds(30), 10), 1);
+        assert!(retained.is_empty() && retained.expiries.is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_stays() {
+        let mut retained = Retained::new(RetainedLimits::default(), Seed(1));
+        retained.keep(&message("a", "x", None));
+        let snapshot = retained.snapshot();
+        retained.remove(&TopicName::parse("a".into()).unwrap());
+        let all = TopicFilter::parse("#".into()).unwrap();
+        assert_eq!(snapshot.matching(&all, Instant::ZERO, 10).len(), 1);
+        assert!(retained.snapshot().matching(&all, Instant::ZERO, 10).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn lookups_agree_with_the_slow_matcher(
+            steps in prop::collection::vec(("(\\$s|[ab])(/[ab]?){0,3}", "x?"), 0..40),
+            filter in "(\\+|#|\\$s|a)|(\\+|\\$s|a)(/(\\+|b)?){0,2}(/#)?",
+        ) {
+            let mut retained = Retained::new(RetainedLimits::default(), Seed(9));
+            let mut model = BTreeMap::new();
+            for (topic, payload) in steps {
+                retained.keep(&message(&topic, &payload, None));
+                if payload.is_empty() { model.remove(&topic); } else { model.insert(topic, payload); }
+            }
+            prop_assert_eq!(retained.len(), model.len());
+            let parsed = TopicFilter::parse(filter.as_str().into()).unwrap();
+            let expected: Vec<_> = model
+                .into_keys()
+                .filter(|topic| parsed.matches(&TopicName::parse(topic.as_str().into()).unwrap()))
+                .collect();
+            prop_assert_eq!(found(&retained, &filter, Instant::ZERO), expected);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use mqgate_codec::{RetainHandling, TopicName};
+use proptest::prelude::*;
+
+use super::*;
+
+fn options(qos: QoS) -> SubscriptionOptions {
+    SubscriptionOptions {
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::SendAtSubscribe,
+    }
+}
+
+fn filter(text: &str) -> TopicFilter {
+    TopicFilter::parse(text.into()).unwrap()
+}
+
+fn topic(text: &str) -> TopicName {
+    TopicName::parse(text.into()).unwrap()
+}
+
+fn identifier(number: u32) -> Option<NonZeroU32> {
+    NonZeroU32::new(number)
+}
+
+#[test]
+fn overlapping_subscriptions_give_one_delivery() {
+    let mut index = Subscriptions::new(Seed(1));
+    index.insert(SessionKey(1), "c", &filter("a/+"), options(QoS::AtMostOnce), identifier(7));
+    index.insert(SessionKey(1), "c", &filter("a/#"), options(QoS::ExactlyOnce), None);
+    index.insert(SessionKey(1), "c", &filter("#"), options(QoS::AtLeastOnce), identifier(3));
+    let matches = index.matches(&topic("a/b"));
+    let [receiver] = matches.receivers.as_slice() else { panic!("{matches:?}") };
+    assert_eq!(receiver.qos, QoS::ExactlyOnce);
+    let identifiers: Vec<_> =
+        receiver.identifiers.iter().flat_map(|all| all.iter().map(|id| id.get())).collect();
+    assert_eq!(identifiers, [3, 7]);
+}
+
+#[test]
+fn no_local_leaves_what_other_subscriptions_want() {
+    let mut index = Subscriptions::new(Seed(1));
+    let no_local = SubscriptionOptions { no_local: true, ..options(QoS::ExactlyOnce) };
+    index.insert(SessionKey(1), "one", &filter("a"), no_local, None);
+    index.insert(SessionKey(2), "two", &filter("a"), no_local, None);
+    index.insert(SessionKey(2), "two", &filter("#"), options(QoS::AtMostOnce), None);
+    let matches = index.matches(&topic("a"));
+    let seen_by = |publisher| {
+        matches
+            .receivers_for(SessionKey(publisher))
+            .map(|receiver| (receiver.handle, receiver.qos))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(seen_by(1), [("two", QoS::ExactlyOnce)]);
+    assert_eq!(seen_by(2), [("one", QoS::ExactlyOnce), ("two", QoS::AtMostOnce)]);
+    assert_eq!(seen_by(3), [("one", QoS::ExactlyOnce), ("two", QoS::ExactlyOnce)]);
+}
+
+#[test]
+fn a_group_takes_turns() {
+    let mut index = Subscriptions::new(Seed(1));
+    for key in 1..=3 {
+        index.insert(SessionKey(key), key, &filter("$share/g/a/+"), options(QoS::AtLeastOnce), None);
+    }
+    index.remove(SessionKey(2), &filter("$share/g/a/+"));
+    index.remove(SessionKey(3), &filter("$share/other/a/+"));
+    let turns: Vec<_> = (0..4)
+        .map(|_| {
+            let matches = index.matches(&topic("a/b"));
+            assert_eq!((matches.receivers.len(), matches.groups.len()), (0, 1));
+            matches.groups[0].in_turn().next().unwrap().1.handle
+        })
+        .collect();
+    assert_eq!(turns, [1, 3, 1, 3]);
+}
+
+#[test]
+fn a_snapshot_stays_and_an_empty_index_is_empty() {
+    let mut index = Subscriptions::new(Seed(1));
+    index.insert(SessionKey(1), (), &filter("a/b/c"), options(QoS::AtMostOnce), None);
+    let snapshot = index.clone();
+    index.remove(SessionKey(1), &filter("a/b/c"));
+    assert!(index.is_empty());
+    assert_eq!(snapshot.matches(&topic("a/b/c")).receivers.len(), 1);
+    assert!(index.generation() > snapshot.generation());
+}
+
+fn level() -> impl Strategy<Value = &'static str> {
+    prop_oneof![3 => Just("a"), 3 => Just("b"), 1 => Just(""), 1 => Just("$s")]
+}
+
+fn filter_text() -> impl Strategy<Value = String> {
+    let wild = prop_oneof![5 => level(), 2 => Just("+")];
+    (prop::collection::vec(wild, 0..4), any::<bool>(), prop::option::of("[gh]")).prop_filter_map(
+        "a filter",
+        |(mut levels, rest, group)| {
+            if rest {
+                levels.push("#");
+            }
+            let text = levels.join("/");
+            let text = match group {
+                Some(group) => format!("$share/{group}/{text}"),
+                None => text,
+            };
+            TopicFilter::parse(text.as_str().into()).is_ok().then_some(text)
+        },
+    )
+}
+
+fn topic_text() -> impl Strategy<Value = String> {
+    prop::collection::vec(level(), 1..5)
+        .prop_map(|levels| levels.join("/"))
+        .prop_filter("a topic", |text| !text.is_empty())
+}
+
+proptest! {
+    /// The trie finds what the plain matcher of the codec finds, after any sequence of changes.
+    #[test]
+    fn the_trie_agrees_with_the_slow_matcher(
+        steps in prop::collection::vec((0_u64..5, filter_text(), any::<bool>()), 0..60),
+        topics in prop::collection::vec(topic_text(), 1..20),
+    ) {
+        let mut index = Subscriptions::new(Seed(42));
+        let mut model = BTreeSet::new();
+        for (key, text, subscribe) in steps {
+            let filter = filter(&text);
+            if subscribe {
+                index.insert(SessionKey(key), key, &filter, options(QoS::AtMostOnce), None);
+                model.insert((key, text));
+            } else {
+                index.remove(SessionKey(key), &filter);
+                model.remove(&(key, text));
+            }
+        }
+        for text in topics {
+            let topic = topic(&text);
+            let matches = index.matches(&topic);
+            let found: Vec<_> = matches.receivers.iter().map(|receiver| receiver.handle).collect();
+            let mut expected = BTreeSet::new();
+            let mut groups: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+            for (key, text) in &model {
+                let filter = filter(text);
+                if !filter.matches(&topic) {
+                    continue;
+                }
+                if filter.share_name().is_some() {
+                    groups.entry(text.clone()).or_default().insert(*key);
+                } else {
+                    expected.insert(*key);
+                }
+            }
+            prop_assert_eq!(found.len(), expected.len(), "each session once");
+            prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+            let mut found: Vec<BTreeSet<u64>> =
+                matches.groups.iter().map(|group| group.members.iter().map(|(key, _)| key.0).collect()).collect();
+            let mut expected: Vec<_> = groups.into_values().collect();
+            found.sort();
+            expected.sort();
+            prop_assert_eq!(found, expected);
+        }
+        for (key, text) in model {
+            index.remove(SessionKey(key), &filter(&text));
+        }
+        prop_assert!(index.is_empty(), "nothing is left behind");
+    }
+}

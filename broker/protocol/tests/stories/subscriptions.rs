@@ -1,0 +1,108 @@
+//! Subscriptions: what is granted, what is refused, retained messages, permits that change.
+
+use crate::play::play;
+
+#[test]
+fn each_filter_gets_its_answer() {
+    insta::assert_snapshot!(
+        play(&[
+            "connect c clean",
+            "admit -mine/secret,+mine/#",
+            "subscribe mine/a other/# mine/# $share/g/mine/b qos=2",
+            "unsubscribe mine/a other/#",
+        ]),
+        @r#"
+        connect c clean => Authorize("c")
+        admit -mine/secret,+mine/# => OpenSession(c clean), Connected, CONNACK 0x00
+        subscribe mine/a other/# mine/# $share/g/mine/b qos=2 => Denied(Subscribe other/#), Denied(Subscribe mine/#), Subscribe(mine/a qos 2 with retained, $share/g/mine/b qos 2), SUBACK 1 0x02 0x87 0x87 0x02
+        unsubscribe mine/a other/# => Unsubscribe(mine/a), UNSUBACK 1 0x00 0x11
+    "#
+    );
+    insta::assert_snapshot!(
+        play(&["connect c v3 clean", "admit +mine/#", "subscribe mine/a other/# qos=1"]),
+        @r#"
+        connect c v3 clean => Authorize("c")
+        admit +mine/# => OpenSession(c clean), Connected, CONNACK 0
+        subscribe mine/a other/# qos=1 => Denied(Subscribe other/#), Subscribe(mine/a qos 1 with retained), SUBACK 1 0x01 0x80
+    "#
+    );
+}
+
+#[test]
+fn the_number_of_subscriptions_is_bounded() {
+    insta::assert_snapshot!(
+        play(&["connect c clean", "admit +# subscriptions=2", "subscribe a b c", "subscribe a", "unsubscribe a", "subscribe c"]),
+        @r#"
+        connect c clean => Authorize("c")
+        admit +# subscriptions=2 => OpenSession(c clean), Connected, CONNACK 0x00
+        subscribe a b c => Subscribe(a qos 0 with retained, b qos 0 with retained), SUBACK 1 0x00 0x00 0x97
+        subscribe a => Subscribe(a qos 0 with retained), SUBACK 1 0x00
+        unsubscribe a => Unsubscribe(a), UNSUBACK 1 0x00
+        subscribe c => Subscribe(c qos 0 with retained), SUBACK 1 0x00
+    "#
+    );
+}
+
+/// [MQTT-3.3.1-9, MQTT-3.3.1-10, MQTT-3.3.1-11]
+#[test]
+fn retained_messages_are_sent_as_asked() {
+    insta::assert_snapshot!(
+        play(&[
+            "connect c clean",
+            "admit",
+            "subscribe a $share/g/a",
+            "subscribe a",
+            "subscribe a b handling=1",
+            "subscribe a handling=2",
+        ]),
+        @r#"
+        connect c clean => Authorize("c")
+        admit => OpenSession(c clean), Connected, CONNACK 0x00
+        subscribe a $share/g/a => Subscribe(a qos 0 with retained, $share/g/a qos 0), SUBACK 1 0x00 0x00
+        subscribe a => Subscribe(a qos 0 with retained), SUBACK 1 0x00
+        subscribe a b handling=1 => Subscribe(a qos 0, b qos 0 with retained), SUBACK 1 0x00 0x00
+        subscribe a handling=2 => Subscribe(a qos 0), SUBACK 1 0x00
+    "#
+    );
+}
+
+#[test]
+fn retained_messages_wait_for_their_turn() {
+    insta::assert_snapshot!(
+        play(&["connect c clean receive-maximum=1", "admit", "retained a b c qos=1", "puback 1", "puback 2", "puback 3"]),
+        @r#"
+        connect c clean receive-maximum=1 => Authorize("c")
+        admit => OpenSession(c clean), Connected, CONNACK 0x00
+        retained a b c qos=1 => PUBLISH a qos 1 id 1 retain
+        puback 1 => PUBLISH b qos 1 id 2 retain
+        puback 2 => PUBLISH c qos 1 id 3 retain
+        puback 3 => nothing
+    "#
+    );
+}
+
+#[test]
+fn a_narrower_permit_ends_what_it_does_not_cover() {
+    insta::assert_snapshot!(
+        play(&["connect c clean", "admit", "subscribe a b qos=1", "reauthorize +a", "publish b"]),
+        @r#"
+        connect c clean => Authorize("c")
+        admit => OpenSession(c clean), Connected, CONNACK 0x00
+        subscribe a b qos=1 => Subscribe(a qos 1 with retained, b qos 1 with retained), SUBACK 1 0x01 0x01
+        reauthorize +a => Denied(Subscribe b), Unsubscribe(b)
+        publish b => Denied(Publish b)
+    "#
+    );
+    insta::assert_snapshot!(
+        play(&["connect c expiry=60", "admit", "subscribe a b", "lost", "again", "connect c", "admit +b"]),
+        @r#"
+        connect c expiry=60 => Authorize("c")
+        admit => OpenSession(c), Connected, CONNACK 0x00
+        subscribe a b => Subscribe(a qos 0 with retained, b qos 0 with retained), SUBACK 1 0x00 0x00
+        lost => Close(Network 0x80 other session ends in 60s)
+        again => nothing
+        connect c => Authorize("c")
+        admit +b => OpenSession(c), Connected, CONNACK 0x00 present, Denied(Subscribe a), Unsubscribe(a)
+    "#
+    );
+}
