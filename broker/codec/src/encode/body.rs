@@ -10,7 +10,7 @@ use super::sink::{Counter, Sink};
 use crate::{
     Ack, Auth, ConnAck, ConnAckCode, ConnAckProperties, Connect, ConnectProperties, Disconnect, EncodeError,
     Packet, PropertyId, ProtocolVersion, PublishProperties, QoS, ReasonCode, SubAck, Subscribe,
-    SubscriptionOptions, UnsubAck, Unsubscribe, UserProperty, Will,
+    SubscriptionOptions, TopicName, UnsubAck, Unsubscribe, UserProperty, Will,
 };
 
 /// What a count of bytes would not notice.
@@ -282,7 +282,7 @@ fn message<S: Sink>(properties: &PublishProperties, sink: &mut S) {
     int(sink, PropertyId::MessageExpiryInterval, properties.message_expiry_interval);
     flag(sink, PropertyId::PayloadFormatIndicator, properties.payload_format_indicator);
     text(sink, PropertyId::ContentType, properties.content_type.as_ref());
-    text(sink, PropertyId::ResponseTopic, properties.response_topic.as_ref().map(|topic| topic.as_text()));
+    text(sink, PropertyId::ResponseTopic, properties.response_topic.as_ref().map(TopicName::as_text));
     binary(sink, PropertyId::CorrelationData, properties.correlation_data.as_deref());
     user(sink, &properties.user_properties);
 }
