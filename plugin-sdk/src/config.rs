@@ -28,7 +28,7 @@ fn pointer(path: &Path) -> String {
         match segment {
             Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
             Segment::Map { key } => {
-                pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1")))
+                pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1")));
             }
             // The variant's name is a key in JSON as well; what is unknown has no place to point to.
             Segment::Enum { variant } => pointer.push_str(&format!("/{variant}")),

@@ -52,7 +52,7 @@ pub fn fetched() -> Option<Fetched> {
         })
         .filter(|fetched| !fetched.version.starts_with('.') && fetched.rustc().is_file())
         .collect();
-    found.sort_by(|a, b| numbers(&a.version).cmp(&numbers(&b.version)));
+    found.sort_by_key(|fetched| numbers(&fetched.version));
     found.pop()
 }
 
