@@ -6,6 +6,7 @@
 
 mod answer;
 mod facts;
+mod judge;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,24 +16,20 @@ use arc_swap::ArcSwap;
 use bytestring::ByteString;
 use mqgate_codec::{Connect, ReasonCode};
 use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict, names};
-use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
-use mqgate_identity::hooks::{
-    Acl, AclRule, Connection, Denial, Grant, HookSet, Identity, Peer, RegistrationDecision, TlsSession,
-};
+use mqgate_identity::certificate::ClientCertificate;
+use mqgate_identity::hooks::{AclRule, Connection, HookSet, Peer, TlsSession};
 use mqgate_identity::reason::Reason;
-use mqgate_identity::registry::DeviceCertificate;
-use mqgate_identity::registry::rules::effective;
 use mqgate_identity::time::UnixMillis;
-use mqgate_protocol::permit::{Granted, Permit};
+use mqgate_protocol::permit::Permit;
 
 pub use self::answer::connack_code;
 pub(crate) use self::facts::event_about;
+use self::judge::{Asked, No, permit};
 use crate::audit::AuditLog;
-use crate::chain::{Stop, Walk, failure_reason};
-use crate::clock;
+use crate::chain::Walk;
 use crate::metrics::GateMetrics;
-use crate::metrics::gate::{ProvisionOutcome, Stage};
-use crate::registry::{JitRegistration, Registry};
+use crate::metrics::gate::Stage;
+use crate::registry::Registry;
 
 /// What is known about a connection once its transport is up, before CONNECT.
 #[derive(Debug, Clone)]
@@ -126,35 +123,6 @@ pub struct Gate {
     audit: Arc<AuditLog>,
     metrics: Arc<GateMetrics>,
     settings: GateSettings,
-}
-
-/// Everything the chains came to: what a permit is compiled from.
-struct Decision {
-    identity: Identity,
-    grant: Grant,
-    rules: Option<Vec<AclRule>>,
-    client_id: ByteString,
-    assigned: bool,
-}
-
-/// Why there is no decision.
-#[derive(Default)]
-struct No {
-    reason: Option<Reason>,
-    denial: Option<Denial>,
-    by: Option<Arc<str>>,
-    /// For the operator.
-    detail: Option<String>,
-    retry_after: Option<u32>,
-    /// A hook gave no answer: a live session keeps its grant.
-    unanswered: bool,
-}
-
-/// Whether chains are asked for a new connection or about a live session.
-#[derive(Clone, Copy)]
-enum Asked<'a> {
-    New,
-    Again { current: &'a Permit },
 }
 
 impl Gate {
@@ -261,211 +229,8 @@ impl Gate {
         }
     }
 
-    async fn judge(
-        &self,
-        walk: &mut Walk<'_>,
-        accepted: &Accepted,
-        on: &Arc<Connection>,
-        hooks: &HookSet,
-        asked: Asked<'_>,
-    ) -> Result<Decision, No> {
-        let Some(policy) = self.policy(accepted) else {
-            tracing::error!(listener = %accepted.listener, "this listener has no policy");
-            return Err(No::because(Reason::Other).detail("the listener has no policy".into()));
-        };
-        if let Some((name, why)) = hooks.missing.first() {
-            let mut no =
-                No::because(Reason::PluginUnavailable).detail(format!("required and not live: {why}"));
-            no.by = Some(Arc::clone(name));
-            no.unanswered = true;
-            return Err(no);
-        }
-        let mut record = self.registered(accepted, policy).await?;
-        let may_register = policy.auth_mode == AuthMode::PerDevice && matches!(asked, Asked::New);
-        if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
-            // An unknown certificate and no one who may change that: no plugin is asked.
-            let somebody = hooks.members.iter().any(|member| member.registrar.is_some());
-            if policy.registration == RegistrationMode::Manual || !somebody || !may_register {
-                return Err(No::because(Reason::CertNotRegistered));
-            }
-        }
-        check_binding(record.as_deref(), on, asked)?;
-
-        let claimed = walk.authenticate().await?;
-        if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
-            let registered = self.register(walk, accepted, claimed.as_ref()).await?;
-            check_binding(Some(&registered), on, asked)?;
-            record = Some(registered);
-        }
-        let identity = match (claimed, record.as_deref()) {
-            // Which device a registered certificate belongs to is the registry's word.
-            (Some(claimed), Some(record)) => Identity {
-                device_id: record.device_id.clone(),
-                tenant: record.tenant.clone().or(claimed.tenant),
-                tags: claimed.tags,
-                attributes: claimed.attributes,
-            },
-            (Some(claimed), None) => claimed,
-            (None, Some(record)) if policy.auth_mode == AuthMode::PerDevice => facts::identity(record),
-            (None, _) => return Err(No::because(Reason::AllAbstained).detail("authenticators".into())),
-        };
-
-        let Some((by, grant)) = walk.authorize(&identity).await? else {
-            return Err(No::because(Reason::AllAbstained).detail("authorizers".into()));
-        };
-        let rules = match &grant.acl {
-            Acl::Inline(_) => None,
-            Acl::Named(name) => match self.settings.named_acls.get(name) {
-                Some(rules) => Some(rules.clone()),
-                None => {
-                    let mut no = No::because(Reason::PluginInvalid)
-                        .detail(format!("its grant names the access list {name:?}, which is not configured"));
-                    no.by = Some(by);
-                    no.unanswered = true;
-                    return Err(no);
-                }
-            },
-        };
-        let (client_id, assigned) = client_id(on, record.as_deref(), &grant, asked);
-        Ok(Decision { identity, grant, rules, client_id, assigned })
-    }
-
     fn policy(&self, accepted: &Accepted) -> Option<ListenerPolicy> {
         self.settings.listeners.get(&accepted.listener).copied().or(self.settings.other_listeners)
-    }
-
-    /// The record of the connection's certificate, if it has one and the record lets it in. A certificate that
-    /// was revoked is refused on every listener, registered devices only or not.
-    async fn registered(
-        &self,
-        accepted: &Accepted,
-        policy: ListenerPolicy,
-    ) -> Result<Option<Arc<DeviceCertificate>>, No> {
-        let Some(certificate) = &accepted.certificate else {
-            return match policy.auth_mode {
-                AuthMode::PerDevice => Err(No::because(Reason::TlsNoPeerCert)),
-                AuthMode::OneWay | AuthMode::Mutual => Ok(None),
-            };
-        };
-        let Some(registry) = &self.registry else {
-            return match policy.auth_mode {
-                AuthMode::PerDevice => {
-                    Err(No::because(Reason::RegistryUnavailable).detail("there is no registry".into()))
-                }
-                AuthMode::OneWay | AuthMode::Mutual => Ok(None),
-            };
-        };
-        if !registry.trusts(certificate.anchor.certificate_fingerprint) {
-            return Err(No::because(Reason::CaInactive));
-        }
-        let record = registry
-            .lookup(certificate.leaf.certificate_fingerprint)
-            .await
-            .map_err(|error| No::because(Reason::RegistryUnavailable).detail(error.to_string()))?;
-        let Some(record) = record else { return Ok(None) };
-        self.in_force(record, certificate, registry).map(Some)
-    }
-
-    /// Whether a record lets its certificate in now: its state, its validity, the CA that its path ends in.
-    fn in_force(
-        &self,
-        record: Arc<DeviceCertificate>,
-        certificate: &ClientCertificate,
-        registry: &Registry,
-    ) -> Result<Arc<DeviceCertificate>, No> {
-        let ca = registry.ca(certificate.anchor.certificate_fingerprint);
-        effective(&record, ca.as_ref(), registry.policy(), clock::now().seconds()).map_err(|reason| {
-            let mut no = No::because(reason);
-            if reason == Reason::CertPending {
-                no.retry_after = Some(self.settings.pending_retry_after.max(1));
-            }
-            no
-        })?;
-        Ok(record)
-    }
-
-    /// Asks the registrars about an unknown certificate and writes down what they say.
-    async fn register(
-        &self,
-        walk: &mut Walk<'_>,
-        accepted: &Accepted,
-        claimed: Option<&Identity>,
-    ) -> Result<Arc<DeviceCertificate>, No> {
-        let (Some(certificate), Some(registry)) = (&accepted.certificate, &self.registry) else {
-            return Err(No::because(Reason::CertNotRegistered));
-        };
-        let started = Instant::now();
-        let id = certificate.leaf.certificate_fingerprint;
-        let _flight = registry.flight(id).await;
-        // Another connection may have been first.
-        let known = registry
-            .lookup(id)
-            .await
-            .map_err(|error| No::because(Reason::RegistryUnavailable).detail(error.to_string()))?;
-        if let Some(record) = known {
-            return self.in_force(record, certificate, registry);
-        }
-        let registered = self.register_with(walk, accepted, claimed, certificate, registry).await;
-        let outcome = match &registered {
-            Ok(_) => ProvisionOutcome::Registered,
-            Err(no) => match no.reason() {
-                Reason::CertPending => ProvisionOutcome::Pending,
-                Reason::ProvisionQuota => ProvisionOutcome::Quota,
-                Reason::ProvisionRateLimited => ProvisionOutcome::RateLimited,
-                _ if no.unanswered || no.reason() == Reason::RegistryUnavailable => ProvisionOutcome::Error,
-                _ => ProvisionOutcome::Denied,
-            },
-        };
-        let ca: &str = &certificate.anchor.name;
-        self.metrics.provision_attempts.with_label_values(&[ca, outcome.as_str()]).inc();
-        self.metrics.provision_duration.with_label_values(&[ca]).observe(started.elapsed().as_secs_f64());
-        registered
-    }
-
-    async fn register_with(
-        &self,
-        walk: &mut Walk<'_>,
-        accepted: &Accepted,
-        claimed: Option<&Identity>,
-        certificate: &ClientCertificate,
-        registry: &Arc<Registry>,
-    ) -> Result<Arc<DeviceCertificate>, No> {
-        let (by, decision) = match walk.register(claimed).await {
-            Ok(Some(decision)) => decision,
-            Ok(None) => return Err(No::because(Reason::CertNotRegistered)),
-            Err(Stop::Denied { by, denial }) => {
-                let reason = match answer::denial_reason(&denial) {
-                    Reason::PluginDenied => Reason::ProvisionDenied,
-                    other => other,
-                };
-                return Err(No { reason: Some(reason), denial: Some(denial), by: Some(by), ..No::default() });
-            }
-            Err(stop) => return Err(stop.into()),
-        };
-        let (registration, hold) = match decision {
-            RegistrationDecision::Register(registration) => (registration, false),
-            RegistrationDecision::Hold(registration) => (registration, true),
-            // `Walk::register` has turned these into other answers.
-            RegistrationDecision::Deny(_) | RegistrationDecision::Abstain => {
-                return Err(No::because(Reason::CertNotRegistered));
-            }
-        };
-        let record = registry
-            .register_jit(JitRegistration {
-                accepted,
-                certificate,
-                registration,
-                hold,
-                by: &by,
-                verdicts: &walk.verdicts,
-            })
-            .await
-            .map_err(|error| {
-                let mut no = No::because(error.reason()).detail(error.to_string());
-                no.by = Some(by);
-                no
-            })?;
-        self.in_force(record, certificate, registry)
     }
 
     /// Audits and counts a refusal.
@@ -473,6 +238,7 @@ impl Gate {
         let reason = no.reason();
         let outcome = if no.unanswered { Outcome::Error } else { Outcome::Failure };
         let mut event = self.event(names::CONNECTION_REFUSED, outcome, reason, accepted, on, verdicts);
+        event.device_id = no.device_id.clone();
         if let Some(by) = &no.by {
             event = event.field("refused_by", &**by);
         }
@@ -514,103 +280,6 @@ impl Gate {
         event.plugins = verdicts.to_vec();
         facts::connect_fields(event, on)
     }
-}
-
-impl No {
-    fn because(reason: Reason) -> Self {
-        Self { reason: Some(reason), ..Self::default() }
-    }
-
-    fn detail(mut self, detail: String) -> Self {
-        self.detail = Some(detail);
-        self
-    }
-
-    fn reason(&self) -> Reason {
-        self.reason.unwrap_or(Reason::Other)
-    }
-}
-
-impl From<Stop> for No {
-    fn from(stop: Stop) -> Self {
-        match stop {
-            Stop::Denied { by, denial } => Self {
-                reason: Some(answer::denial_reason(&denial)),
-                denial: Some(denial),
-                by: Some(by),
-                ..Self::default()
-            },
-            Stop::Failed { by, failure } => Self {
-                reason: Some(failure_reason(failure.kind)),
-                by: Some(by),
-                detail: Some(format!("{}: {}", failure.kind.as_str(), failure.detail)),
-                unanswered: true,
-                ..Self::default()
-            },
-        }
-    }
-}
-
-/// A certificate bound to a client id may use no other.
-fn check_binding(record: Option<&DeviceCertificate>, on: &Connection, asked: Asked<'_>) -> Result<(), No> {
-    let Some(bound) = record.and_then(|record| record.client_id.as_deref()) else { return Ok(()) };
-    let used = match asked {
-        Asked::New => &*on.connect.client_id,
-        Asked::Again { current } => &*current.client_id,
-    };
-    if used == bound || (used.is_empty() && matches!(asked, Asked::New)) {
-        return Ok(());
-    }
-    Err(No::because(Reason::ClientIdMismatch).detail(format!("the certificate is bound to {bound:?}")))
-}
-
-/// As sent; else as bound; else as the authorizer says; else drawn.
-fn client_id(
-    on: &Connection,
-    record: Option<&DeviceCertificate>,
-    grant: &Grant,
-    asked: Asked<'_>,
-) -> (ByteString, bool) {
-    if let Asked::Again { current } = asked {
-        return (current.client_id.clone(), current.assigned);
-    }
-    if !on.connect.client_id.is_empty() {
-        return (on.connect.client_id.as_str().into(), false);
-    }
-    let given = record
-        .and_then(|record| record.client_id.as_deref())
-        .or(grant.assigned_client_id.as_deref())
-        .filter(|id| !id.is_empty());
-    match given {
-        Some(id) => (id.into(), true),
-        None => (format!("mqgate-{}", facts::random_hex()).into(), true),
-    }
-}
-
-fn permit(decision: &Decision, accepted: &Accepted, generation: u64) -> Result<Permit, No> {
-    let rules = match (&decision.rules, &decision.grant.acl) {
-        (Some(rules), _) | (None, Acl::Inline(rules)) => rules.as_slice(),
-        (None, Acl::Named(_)) => &[],
-    };
-    let fingerprint = |certificate: &Arc<ClientCertificate>| -> CertificateFingerprint {
-        certificate.leaf.certificate_fingerprint
-    };
-    Permit::granted_by(&Granted {
-        client_id: decision.client_id.clone(),
-        assigned: decision.assigned,
-        device_id: &decision.identity.device_id,
-        tenant: decision.identity.tenant.as_deref(),
-        certificate_fingerprint: accepted.certificate.as_ref().map(fingerprint),
-        rules,
-        otherwise: decision.grant.otherwise,
-        limits: decision.grant.limits,
-        generation,
-    })
-    .map_err(|error| {
-        let mut no = No::because(Reason::PluginInvalid).detail(error.to_string());
-        no.unanswered = true;
-        no
-    })
 }
 
 #[cfg(test)]

@@ -1,1 +1,253 @@
+use std::path::Path;
+use std::sync::atomic::Ordering as AtomicOrdering;
 
+use mqgate_identity::audit::PluginVerdict;
+use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::hooks::{Attribute, ChainMember, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::coalesce::Coalescer;
+use super::*;
+use crate::testing::{FakeHook, hooks, metrics};
+
+fn event(name: &'static str) -> AuditEvent {
+    AuditEvent::new(name, Outcome::Success, Reason::Ok)
+}
+
+fn open(folder: &Path, settings: AuditSettings) -> AuditLog {
+    let settings = AuditSettings { path: Some(folder.join("audit.jsonl")), ..settings };
+    AuditLog::open(settings, Arc::clone(&metrics().gate)).unwrap()
+}
+
+/// `seq name` of each line.
+fn lines(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{} {}", line["seq"], line["name"].as_str().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn the_schema() {
+    let mut full = event(names::CONNECTION_REFUSED).actor("client").field("trace_id", "00ff");
+    full.outcome = Outcome::Failure;
+    full.reason = Reason::PluginDenied;
+    full.sequence = 42;
+    full.at = UnixMillis(1_700_000_000_123);
+    full.connection_id = Some(7);
+    full.client_id = Some("meter \"7\"\n".into());
+    full.device_id = Some("meter-7".into());
+    full.peer_address = Some("[2001:db8::1]:40000".into());
+    full.listener = Some("mqtts".into());
+    full.certificate_fingerprint = Some(CertificateFingerprint([0xab; 32]));
+    full.subject = Some("CN=meter-7".into());
+    full.server_name = Some("broker.example".into());
+    full.plugins = vec![
+        PluginVerdict {
+            name: "cert-acl".into(),
+            digest: Some("sha256:00".into()),
+            hook: "authorizer",
+            result: "deny",
+            microseconds: 120,
+        },
+        PluginVerdict {
+            name: "static".into(),
+            digest: None,
+            hook: "authenticator",
+            result: "accept",
+            microseconds: 3,
+        },
+    ];
+    for (name, value) in [
+        ("plugin.count", Value::Integer(-1)),
+        ("tls.resumed", Value::Boolean(true)),
+        ("plugin.blob", Value::Blob(vec![0, 255])),
+        ("plugin.list", Value::Texts(vec!["a".into(), "b".into()])),
+    ] {
+        full.fields.push(Attribute { name: name.into(), value });
+    }
+    let mut out = Vec::new();
+    record::write(&full, &mut out);
+    record::write(&event(names::BROKER_STARTED), &mut out);
+    insta::assert_snapshot!(String::from_utf8(out).unwrap());
+}
+
+#[tokio::test]
+async fn events_are_numbered_written_and_kept_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let log = open(folder.path(), AuditSettings::default());
+    log.record(event(names::BROKER_STARTED));
+    assert_eq!(log.try_record(event(names::CONNECTION_ACCEPTED)), Ok(2));
+    assert_eq!(log.record_durable(event(names::CA_ADDED)).await, Ok(3));
+    // Durable means: there, whatever happens next.
+    assert_eq!(lines(&file), ["1 broker.started", "2 connection.accepted", "3 ca.added"]);
+    log.close();
+    assert_eq!(log.try_record(event(names::CA_ADDED)), Err(AuditRefused::Closed));
+    assert_eq!(log.record_durable(event(names::CA_ADDED)).await, Err(AuditRefused::Closed));
+    assert_eq!(log.check(), Err(AuditRefused::Closed));
+
+    let log = open(folder.path(), AuditSettings::default());
+    log.record(event(names::BROKER_STARTED));
+    log.close();
+    assert_eq!(lines(&file).len(), 4);
+}
+
+#[test]
+fn a_torn_line_is_cut_off_and_announced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    std::fs::write(&file, "{\"seq\":1,\"name\":\"a\"}\n{\"seq\":2,\"na").unwrap();
+    open(folder.path(), AuditSettings::default()).close();
+    assert_eq!(lines(&file), ["1 a", "1 audit.dropped"]);
+}
+
+#[test]
+fn the_file_is_rotated_by_size_and_so_many_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), AuditSettings { max_bytes: 1, keep: 2, ..AuditSettings::default() });
+    for _ in 0..5 {
+        log.record(event(names::BROKER_STARTED));
+        // One batch each: the queue must be empty first.
+        while !log.shared.lock().queue.is_empty() {
+            std::thread::yield_now();
+        }
+    }
+    log.close();
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert!(names.contains(&"audit.jsonl".into()), "{names:?}");
+    assert!(names.len() <= 3, "{names:?}");
+    let youngest = lines(&folder.path().join("audit.jsonl"));
+    assert_eq!(youngest.last().unwrap(), "5 broker.started");
+}
+
+#[test]
+fn a_full_queue_refuses_counts_and_announces() {
+    let metrics = metrics();
+    let settings = AuditSettings { path: Some("unused".into()), queue: 4, ..AuditSettings::default() };
+    // Without the thread nothing leaves the queue.
+    let shared = Shared::new(settings, Some(Arc::clone(&metrics.gate)));
+    let log = AuditLog { shared: Arc::new(shared), writer: Mutex::new(None) };
+    for sequence in 1..=3 {
+        assert_eq!(log.try_record(event(names::CONNECTION_ACCEPTED)), Ok(sequence));
+    }
+    assert_eq!(log.check(), Err(AuditRefused::QueueFull));
+    assert_eq!(log.try_record(event(names::CONNECTION_ACCEPTED)), Err(AuditRefused::QueueFull));
+    log.record(event(names::CONNECTION_REFUSED));
+    log.record(event(names::CONNECTION_REFUSED));
+    let dropped = metrics.gate.audit_dropped.with_label_values(&["file", "queue_full"]);
+    assert_eq!(dropped.get(), 2);
+
+    log.shared.lock().queue.clear();
+    log.record(event(names::CONNECTION_CLOSED));
+    let queue = log.shared.lock().queue.drain(..).map(|entry| entry.event).collect::<Vec<_>>();
+    assert_eq!(queue[0].name, names::AUDIT_DROPPED);
+    assert!(
+        queue[0].fields.iter().any(|field| field.name == "count" && field.value == Value::Text("2".into()))
+    );
+    assert_eq!((queue[0].sequence, queue[1].sequence), (5, 6));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_refuses_admissions() {
+    let log = AuditLog::default();
+    log.shared.failing.store(true, AtomicOrdering::SeqCst);
+    assert_eq!(log.try_record(event(names::CONNECTION_ACCEPTED)), Err(AuditRefused::WriteFailed));
+    assert_eq!(log.check(), Err(AuditRefused::WriteFailed));
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let settings = AuditSettings { path: Some("no/such/audit.jsonl".into()), ..AuditSettings::default() };
+    let error = AuditLog::open(settings, Arc::clone(&metrics().gate)).err().unwrap().to_string();
+    assert!(error.starts_with("audit file no/such/audit.jsonl: "), "{error}");
+}
+
+fn auditor(hook: &Arc<FakeHook>) -> Arc<ChainMember> {
+    Arc::new(ChainMember {
+        name: "auditor".into(),
+        digest: None,
+        authenticator: None,
+        registrar: None,
+        authorizer: None,
+        auditor: Some(Arc::clone(hook) as _),
+    })
+}
+
+#[tokio::test]
+async fn auditors_get_everything_in_order_also_after_a_failure() {
+    let hook = Arc::new(FakeHook::default());
+    hook.refusals.store(1, AtomicOrdering::SeqCst);
+    let log = Arc::new(AuditLog::default());
+    log.record(event(names::BROKER_STARTED));
+    let shutdown = CancellationToken::new();
+    let set = hooks(vec![auditor(&hook)]);
+    let delivery = tokio::spawn(Arc::clone(&log).deliver(Arc::clone(&set), shutdown.clone()));
+    for _ in 0..300 {
+        log.record(event(names::CONNECTION_CLOSED));
+        tokio::task::yield_now().await;
+    }
+    while hook.events.lock().unwrap().len() < 301 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    shutdown.cancel();
+    delivery.await.unwrap();
+    let numbers: Vec<_> = hook.events.lock().unwrap().iter().map(|event| event.sequence).collect();
+    assert_eq!(numbers, (1..=301).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_an_auditor_missed_is_announced_to_it() {
+    let hook = Arc::new(FakeHook::default());
+    let settings = AuditSettings { window: 4, ..AuditSettings::default() };
+    let shared = Shared::new(settings, Some(Arc::clone(&metrics().gate)));
+    let log = Arc::new(AuditLog { shared: Arc::new(shared), writer: Mutex::new(None) });
+    for _ in 0..10 {
+        log.record(event(names::CONNECTION_CLOSED));
+    }
+    let shutdown = CancellationToken::new();
+    let set = hooks(vec![auditor(&hook)]);
+    let delivery = tokio::spawn(Arc::clone(&log).deliver(Arc::clone(&set), shutdown.clone()));
+    while !hook.events.lock().unwrap().iter().any(|event| event.name == names::AUDIT_DROPPED) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    shutdown.cancel();
+    delivery.await.unwrap();
+    let dropped =
+        log.shared.metrics.as_ref().unwrap().audit_dropped.with_label_values(&["auditor", "window"]);
+    assert_eq!(dropped.get(), 6);
+}
+
+#[test]
+fn a_storm_is_one_record_and_a_count() {
+    let mut storm = Coalescer::new(Duration::from_secs(10), 2);
+    let failed = || event(names::HANDSHAKE_FAILED);
+    let counts = |events: Vec<AuditEvent>| -> Vec<Option<String>> {
+        let count = |event: &AuditEvent| {
+            event.fields.iter().find(|field| field.name == "count").map(|field| match &field.value {
+                Value::Text(text) => text.clone(),
+                other => panic!("{other:?}"),
+            })
+        };
+        events.iter().map(count).collect()
+    };
+    let now = |seconds: u64| UnixMillis(seconds * 1000);
+    assert_eq!(counts(storm.offer(now(0), "a", failed())), [None]);
+    for second in 1..5 {
+        assert_eq!(counts(storm.offer(now(second), "a", failed())), []);
+    }
+    assert_eq!(counts(storm.offer(now(5), "b", failed())), [None]);
+    assert_eq!(counts(storm.flush(now(9))), []);
+    assert_eq!(counts(storm.flush(now(10))), [Some("4".into())]);
+    // A new period, and more keys than are remembered: the oldest is told early.
+    assert_eq!(counts(storm.offer(now(11), "a", failed())), [None]);
+    assert_eq!(counts(storm.offer(now(12), "b", failed())), []);
+    assert_eq!(counts(storm.offer(now(13), "c", failed())), [Some("1".into()), None]);
+    storm.offer(now(14), "c", failed());
+    assert_eq!(counts(storm.finish()), [Some("1".into())]);
+}

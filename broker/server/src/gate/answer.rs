@@ -47,15 +47,34 @@ pub(super) const fn denial_reason(denial: &Denial) -> Reason {
         }
         ConnackReason::Banned => Reason::Banned,
         ConnackReason::ClientIdentifierNotValid => Reason::ClientIdInvalid,
-        ConnackReason::QuotaExceeded => Reason::ProvisionQuota,
-        ConnackReason::ConnectionRateExceeded => Reason::ProvisionRateLimited,
-        ConnackReason::UnspecifiedError
+        ConnackReason::QuotaExceeded => Reason::QuotaExceeded,
+        ConnackReason::ConnectionRateExceeded
+        | ConnackReason::UnspecifiedError
         | ConnackReason::ImplementationSpecificError
         | ConnackReason::NotAuthorized
         | ConnackReason::ServerUnavailable
         | ConnackReason::ServerBusy
         | ConnackReason::UseAnotherServer
         | ConnackReason::ServerMoved => Reason::PluginDenied,
+    }
+}
+
+/// The same, where it was a registrar that said no.
+pub(super) const fn provision_reason(denial: &Denial) -> Reason {
+    match denial.reason {
+        ConnackReason::QuotaExceeded => Reason::ProvisionQuota,
+        ConnackReason::ConnectionRateExceeded => Reason::ProvisionRateLimited,
+        ConnackReason::Banned => Reason::Banned,
+        ConnackReason::UnspecifiedError
+        | ConnackReason::ImplementationSpecificError
+        | ConnackReason::ClientIdentifierNotValid
+        | ConnackReason::BadUserNameOrPassword
+        | ConnackReason::NotAuthorized
+        | ConnackReason::ServerUnavailable
+        | ConnackReason::ServerBusy
+        | ConnackReason::BadAuthenticationMethod
+        | ConnackReason::UseAnotherServer
+        | ConnackReason::ServerMoved => Reason::ProvisionDenied,
     }
 }
 

@@ -1,1 +1,454 @@
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
+use mqgate_codec::{ConnectProperties, ProtocolVersion};
+use mqgate_identity::hooks::{
+    Acl, Authentication, Authorization, ConflictPolicy, ConnackReason, FailureKind, Grant, Registration,
+    RegistrationDecision,
+};
+use mqgate_identity::registry::rules::RevocationReason;
+
+use super::*;
+use crate::audit::AuditSettings;
+use crate::registry::{ManualRegistration, RegistrySettings};
+use crate::testing::{
+    FakeHook, MemoryStorage, TestCa, TestCertificate, denial, failure, grant, hooks, identity, member,
+    metrics,
+};
+use crate::trust::TrustStore;
+
+struct World {
+    ca: TestCa,
+    storage: Arc<MemoryStorage>,
+    registry: Arc<Registry>,
+    trust: Arc<TrustStore>,
+    audit: Arc<AuditLog>,
+    file: PathBuf,
+    metrics: Arc<GateMetrics>,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with_audit(AuditSettings::default()).await
+    }
+
+    async fn with_audit(settings: AuditSettings) -> Self {
+        let ca = TestCa::new("devices");
+        let storage = Arc::new(MemoryStorage::default());
+        let trust = Arc::new(TrustStore::new(32));
+        trust.configure(vec![ca.anchor()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let metrics = Arc::clone(&metrics().gate);
+        let settings = AuditSettings { path: Some(file.clone()), ..settings };
+        let audit = Arc::new(AuditLog::open(settings, Arc::clone(&metrics)).unwrap());
+        let registry = Registry::open(
+            Arc::clone(&storage) as _,
+            Arc::clone(&trust),
+            Arc::clone(&audit),
+            Arc::clone(&metrics),
+            RegistrySettings::default(),
+        );
+        let registry = registry.await.unwrap();
+        Self { ca, storage, registry, trust, audit, file, metrics, _folder: folder }
+    }
+
+    fn gate(&self, members: Vec<Arc<mqgate_identity::hooks::ChainMember>>) -> Gate {
+        let policy =
+            |auth_mode, registration| ListenerPolicy { auth_mode, registration, send_reason_strings: true };
+        let listeners = [
+            ("one_way", policy(AuthMode::OneWay, RegistrationMode::Auto)),
+            ("mutual", policy(AuthMode::Mutual, RegistrationMode::Auto)),
+            ("auto", policy(AuthMode::PerDevice, RegistrationMode::Auto)),
+            ("manual", policy(AuthMode::PerDevice, RegistrationMode::Manual)),
+        ];
+        Gate::new(
+            hooks(members),
+            Some(Arc::clone(&self.registry)),
+            Arc::clone(&self.audit),
+            Arc::clone(&self.metrics),
+            GateSettings {
+                listeners: listeners.map(|(name, policy)| (name.into(), policy)).into(),
+                pending_retry_after: 30,
+                ..GateSettings::default()
+            },
+        )
+    }
+
+    fn accepted(&self, listener: &str, device: Option<&TestCertificate>) -> Accepted {
+        Accepted {
+            id: 7,
+            listener: listener.into(),
+            accepted_at: UnixMillis(1),
+            peer: Peer { address: [192, 0, 2, 1].into(), port: 40000, via_proxy: None },
+            tls: None,
+            certificate: device.map(|device| device.proved(&self.ca)),
+        }
+    }
+
+    async fn register(&self, device: &TestCertificate, client_id: Option<&str>) {
+        let request = ManualRegistration {
+            pem: device.pem(),
+            client_id: client_id.map(Into::into),
+            ..ManualRegistration::default()
+        };
+        self.registry.register(request, "admin:test").await.unwrap();
+    }
+
+    /// The audit file, as far as it is the same in each run.
+    fn audited(&self) -> String {
+        self.audit.close();
+        let mut out = String::new();
+        for line in std::fs::read_to_string(&self.file).unwrap().lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+            let plugins: Vec<_> = line["plugins"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|plugin| {
+                    format!("{}/{}={}", plugin["name"], plugin["hook"], plugin["result"]).replace('"', "")
+                })
+                .collect();
+            let (name, outcome, reason) = (text("name"), text("outcome"), text("reason"));
+            writeln!(out, "{name} {outcome} {reason} {} {plugins:?}", text("device_id")).unwrap();
+        }
+        out
+    }
+}
+
+fn connect(client_id: &str) -> Connect {
+    Connect {
+        version: ProtocolVersion::V5,
+        clean_start: true,
+        keep_alive: 60,
+        client_id: client_id.into(),
+        will: None,
+        user_name: None,
+        password: None,
+        properties: ConnectProperties::default(),
+    }
+}
+
+fn authenticator(answer: Result<Authentication, FailureKind>) -> Arc<FakeHook> {
+    Arc::new(FakeHook { authentication: Some(answer.map_err(failure)), ..FakeHook::default() })
+}
+
+fn authorizer(answer: Result<Authorization, FailureKind>) -> Arc<FakeHook> {
+    Arc::new(FakeHook { authorization: Some(answer.map_err(failure)), ..FakeHook::default() })
+}
+
+fn registrar(answer: Result<RegistrationDecision, FailureKind>) -> Arc<FakeHook> {
+    Arc::new(FakeHook { registration: Some(answer.map_err(failure)), ..FakeHook::default() })
+}
+
+fn accept(device_id: &str) -> Result<Authentication, FailureKind> {
+    Ok(Authentication::Accept { identity: identity(device_id), cache: None })
+}
+
+fn allow() -> Arc<FakeHook> {
+    authorizer(Ok(Authorization::Allow(grant("devices/${device-id}/#"))))
+}
+
+fn registration(device_id: &str, on_conflict: ConflictPolicy) -> Registration {
+    Registration {
+        identity: identity(device_id),
+        idle_ttl: None,
+        max_ttl: None,
+        on_conflict,
+        attributes: Vec::new(),
+    }
+}
+
+fn said(admission: &Admission) -> String {
+    match admission {
+        Admission::Admitted(permit) => format!("admitted {} as {}", permit.client_id, permit.device_id),
+        Admission::Refused(refusal) => {
+            let text = refusal.reason_string.as_deref().map(|text| format!(" {text:?}")).unwrap_or_default();
+            let retry = refusal.retry_after.map(|retry| format!(" retry-after {retry}")).unwrap_or_default();
+            format!("refused {} 0x{:02X}{text}{retry}", refusal.reason, refusal.code.0)
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_chains_say() {
+    let world = World::new().await;
+    let accepted = world.accepted("one_way", None);
+    let abstain = || authenticator(Ok(Authentication::Abstain));
+    let deny = |reason| authenticator(Ok(Authentication::Deny(denial(reason))));
+    let cases: Vec<(&str, Vec<Arc<FakeHook>>)> = vec![
+        ("nobody there", vec![]),
+        ("accept, allow", vec![authenticator(accept("d")), allow()]),
+        ("abstain, accept, allow", vec![abstain(), authenticator(accept("d")), allow()]),
+        ("all abstain", vec![abstain(), abstain(), allow()]),
+        ("deny", vec![deny(ConnackReason::NotAuthorized), authenticator(accept("d")), allow()]),
+        ("bad password", vec![deny(ConnackReason::BadUserNameOrPassword), allow()]),
+        ("banned", vec![deny(ConnackReason::Banned), allow()]),
+        ("accept before deny", vec![authenticator(accept("d")), deny(ConnackReason::Banned), allow()]),
+        ("trap", vec![authenticator(Err(FailureKind::Trap)), authenticator(accept("d")), allow()]),
+        ("deadline", vec![authenticator(Err(FailureKind::Deadline)), allow()]),
+        ("overload", vec![authenticator(Err(FailureKind::Overload)), allow()]),
+        ("nonsense", vec![authenticator(Err(FailureKind::Invalid)), allow()]),
+        ("a device id with a level", vec![authenticator(accept("a/b")), allow()]),
+        ("a device id that is a wildcard", vec![authenticator(accept("#")), allow()]),
+        ("no device id", vec![authenticator(accept("")), allow()]),
+        ("no authorizer", vec![authenticator(accept("d"))]),
+        ("authorizer abstains", vec![authenticator(accept("d")), authorizer(Ok(Authorization::Abstain))]),
+        (
+            "authorizer denies",
+            vec![
+                authenticator(accept("d")),
+                authorizer(Ok(Authorization::Deny(denial(ConnackReason::QuotaExceeded)))),
+                allow(),
+            ],
+        ),
+        ("authorizer fails", vec![authenticator(accept("d")), authorizer(Err(FailureKind::Memory)), allow()]),
+        (
+            "a grant that does not compile",
+            vec![authenticator(accept("d")), authorizer(Ok(Authorization::Allow(grant("a/#/b"))))],
+        ),
+        (
+            "a grant by a name that is not configured",
+            vec![
+                authenticator(accept("d")),
+                authorizer(Ok(Authorization::Allow(Grant { acl: Acl::Named("x".into()), ..grant("#") }))),
+            ],
+        ),
+    ];
+    let mut table = String::new();
+    for (name, chain) in cases {
+        let members = chain.iter().enumerate().map(|(at, hook)| member(&format!("p{at}"), hook)).collect();
+        let admission = world.gate(members).admit(&accepted, &connect("c1")).await;
+        writeln!(table, "{name}: {}", said(&admission)).unwrap();
+    }
+    insta::assert_snapshot!(table);
+    insta::assert_snapshot!("what_the_chains_say_audited", world.audited());
+}
+
+#[tokio::test]
+async fn where_every_device_has_its_own_certificate() {
+    let world = World::new().await;
+    let claims = || authenticator(Ok(Authentication::Abstain));
+    let mut table = String::new();
+    let mut case =
+        async |name: &str, listener: &str, hooks: Vec<Arc<FakeHook>>, device: Option<&TestCertificate>| {
+            let members =
+                hooks.iter().enumerate().map(|(at, hook)| member(&format!("p{at}"), hook)).collect();
+            let gate = world.gate(members);
+            let admission = gate.admit(&world.accepted(listener, device), &connect("c1")).await;
+            writeln!(table, "{name}: {}", said(&admission)).unwrap();
+        };
+    let (new, pending, refused) =
+        (world.ca.device("new"), world.ca.device("pending"), world.ca.device("refused"));
+    let add = |name: &str| {
+        registrar(Ok(RegistrationDecision::Register(registration(name, ConflictPolicy::AddCertificate))))
+    };
+    let hold = || registrar(Ok(RegistrationDecision::Hold(registration("pending", ConflictPolicy::Refuse))));
+    let no = || registrar(Ok(RegistrationDecision::Deny(denial(ConnackReason::NotAuthorized))));
+
+    case("no certificate", "auto", vec![claims(), allow()], None).await;
+    case("unknown, manual", "manual", vec![add("new"), allow()], Some(&new)).await;
+    case("unknown, no registrar", "auto", vec![allow()], Some(&new)).await;
+    case(
+        "unknown, registrar abstains",
+        "auto",
+        vec![registrar(Ok(RegistrationDecision::Abstain)), allow()],
+        Some(&new),
+    )
+    .await;
+    case("unknown, registrar traps", "auto", vec![registrar(Err(FailureKind::Trap)), allow()], Some(&new))
+        .await;
+    case("unknown, registrar denies", "auto", vec![no(), allow()], Some(&refused)).await;
+    case("unknown, registered", "auto", vec![claims(), add("new"), allow()], Some(&new)).await;
+    case("known now", "manual", vec![claims(), allow()], Some(&new)).await;
+    case(
+        "the registry's word on who it is",
+        "manual",
+        vec![authenticator(accept("other")), allow()],
+        Some(&new),
+    )
+    .await;
+    case("unknown, held", "auto", vec![hold(), allow()], Some(&pending)).await;
+    case("pending", "auto", vec![hold(), allow()], Some(&pending)).await;
+    world.registry.activate(pending.id(), "admin:test").await.unwrap();
+    case("activated", "auto", vec![allow()], Some(&pending)).await;
+    world.registry.deactivate(pending.id(), "admin:test").await.unwrap();
+    case("deactivated", "auto", vec![allow()], Some(&pending)).await;
+    world.registry.revoke(new.id(), RevocationReason::KeyCompromise, "admin:test").await.unwrap();
+    case("revoked", "auto", vec![add("new"), allow()], Some(&new)).await;
+    case("revoked, elsewhere", "mutual", vec![authenticator(accept("d")), allow()], Some(&new)).await;
+    world.registry.delete(pending.id(), Default::default(), "admin:test").await.unwrap();
+    case("deleted", "auto", vec![add("pending"), allow()], Some(&pending)).await;
+    case("not registered, elsewhere", "mutual", vec![authenticator(accept("d")), allow()], Some(&refused))
+        .await;
+    world.storage.failing.store(true, Ordering::SeqCst);
+    let unseen = world.ca.device("unseen");
+    case("storage fails", "auto", vec![add("unseen"), allow()], Some(&unseen)).await;
+    case("storage fails, elsewhere", "mutual", vec![authenticator(accept("d")), allow()], Some(&unseen))
+        .await;
+    world.storage.failing.store(false, Ordering::SeqCst);
+    world.trust.configure(vec![TestCa::new("another").anchor()]).unwrap();
+    case("CA gone meanwhile", "mutual", vec![authenticator(accept("d")), allow()], Some(&unseen)).await;
+    case("no such listener", "nowhere", vec![authenticator(accept("d")), allow()], None).await;
+
+    insta::assert_snapshot!(table);
+    insta::assert_snapshot!("where_every_device_has_its_own_certificate_audited", world.audited());
+}
+
+#[tokio::test]
+async fn no_plugin_is_asked_about_a_certificate_that_is_out() {
+    let world = World::new().await;
+    let device = world.ca.device("device-7");
+    world.register(&device, None).await;
+    world.registry.revoke(device.id(), RevocationReason::Unspecified, "admin:test").await.unwrap();
+    let (who, may) = (authenticator(accept("device-7")), allow());
+    let gate = world.gate(vec![member("a", &who), member("b", &may)]);
+    for (listener, device) in [("auto", &device), ("manual", &world.ca.device("unknown"))] {
+        let admission = gate.admit(&world.accepted(listener, Some(device)), &connect("c1")).await;
+        assert!(matches!(admission, Admission::Refused(_)));
+    }
+    assert_eq!(who.asked.load(Ordering::SeqCst) + may.asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn one_registration_for_many_connections_at_once() {
+    let world = World::new().await;
+    let device = world.ca.device("device-7");
+    let registrar =
+        registrar(Ok(RegistrationDecision::Register(registration("device-7", ConflictPolicy::Refuse))));
+    let gate = Arc::new(world.gate(vec![member("r", &registrar), member("a", &allow())]));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let (gate, accepted) = (Arc::clone(&gate), world.accepted("auto", Some(&device)));
+        tasks.spawn(async move { said(&gate.admit(&accepted, &connect("c1")).await) });
+    }
+    for said in tasks.join_all().await {
+        assert_eq!(said, "admitted c1 as device-7");
+    }
+    assert_eq!(registrar.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(world.storage.writes.load(Ordering::SeqCst), 1);
+    let outcomes = &world.metrics.provision_attempts;
+    assert_eq!(outcomes.with_label_values(&["devices", "registered"]).get(), 1);
+    assert_eq!(
+        world.metrics.device_certificates.with_label_values(&["default", "devices", "active"]).get(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn conflicts_between_certificates_of_one_device() {
+    let world = World::new().await;
+    let (old, new) = (world.ca.device("device-7"), world.ca.device("device-7"));
+    world.register(&old, None).await;
+    let gate = |policy| {
+        let hook = registrar(Ok(RegistrationDecision::Register(registration("device-7", policy))));
+        world.gate(vec![member("r", &hook), member("a", &allow())])
+    };
+    let new_comes = world.accepted("auto", Some(&new));
+    let admission = gate(ConflictPolicy::Refuse).admit(&new_comes, &connect("c1")).await;
+    assert_eq!(said(&admission), "refused provision_denied 0x87");
+
+    let barred = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&barred);
+    world.registry.on_change(move |change| seen.lock().unwrap().push(change));
+    let admission = gate(ConflictPolicy::ReplaceCertificates).admit(&new_comes, &connect("c1")).await;
+    assert_eq!(said(&admission), "admitted c1 as device-7");
+    let expected =
+        crate::registry::RegistryChange::DeviceBarred { certificate: old.id(), reason: Reason::CertInactive };
+    assert_eq!(*barred.lock().unwrap(), [expected]);
+}
+
+#[tokio::test]
+async fn client_ids() {
+    let world = World::new().await;
+    let (bound, free) = (world.ca.device("bound"), world.ca.device("free"));
+    world.register(&bound, Some("pump-1")).await;
+    world.register(&free, None).await;
+    let assigning = authorizer(Ok(Authorization::Allow(Grant {
+        assigned_client_id: Some("given".into()),
+        ..grant("#")
+    })));
+    let assigning = world.gate(vec![member("a", &assigning)]);
+    let plain = world.gate(vec![member("a", &allow())]);
+    let cases = [
+        (&plain, &bound, "pump-1", "admitted pump-1 as bound", false),
+        (&plain, &bound, "pump-2", "refused clientid_mismatch 0x85", false),
+        (&plain, &bound, "", "admitted pump-1 as bound", true),
+        (&assigning, &bound, "", "admitted pump-1 as bound", true),
+        (&assigning, &free, "", "admitted given as free", true),
+        (&assigning, &free, "mine", "admitted mine as free", false),
+    ];
+    for (gate, device, sent, expected, assigned) in cases {
+        let admission = gate.admit(&world.accepted("manual", Some(device)), &connect(sent)).await;
+        assert_eq!(said(&admission), expected, "{sent:?}");
+        if let Admission::Admitted(permit) = admission {
+            assert_eq!(permit.assigned, assigned, "{sent:?}");
+            assert_eq!(permit.certificate_fingerprint, Some(device.id()));
+        }
+    }
+    let drawn = async || match plain.admit(&world.accepted("manual", Some(&free)), &connect("")).await {
+        Admission::Admitted(permit) => permit.client_id.clone(),
+        refused => panic!("{refused:?}"),
+    };
+    assert_ne!(drawn().await, drawn().await);
+}
+
+#[tokio::test]
+async fn a_required_plugin_that_is_missing_shuts_the_gate() {
+    let world = World::new().await;
+    let gate = world.gate(vec![member("p0", &authenticator(accept("d"))), member("p1", &allow())]);
+    let mut set = HookSet::clone(&gate.hooks().load());
+    set.missing.push(("acl".into(), "does not compile".into()));
+    gate.hooks().store(Arc::new(set));
+    let admission = gate.admit(&world.accepted("one_way", None), &connect("c1")).await;
+    assert_eq!(said(&admission), "refused plugin_unavailable 0x88");
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_down_does_not_happen() {
+    let world = World::with_audit(AuditSettings { queue: 0, ..AuditSettings::default() }).await;
+    let gate = world.gate(vec![member("p0", &authenticator(accept("d"))), member("p1", &allow())]);
+    let admission = gate.admit(&world.accepted("one_way", None), &connect("c1")).await;
+    assert_eq!(said(&admission), "refused audit_unavailable 0x88");
+    assert!(world.metrics.audit_dropped.with_label_values(&["file", "queue_full"]).get() > 0);
+}
+
+#[tokio::test]
+async fn asking_again_about_a_live_session() {
+    let world = World::new().await;
+    let device = world.ca.device("device-7");
+    world.register(&device, None).await;
+    let accepted = world.accepted("manual", Some(&device));
+    let gate = world.gate(vec![member("a", &allow())]);
+    let Admission::Admitted(permit) = gate.admit(&accepted, &connect("")).await else { panic!("refused") };
+    let again = async |members| {
+        gate.hooks().store(hooks(members).load_full());
+        match gate.reauthorize(&accepted, &connect(""), &permit).await {
+            Reauthorization::Kept => "kept".to_owned(),
+            Reauthorization::Replaced(next) => {
+                assert_eq!((&next.client_id, next.assigned), (&permit.client_id, true));
+                "replaced".to_owned()
+            }
+            Reauthorization::Withdrawn(refusal) => format!("withdrawn {}", refusal.reason),
+        }
+    };
+    assert_eq!(again(vec![member("a", &allow())]).await, "replaced");
+    assert_eq!(again(vec![member("a", &authorizer(Err(FailureKind::Trap)))]).await, "kept");
+    let deny = authorizer(Ok(Authorization::Deny(denial(ConnackReason::NotAuthorized))));
+    assert_eq!(again(vec![member("a", &deny)]).await, "withdrawn plugin_denied");
+    assert_eq!(again(vec![]).await, "withdrawn all_abstained");
+    world.registry.revoke(device.id(), RevocationReason::Unspecified, "admin:test").await.unwrap();
+    assert_eq!(again(vec![member("a", &allow())]).await, "withdrawn cert_revoked");
+}
+
+#[test]
+fn every_reason_has_its_code() {
+    let mut table = String::new();
+    for reason in Reason::ALL {
+        writeln!(table, "{reason}: 0x{:02X}", connack_code(*reason).0).unwrap();
+    }
+    insta::assert_snapshot!(table);
+}

@@ -1,1 +1,194 @@
+use std::sync::atomic::Ordering;
 
+use mqgate_identity::hooks::HookSet;
+use mqgate_protocol::limits::Limits;
+use tokio::io::AsyncReadExt;
+
+use super::*;
+use crate::audit::AuditSettings;
+use crate::broker::{Admitter, BrokerParts};
+use crate::metrics::Metrics;
+use crate::metrics::mqtt::MqttMetrics;
+use crate::registry::Registry;
+use crate::testing::{MemoryStorage, TestCa, hooks, metrics};
+use crate::tls::{ServerCertificate, TlsSettings};
+use crate::trust::TrustStore;
+
+struct World {
+    parts: ListenerParts,
+    metrics: Arc<Metrics>,
+    hooks: Arc<arc_swap::ArcSwap<HookSet>>,
+    file: std::path::PathBuf,
+    shutdown: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let metrics = metrics();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let settings = AuditSettings { path: Some(file.clone()), ..AuditSettings::default() };
+        let audit = Arc::new(AuditLog::open(settings, Arc::clone(&metrics.gate)).unwrap());
+        let hooks = hooks(Vec::new());
+        let broker = Broker::new(BrokerParts {
+            admitter: Admitter::Rule(Box::new(|_, _| unreachable!("nobody gets as far as CONNECT"))),
+            audit: Arc::clone(&audit),
+            metrics: Arc::new(MqttMetrics::register(metrics.registry()).unwrap()),
+            limits: Limits::default(),
+        });
+        let parts = ListenerParts {
+            broker,
+            metrics: Arc::clone(&metrics.gate),
+            readiness: Arc::new(Readiness::new(Arc::clone(&hooks), Arc::clone(&audit), None)),
+            audit,
+        };
+        Self { parts, metrics, hooks, file, shutdown: CancellationToken::new(), _folder: folder }
+    }
+
+    fn tls(&self) -> Arc<TlsServer> {
+        let ca = TestCa::new("CA");
+        let server = ca.server();
+        let key = server.key.serialize_pem();
+        let certificate =
+            ServerCertificate::from_pem(server.pem().as_bytes(), key.as_bytes(), "c", "k").unwrap();
+        let settings = TlsSettings { handshake_timeout: Duration::from_secs(5), ..TlsSettings::default() };
+        Arc::new(TlsServer::new(settings, certificate, Arc::new(TrustStore::new(1))).unwrap())
+    }
+
+    fn listener(&self, tls: Option<Arc<TlsServer>>) -> Listener {
+        Listener::new(ListenerSettings::new("mqtts", "127.0.0.1:0".parse().unwrap(), tls), self.parts.clone())
+    }
+
+    fn missing(&self, plugins: &[&str]) {
+        let missing = plugins.iter().map(|name| ((*name).into(), "still compiling".to_owned())).collect();
+        self.hooks.store(Arc::new(HookSet { missing, ..HookSet::default() }));
+    }
+}
+
+async fn open(address: &mut watch::Receiver<Option<SocketAddr>>) -> SocketAddr {
+    address.wait_for(Option::is_some).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn it_is_open_only_while_the_broker_is_ready() {
+    let world = World::new();
+    world.missing(&["acl"]);
+    assert_eq!(
+        world.parts.readiness.obstacles(),
+        ["the required plugin \"acl\" is not live: still compiling"]
+    );
+    let listener = world.listener(None);
+    let mut address = listener.address();
+    let running = tokio::spawn(listener.run(world.shutdown.clone()));
+    tokio::task::yield_now().await;
+    assert_eq!(*address.borrow(), None);
+
+    world.missing(&[]);
+    let first = open(&mut address).await;
+    assert_ne!(first.port(), 0);
+    world.missing(&["acl"]);
+    address.wait_for(Option::is_none).await.unwrap();
+    assert!(TcpStream::connect(first).await.is_err());
+    world.missing(&[]);
+    assert_eq!(open(&mut address).await, first, "the port that was picked is kept");
+
+    world.shutdown.cancel();
+    running.await.unwrap().unwrap();
+    assert!(TcpStream::connect(first).await.is_err());
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_an_error_with_its_name() {
+    let world = World::new();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = ListenerSettings::new("mqtts", taken.local_addr().unwrap(), None);
+    let error = Listener::new(settings, world.parts.clone()).run(world.shutdown.clone()).await.unwrap_err();
+    assert!(error.to_string().starts_with("listener \"mqtts\" cannot listen on 127.0.0.1:"), "{error}");
+}
+
+#[tokio::test]
+async fn failed_handshakes_are_counted_and_written_down_without_a_storm() {
+    let world = World::new();
+    let listener = world.listener(Some(world.tls()));
+    let mut address = listener.address();
+    let running = tokio::spawn(listener.run(world.shutdown.clone()));
+    let address = open(&mut address).await;
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00")
+            .await
+            .unwrap();
+        // An alert, and the end.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    world.shutdown.cancel();
+    running.await.unwrap().unwrap();
+    world.parts.audit.close();
+
+    let gate = &world.metrics.gate;
+    assert_eq!(gate.tls_handshake_failures.with_label_values(&["mqtts", "tls_protocol"]).get(), 3);
+    assert_eq!(gate.tls_handshakes.with_label_values(&["mqtts", "failed"]).get(), 3);
+    assert_eq!(gate.listener_accepted.with_label_values(&["mqtts"]).get(), 3);
+    assert_eq!(gate.listener_connections.with_label_values(&["mqtts"]).get(), 0);
+    assert_eq!(gate.listener_up.with_label_values(&["mqtts", "tls"]).get(), 0);
+    let text = std::fs::read_to_string(&world.file).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!(lines[0]["name"], "tls.handshake_failed");
+    assert_eq!(lines[0]["listener"], "mqtts");
+    assert!(lines[0]["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert_eq!(lines[1]["fields"]["count"], "2");
+}
+
+#[tokio::test]
+async fn whoever_has_no_place_waits() {
+    let world = World::new();
+    let mut settings = ListenerSettings::new("mqtts", "127.0.0.1:0".parse().unwrap(), Some(world.tls()));
+    settings.max_connections = 1;
+    let listener = Listener::new(settings, world.parts.clone());
+    let mut address = listener.address();
+    let running = tokio::spawn(listener.run(world.shutdown.clone()));
+    let address = open(&mut address).await;
+    let first = TcpStream::connect(address).await.unwrap();
+    let mut second = TcpStream::connect(address).await.unwrap();
+    let accepted = world.metrics.gate.listener_accepted.with_label_values(&["mqtts"]);
+    while accepted.get() < 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(accepted.get(), 1);
+    drop(first);
+    tokio::io::AsyncWriteExt::write_all(&mut second, b"not TLS").await.unwrap();
+    let _ = second.read_to_end(&mut Vec::new()).await;
+    assert_eq!(accepted.get(), 2);
+    world.shutdown.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn not_ready_for_each_cause() {
+    let world = World::new();
+    let storage = Arc::new(MemoryStorage::default());
+    let registry = Registry::open(
+        Arc::clone(&storage) as _,
+        Arc::new(TrustStore::new(1)),
+        Arc::clone(&world.parts.audit),
+        Arc::clone(&world.metrics.gate),
+        crate::registry::RegistrySettings::default(),
+    );
+    let registry = registry.await.unwrap();
+    let readiness =
+        Readiness::new(Arc::clone(&world.hooks), Arc::clone(&world.parts.audit), Some(Arc::clone(&registry)));
+    assert!(readiness.obstacles().is_empty());
+    storage.failing.store(true, Ordering::SeqCst);
+    let _ = registry.devices(None, 1).await;
+    world.parts.audit.close();
+    world.missing(&["acl"]);
+    let expected = [
+        "the required plugin \"acl\" is not live: still compiling",
+        "the audit log is closed",
+        "the registry's storage is unavailable",
+    ];
+    assert_eq!(readiness.obstacles(), expected);
+}

@@ -1,1 +1,229 @@
+use std::sync::Mutex;
 
+use mqgate_identity::registry::rules::{Force, RevocationReason};
+
+use super::*;
+use crate::testing::{MemoryStorage, TestCa, TestCertificate, metrics};
+
+struct World {
+    storage: Arc<MemoryStorage>,
+    trust: Arc<TrustStore>,
+    metrics: Arc<GateMetrics>,
+    registry: Arc<Registry>,
+    changes: Arc<Mutex<Vec<RegistryChange>>>,
+    audit: Arc<AuditLog>,
+}
+
+impl World {
+    async fn new(configured: &[&TestCa]) -> Self {
+        Self::over(Arc::default(), configured).await
+    }
+
+    async fn over(storage: Arc<MemoryStorage>, configured: &[&TestCa]) -> Self {
+        let trust = Arc::new(TrustStore::new(2));
+        trust.configure(configured.iter().map(|ca| ca.anchor()).collect()).unwrap();
+        let audit = Arc::new(AuditLog::default());
+        let metrics = Arc::clone(&metrics().gate);
+        let registry = Registry::open(
+            Arc::clone(&storage) as _,
+            Arc::clone(&trust),
+            Arc::clone(&audit),
+            Arc::clone(&metrics),
+            RegistrySettings::default(),
+        );
+        let registry = registry.await.unwrap();
+        let changes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&changes);
+        registry.on_change(move |change| seen.lock().unwrap().push(change));
+        Self { storage, trust, metrics, registry, changes, audit }
+    }
+
+    async fn register(&self, certificate: &TestCertificate) -> Result<Arc<DeviceCertificate>, RegistryError> {
+        let request = ManualRegistration { pem: certificate.pem(), ..ManualRegistration::default() };
+        self.registry.register(request, "admin:test").await
+    }
+
+    fn changes(&self) -> Vec<RegistryChange> {
+        std::mem::take(&mut self.changes.lock().unwrap())
+    }
+
+    fn devices(&self, ca: &str, state: &str) -> i64 {
+        self.metrics.device_certificates.with_label_values(&["default", ca, state]).get()
+    }
+}
+
+#[tokio::test]
+async fn the_life_of_a_device_certificate() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let device = ca.device("device-7");
+    // Looked for before: the absence that is remembered then must not outlive the registration.
+    assert!(world.registry.lookup(device.id()).await.unwrap().is_none());
+    let record = world.register(&device).await.unwrap();
+    assert_eq!((&*record.device_id, record.state), ("device-7", DeviceState::Active));
+    assert_eq!(record.ca_id, ca.id());
+    assert_eq!(world.registry.lookup(device.id()).await.unwrap().unwrap(), record);
+    // Once more is no change.
+    assert_eq!(world.register(&device).await.unwrap().revision, 1);
+    assert_eq!(world.devices("devices", "active"), 1);
+    assert!(world.changes().is_empty());
+
+    let actor = "admin:test";
+    world.registry.deactivate(device.id(), actor).await.unwrap();
+    world.registry.activate(device.id(), actor).await.unwrap();
+    let record = world.registry.revoke(device.id(), RevocationReason::KeyCompromise, actor).await.unwrap();
+    assert_eq!(record.revocation_reason.as_deref(), Some("keyCompromise"));
+    assert_eq!(world.registry.lookup(device.id()).await.unwrap().unwrap().state, DeviceState::Revoked);
+    let barred = |reason| RegistryChange::DeviceBarred { certificate: device.id(), reason };
+    assert_eq!(world.changes(), [barred(Reason::CertInactive), barred(Reason::CertRevoked)]);
+    assert_eq!((world.devices("devices", "active"), world.devices("devices", "revoked")), (0, 1));
+
+    let again = world.registry.activate(device.id(), actor).await.unwrap_err();
+    assert!(matches!(again, RegistryError::Rule(RuleError::Revoked)), "{again}");
+    let unknown = world.registry.revoke(ca.device("x").id(), RevocationReason::Unspecified, actor).await;
+    assert!(matches!(unknown, Err(RegistryError::NotFound)));
+}
+
+#[tokio::test]
+async fn only_certificates_of_known_cas_are_registered() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let refused = [
+        TestCa::new("strangers").device("x"),
+        ca.expired("x"),
+        // Not for clients.
+        ca.server(),
+    ];
+    for certificate in refused {
+        let error = world.register(&certificate).await.unwrap_err();
+        assert!(matches!(error, RegistryError::NoPath(_)), "{error}");
+    }
+    let request = ManualRegistration { pem: "no PEM".into(), ..ManualRegistration::default() };
+    assert!(matches!(world.registry.register(request, "admin").await, Err(RegistryError::Certificate(_))));
+    // Version 1 is fine, as in the handshake.
+    world.register(&ca.v1_device("old")).await.unwrap();
+}
+
+#[tokio::test]
+async fn cas_come_and_go() {
+    let (configured, added) = (TestCa::new("configured"), TestCa::new("added"));
+    let world = World::new(&[&configured]).await;
+    let actor = "admin:test";
+    assert!(!world.registry.trusts(added.id()));
+    world.registry.add_ca(&added.pem(), "added", actor).await.unwrap();
+    assert!(world.registry.trusts(added.id()));
+    let names: Vec<_> = world.registry.cas().into_iter().map(|ca| ca.name).collect();
+    assert_eq!(names, ["added", "configured"]);
+    assert_eq!(world.metrics.ca_certificates.with_label_values(&["default", "active"]).get(), 2);
+
+    // Refused, and nothing changed.
+    let third = TestCa::new("third");
+    let errors = [
+        (third.pem(), "third", "more than the limit of 2"),
+        (third.pem(), "configured", "two CA certificates have the name"),
+        (third.device("x").pem(), "x", "not a CA certificate"),
+        (third.pem(), "no spaces", "a CA name has"),
+        (format!("{}{}", third.pem(), added.pem()), "two", "add one CA at a time"),
+    ];
+    for (pem, name, expected) in errors {
+        let error = world.registry.add_ca(&pem, name, actor).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert_eq!(world.registry.cas().len(), 2);
+
+    let device = added.device("device-7");
+    world.register(&device).await.unwrap();
+    let kept = world.registry.remove_ca(added.id(), Force::No, actor).await.unwrap_err();
+    assert!(matches!(kept, RegistryError::Rule(RuleError::DevicesExist(1))), "{kept}");
+    assert!(matches!(
+        world.registry.remove_ca(configured.id(), Force::Yes, actor).await,
+        Err(RegistryError::Configured)
+    ));
+    world.registry.remove_ca(added.id(), Force::Yes, actor).await.unwrap();
+    assert!(!world.registry.trusts(added.id()));
+    assert_eq!(world.changes(), [RegistryChange::CaRemoved { ca: added.id() }]);
+    assert!(matches!(world.register(&device).await, Err(RegistryError::NoPath(_))));
+}
+
+#[tokio::test]
+async fn what_is_stored_is_there_after_a_restart() {
+    let ca = TestCa::new("added");
+    let storage = Arc::new(MemoryStorage::default());
+    let device = ca.device("device-7");
+    {
+        let world = World::over(Arc::clone(&storage), &[]).await;
+        world.registry.add_ca(&ca.pem(), "added", "admin").await.unwrap();
+        world.register(&device).await.unwrap();
+    }
+    let world = World::over(storage, &[]).await;
+    assert!(world.registry.trusts(ca.id()));
+    assert!(world.trust.current().contains(ca.id()));
+    assert_eq!(world.registry.lookup(device.id()).await.unwrap().unwrap().device_id, "device-7");
+    assert_eq!(world.devices("added", "active"), 1);
+}
+
+#[tokio::test]
+async fn a_storage_that_fails_is_no_answer_and_is_tried_again() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let device = ca.device("device-7");
+    world.storage.failing.store(true, Ordering::SeqCst);
+    assert!(world.registry.lookup(device.id()).await.is_err());
+    assert!(!world.registry.is_healthy());
+    assert!(matches!(world.register(&device).await, Err(RegistryError::Storage(_))));
+    world.storage.failing.store(false, Ordering::SeqCst);
+    assert!(world.registry.lookup(device.id()).await.unwrap().is_none());
+    assert!(world.registry.is_healthy());
+}
+
+#[tokio::test]
+async fn last_seen_is_written_now_and_then() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let device = ca.device("device-7");
+    world.register(&device).await.unwrap();
+    for _ in 0..3 {
+        world.registry.seen(device.id());
+        world.registry.write_seen().await;
+    }
+    let record = world.registry.device(device.id()).await.unwrap().unwrap();
+    assert!(record.last_seen.is_some());
+    assert_eq!(record.revision, 2, "written once, not each time");
+    // A write by somebody else in between is not overwritten.
+    world.registry.revoke(device.id(), RevocationReason::Unspecified, "admin").await.unwrap();
+    world.registry.seen(device.id());
+    world.registry.write_seen().await;
+    assert_eq!(world.registry.device(device.id()).await.unwrap().unwrap().revision, 3);
+}
+
+#[tokio::test]
+async fn lookups_are_answered_from_memory() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let device = ca.device("device-7");
+    world.register(&device).await.unwrap();
+    let unknown = ca.device("unknown").id();
+    world.registry.lookup(unknown).await.unwrap();
+    world.storage.failing.store(true, Ordering::SeqCst);
+    assert!(world.registry.lookup(device.id()).await.unwrap().is_some());
+    assert!(world.registry.lookup(unknown).await.unwrap().is_none());
+    let count = |result| world.metrics.registry_lookups.with_label_values(&[result]).get();
+    assert_eq!((count("hit"), count("negative_hit"), count("miss")), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn a_closed_audit_log_lets_nobody_in_and_still_bars() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let device = ca.device("device-7");
+    world.register(&device).await.unwrap();
+    world.audit.close();
+    assert!(matches!(world.register(&ca.device("new")).await, Err(RegistryError::Audit(_))));
+    let told = world.registry.revoke(device.id(), RevocationReason::Unspecified, "admin").await;
+    assert!(
+        matches!(told, Err(RegistryError::Audit(_))),
+        "the operator has to hear that it is not written down"
+    );
+    assert_eq!(world.registry.lookup(device.id()).await.unwrap().unwrap().state, DeviceState::Revoked);
+    assert_eq!(world.changes().len(), 1);
+}
