@@ -59,7 +59,7 @@ impl Config {
                 return Ok(Grant {
                     acl: Acl::Inline(lines),
                     otherwise: Effect::Deny,
-                    limits: rule.limits.clone(),
+                    limits: rule.limits,
                     assigned_client_id: self.assigned_client_id(on, device_id),
                     valid_for: None,
                     cache: None,
