@@ -12,6 +12,7 @@ use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDe
 use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::bindings::mqgate::plugin::types::HookError;
 use crate::capability::Services;
+use crate::capability::log::one_line;
 use crate::engine::{PluginEngine, TICK, Ticking};
 use crate::hook_exports::HookExports;
 use crate::metrics::PluginMetrics;
@@ -231,7 +232,8 @@ impl StoreState {
             CallError::Invalid(text) => (FailureKind::Invalid, text),
             CallError::Wasm(error) => (self.kind_of(&error), format!("{error:#}")),
         };
-        HookFailure { kind, detail: shorten(detail, MAX_DETAIL) }
+        // A guest chose part of these texts.
+        HookFailure { kind, detail: one_line(&shorten(detail, MAX_DETAIL)) }
     }
 
     fn kind_of(&self, error: &wasmtime::Error) -> FailureKind {
@@ -332,7 +334,7 @@ pub(crate) fn describe_init_error(error: &lifecycle::InitError) -> String {
             format!("the configuration is wrong: {}", problems.join("; "))
         }
     };
-    shorten(crate::capability::log::escape(&text), MAX_DETAIL)
+    one_line(&shorten(text, MAX_DETAIL))
 }
 
 /// Cuts at a character, and says so.

@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 use mqgate_identity::hooks::{FailureKind, HookFailure};
 use mqgate_identity::registry::Storage;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Component, Linker};
 
 use crate::artifact::Artifact;
 use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::cache::CompileCache;
-use crate::capability::log::{LogRate, escape};
+use crate::capability::log::{LogRate, one_line};
 use crate::capability::{self, CustomMetrics, Services};
 use crate::engine::{PluginEngine, TICK};
 use crate::error::{HostError, LoadError, Stage};
 use crate::hook_exports::HookExports;
 use crate::inspect::{Inspection, check_grants, inspect};
-use crate::instance::{Purpose, Runnable, describe_init_error};
+use crate::instance::{Purpose, Runnable, describe_init_error, shorten};
 use crate::metrics::{Metrics, PluginMetrics};
 use crate::plugin::{AbortOnDrop, LivePlugin};
 use crate::settings::{Capability, HostSettings, PluginSettings};
@@ -145,7 +145,7 @@ impl Loader {
             }
             let begun = Instant::now();
             let component = Component::from_binary(engine, &artifact.bytes)
-                .map_err(|error| LoadError::new(Stage::Compile, escape_lines(&format!("{error:#}"))))?;
+                .map_err(|error| LoadError::new(Stage::Compile, one_line(&format!("{error:#}"))))?;
             if let Some(plugin) = plugin {
                 loader.metrics.compiled(&plugin, begun.elapsed());
             }
@@ -184,7 +184,7 @@ impl Loader {
                     "{}\n\
                      This broker {} has other types or functions under that name.\n\
                      Rebuild the plugin against wit/ of this broker.",
-                    escape_lines(&format!("{error:#}")),
+                    one_line(&format!("{error:#}")),
                     self.settings.broker_version
                 ),
             )
@@ -237,10 +237,7 @@ impl Loader {
     /// Runs `init` and the self-test as the plugin will be run, and says what a fresh instance costs.
     async fn trial(&self, runnable: &Arc<Runnable>) -> Result<Duration, LoadError> {
         let limit = runnable.limits.init;
-        let place = tokio::time::timeout(limit, Arc::clone(&self.instances).acquire_owned()).await;
-        let Ok(Ok(place)) = place else {
-            return Err(trial("no instance is free for the trial; all plugins are busy"));
-        };
+        let place = self.place(limit).await?;
         let plugin = Arc::clone(runnable);
         let mut first = AbortOnDrop(self.runtime.spawn(async move {
             let _ticking = plugin.ticking();
@@ -253,8 +250,7 @@ impl Loader {
         }
         drop(first);
 
-        let place = Arc::clone(&self.instances).acquire_many_owned(1).await;
-        let Ok(place) = place else { return Err(trial("the host is shutting down")) };
+        let place = self.place(limit).await?;
         let plugin = Arc::clone(runnable);
         let mut costs = AbortOnDrop(self.runtime.spawn(async move {
             let _ticking = plugin.ticking();
@@ -266,16 +262,20 @@ impl Loader {
             Err(_) => Err(too_slow("init", limit)),
         }
     }
+
+    async fn place(&self, limit: Duration) -> Result<OwnedSemaphorePermit, LoadError> {
+        match tokio::time::timeout(limit, Arc::clone(&self.instances).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(trial("no instance is free for the trial; all plugins are busy")),
+        }
+    }
 }
 
-async fn first_instance(
-    plugin: &Runnable,
-    place: tokio::sync::OwnedSemaphorePermit,
-) -> Result<(), LoadError> {
+async fn first_instance(plugin: &Runnable, place: OwnedSemaphorePermit) -> Result<(), LoadError> {
     let limit = plugin.limits.init;
     let failed = |failure: HookFailure| match failure.kind {
         FailureKind::Deadline => too_slow("init and the self-test", limit),
-        kind => trial(format!("the trial ended with {}: {}", kind.as_str(), escape_lines(&failure.detail))),
+        kind => trial(format!("the trial ended with {}: {}", kind.as_str(), one_line(&failure.detail))),
     };
     let mut running = plugin.instantiate(Purpose::Trial, limit, place).await.map_err(failed)?;
     plugin.exports.check_types(&mut running).map_err(|error| {
@@ -285,7 +285,7 @@ async fn first_instance(
                 "{}\n\
                  This broker has other types under that name.\n\
                  Rebuild the plugin against wit/ of this broker.",
-                escape_lines(&format!("{error:#}"))
+                one_line(&format!("{error:#}"))
             ),
         )
     })?;
@@ -300,10 +300,7 @@ async fn first_instance(
         match checked {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
-                return Err(trial(format!(
-                    "the self-test failed: {}",
-                    escape(&crate::instance::shorten(why, 1024))
-                )));
+                return Err(trial(format!("the self-test failed: {}", one_line(&shorten(why, 1024)))));
             }
             Err(error) => return Err(failed(running.name_failure(error.into()))),
         }
@@ -312,10 +309,7 @@ async fn first_instance(
 }
 
 /// Each call begins with a fresh instance, so what `init` costs must fit into a call.
-async fn cold_start(
-    plugin: &Runnable,
-    place: tokio::sync::OwnedSemaphorePermit,
-) -> Result<Duration, LoadError> {
+async fn cold_start(plugin: &Runnable, place: OwnedSemaphorePermit) -> Result<Duration, LoadError> {
     let limit = plugin.limits.cpu;
     let mut fastest = Duration::MAX;
     let mut place = Some(place);
@@ -339,7 +333,7 @@ async fn cold_start(
                 )));
             }
             Err(failure) => {
-                return Err(trial(format!("init failed the second time: {}", escape_lines(&failure.detail))));
+                return Err(trial(format!("init failed the second time: {}", one_line(&failure.detail))));
             }
         }
         place = Some(running.into_place());
@@ -380,10 +374,4 @@ fn trial(message: impl Into<String>) -> LoadError {
 
 fn verify(message: impl Into<String>) -> LoadError {
     LoadError::new(Stage::Verify, message)
-}
-
-/// Wasmtime's messages quote names of the component, which may hold anything.
-fn escape_lines(text: &str) -> String {
-    let lines: Vec<String> = text.lines().map(escape).collect();
-    lines.join("; ")
 }

@@ -2,7 +2,8 @@
 
 use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict};
 use mqgate_identity::certificate::{
-    CertificateFacts, ClientCertificate, DistinguishedName, GeneralName, KeyUsage, MatchedAnchor,
+    CertificateFacts, CertificateFingerprint, ClientCertificate, DistinguishedName, GeneralName, KeyUsage,
+    MatchedAnchor,
 };
 use mqgate_identity::hooks::{
     Attribute, ConnectFacts, Connection, Identity, Peer, TlsSession, Value, WillFacts,
@@ -58,7 +59,7 @@ pub(crate) fn audit_event(event: &AuditEvent) -> auditor::AuditEvent {
         client_id: event.client_id.clone(),
         peer_address: event.peer_address.clone(),
         listener: event.listener.as_deref().map(str::to_owned),
-        certificate_fingerprint: event.certificate_fingerprint.map(|fingerprint| fingerprint.to_hex()),
+        certificate_fingerprint: event.certificate_fingerprint.map(CertificateFingerprint::to_hex),
         subject: event.subject.clone(),
         server_name: event.server_name.clone(),
         plugins: event.plugins.iter().map(plugin_verdict).collect(),
@@ -242,4 +243,57 @@ fn attributes(attributes: &[Attribute]) -> Vec<types::Attribute> {
             },
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mqgate_identity::hooks::Secret;
+    use mqgate_identity::time::UnixMillis;
+
+    use super::*;
+
+    #[test]
+    fn a_password_is_for_plugins_with_the_grant() {
+        let on = Connection {
+            id: 7,
+            trace_id: String::from("t"),
+            listener: "l".into(),
+            accepted_at: UnixMillis(1),
+            peer: Peer { address: [10, 0, 0, 1].into(), port: 1, via_proxy: Some([10, 0, 0, 2].into()) },
+            tls: None,
+            certificate: None,
+            connect: ConnectFacts {
+                protocol_level: 4,
+                client_id: String::from("c"),
+                clean_start: true,
+                keep_alive: 60,
+                user_name: Some(String::from("u")),
+                password: Some(Secret(b"p".to_vec())),
+                will: None,
+                session_expiry: None,
+                receive_maximum: None,
+                maximum_packet_size: None,
+                authentication_method: None,
+                user_properties: Vec::new(),
+            },
+            attributes: Vec::new(),
+        };
+        let hidden = connection(&on, Credentials::Hidden);
+        assert_eq!((hidden.connect.user_name.as_deref(), hidden.connect.password), (Some("u"), None));
+        let shown = connection(&on, Credentials::Shown);
+        assert_eq!(shown.connect.password.as_deref(), Some(&b"p"[..]));
+        assert_eq!(
+            (shown.peer.address.as_str(), shown.peer.via_proxy.as_deref()),
+            ("10.0.0.1", Some("10.0.0.2"))
+        );
+    }
+
+    #[test]
+    fn each_key_usage_is_itself() {
+        let usage = KeyUsage { crl_sign: true, digital_signature: true, ..KeyUsage::default() };
+        assert_eq!(
+            key_usage(usage),
+            certificates::KeyUsage::CRL_SIGN | certificates::KeyUsage::DIGITAL_SIGNATURE
+        );
+    }
 }

@@ -50,7 +50,7 @@ pub enum Source {
 }
 
 /// Settings of one plugin.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PluginSettings {
     /// Unique among plugins and native members: 1 to 64 of `a-z 0-9 - _`.
     pub name: String,
@@ -74,6 +74,13 @@ impl PluginSettings {
             limits: Limits::default(),
             required: true,
         }
+    }
+}
+
+impl std::fmt::Debug for PluginSettings {
+    /// Without `config`, which may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginSettings").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

@@ -119,6 +119,12 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
+/// Text of several lines, such as a backtrace, as one.
+pub(crate) fn one_line(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| escape(line.trim())).collect();
+    lines.join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -50,13 +50,17 @@ impl Host for StoreState {
 }
 
 fn device(storage: &dyn Storage, device_id: &str) -> Result<Option<Device>, Error> {
-    let mut records = storage.certificates_of_device(device_id)?;
+    Ok(compose(storage.certificates_of_device(device_id)?))
+}
+
+/// One device out of the certificates registered for it.
+fn compose(mut records: Vec<DeviceCertificate>) -> Option<Device> {
     records.retain(|record| record.state != DeviceState::Tombstone);
     // The certificate that counts most speaks for the device: active before pending before the rest, then newest.
     records.sort_by_key(|record| (rank(record.state), std::cmp::Reverse(record.registered_at)));
-    let Some(first) = records.first() else { return Ok(None) };
+    let first = records.first()?;
     let registered_at = records.iter().map(|record| record.registered_at).min().unwrap_or_default();
-    Ok(Some(Device {
+    Some(Device {
         device_id: first.device_id.clone(),
         tenant: first.tenant.clone(),
         status: status(first.state),
@@ -69,7 +73,7 @@ fn device(storage: &dyn Storage, device_id: &str) -> Result<Option<Device>, Erro
             .iter()
             .map(|(name, value)| Attribute { name: name.clone(), value: Value::Text(value.clone()) })
             .collect(),
-    }))
+    })
 }
 
 fn count(storage: &dyn Storage, tenant: Option<&str>, tag: Option<&str>) -> Result<u64, Error> {
@@ -127,5 +131,66 @@ fn is_registered(state: DeviceState) -> bool {
 impl From<StorageError> for Error {
     fn from(error: StorageError) -> Self {
         Self::Unavailable(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mqgate_identity::registry::RegistrationSource;
+    use mqgate_identity::time::{UnixMillis, UnixSeconds};
+
+    use super::*;
+
+    fn record(number: u8, state: DeviceState, registered_at: u64) -> DeviceCertificate {
+        DeviceCertificate {
+            id: CertificateFingerprint([number; 32]),
+            state,
+            device_id: String::from("d"),
+            tenant: Some(format!("tenant-{number}")),
+            tags: Vec::new(),
+            client_id: None,
+            ca_id: CertificateFingerprint([0; 32]),
+            subject: String::new(),
+            issuer: String::new(),
+            serial: String::new(),
+            spki_sha256: String::new(),
+            not_before: UnixSeconds(0),
+            not_after: UnixSeconds(1),
+            source: RegistrationSource::Api,
+            registered_at: UnixMillis(registered_at),
+            updated_at: UnixMillis(registered_at),
+            last_seen: Some(UnixMillis(registered_at + 1)),
+            revocation_reason: None,
+            attributes: BTreeMap::new(),
+            revision: 1,
+            pem: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_certificate_that_counts_most_speaks_for_the_device() {
+        let found = compose(vec![
+            record(1, DeviceState::Revoked, 50),
+            record(2, DeviceState::Active, 10),
+            record(3, DeviceState::Active, 20),
+            record(4, DeviceState::Tombstone, 1),
+            record(5, DeviceState::PendingActivation, 30),
+        ])
+        .expect("a device");
+        assert_eq!(found.status, DeviceStatus::Active);
+        assert_eq!(found.tenant.as_deref(), Some("tenant-3"));
+        assert_eq!((found.registered_at, found.last_seen), (10, Some(51)));
+        let numbers: Vec<u8> = found.fingerprints.iter().map(|fingerprint| fingerprint[0]).collect();
+        assert_eq!(numbers, [3, 2, 5, 1]);
+    }
+
+    #[test]
+    fn what_was_deleted_is_no_device() {
+        assert!(compose(vec![record(1, DeviceState::Tombstone, 1)]).is_none());
+        assert!(compose(Vec::new()).is_none());
+        let suspended = compose(vec![record(1, DeviceState::Revoked, 1)]).expect("a device");
+        assert_eq!(suspended.status, DeviceStatus::Suspended);
     }
 }

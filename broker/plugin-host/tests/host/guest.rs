@@ -63,9 +63,9 @@ impl Guest {
     /// A hook with one parameter, the address of what is asked.
     pub fn hook(mut self, interface: &str, function: &str, body: &str) -> Self {
         self.world.push(format!("export mqgate:plugin/{interface}@0.1.0;"));
-        let _ = write!(
+        let _ = writeln!(
             self.functions,
-            "(func (export \"mqgate:plugin/{interface}@0.1.0#{function}\") (param i32) (result i32) {body})\n"
+            "(func (export \"mqgate:plugin/{interface}@0.1.0#{function}\") (param i32) (result i32) {body})"
         );
         self
     }
@@ -77,25 +77,25 @@ impl Guest {
     /// A hook with any signature.
     pub fn export(mut self, interface: &str, function: &str, signature: &str, body: &str) -> Self {
         self.world.push(format!("export mqgate:plugin/{interface}@0.1.0;"));
-        let _ = write!(
+        let _ = writeln!(
             self.functions,
-            "(func (export \"mqgate:plugin/{interface}@0.1.0#{function}\") {signature} {body})\n"
+            "(func (export \"mqgate:plugin/{interface}@0.1.0#{function}\") {signature} {body})"
         );
         self
     }
 
     pub fn import(mut self, interface: &str, function: &str, name: &str, signature: &str) -> Self {
         self.world.push(format!("import mqgate:plugin/{interface}@0.1.0;"));
-        let _ = write!(
+        let _ = writeln!(
             self.imports,
-            "(import \"mqgate:plugin/{interface}@0.1.0\" \"{function}\" (func ${name} {signature}))\n"
+            "(import \"mqgate:plugin/{interface}@0.1.0\" \"{function}\" (func ${name} {signature}))"
         );
         self
     }
 
     /// A core import as it is, for what is not of the package.
     pub fn raw_import(mut self, module: &str, function: &str, name: &str, signature: &str) -> Self {
-        let _ = write!(self.imports, "(import \"{module}\" \"{function}\" (func ${name} {signature}))\n");
+        let _ = writeln!(self.imports, "(import \"{module}\" \"{function}\" (func ${name} {signature}))");
         self
     }
 

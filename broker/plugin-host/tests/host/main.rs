@@ -1,5 +1,7 @@
 //! The host against guests that are written to misbehave, and against the plugins that come with the broker.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests too")]
+
 mod bundled;
 mod fixture;
 mod guest;
