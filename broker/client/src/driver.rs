@@ -86,6 +86,7 @@ struct Running {
 }
 
 /// What there is to do next.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Step {
     Command(Option<Command>),
     Read(io::Result<usize>),
@@ -127,7 +128,7 @@ impl Running {
                     return self.last_words(&error).await;
                 }
                 Step::PingDue => {
-                    if let Err(end) = self.ping() {
+                    if let Err(end) = self.ping().await {
                         return end;
                     }
                 }
@@ -147,7 +148,7 @@ impl Running {
         if reads && input.capacity() - input.len() < READ_SIZE {
             input.reserve(decoder.missing().max(READ_SIZE));
         }
-        let ping_at = pings.as_ref().filter(|_| reads).map(|pings| pings.due);
+        let ping_at = pings.as_ref().map(|pings| pings.due);
         tokio::select! {
             _ = abandoned => Step::Abandoned,
             permit = events.reserve(), if message.is_some() => {
@@ -196,14 +197,29 @@ impl Running {
         End::because(fault.to_string())
     }
 
-    fn ping(&mut self) -> Result<(), End> {
-        let Some(pings) = &mut self.pings else { return Ok(()) };
-        if pings.unanswered {
+    async fn ping(&mut self) -> Result<(), End> {
+        // Who does not read cannot see an answer, but has to tell that he lives.
+        let reads = self.message.is_none();
+        if reads && self.is_unanswered() {
+            // We may have slept, not the server: its answer may lie in the socket.
+            let read = self.reader.read_buf(&mut self.input);
+            if let Ok(Ok(1..)) = tokio::time::timeout(Duration::ZERO, read).await {
+                self.take_packets()?;
+            }
+        }
+        if reads && self.is_unanswered() {
             return Err(End::because("the server did not answer PINGREQ"));
         }
-        pings.sent();
+        if let Some(pings) = &mut self.pings {
+            pings.sent();
+            pings.unanswered &= reads;
+        }
         self.session.ping();
         Ok(())
+    }
+
+    fn is_unanswered(&self) -> bool {
+        self.pings.as_ref().is_some_and(|pings| pings.unanswered)
     }
 
     /// Sends what is left, as far as the server takes it at once, and closes.

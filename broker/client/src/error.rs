@@ -87,7 +87,8 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
 fn hint(error: &io::Error) -> &'static str {
     use rustls::{CertificateError as Certificate, Error};
     match rustls_error(error) {
-        Some(Error::InvalidCertificate(Certificate::UnknownIssuer)) => {
+        // A wrong signature is what another CA of the same name looks like.
+        Some(Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature)) => {
             "; the CA file does not hold the CA that signed the server's certificate"
         }
         Some(Error::InvalidCertificate(

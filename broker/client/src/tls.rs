@@ -157,8 +157,9 @@ impl TlsOptions {
             (Some(_), None) => return Err(TlsError::HalfIdentity { given: "the certificate" }),
             (None, Some(_)) => return Err(TlsError::HalfIdentity { given: "the key" }),
         };
+        let certificates = certificate.certificates()?;
         let key = provider.key_provider.load_private_key(key.private_key()?).map_err(TlsError::Key)?;
-        let identity = CertifiedKey::new(certificate.certificates()?, key);
+        let identity = CertifiedKey::new(certificates, key);
         match identity.keys_match() {
             Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(TlsError::KeyMismatch),
             // Other errors mean that the certificate cannot be read here: X.509 v1, for one, which a broker

@@ -1,1 +1,0 @@
-//! Tests against a server that does as it is told.
