@@ -1,2 +1,5 @@
-//! placeholder
-fn main() {}
+//! The program `mqgate`; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    mqgate::cli::main()
+}

@@ -1,0 +1,270 @@
+//! The handlers.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use mqgate_identity::audit::names;
+use mqgate_identity::hooks::Reauthorize;
+use mqgate_plugin_host::{
+    Capability, Grants, LoadError, PluginInfo, PluginSettings, PluginState, Position, Source, Stage,
+};
+use mqgate_server::admin::{Actor, Problem};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{PluginAdmin, note_change, note_refusal};
+
+type Answer = Result<Json<Value>, Problem>;
+
+fn shown(info: &PluginInfo) -> Value {
+    let (state, why) = match &info.state {
+        PluginState::Live => ("live", None),
+        PluginState::Failed(why) => ("failed", Some(why)),
+    };
+    json!({
+        "name": info.name,
+        "state": state,
+        "why": why,
+        "digest": info.digest,
+        "version": info.version,
+        "size": info.size,
+        "hooks": info.hooks,
+        "imports": info.imports,
+        "generation": info.generation,
+        "isolation": info.isolation,
+        "cold_start_us": u64::try_from(info.cold_start.as_micros()).unwrap_or(u64::MAX),
+        "required": info.required,
+        "native": false,
+    })
+}
+
+/// Every member of the chains in the order in which it is asked; those that are not live come last.
+pub async fn list(State(admin): State<PluginAdmin>) -> Json<Value> {
+    let hooks = admin.host.hooks().load_full();
+    let mut plugins = admin.host.list();
+    let mut items = Vec::new();
+    for member in &hooks.members {
+        match plugins.iter().position(|info| info.name == *member.name && info.state == PluginState::Live) {
+            Some(index) => items.push(shown(&plugins.remove(index))),
+            None if member.digest.is_none() => {
+                let has = [
+                    ("authenticator", member.authenticator.is_some()),
+                    ("registrar", member.registrar.is_some()),
+                    ("authorizer", member.authorizer.is_some()),
+                    ("auditor", member.auditor.is_some()),
+                ];
+                let hooks: Vec<_> = has.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
+                items.push(json!({ "name": &*member.name, "state": "live", "native": true, "hooks": hooks }));
+            }
+            None => {}
+        }
+    }
+    items.extend(plugins.iter().map(shown));
+    Json(json!({ "items": items, "generation": hooks.generation }))
+}
+
+pub async fn show(State(admin): State<PluginAdmin>, Path(name): Path<String>) -> Answer {
+    find(&admin, &name).map(|info| Json(shown(&info))).ok_or_else(|| no_such(&name))
+}
+
+fn find(admin: &PluginAdmin, name: &str) -> Option<PluginInfo> {
+    admin.host.list().into_iter().find(|info| info.name == name)
+}
+
+fn no_such(name: &str) -> Problem {
+    let name: String = name.chars().take(128).collect();
+    Problem::new(StatusCode::NOT_FOUND, "no_such_plugin", format!("no plugin is called `{name}`"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadQuery {
+    name: String,
+    /// Capabilities, separated by commas.
+    grant: Option<String>,
+    /// `first`, `last`, `before:NAME`, `after:NAME`; where the configuration has it, otherwise.
+    position: Option<String>,
+    #[serde(default)]
+    required: bool,
+    /// The plugin's configuration, JSON.
+    config: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwapQuery {
+    config: Option<String>,
+    reauthorize: Option<String>,
+}
+
+fn settings(config: Option<&str>) -> Result<Option<Value>, Problem> {
+    let parsed = config.map(serde_json::from_str).transpose();
+    parsed.map_err(|error| Problem::bad_request("bad_config", format!("the plugin's configuration is no JSON: {error}")))
+}
+
+fn position(text: Option<&str>) -> Result<Position, Problem> {
+    Ok(match text {
+        None => Position::Configured,
+        Some("first") => Position::First,
+        Some("last") => Position::Last,
+        Some(text) => match text.split_once(':') {
+            Some(("before", name)) => Position::Before(name.to_owned()),
+            Some(("after", name)) => Position::After(name.to_owned()),
+            _ => {
+                let what = "a position is first, last, before:NAME or after:NAME";
+                return Err(Problem::bad_request("bad_position", what));
+            }
+        },
+    })
+}
+
+fn grants(text: Option<&str>) -> Result<Grants, Problem> {
+    let words = text.unwrap_or_default().split(',').map(str::trim).filter(|word| !word.is_empty());
+    let words: Result<Vec<Capability>, _> = words.map(|word| capability(word).parse()).collect();
+    words.map(Grants::of).map_err(|error: mqgate_plugin_host::UnknownCapability| {
+        Problem::bad_request("bad_grant", error.to_string())
+    })
+}
+
+/// The names of the interfaces are understood too.
+fn capability(word: &str) -> &str {
+    match word {
+        "key-value" => "kv",
+        "registry" => "registry.read",
+        other => other,
+    }
+}
+
+fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Arc<[u8]>, Problem> {
+    let too_large = "the component is larger than `admin.max_upload`, or the upload broke off";
+    body.map(|bytes| Arc::from(&*bytes))
+        .map_err(|rejection| Problem::new(rejection.status(), "bad_upload", format!("{too_large}: {}", rejection.body_text())))
+}
+
+/// A component that was refused: the host's stage and message.
+fn refused(error: &LoadError) -> Problem {
+    let code = match error.stage {
+        Stage::Verify => "plugin_verify",
+        Stage::Inspect => "plugin_inspect",
+        Stage::Compile => "plugin_compile",
+        Stage::Link => "plugin_link",
+        Stage::Trial => "plugin_trial",
+    };
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, &*error.message).with("stage", error.stage.as_str())
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+pub async fn load(
+    State(admin): State<PluginAdmin>,
+    Extension(actor): Extension<Actor>,
+    Query(query): Query<LoadQuery>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let component = bytes(body)?;
+    can_be_audited(&admin)?;
+    let digest = digest(&component);
+    let mut wanted = PluginSettings::new(query.name, Source::Bytes(component));
+    wanted.required = query.required;
+    wanted.grants = grants(query.grant.as_deref())?;
+    if let Some(config) = settings(query.config.as_deref())? {
+        wanted.config = config;
+    }
+    let name = wanted.name.clone();
+    match admin.host.load(wanted, position(query.position.as_deref())?).await {
+        Ok(info) => {
+            note_change(&admin.audit, names::PLUGIN_LOADED, &actor.0, &info, None);
+            ask_again(&admin, admin.reauthorize);
+            Ok((StatusCode::CREATED, Json(shown(&info))))
+        }
+        Err(error) => {
+            note_refusal(&admin.audit, &actor.0, &name, Some(&digest), &error);
+            Err(refused(&error))
+        }
+    }
+}
+
+pub async fn swap(
+    State(admin): State<PluginAdmin>,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+    Query(query): Query<SwapQuery>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let component = bytes(body)?;
+    can_be_audited(&admin)?;
+    let reauthorize = match query.reauthorize.as_deref() {
+        None => admin.reauthorize,
+        Some("none") => Reauthorize::None,
+        Some("lazy") => Reauthorize::Lazy,
+        Some("eager") => Reauthorize::Eager,
+        Some(_) => {
+            return Err(Problem::bad_request("bad_reauthorize", "reauthorize is none, lazy or eager"));
+        }
+    };
+    let config = settings(query.config.as_deref())?;
+    let before = find(&admin, &name).ok_or_else(|| no_such(&name))?.digest;
+    let after = digest(&component);
+    match admin.host.swap(&name, component, config, reauthorize).await {
+        Ok(info) => {
+            note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before));
+            ask_again(&admin, reauthorize);
+            Ok(Json(shown(&info)))
+        }
+        Err(error) => {
+            note_refusal(&admin.audit, &actor.0, &name, Some(&after), &error);
+            Err(refused(&error))
+        }
+    }
+}
+
+pub async fn unload(
+    State(admin): State<PluginAdmin>,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+) -> Answer {
+    can_be_audited(&admin)?;
+    let Some(info) = find(&admin, &name) else {
+        return Err(no_such(&name));
+    };
+    if !admin.host.unload(&name).await {
+        return Err(no_such(&name));
+    }
+    note_change(&admin.audit, names::PLUGIN_UNLOADED, &actor.0, &info, Some(&info.digest));
+    ask_again(&admin, admin.reauthorize);
+    Ok(Json(json!({ "name": info.name, "digest": info.digest })))
+}
+
+pub async fn inspect(State(admin): State<PluginAdmin>, body: Result<Bytes, BytesRejection>) -> Answer {
+    let found = admin.host.inspect(bytes(body)?).await.map_err(|error| refused(&error))?;
+    Ok(Json(json!({
+        "digest": found.digest,
+        "size": found.size,
+        "version": found.version,
+        "hooks": found.hooks,
+        "imports": found.imports,
+        "other_exports": found.other_exports,
+    })))
+}
+
+/// A change that cannot be written down does not happen.
+fn can_be_audited(admin: &PluginAdmin) -> Result<(), Problem> {
+    admin.audit.check().map_err(|refused| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable", refused.to_string())
+    })
+}
+
+/// Lazily is the connections' own business; eagerly is asked for here.
+fn ask_again(admin: &PluginAdmin, reauthorize: Reauthorize) {
+    if reauthorize == Reauthorize::Eager {
+        let asked = admin.broker.connections().reauthorize_where(|_| true);
+        tracing::info!(connections = asked, "live sessions are asked for again");
+    }
+}

@@ -1,0 +1,109 @@
+//! The command line: one thin module per command.
+
+mod ca;
+mod cert;
+mod config;
+mod output;
+mod passwd;
+mod pki;
+mod plugin;
+mod publish;
+mod remote;
+mod subscribe;
+mod transport;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::code_of;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   refused: by the broker, or by a check
+  2   the command line is wrong
+  69  unavailable: the broker is not running, an address is taken, storage is locked
+  70  a fault of the program
+  77  the admin token is missing or wrong
+  78  the configuration is wrong";
+
+/// An MQTT broker whose gate is programmed with WebAssembly components.
+#[derive(Parser)]
+#[command(name = "mqgate", version, after_help = EXIT_CODES, subcommand_required = false)]
+struct Cli {
+    /// The configuration file. Without it: ./mqgate.toml, /etc/mqgate/mqgate.toml, or a secure default
+    #[arg(long, short = 'c', global = true, value_name = "FILE", env = "MQGATE_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the broker (what `mqgate` alone does)
+    Run,
+    /// Publish messages
+    Pub(Box<publish::Args>),
+    /// Subscribe, and print what arrives
+    Sub(Box<subscribe::Args>),
+    /// Components in the running broker
+    #[command(subcommand)]
+    Plugin(plugin::Command),
+    /// Device certificates in the registry of the running broker
+    #[command(subcommand)]
+    Cert(cert::Command),
+    /// CAs that the running broker trusts
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// The configuration: check it, show it, start one
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Users of a password file
+    #[command(subcommand)]
+    Passwd(passwd::Command),
+    /// Certificates to try things with
+    #[command(subcommand)]
+    Pki(pki::Command),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let explicit = cli.config.as_deref();
+    let result = match cli.command.unwrap_or(Command::Run) {
+        Command::Run => crate::run::command(explicit),
+        Command::Pub(args) => publish::run(*args),
+        Command::Sub(args) => subscribe::run(*args),
+        Command::Plugin(command) => plugin::run(command, explicit),
+        Command::Cert(command) => cert::run(command, explicit),
+        Command::Ca(command) => ca::run(command, explicit),
+        Command::Config(command) => config::run(command, explicit),
+        Command::Passwd(command) => passwd::run(command),
+        Command::Pki(command) => pki::run(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::from(code_of(&error) as u8)
+        }
+    }
+}
+
+/// A line for people and programs that wait for it.
+pub(crate) fn announce(line: &str) -> anyhow::Result<()> {
+    output::say(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

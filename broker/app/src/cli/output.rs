@@ -1,0 +1,88 @@
+//! What commands print: tables for people, JSON for programs, errors to standard error.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde_json::Value;
+
+/// Writes a line to standard output. A reader that went away is no error.
+pub fn say(text: impl AsRef<str>) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Writes an error and what led to it to standard error.
+pub fn complain(error: &anyhow::Error) {
+    let mut text = String::new();
+    for (depth, cause) in error.chain().enumerate() {
+        let line = cause.to_string();
+        // Causes that the text above has already are not said twice.
+        if !text.contains(&line) {
+            text.push_str(if depth == 0 { "" } else { "\n  because: " });
+            text.push_str(&line);
+        }
+    }
+    let _ = writeln!(std::io::stderr().lock(), "mqgate: {text}");
+}
+
+pub fn json(value: &Value) -> Result<()> {
+    say(serde_json::to_string_pretty(value)?)
+}
+
+/// Columns of equal width; control characters are shown and not obeyed.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
+    let clean: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
+    let width = |column: usize| {
+        let cells = clean.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([head[column].len()]).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    say(line(&mut head.iter().copied()))?;
+    clean.iter().try_for_each(|row| say(line(&mut row.iter().map(String::as_str))))
+}
+
+/// A device may choose its name; the operator's terminal must not obey it.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let hidden = c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let shown: Vec<char> = if hidden { c.escape_unicode().collect() } else { vec![c] };
+            shown
+        })
+        .collect()
+}
+
+/// A member as text; empty if there is none.
+pub fn text(value: &Value, name: &str) -> String {
+    match &value[name] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect::<Vec<_>>().join(",")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Seconds since the epoch as a date.
+pub fn date(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.strftime("%Y-%m-%d").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_not_told_what_to_do() {
+        assert_eq!(printable("a\u{1b}[2Jb\u{202e}ü"), "a\\u{1b}[2Jb\\u{202e}ü");
+    }
+}

@@ -1,0 +1,195 @@
+//! The running broker, from a command's side: where it is, the token, and what its answers mean.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::config::Inputs;
+use crate::exit::{Exit, Failure};
+
+/// Options of every command that speaks to the running broker.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RemoteArgs {
+    /// Address of the admin API; without it, that of the configuration
+    #[arg(long, value_name = "URL", env = "MQGATE_URL", hide_env_values = true)]
+    url: Option<String>,
+    /// The admin token; without it, that of the token file
+    #[arg(long, value_name = "TOKEN", env = "MQGATE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A connection to the admin API.
+pub struct Remote {
+    agent: ureq::Agent,
+    url: String,
+    token: String,
+}
+
+/// Loading a component compiles it, which takes its time.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Largest answer that is read.
+const ANSWER_LIMIT: u64 = 256 << 20;
+
+impl Remote {
+    pub fn new(args: &RemoteArgs, config: Option<&Path>) -> Result<Self> {
+        let loaded = match (&args.url, &args.token) {
+            (Some(_), Some(_)) => None,
+            _ => Some(crate::run::effective(&Inputs::gather(config)?)?),
+        };
+        let config = loaded.as_ref();
+        let url = match (&args.url, config) {
+            (Some(url), _) => url.trim_end_matches('/').to_owned(),
+            (None, Some(config)) => endpoint(&config.endpoints_file())
+                .unwrap_or_else(|| format!("http://{}", config.admin.bind)),
+            (None, None) => return Err(Failure::new(Exit::Internal, "no address").into()),
+        };
+        if !url.starts_with("http://") {
+            return Err(Failure::new(Exit::Usage, format!("`{url}` is no http:// address")).into());
+        }
+        let token = match (&args.token, config) {
+            (Some(token), _) => token.trim().to_owned(),
+            (None, Some(config)) => read_token(&config.token_file())?,
+            (None, None) => String::new(),
+        };
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            // The token goes to the broker and nowhere else.
+            .proxy(None)
+            .max_redirects(0)
+            .build()
+            .into();
+        Ok(Self { agent, url, token })
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.answer(self.agent.get(self.at(path)).header("Authorization", self.bearer()).call())
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.answer(self.agent.post(self.at(path)).header("Authorization", self.bearer()).send_json(body))
+    }
+
+    pub fn delete(&self, path: &str) -> Result<Value> {
+        self.answer(self.agent.delete(self.at(path)).header("Authorization", self.bearer()).call())
+    }
+
+    /// `POST` or `PUT` of bytes.
+    pub fn upload(&self, method: &str, path: &str, bytes: &[u8]) -> Result<Value> {
+        let request = if method == "PUT" { self.agent.put(self.at(path)) } else { self.agent.post(self.at(path)) };
+        let request =
+            request.header("Authorization", self.bearer()).header("Content-Type", "application/wasm");
+        self.answer(request.send(bytes))
+    }
+
+    /// Every item of a list, page by page.
+    pub fn all(&self, path: &str) -> Result<Vec<Value>> {
+        let mut items = Vec::new();
+        let mut after = String::new();
+        loop {
+            let separator = if path.contains('?') { '&' } else { '?' };
+            let page = match after.as_str() {
+                "" => self.get(path)?,
+                after => self.get(&format!("{path}{separator}after={after}"))?,
+            };
+            items.extend(page["items"].as_array().cloned().unwrap_or_default());
+            match page["next"].as_str() {
+                Some(next) if next != after => next.clone_into(&mut after),
+                _ => return Ok(items),
+            }
+        }
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}/api/v1{path}", self.url)
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    fn answer(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
+        let mut response = result.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let bytes = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_LIMIT)
+            .read_to_vec()
+            .map_err(|error| self.unreachable(&error))?;
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status.is_success() {
+            return Ok(value);
+        }
+        let detail = value["detail"].as_str().unwrap_or("the answer is not the one of an mqgate broker");
+        let exit = match status.as_u16() {
+            401 => Exit::Forbidden,
+            503 => Exit::Unavailable,
+            _ => Exit::Refused,
+        };
+        let mut message = match (value["code"].as_str(), value["stage"].as_str()) {
+            (Some(code), Some(stage)) => format!("{detail}\n  ({code}, stage {stage})"),
+            (Some(code), None) => format!("{detail} ({code})"),
+            (None, _) => format!("{} answered {status}: {detail}", self.url),
+        };
+        if exit == Exit::Forbidden {
+            message.push_str("\n  help: give the right one with --token or MQGATE_TOKEN, or name the broker's own configuration with --config");
+        }
+        Err(Failure::new(exit, message).into())
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> anyhow::Error {
+        Failure::unavailable(format!(
+            "no broker answers at {}: {error}\n  help: start it with `mqgate run`, or say where it is with --url or --config",
+            self.url
+        ))
+        .into()
+    }
+}
+
+/// The address that a running broker wrote down; the configured one may say port 0.
+fn endpoint(file: &Path) -> Option<String> {
+    let value: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    value["admin"].as_str().map(|address| format!("http://{address}"))
+}
+
+fn read_token(file: &PathBuf) -> Result<String> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) => Err(Failure::new(
+            Exit::Forbidden,
+            format!(
+                "the token file {} cannot be read: {error}\n  help: the broker makes it when it starts; use the broker's \
+                 configuration (--config), or give the token with --token or MQGATE_TOKEN",
+                file.display()
+            ),
+        )
+        .into()),
+    }
+}
+
+/// One segment of a path, with everything else escaped.
+pub fn segment(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// Reads a file that the user named.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path)
+        .map_err(|error| Failure::refused(format!("{} cannot be read: {error}", path.display())))
+        .context("nothing was sent")
+        .map_err(|error| match error.downcast::<Failure>() {
+            Ok(failure) => failure.into(),
+            Err(error) => error,
+        })
+}

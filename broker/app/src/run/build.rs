@@ -1,0 +1,266 @@
+//! From the configuration to the settings of the parts.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use mqgate_codec::QoS;
+use mqgate_identity::certificate::certificates_from_pem;
+use mqgate_identity::evaluation::{Anchor, PathDepth, PathPolicy, V1Leaf};
+use mqgate_identity::hooks::Reauthorize;
+use mqgate_protocol::limits::{DeniedPublish, Limits, OutboxLimits, RetainedLimits, WhenFull};
+use mqgate_server::audit::AuditSettings;
+use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
+use mqgate_server::listener::ListenerSettings;
+use mqgate_server::registry::RegistrySettings;
+use mqgate_server::tls::{ClientAuth, ServerCertificate, TlsServer, TlsSettings, TlsVersion, Verify};
+use mqgate_server::trust::TrustStore;
+
+use crate::config::check::bind_address;
+use crate::config::{Config, model};
+use crate::exit::{Exit, Failure};
+use crate::native::acl_rule;
+
+fn wrong(key: &str, what: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Config, format!("`{key}`: {what}"))
+}
+
+pub fn kind(listener: &model::Listener) -> &'static str {
+    match listener.kind {
+        model::Transport::Tcp => "tcp",
+        model::Transport::Tls => "tls",
+    }
+}
+
+fn auth_mode(listener: &model::Listener) -> AuthMode {
+    match (listener.kind, listener.mode()) {
+        (model::Transport::Tcp, _) | (_, model::AuthMode::OneWay) => AuthMode::OneWay,
+        (_, model::AuthMode::Mutual) => AuthMode::Mutual,
+        (_, model::AuthMode::PerDevice) => AuthMode::PerDevice,
+    }
+}
+
+pub fn auth_mode_name(listener: &model::Listener) -> &'static str {
+    match auth_mode(listener) {
+        AuthMode::OneWay => "one-way",
+        AuthMode::Mutual => "mutual",
+        AuthMode::PerDevice => "per-device",
+    }
+}
+
+pub fn reauthorize(configured: model::Reauthorize) -> Reauthorize {
+    match configured {
+        model::Reauthorize::None => Reauthorize::None,
+        model::Reauthorize::Lazy => Reauthorize::Lazy,
+        model::Reauthorize::Eager => Reauthorize::Eager,
+    }
+}
+
+fn path_policy(listener: &model::Listener) -> PathPolicy {
+    PathPolicy {
+        max_depth: PathDepth::new(listener.depth.min(PathDepth::MAX)).unwrap_or_else(|_| PathPolicy::default().max_depth),
+        v1_leaf: match listener.x509_v1_leaf {
+            model::AllowDeny::Allow => V1Leaf::Allow,
+            model::AllowDeny::Deny => V1Leaf::Deny,
+        },
+        clock_skew: listener.clock_skew.0,
+        ..PathPolicy::default()
+    }
+}
+
+pub fn listener(
+    name: &str,
+    listener: &model::Listener,
+    trust: &Arc<TrustStore>,
+    drain: Duration,
+) -> Result<ListenerSettings> {
+    let key = |field: &str| format!("listeners.{name}.{field}");
+    let address = bind_address(&listener.bind).map_err(|error| wrong(&key("bind"), error))?;
+    let tls = match listener.kind {
+        model::Transport::Tcp => None,
+        model::Transport::Tls => Some(Arc::new(tls(name, listener, trust)?)),
+    };
+    let mut settings = ListenerSettings::new(name, address, tls);
+    settings.max_connections = listener.max_connections as usize;
+    settings.max_handshakes = listener.max_handshakes as usize;
+    settings.drain = drain;
+    Ok(settings)
+}
+
+fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> Result<TlsServer> {
+    let key = |field: &str| format!("listeners.{name}.{field}");
+    let (Some(certificate), Some(private)) = (&listener.certfile, &listener.keyfile) else {
+        return Err(wrong(&key("certfile"), "missing").into());
+    };
+    let certificate =
+        ServerCertificate::load(certificate, private).map_err(|error| wrong(&key("certfile"), error))?;
+    let verify = listener.verify.map(|verify| match verify {
+        model::Verify::VerifyNone => Verify::None,
+        model::Verify::VerifyPeer => Verify::Peer,
+    });
+    let client_auth = ClientAuth::resolve(auth_mode(listener), verify, listener.fail_if_no_peer_cert)
+        .map_err(|error| wrong(&key("auth_mode"), error))?;
+    let version = |version: model::TlsVersion| match version {
+        model::TlsVersion::Tls12 => TlsVersion::V1_2,
+        model::TlsVersion::Tls13 => TlsVersion::V1_3,
+    };
+    let lowest = listener.versions.iter().min().copied().map(version);
+    let highest = listener.versions.iter().max().copied().map(version);
+    let (Some(min_version), Some(max_version)) = (lowest, highest) else {
+        return Err(wrong(&key("versions"), "no TLS version is left").into());
+    };
+    let settings = TlsSettings {
+        min_version,
+        max_version,
+        client_auth,
+        handshake_timeout: listener.handshake_timeout.0,
+        resumption: listener.session_resumption,
+        policy: path_policy(listener),
+        ..TlsSettings::default()
+    };
+    if client_auth != ClientAuth::None && trust.current().anchors.is_empty() {
+        tracing::warn!(listener = name, "no CA is trusted yet: nobody can connect before `mqgate ca add`");
+    }
+    Ok(TlsServer::new(settings, certificate, Arc::clone(trust)).map_err(|error| wrong(&key("versions"), error))?)
+}
+
+/// Every CA of the configuration, once, named after its file.
+pub fn anchors(config: &Config) -> Result<Vec<Anchor>> {
+    let mut anchors: Vec<Anchor> = Vec::new();
+    let mut files = BTreeSet::new();
+    for (name, listener) in &config.listeners {
+        for file in listener.ca_files().filter(|file| files.insert((*file).clone())) {
+            let key = format!("listeners.{name}.cacertfile");
+            let pem = std::fs::read(file).map_err(|error| wrong(&key, format!("{}: {error}", file.display())))?;
+            let ders = certificates_from_pem(&pem)
+                .map_err(|error| wrong(&key, format!("{}: {error}", file.display())))?;
+            for der in ders {
+                let der: Arc<[u8]> = der.into();
+                if !anchors.iter().any(|anchor| anchor.der == der) {
+                    let name = anchor_name(file, &anchors);
+                    anchors.push(Anchor { name: name.into(), der });
+                }
+            }
+        }
+    }
+    Ok(anchors)
+}
+
+/// `factory` for `factory.pem`, `factory-2` for the next one.
+fn anchor_name(file: &Path, taken: &[Anchor]) -> String {
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let fits = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' };
+    let stem: String = stem.chars().map(fits).take(56).collect();
+    let stem = if stem.is_empty() { String::from("ca") } else { stem };
+    let is_free = |name: &str| !taken.iter().any(|anchor| &*anchor.name == name);
+    if is_free(&stem) {
+        return stem;
+    }
+    (2_u32..).map(|number| format!("{stem}-{number}")).find(|name| is_free(name)).unwrap_or(stem)
+}
+
+pub fn audit_settings(config: &Config) -> AuditSettings {
+    AuditSettings {
+        path: Some(config.audit_file()),
+        max_bytes: config.audit.rotate_size.0,
+        keep: config.audit.rotate_keep as usize,
+        queue: config.audit.queue as usize,
+        window: config.audit.window as usize,
+        sync_interval: config.audit.sync_interval.0,
+        ..AuditSettings::default()
+    }
+}
+
+/// By hand, certificates are judged as the first listener does that needs them registered.
+pub fn registry_settings(config: &Config) -> RegistrySettings {
+    let listener = config.listeners.values().find(|listener| auth_mode(listener) == AuthMode::PerDevice);
+    let policy = listener.map(path_policy).unwrap_or_default();
+    RegistrySettings { policy, ..RegistrySettings::default() }
+}
+
+pub fn gate_settings(config: &Config) -> GateSettings {
+    let listeners: HashMap<Arc<str>, ListenerPolicy> = config
+        .listeners
+        .iter()
+        .map(|(name, listener)| {
+            let policy = ListenerPolicy {
+                auth_mode: auth_mode(listener),
+                registration: match listener.registration {
+                    model::Registration::Auto => RegistrationMode::Auto,
+                    model::Registration::Manual => RegistrationMode::Manual,
+                },
+                send_reason_strings: listener.send_reason_string,
+            };
+            (Arc::from(name.as_str()), policy)
+        })
+        .collect();
+    let acls = config.policy.acls.iter();
+    GateSettings {
+        listeners,
+        other_listeners: None,
+        named_acls: acls.map(|(name, acl)| (name.clone(), acl.rules.iter().map(acl_rule).collect())).collect(),
+        pending_retry_after: u32::try_from(config.policy.pending_retry_after.0.as_secs()).unwrap_or(u32::MAX),
+    }
+}
+
+pub fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    let defaults = Limits::default();
+    Limits {
+        connect_timeout: limits.connect_timeout.0,
+        maximum_packet_size: u32::try_from(limits.max_packet_size.0).unwrap_or(u32::MAX),
+        client_id_length: limits.max_client_id_bytes as usize,
+        topic_levels: limits.max_topic_levels as usize,
+        maximum_qos: QoS::from_bits(limits.max_qos).unwrap_or(defaults.maximum_qos),
+        retain_available: limits.retain_available,
+        subscriptions_per_session: limits.max_subscriptions as usize,
+        filters_per_subscribe: limits.max_filters_per_subscribe as usize,
+        receive_maximum: limits.receive_maximum.try_into().unwrap_or(defaults.receive_maximum),
+        inflight_maximum: limits.max_inflight.try_into().unwrap_or(defaults.inflight_maximum),
+        topic_alias_maximum: limits.topic_alias_maximum,
+        keep_alive_maximum: u16::try_from(limits.max_keep_alive.0.as_secs()).unwrap_or(u16::MAX),
+        session_expiry_maximum: limits.max_session_expiry.0,
+        will_delay_maximum: limits.max_will_delay.0,
+        outbox: OutboxLimits {
+            messages: limits.max_queued_messages as usize,
+            qos0_messages: limits.max_queued_qos0_messages as usize,
+            bytes: usize::try_from(limits.max_queued_bytes.0).unwrap_or(usize::MAX),
+            when_full: match limits.when_full {
+                model::WhenFull::DropNewest => WhenFull::DropNewest,
+                model::WhenFull::DropOldest => WhenFull::DropOldest,
+            },
+        },
+        retained: RetainedLimits {
+            messages: limits.max_retained_messages as usize,
+            bytes: usize::try_from(limits.max_retained_bytes.0).unwrap_or(usize::MAX),
+        },
+        denied_publish: match limits.denied_publish {
+            model::DeniedPublish::Drop => DeniedPublish::Drop,
+            model::DeniedPublish::Disconnect => DeniedPublish::Disconnect,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_files_of_one_name_are_two_cas() {
+        let der: Arc<[u8]> = Arc::from([]);
+        let taken = |names: &[&str]| -> Vec<Anchor> {
+            names.iter().map(|name| Anchor { name: (*name).into(), der: Arc::clone(&der) }).collect()
+        };
+        assert_eq!(anchor_name(Path::new("/x/factory A.pem"), &[]), "factory-A");
+        assert_eq!(anchor_name(Path::new("/y/ca.pem"), &taken(&["ca", "ca-2"])), "ca-3");
+    }
+
+    #[test]
+    fn the_documented_limits_are_those_of_the_data_path() {
+        let built = format!("{:?}", limits(&Config::default()));
+        let own = Limits { client_id_length: 256, ..Limits::default() };
+        assert_eq!(built, format!("{own:?}"));
+    }
+}

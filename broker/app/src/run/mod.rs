@@ -1,0 +1,359 @@
+//! `mqgate run`: puts the parts together, waits for the signal to stop, takes them apart in order.
+
+mod build;
+mod chain;
+mod endpoints;
+mod first_start;
+mod logging;
+mod process;
+mod token;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::reason::Reason;
+use mqgate_identity::registry::Storage;
+use mqgate_server::admin::{About, AboutListener, AdminParts, Door, HostRule};
+use mqgate_server::audit::AuditLog;
+use mqgate_server::broker::{Admitter, Broker, BrokerParts};
+use mqgate_server::gate::Gate;
+use mqgate_server::listener::{Listener, ListenerParts};
+use mqgate_server::metrics::mqtt::MqttMetrics;
+use mqgate_server::metrics::{BuildInfo, Metrics};
+use mqgate_server::readiness::Readiness;
+use mqgate_server::registry::Registry;
+use mqgate_server::trust::TrustStore;
+use mqgate_server::{admin, clock};
+use mqgate_storage::{FjallStorage, StorageOptions};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::PluginAdmin;
+use crate::config::check::bind_address;
+use crate::config::{Config, ConfigError, Inputs};
+use crate::exit::{Exit, Failure};
+use crate::pki::create_folder;
+use endpoints::Endpoints;
+
+/// How often expired entries of plugins' key-value spaces are removed.
+const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP_BATCH: usize = 10_000;
+/// How long tasks get to end after the listeners.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// The command.
+pub fn command(explicit: Option<&Path>) -> Result<()> {
+    let inputs = Inputs::gather(explicit)?;
+    let loaded = inputs.load_with_files().map_err(ConfigError::from)?;
+    let first_start = first_start::applies(&inputs, &loaded.config);
+    let config = first_start::complete(&inputs, loaded.config);
+    logging::start(&config.log)?;
+    process::raise_file_limit();
+    if config.listeners.is_empty() {
+        return Err(Failure::new(
+            Exit::Config,
+            "no listener is configured: nobody could connect\n  help: add a table [listeners.NAME]; `mqgate config init` writes an example",
+        )
+        .into());
+    }
+    create_folder(&config.node.data_dir)?;
+    if first_start {
+        first_start::prepare(&config)?;
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if config.node.workers > 0 {
+        runtime.worker_threads(usize::from(config.node.workers));
+    }
+    let runtime = runtime.enable_all().thread_name("mqgate-worker").build().context("no runtime")?;
+    let result = runtime.block_on(Box::pin(run(config)));
+    runtime.shutdown_timeout(LAST_WAIT);
+    result
+}
+
+/// The configuration that a broker started now would have.
+pub fn effective(inputs: &Inputs) -> Result<Config> {
+    Ok(first_start::complete(inputs, inputs.load().map_err(ConfigError::from)?.config))
+}
+
+/// Everything that serves until the end.
+struct Parts {
+    config: Config,
+    storage: Arc<FjallStorage>,
+    metrics: Arc<Metrics>,
+    audit: Arc<AuditLog>,
+    registry: Arc<Registry>,
+    host: Arc<mqgate_plugin_host::PluginHost>,
+    broker: Arc<Broker>,
+    readiness: Arc<Readiness>,
+    trust: Arc<TrustStore>,
+}
+
+async fn run(config: Config) -> Result<()> {
+    let mut signals = process::Signals::new()?;
+    let parts = open(config).await?;
+    let Parts { config, audit, .. } = &parts;
+    chain::load_all(config, &parts.host, audit).await;
+
+    // Listeners and their connections end first, everything they use ends later.
+    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let endpoints = Arc::new(Endpoints::new(config.endpoints_file()));
+    let listeners = listeners(&parts)?;
+    let about = Arc::new(About {
+        version: String::from(env!("CARGO_PKG_VERSION")),
+        started_at: clock::now(),
+        listeners: listeners
+            .iter()
+            .map(|(name, listener)| AboutListener {
+                name: name.clone(),
+                kind: build::kind(&config.listeners[name]),
+                auth_mode: build::auth_mode_name(&config.listeners[name]),
+                address: listener.address(),
+            })
+            .collect(),
+    });
+    let mut helpers = JoinSet::new();
+    serve_admin(&parts, about, &endpoints, &end, &mut helpers).await?;
+    helpers.spawn(Arc::clone(audit).deliver(parts.host.hooks(), end.clone()));
+    helpers.spawn(Arc::clone(&parts.registry).housekeeping(end.clone()));
+    helpers.spawn(Arc::clone(&parts.broker).housekeeping(end.clone()));
+    helpers.spawn(sweep(Arc::clone(&parts.storage), end.clone()));
+
+    audit.record(
+        AuditEvent::new(names::BROKER_STARTED, Outcome::Success, Reason::Ok)
+            .field("version", env!("CARGO_PKG_VERSION")),
+    );
+    let mut serving = JoinSet::new();
+    for (name, listener) in listeners {
+        let kind = build::kind(&config.listeners[&name]);
+        helpers.spawn(endpoints::announce(kind, name, listener.address(), Arc::clone(&endpoints), end.clone()));
+        serving.spawn(listener.run(stop.clone()));
+    }
+
+    let result = tokio::select! {
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopping: clients are told");
+            Ok(())
+        }
+        failed = first_failure(&mut serving) => Err(failed),
+    };
+    stop.cancel();
+    let patience = config.node.shutdown_timeout.0 + Duration::from_secs(1);
+    let all_ended = async { while serving.join_next().await.is_some() {} };
+    tokio::select! {
+        ended = tokio::time::timeout(patience, all_ended) => {
+            if ended.is_err() {
+                tracing::warn!("connections did not end in time");
+            }
+        }
+        signal = signals.stop() => tracing::warn!(signal, "stopping without waiting any longer"),
+    }
+    audit.record(AuditEvent::new(names::BROKER_STOPPED, Outcome::Success, Reason::ServerShuttingDown));
+    end.cancel();
+    let helpers_ended = async { while helpers.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_WAIT, helpers_ended).await;
+    let closing = Arc::clone(audit);
+    // Writes and syncs what is queued: blocks.
+    let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+    endpoints.forget();
+    // The host has a runtime of its own, which must not be dropped by this one's threads.
+    let _ = tokio::task::spawn_blocking(move || drop(parts)).await;
+    tracing::info!("stopped");
+    result
+}
+
+/// A listener that ends before it is told to.
+async fn first_failure(
+    serving: &mut JoinSet<Result<(), mqgate_server::listener::ListenError>>,
+) -> anyhow::Error {
+    loop {
+        match serving.join_next().await {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => {
+                return Failure::unavailable(format!(
+                    "{error}\n  help: another program has the address, or it is not this machine's; change `listeners.{}.bind`",
+                    error.listener
+                ))
+                .into();
+            }
+            Some(Err(error)) => return Failure::new(Exit::Internal, format!("a listener broke down: {error}")).into(),
+            None => return Failure::new(Exit::Internal, "every listener has ended").into(),
+        }
+    }
+}
+
+async fn open(config: Config) -> Result<Parts> {
+    let metrics = Metrics::new(&BuildInfo {
+        version: String::from(env!("CARGO_PKG_VERSION")),
+        revision: String::from(option_env!("MQGATE_REVISION").unwrap_or("unknown")),
+        rustc: String::from(option_env!("MQGATE_RUSTC").unwrap_or("unknown")),
+        features: String::new(),
+    })?;
+    let folder = config.node.data_dir.join("registry");
+    let path = folder.clone();
+    let storage = tokio::task::spawn_blocking(move || FjallStorage::open(&path, StorageOptions::default()))
+        .await?
+        .map_err(|error| Failure::unavailable(format!("the storage in {}: {error}", folder.display())))?;
+    let storage = Arc::new(storage);
+    let as_storage: Arc<dyn Storage> = Arc::clone(&storage) as Arc<dyn Storage>;
+
+    let audit_file = config.audit_file();
+    if let Some(folder) = audit_file.parent() {
+        create_folder(folder)?;
+    }
+    let audit = AuditLog::open(build::audit_settings(&config), Arc::clone(&metrics.gate))
+        .map_err(|error| Failure::unavailable(error.to_string()))?;
+    let audit = Arc::new(audit);
+
+    let trust = Arc::new(TrustStore::new(config.limits.ca_certs as usize));
+    trust
+        .configure(build::anchors(&config)?)
+        .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    let registry = Registry::open(
+        Arc::clone(&as_storage),
+        Arc::clone(&trust),
+        Arc::clone(&audit),
+        Arc::clone(&metrics.gate),
+        build::registry_settings(&config),
+    )
+    .await
+    .map_err(|error| Failure::unavailable(format!("the registry: {error}")))?;
+
+    let (settings, natives) = (chain::host_settings(&config), chain::natives(&config)?);
+    let prometheus = metrics.registry().clone();
+    // Starts threads and may read a cache of compiled components.
+    let host = tokio::task::spawn_blocking(move || {
+        mqgate_plugin_host::PluginHost::new(settings, natives, as_storage, &prometheus)
+    })
+    .await?
+    .map_err(|error| Failure::unavailable(error.to_string()))?;
+    let host = Arc::new(host);
+
+    let gate = Gate::new(
+        host.hooks(),
+        Some(Arc::clone(&registry)),
+        Arc::clone(&audit),
+        Arc::clone(&metrics.gate),
+        build::gate_settings(&config),
+    );
+    let broker = Broker::new(BrokerParts {
+        admitter: Admitter::Gate(Arc::new(gate)),
+        audit: Arc::clone(&audit),
+        metrics: Arc::new(MqttMetrics::register(metrics.registry())?),
+        limits: build::limits(&config),
+    });
+    registry.disconnects(&broker);
+    let readiness = Readiness::new(host.hooks(), Arc::clone(&audit), Some(Arc::clone(&registry)));
+    let readiness = Arc::new(readiness);
+    Ok(Parts { config, storage, metrics, audit, registry, host, broker, readiness, trust })
+}
+
+fn listeners(parts: &Parts) -> Result<Vec<(String, Listener)>> {
+    let shared = ListenerParts {
+        broker: Arc::clone(&parts.broker),
+        audit: Arc::clone(&parts.audit),
+        metrics: Arc::clone(&parts.metrics.gate),
+        readiness: Arc::clone(&parts.readiness),
+    };
+    let drain = parts.config.node.shutdown_timeout.0;
+    let named = parts.config.listeners.iter().map(|(name, listener)| {
+        let settings = build::listener(name, listener, &parts.trust, drain)?;
+        Ok((name.clone(), Listener::new(settings, shared.clone())))
+    });
+    named.collect()
+}
+
+async fn serve_admin(
+    parts: &Parts,
+    about: Arc<About>,
+    endpoints: &Arc<Endpoints>,
+    end: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<()> {
+    let config = &parts.config;
+    let hash = token::ensure(&config.token_file())?;
+    let routes = AdminParts {
+        broker: Arc::clone(&parts.broker),
+        registry: Arc::clone(&parts.registry),
+        audit: Arc::clone(&parts.audit),
+        metrics: Arc::clone(&parts.metrics),
+        readiness: Arc::clone(&parts.readiness),
+        about,
+    };
+    let need_token = config.metrics.require_token;
+    if config.admin.enable {
+        let here = config.metrics.enable && config.metrics.bind.is_none();
+        let door = Door::new(hash.clone(), HostRule::Known(config.admin.hosts.clone()), Arc::clone(&parts.audit))
+            .metrics(here, need_token);
+        let plugins = PluginAdmin {
+            host: Arc::clone(&parts.host),
+            broker: Arc::clone(&parts.broker),
+            audit: Arc::clone(&parts.audit),
+            reauthorize: build::reauthorize(config.policy.reauthorize),
+        };
+        let upload = usize::try_from(config.admin.max_upload.0).unwrap_or(usize::MAX);
+        let router = admin::router(routes.clone(), Arc::new(door), crate::admin::router(plugins, upload));
+        let socket = listen("admin.bind", &config.admin.bind).await?;
+        let address = socket.local_addr()?;
+        endpoints.admin(address)?;
+        spawn_server("admin API", socket, router, end, tasks);
+    }
+    if let (true, Some(bind)) = (config.metrics.enable, &config.metrics.bind) {
+        let socket = listen("metrics.bind", bind).await?;
+        let address = socket.local_addr()?;
+        let hosts = match address.ip().is_loopback() {
+            true => HostRule::Known(config.admin.hosts.clone()),
+            false => HostRule::Any,
+        };
+        let door = Door::new(hash, hosts, Arc::clone(&parts.audit)).metrics(true, need_token);
+        endpoints.metrics(address)?;
+        spawn_server("metrics", socket, admin::metrics_router(routes, Arc::new(door)), end, tasks);
+    }
+    Ok(())
+}
+
+fn spawn_server(
+    name: &'static str,
+    socket: tokio::net::TcpListener,
+    router: axum::Router,
+    end: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) {
+    let end = end.clone();
+    tasks.spawn(async move {
+        if let Err(error) = admin::serve(socket, router, end).await {
+            tracing::error!(%error, "the {name} has stopped");
+        }
+    });
+}
+
+async fn listen(key: &str, bind: &str) -> Result<tokio::net::TcpListener> {
+    let address: SocketAddr = bind_address(bind).map_err(|error| Failure::new(Exit::Config, error))?;
+    let socket = tokio::net::TcpListener::bind(address).await.map_err(|error| {
+        Failure::unavailable(format!(
+            "cannot listen on {address}: {error}\n  help: change `{key}`, or stop the program that has the address (another broker?)"
+        ))
+    })?;
+    Ok(socket)
+}
+
+/// Gives the space of expired key-value entries back.
+async fn sweep(storage: Arc<FjallStorage>, end: CancellationToken) {
+    let mut tick = tokio::time::interval(SWEEP);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let storage = Arc::clone(&storage);
+        match tokio::task::spawn_blocking(move || storage.sweep_expired(clock::now(), SWEEP_BATCH)).await {
+            Ok(Ok(removed)) => tracing::debug!(removed, "expired entries of plugins are removed"),
+            Ok(Err(error)) => tracing::warn!(%error, "expired entries of plugins are not removed"),
+            Err(error) => tracing::error!(%error, "removing expired entries broke down"),
+        }
+    }
+}
