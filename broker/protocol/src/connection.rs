@@ -175,6 +175,11 @@ impl Connection {
         Some(self.terms()?.maximum_packet_size)
     }
 
+    /// The largest packet that a client which is online may send.
+    pub fn maximum_packet_size_from_client(&self) -> Option<u32> {
+        Some(self.terms()?.maximum_packet_size_from_client)
+    }
+
     pub fn permit(&self) -> Option<&Permit> {
         match &self.state {
             State::AwaitingSession { permit, .. } => Some(permit),

@@ -31,6 +31,12 @@ pub struct Limits {
     pub keep_alive_maximum: u16,
     pub session_expiry_maximum: Duration,
     pub will_delay_maximum: Duration,
+    /// Sessions of a broker, connected or not.
+    pub sessions: usize,
+    /// Retained messages that one new subscription gets.
+    pub retained_per_subscription: usize,
+    /// Retained messages that wait for one session.
+    pub retained_backlog: usize,
     pub outbox: OutboxLimits,
     pub retained: RetainedLimits,
     pub denied_publish: DeniedPublish,
@@ -90,6 +96,9 @@ impl Default for Limits {
             keep_alive_maximum: 0,
             session_expiry_maximum: Duration::from_secs(2 * 60 * 60),
             will_delay_maximum: Duration::from_secs(24 * 60 * 60),
+            sessions: 1_000_000,
+            retained_per_subscription: 10_000,
+            retained_backlog: 20_000,
             outbox: OutboxLimits::default(),
             retained: RetainedLimits::default(),
             denied_publish: DeniedPublish::Drop,

@@ -179,6 +179,13 @@ impl Outbox {
         }
     }
 
+    /// Gives every message memory of its own; see [`Message::detached`].
+    pub fn detach(&mut self) {
+        for outgoing in &mut self.queue {
+            outgoing.message = Arc::new(outgoing.message.detached());
+        }
+    }
+
     /// Forgets what is not kept for a client that is away; says how many.
     pub fn drop_qos0(&mut self) -> usize {
         let before = self.queue.len();

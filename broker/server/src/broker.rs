@@ -1,17 +1,34 @@
-//! What all connections share, and how one connection is served.
+//! What all connections share: who judges, who is connected, where sessions are and how messages find them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use mqgate_codec::Connect;
+use mqgate_codec::{Connect, ReasonCode};
+use mqgate_identity::audit::AuditEvent;
+use mqgate_identity::hooks::Reauthorize;
+use mqgate_identity::reason::Reason;
 use mqgate_protocol::limits::Limits;
-use tokio::io::{AsyncRead, AsyncWrite};
+use mqgate_protocol::permit::Permit;
+use mqgate_protocol::persistent::Seed;
+use mqgate_protocol::time::Instant;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::AuditLog;
-use crate::directory::Connections;
-use crate::gate::{Accepted, Admission, Gate};
+use crate::audit::coalesce::Coalescer;
+use crate::clock;
+use crate::directory::{Connections, lock};
+use crate::gate::{Accepted, Admission, Gate, Reauthorization};
+use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::MqttMetrics;
+use crate::routing::Router;
+use crate::sessions::Sessions;
+
+pub use crate::connection::serve;
+
+/// Live sessions that are judged again at the same time.
+const REAUTHORIZATIONS: usize = 32;
 
 /// Who judges a CONNECT.
 pub enum Admitter {
@@ -29,24 +46,39 @@ pub struct BrokerParts {
 }
 
 pub struct Broker {
-    pub(crate) admitter: Admitter,
-    pub(crate) audit: Arc<AuditLog>,
+    admitter: Admitter,
+    audit: Arc<AuditLog>,
     pub(crate) metrics: Arc<MqttMetrics>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) sessions: Sessions,
     connections: Connections,
     connection_ids: AtomicU64,
+    started: tokio::time::Instant,
+    reauthorizations: Semaphore,
+    /// Connections that ended before anybody was asked: a storm of them is not a storm of audit records.
+    strangers: Mutex<Coalescer<(Arc<str>, std::net::IpAddr, Reason)>>,
 }
 
 impl Broker {
+    /// To be called within a tokio runtime: time counts from here.
     pub fn new(parts: BrokerParts) -> Arc<Self> {
         let BrokerParts { admitter, audit, metrics, limits } = parts;
+        let limits = Arc::new(limits);
+        let router =
+            Arc::new(Router::new(&limits, Arc::clone(&metrics), Seed(getrandom::u64().unwrap_or(0))));
         Arc::new(Self {
             admitter,
             audit,
+            sessions: Sessions::new(Arc::clone(&limits), Arc::clone(&router), Arc::clone(&metrics)),
             metrics,
-            limits: Arc::new(limits),
+            limits,
+            router,
             connections: Connections::default(),
             connection_ids: AtomicU64::new(1),
+            started: tokio::time::Instant::now(),
+            reauthorizations: Semaphore::new(REAUTHORIZATIONS),
+            strangers: Mutex::new(Coalescer::new(Duration::from_secs(10), 1024)),
         })
     }
 
@@ -63,16 +95,78 @@ impl Broker {
     /// Publishes due wills, ends expired sessions and drops expired retained messages, until `shutdown`. To
     /// be run once per broker.
     pub async fn housekeeping(self: Arc<Self>, shutdown: CancellationToken) {
-        shutdown.cancelled().await;
+        const PERIOD: Duration = Duration::from_millis(500);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+            self.sessions.sweep(self.now());
+            self.router.expire(self.now());
+            let due = lock(&self.strangers).flush(clock::now());
+            due.into_iter().for_each(|event| self.audit.record(event));
+        }
+        let rest = lock(&self.strangers).finish();
+        rest.into_iter().for_each(|event| self.audit.record(event));
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::since_start(self.started.elapsed())
+    }
+
+    /// The point in tokio's time that is `at` in the machine's.
+    pub(crate) fn when(&self, at: Instant) -> tokio::time::Instant {
+        self.started + at.elapsed()
+    }
+
+    pub(crate) fn record(&self, event: AuditEvent) {
+        self.audit.record(event);
+    }
+
+    pub(crate) fn record_stranger(&self, accepted: &Accepted, event: AuditEvent) {
+        let key = (Arc::clone(&accepted.listener), accepted.peer.address, event.reason);
+        let due = lock(&self.strangers).offer(clock::now(), key, event);
+        due.into_iter().for_each(|event| self.audit.record(event));
+    }
+
+    /// A permit did not cover something.
+    pub(crate) fn count_denied(&self, listener: &str, stage: Stage) {
+        if let Admitter::Gate(gate) = &self.admitter {
+            gate.metrics().decided(listener, stage, Reason::AclDenied);
+        }
+    }
+
+    pub(crate) async fn admit(&self, accepted: &Accepted, connect: &Connect) -> Admission {
+        match &self.admitter {
+            Admitter::Gate(gate) => gate.admit(accepted, connect).await,
+            Admitter::Rule(rule) => rule(accepted, connect),
+        }
+    }
+
+    /// Generation of the hook set in force, if sessions of older ones are to be asked again when they next
+    /// publish or subscribe.
+    pub(crate) fn lazy_generation(&self) -> Option<u64> {
+        let Admitter::Gate(gate) = &self.admitter else { return None };
+        let hooks = gate.hooks().load();
+        (hooks.reauthorize == Reauthorize::Lazy).then_some(hooks.generation)
+    }
+
+    pub(crate) async fn reauthorize(
+        &self,
+        accepted: &Accepted,
+        connect: &Connect,
+        current: &Permit,
+    ) -> Reauthorization {
+        let _one_of_some = self.reauthorizations.acquire().await;
+        match &self.admitter {
+            Admitter::Gate(gate) => gate.reauthorize(accepted, connect, current).await,
+            Admitter::Rule(rule) => match rule(accepted, connect) {
+                Admission::Admitted(permit) => Reauthorization::Replaced(permit),
+                Admission::Refused(refusal) => Reauthorization::Withdrawn(refusal),
+            },
+        }
     }
 }
 
-/// Serves one connection whose transport is up, until it is closed. With `shutdown`, the client is told
-/// (MQTT 5.0: DISCONNECT 0x8B) and the connection closed.
-pub async fn serve<S>(stream: S, accepted: Accepted, broker: Arc<Broker>, shutdown: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let _ = (stream, accepted, broker, shutdown);
-    unimplemented!("comes with the connection driver")
-}
+/// What a client hears whose permit was withdrawn.
+pub(crate) const WITHDRAWN: ReasonCode = ReasonCode::NOT_AUTHORIZED;

@@ -14,10 +14,10 @@ use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
 use mqgate_protocol::permit::Permit;
-use mqgate_protocol::session::Session;
 use tokio::sync::oneshot;
 
 use crate::gate::Accepted;
+use crate::sessions::Handover;
 
 const SHARDS: usize = 64;
 
@@ -67,10 +67,12 @@ pub struct Farewell {
 struct Orders {
     farewell: Option<Farewell>,
     /// Where the session goes when another connection takes it over.
-    heir: Option<oneshot::Sender<Session>>,
+    heir: Option<oneshot::Sender<Handover>>,
     /// Ask the gate again at once.
     reauthorize: bool,
     waker: Option<Waker>,
+    /// The task is gone; orders reach nobody.
+    ended: bool,
 }
 
 /// What a task finds when it looks at its orders.
@@ -117,7 +119,11 @@ impl Connections {
         self.each(predicate, ConnectionHandle::reauthorize)
     }
 
-    fn each(&self, predicate: impl Fn(&ConnectionHandle) -> bool, order: impl Fn(&ConnectionHandle)) -> usize {
+    fn each(
+        &self,
+        predicate: impl Fn(&ConnectionHandle) -> bool,
+        order: impl Fn(&ConnectionHandle),
+    ) -> usize {
         let mut found = 0;
         for handle in self.list() {
             if predicate(&handle) {
@@ -191,9 +197,10 @@ impl ConnectionHandle {
         self.order(|orders| orders.reauthorize = true);
     }
 
-    pub(crate) fn hand_over(&self, heir: oneshot::Sender<Session>) {
+    pub(crate) fn hand_over(&self, heir: oneshot::Sender<Handover>) {
         self.order(|orders| {
-            orders.heir = Some(heir);
+            // Without a task the heir is dropped, and so learns that nothing comes.
+            orders.heir = Some(heir).filter(|_| !orders.ended);
             orders.farewell.get_or_insert(Farewell {
                 code: ReasonCode::SESSION_TAKEN_OVER, // [MQTT-3.1.4-3]
                 reason: Reason::TakenOver,
@@ -201,8 +208,20 @@ impl ConnectionHandle {
         });
     }
 
-    pub(crate) fn take_heir(&self) -> Option<oneshot::Sender<Session>> {
+    pub(crate) fn take_heir(&self) -> Option<oneshot::Sender<Handover>> {
         lock(&self.orders).heir.take()
+    }
+
+    /// The task ends, however it does.
+    pub(crate) fn end(&self) {
+        let mut orders = lock(&self.orders);
+        orders.ended = true;
+        orders.heir = None;
+        orders.waker = None;
+    }
+
+    pub(crate) fn farewell(&self) -> Option<Farewell> {
+        lock(&self.orders).farewell
     }
 
     pub(crate) fn permitted(&self, permit: &Permit) {

@@ -138,6 +138,10 @@ impl Gate {
         Self { hooks, registry, audit, metrics, settings }
     }
 
+    pub(crate) fn metrics(&self) -> &GateMetrics {
+        &self.metrics
+    }
+
     /// The hook set that judges new connections.
     pub fn hooks(&self) -> &Arc<ArcSwap<HookSet>> {
         &self.hooks
@@ -263,7 +267,7 @@ impl Gate {
     }
 
     fn answer(&self, no: &No, policy: ListenerPolicy) -> Refusal {
-        answer::refusal(no.reason(), no.denial.as_ref(), no.retry_after, policy.send_reason_strings)
+        answer::refusal(no.reason(), no.denial.as_deref(), no.retry_after, policy.send_reason_strings)
     }
 
     fn event(

@@ -75,7 +75,10 @@ pub enum Effect {
     Subscribe(Vec<NewSubscription>),
     Unsubscribe(Vec<TopicFilter>),
     Denied(Denied),
-    Dropped(DropReason),
+    Dropped {
+        reason: DropReason,
+        count: usize,
+    },
     Limited(Limited),
     Close(Closing),
 }

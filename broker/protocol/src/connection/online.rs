@@ -60,8 +60,7 @@ impl Connection {
                 Ok(())
             }
             Input::Retained(messages) => {
-                online.session.backlog.extend(messages);
-                online.pump(now, &mut self.effects);
+                online.retained(now, messages, self.limits.retained_backlog, &mut self.effects);
                 Ok(())
             }
             Input::TooLarge(packet_id) => {

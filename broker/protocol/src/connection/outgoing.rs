@@ -42,9 +42,27 @@ impl Online {
         }
     }
 
+    /// Takes retained messages as far as there is room.
+    pub(super) fn retained(
+        &mut self,
+        now: Instant,
+        mut messages: Vec<Outgoing>,
+        limit: usize,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let room = limit.saturating_sub(self.session.backlog.len());
+        if messages.len() > room {
+            effects
+                .push_back(Effect::Dropped { reason: DropReason::QueueFull, count: messages.len() - room });
+            messages.truncate(room);
+        }
+        self.session.backlog.extend(messages);
+        self.pump(now, effects);
+    }
+
     pub(super) fn deliver(&mut self, now: Instant, outgoing: Outgoing, effects: &mut VecDeque<Effect>) {
         if outgoing.message.is_expired(now) {
-            effects.push_back(Effect::Dropped(DropReason::Expired)); // [MQTT-3.3.2-5]
+            effects.push_back(Effect::Dropped { reason: DropReason::Expired, count: 1 }); // [MQTT-3.3.2-5]
             return;
         }
         effects.push_back(Effect::Deliver(self.session.inflight.send(outgoing)));
@@ -57,7 +75,7 @@ impl Online {
         packet_id: Option<PacketId>,
         effects: &mut VecDeque<Effect>,
     ) {
-        effects.push_back(Effect::Dropped(DropReason::TooLarge));
+        effects.push_back(Effect::Dropped { reason: DropReason::TooLarge, count: 1 });
         if let Some(packet_id) = packet_id {
             self.session.inflight.abandon(packet_id);
             self.pump(now, effects);

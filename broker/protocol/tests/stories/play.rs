@@ -273,7 +273,8 @@ impl Stage {
                 format!("Unsubscribe({})", all.join(", "))
             }
             Effect::Denied(denied) => format!("Denied({:?} {})", denied.action, denied.topic),
-            Effect::Dropped(reason) => format!("Dropped({})", reason.as_str()),
+            Effect::Dropped { reason, count: 1 } => format!("Dropped({})", reason.as_str()),
+            Effect::Dropped { reason, count } => format!("Dropped({count} {})", reason.as_str()),
             Effect::Limited(limited) => format!("Limited({limited:?})"),
             Effect::Close(closing) => {
                 let session = self.connection.take_session();

@@ -84,20 +84,31 @@ impl MqttMetrics {
             register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
         };
 
-        let sessions = gauges("mqgate_sessions", "Sessions by whether their client is connected.", &["state"])?;
+        let sessions =
+            gauges("mqgate_sessions", "Sessions by whether their client is connected.", &["state"])?;
         let received = counters("mqgate_packets_received_total", "MQTT packets from clients.", &["type"])?;
         let sent = counters("mqgate_packets_sent_total", "MQTT packets to clients.", &["type"])?;
-        let bytes_in = counters("mqgate_bytes_received_total", "Bytes from clients, without TLS.", &["transport"])?;
-        let bytes_out = counters("mqgate_bytes_sent_total", "Bytes to clients, without TLS.", &["transport"])?;
-        let messages_in = counters("mqgate_messages_received_total", "PUBLISH packets from clients.", &["qos"])?;
+        let bytes_in =
+            counters("mqgate_bytes_received_total", "Bytes from clients, without TLS.", &["transport"])?;
+        let bytes_out =
+            counters("mqgate_bytes_sent_total", "Bytes to clients, without TLS.", &["transport"])?;
+        let messages_in =
+            counters("mqgate_messages_received_total", "PUBLISH packets from clients.", &["qos"])?;
         let messages_out = counters("mqgate_messages_sent_total", "PUBLISH packets to clients.", &["qos"])?;
-        let dropped = counters("mqgate_messages_dropped_total", "Messages that were not delivered.", &["reason"])?;
+        let dropped =
+            counters("mqgate_messages_dropped_total", "Messages that were not delivered.", &["reason"])?;
         let subscriptions = gauges("mqgate_subscriptions", "Subscriptions of all sessions.", &["kind"])?;
-        let limited =
-            counters("mqgate_rate_limited_total", "Times a rate limit held something back.", &["scope", "kind"])?;
-        let types = |family: &IntCounterVec| PacketType::ALL.map(|kind| family.with_label_values(&[label_of(kind)]));
-        let transports = |family: &IntCounterVec| ["tcp", "tls"].map(|name| family.with_label_values(&[name]));
-        let qualities = |family: &IntCounterVec| ["0", "1", "2"].map(|name| family.with_label_values(&[name]));
+        let limited = counters(
+            "mqgate_rate_limited_total",
+            "Times a rate limit held something back.",
+            &["scope", "kind"],
+        )?;
+        let types =
+            |family: &IntCounterVec| PacketType::ALL.map(|kind| family.with_label_values(&[label_of(kind)]));
+        let transports =
+            |family: &IntCounterVec| ["tcp", "tls"].map(|name| family.with_label_values(&[name]));
+        let qualities =
+            |family: &IntCounterVec| ["0", "1", "2"].map(|name| family.with_label_values(&[name]));
 
         let metrics = Self {
             clients_connected: gauge("mqgate_clients_connected", "Clients that got a CONNACK with success.")?,
@@ -122,12 +133,21 @@ impl MqttMetrics {
             messages_sent: qualities(&messages_out),
             messages_dropped: DropReason::ALL.map(|reason| dropped.with_label_values(&[reason.as_str()])),
             messages_retained: gauge("mqgate_messages_retained", "Retained messages.")?,
-            messages_retained_limit: gauge("mqgate_messages_retained_limit", "Retained messages that may be kept.")?,
-            retained_bytes: gauge("mqgate_retained_bytes", "Bytes of topics and payloads of retained messages.")?,
+            messages_retained_limit: gauge(
+                "mqgate_messages_retained_limit",
+                "Retained messages that may be kept.",
+            )?,
+            retained_bytes: gauge(
+                "mqgate_retained_bytes",
+                "Bytes of topics and payloads of retained messages.",
+            )?,
             retained_bytes_limit: gauge("mqgate_retained_bytes_limit", "Bytes retained messages may take.")?,
             subscriptions: ["normal", "shared"].map(|kind| subscriptions.with_label_values(&[kind])),
             inflight_messages: gauge("mqgate_inflight_messages", "Messages sent and not yet acknowledged.")?,
-            queued_messages: gauge("mqgate_queued_messages", "Messages accepted for a session and not yet sent.")?,
+            queued_messages: gauge(
+                "mqgate_queued_messages",
+                "Messages accepted for a session and not yet sent.",
+            )?,
             queued_bytes: gauge("mqgate_queued_bytes", "Bytes of messages accepted and not yet sent.")?,
             session_takeovers: counter(
                 "mqgate_session_takeovers_total",
@@ -293,7 +313,10 @@ fn add<const N: usize>(counts: &mut [u32; N], counters: &[IntCounter; N]) {
     }
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }

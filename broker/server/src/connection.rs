@@ -1,0 +1,488 @@
+//! One connection's task: moves bytes between the transport and the machine of `mqgate-protocol`, and does
+//! what the machine wants done. Decides nothing itself.
+
+mod ending;
+mod io;
+#[cfg(test)]
+mod tests;
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use mqgate_codec::{Connect, DecodeLimits, Decoder, Output, Packet, PacketType, ProtocolVersion, ReasonCode};
+use mqgate_identity::reason::Reason;
+use mqgate_protocol::connection::{Closing, Connection, DeniedAction, Effect, Input, Limited, Refused};
+use mqgate_protocol::outbox::Outgoing;
+use mqgate_protocol::session::Session;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+use self::ending::Denials;
+use crate::broker::{Broker, WITHDRAWN};
+use crate::delivery::{self, Mailbox};
+use crate::directory::{ConnectionHandle, Farewell};
+use crate::gate::{Accepted, Admission, Reauthorization};
+use crate::metrics::gate::Stage;
+use crate::metrics::mqtt::{Tally, Transport};
+use crate::sessions::{Handover, Opened};
+
+/// With this much to be written, nothing more is read or taken from the mailbox: the client is slow.
+const OUTPUT_HIGH_WATER: usize = 128 * 1024;
+/// Bytes of messages taken from the mailbox at once.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// Serves one connection whose transport is up, until it is closed. With `shutdown`, the client is told
+/// (MQTT 5.0: DISCONNECT 0x8B) and the connection closed.
+pub async fn serve<S>(stream: S, accepted: Accepted, broker: Arc<Broker>, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let handle = Arc::new(ConnectionHandle::new(&accepted));
+    let _presence = Presence::of(&broker, &handle);
+    let mut driver = Driver::new(stream, accepted, broker, handle);
+    let closing = driver.run(&shutdown).await;
+    driver.finish(closing).await;
+}
+
+/// Takes a connection out of the directory even if its task panics.
+struct Presence {
+    broker: Arc<Broker>,
+    handle: Arc<ConnectionHandle>,
+}
+
+impl Presence {
+    fn of(broker: &Arc<Broker>, handle: &Arc<ConnectionHandle>) -> Self {
+        broker.connections().enter(Arc::clone(handle));
+        Self { broker: Arc::clone(broker), handle: Arc::clone(handle) }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.broker.connections().leave(self.handle.connection_id);
+        self.handle.end();
+    }
+}
+
+struct Driver<S> {
+    stream: S,
+    accepted: Accepted,
+    broker: Arc<Broker>,
+    handle: Arc<ConnectionHandle>,
+    machine: Connection,
+    decoder: Decoder,
+    /// Bytes that are no whole packet yet, or that the machine does not want yet.
+    input: BytesMut,
+    output: Output,
+    /// TLS may hold back what was written.
+    unflushed: bool,
+    connect: Option<Arc<Connect>>,
+    mailbox: Option<Arc<Mailbox>>,
+    /// The mailbox may hold something that can be sent.
+    mail: bool,
+    /// What cannot be done at once.
+    todo: Option<Todo>,
+    /// Read, but not to be handled before the gate was asked again.
+    held: Option<Packet>,
+    /// Generation of hooks that the gate was asked about this session.
+    asked_generation: u64,
+    tally: Tally,
+    /// What the gauges know of this session's inflight messages.
+    inflight: usize,
+    /// An outbox is filling up because of this client.
+    pressing: bool,
+    denials: Denials,
+    /// CONNACK with success was sent.
+    connected: bool,
+    timer: Pin<Box<Sleep>>,
+    closing: Option<Closing>,
+}
+
+/// What needs waiting.
+enum Todo {
+    Authorize(Arc<Connect>),
+    OpenSession { client_id: bytestring::ByteString, device_id: Arc<str>, clean_start: bool },
+    Reauthorize,
+}
+
+enum Event {
+    Ordered,
+    Mail,
+    Read(usize),
+    Wrote,
+    Gone,
+    Timeout,
+    Shutdown,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
+    fn new(stream: S, accepted: Accepted, broker: Arc<Broker>, handle: Arc<ConnectionHandle>) -> Self {
+        let now = broker.now();
+        let machine = Connection::new(now, Arc::clone(&broker.limits));
+        let deadline = machine.deadline().unwrap_or(now);
+        let transport = if accepted.tls.is_some() { Transport::Tls } else { Transport::Tcp };
+        let limits = &broker.limits;
+        let decoder = Decoder::server(DecodeLimits {
+            maximum_packet_size: limits.maximum_packet_size,
+            maximum_topic_levels: u16::try_from(limits.topic_levels).unwrap_or(u16::MAX),
+            maximum_filters: u16::try_from(limits.filters_per_subscribe).unwrap_or(u16::MAX),
+            ..DecodeLimits::default()
+        });
+        Self {
+            timer: Box::pin(tokio::time::sleep_until(broker.when(deadline))),
+            machine,
+            decoder,
+            stream,
+            accepted,
+            broker,
+            handle,
+            input: BytesMut::new(),
+            output: Output::new(),
+            unflushed: false,
+            connect: None,
+            mailbox: None,
+            mail: false,
+            todo: None,
+            held: None,
+            asked_generation: 0,
+            tally: Tally::new(transport),
+            inflight: 0,
+            pressing: false,
+            denials: Denials::default(),
+            connected: false,
+            closing: None,
+        }
+    }
+
+    async fn run(&mut self, shutdown: &CancellationToken) -> Closing {
+        let mut shutdown = pin!(shutdown.cancelled());
+        loop {
+            self.work();
+            while let Some(todo) = self.todo.take() {
+                Box::pin(self.wait_for(todo)).await;
+                self.work();
+            }
+            self.tally.add_to(&self.broker.metrics);
+            if let Some(closing) = self.closing {
+                return closing;
+            }
+            if std::mem::take(&mut self.pressing) {
+                tokio::task::yield_now().await;
+            }
+            match poll_fn(|cx| self.poll(cx, shutdown.as_mut())).await {
+                Event::Ordered | Event::Wrote => {}
+                Event::Mail => self.mail = true,
+                Event::Read(count) => self.tally.bytes_received(count),
+                Event::Gone => self.handle(Input::TransportClosed),
+                Event::Timeout => {
+                    self.machine.handle_timeout(self.broker.now());
+                    self.effects();
+                }
+                Event::Shutdown => self.handle(Input::Close {
+                    code: ReasonCode::SERVER_SHUTTING_DOWN,
+                    reason: Reason::ServerShuttingDown,
+                }),
+            }
+        }
+    }
+
+    /// The next thing that happens. What leaves comes before what arrives.
+    fn poll(&mut self, cx: &mut Context<'_>, shutdown: Pin<&mut impl Future<Output = ()>>) -> Poll<Event> {
+        let order = self.handle.orders(cx.waker());
+        if let Some(farewell) = order.farewell {
+            self.handle(Input::Close { code: farewell.code, reason: farewell.reason });
+            return Poll::Ready(Event::Ordered);
+        }
+        if order.reauthorize && self.connect.is_some() {
+            self.todo = Some(Todo::Reauthorize);
+            return Poll::Ready(Event::Ordered);
+        }
+        if let Poll::Ready(event) = self.poll_write(cx) {
+            return Poll::Ready(event);
+        }
+        if let Some(mailbox) = &self.mailbox
+            && mailbox.poll_news(cx.waker())
+        {
+            return Poll::Ready(Event::Mail);
+        }
+        if self.machine.wants_packet()
+            && self.output.remaining() < OUTPUT_HIGH_WATER
+            && let Poll::Ready(event) = self.poll_read(cx)
+        {
+            return Poll::Ready(event);
+        }
+        if self.poll_timer(cx).is_ready() {
+            return Poll::Ready(Event::Timeout);
+        }
+        shutdown.poll(cx).map(|()| Event::Shutdown)
+    }
+
+    /// The machine's deadline mostly moves away: the timer follows only when it has run out.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.machine.deadline() else { return Poll::Pending };
+        let deadline = self.broker.when(deadline);
+        if deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(deadline);
+        }
+        loop {
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if deadline <= tokio::time::Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Everything that can be done without waiting.
+    fn work(&mut self) {
+        if let Some(packet) = self.held.take_if(|_| self.todo.is_none()) {
+            self.packet(packet);
+        }
+        self.packets();
+        self.take_mail();
+        let inflight = self.machine.session().map_or(self.inflight, |session| session.inflight.len());
+        self.tally.inflight(inflight as i64 - self.inflight as i64);
+        self.inflight = inflight;
+    }
+
+    fn packets(&mut self) {
+        let lazy = self.stale_generation();
+        while self.closing.is_none()
+            && self.todo.is_none()
+            && self.machine.wants_packet()
+            && self.output.remaining() < OUTPUT_HIGH_WATER
+            && !self.input.is_empty()
+        {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Some(packet)) => {
+                    let asks = matches!(packet, Packet::Publish(_) | Packet::Subscribe(_));
+                    if let Some(generation) =
+                        lazy.filter(|generation| asks && *generation != self.asked_generation)
+                    {
+                        self.asked_generation = generation;
+                        self.held = Some(packet);
+                        self.todo = Some(Todo::Reauthorize);
+                        return;
+                    }
+                    self.packet(packet);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(connection = self.accepted.id, %error, "malformed packet");
+                    let version = self.decoder.version();
+                    self.input = BytesMut::new();
+                    self.handle(Input::Malformed { error, version });
+                }
+            }
+        }
+        if self.input.is_empty() {
+            self.input = BytesMut::new(); // An idle connection holds no buffer.
+        }
+    }
+
+    /// The generation of hooks to ask about before the next PUBLISH or SUBSCRIBE, if there is a newer one.
+    fn stale_generation(&self) -> Option<u64> {
+        let permit = self.machine.permit()?;
+        self.broker.lazy_generation().filter(|generation| *generation > permit.generation)
+    }
+
+    fn packet(&mut self, packet: Packet) {
+        self.tally.received(packet.packet_type());
+        if let Packet::Publish(publish) = &packet {
+            self.tally.message_received(publish.qos);
+        }
+        self.handle(Input::Packet(packet));
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.machine.handle(self.broker.now(), input);
+        self.effects();
+    }
+
+    /// Moves waiting messages to the output, as many as the client takes.
+    fn take_mail(&mut self) {
+        let Some(mailbox) = self.mailbox.clone().filter(|_| self.mail && self.closing.is_none()) else {
+            return;
+        };
+        let mut batch: Vec<Outgoing> = Vec::new();
+        while self.output.remaining() < OUTPUT_HIGH_WATER {
+            let Some(quota) = self.machine.quota() else { return };
+            let (messages, bytes) = mailbox.take(&mut batch, quota, BATCH_BYTES);
+            if messages == 0 {
+                // Empty, or waiting for acknowledgements: those that come are a reason to look again.
+                self.mail = quota == 0;
+                return;
+            }
+            self.tally.queued(-(messages as i64), -(bytes as i64));
+            let now = self.broker.now();
+            for outgoing in batch.drain(..) {
+                self.machine.handle(now, Input::Deliver(outgoing));
+                self.effects();
+            }
+        }
+    }
+
+    fn effects(&mut self) {
+        while let Some(effect) = self.machine.poll_effect() {
+            self.effect(effect);
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(packet) => self.send(&packet),
+            Effect::Deliver(delivery) => {
+                let (Some(version), Some(maximum)) =
+                    (self.machine.version(), self.machine.maximum_packet_size())
+                else {
+                    return; // It was closed meanwhile; the session keeps what was not acknowledged.
+                };
+                let now = self.broker.now();
+                match delivery::write(&delivery, version, maximum, now, &mut self.output) {
+                    Ok(()) => self.tally.message_sent(delivery.qos),
+                    Err(delivery::TooLarge) => self.machine.handle(now, Input::TooLarge(delivery.packet_id)),
+                }
+            }
+            Effect::Publish { message, acknowledgement } => {
+                let outcome = self.broker.router.publish(&message, &mut self.tally);
+                self.pressing |= outcome.pressing;
+                if let Some(acknowledgement) = acknowledgement {
+                    let routed = outcome.routed;
+                    self.machine.handle(self.broker.now(), Input::Published { acknowledgement, routed });
+                }
+            }
+            Effect::Subscribe(subscriptions) => {
+                let Some(mailbox) = &self.mailbox else { return };
+                let now = self.broker.now();
+                let retained = self.broker.router.subscribe(mailbox, &subscriptions, now);
+                if !retained.is_empty() {
+                    self.machine.handle(now, Input::Retained(retained));
+                }
+            }
+            Effect::Unsubscribe(filters) => {
+                if let Some(mailbox) = &self.mailbox {
+                    self.broker.router.unsubscribe(mailbox.key, filters.iter());
+                }
+            }
+            Effect::Authorize(connect) => self.todo = Some(Todo::Authorize(connect)),
+            Effect::OpenSession { client_id, device_id, clean_start } => {
+                self.todo = Some(Todo::OpenSession { client_id, device_id, clean_start });
+            }
+            Effect::Connected { version } => {
+                self.connected = true;
+                self.mail = true;
+                let limits = *self.decoder.limits();
+                let maximum_packet_size =
+                    self.machine.maximum_packet_size_from_client().unwrap_or(limits.maximum_packet_size);
+                self.decoder.set_limits(DecodeLimits { maximum_packet_size, ..limits });
+                self.broker.metrics.clients_connected.inc();
+                self.broker.metrics.connect(version, ReasonCode::SUCCESS);
+            }
+            Effect::Denied(denied) => {
+                let stage = match denied.action {
+                    DeniedAction::Publish => Stage::Publish,
+                    DeniedAction::Subscribe => Stage::Subscribe,
+                    DeniedAction::Will => Stage::Will,
+                };
+                self.broker.count_denied(&self.accepted.listener, stage);
+                self.denials.note(&self.broker, &self.accepted, &self.handle, &denied);
+            }
+            Effect::Dropped { reason, count } => self.broker.metrics.dropped(reason, count as u64),
+            Effect::Limited(limited) => match limited {
+                Limited::Messages => self.broker.metrics.rate_limited_client_messages.inc(),
+                Limited::Bytes => self.broker.metrics.rate_limited_client_bytes.inc(),
+            },
+            Effect::Close(closing) => self.closing = Some(closing),
+        }
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        let version = self.decoder.version().unwrap_or(ProtocolVersion::V3_1_1);
+        match self.output.push(packet, version) {
+            Ok(()) => self.tally.sent(packet.packet_type()),
+            Err(error) => tracing::error!(kind = %packet.packet_type(), %error, "a packet cannot be written"),
+        }
+        if packet.packet_type() == PacketType::ConnAck && !self.connected {
+            self.count_refusal(version, packet);
+        }
+    }
+
+    fn count_refusal(&self, version: ProtocolVersion, packet: &Packet) {
+        if let Packet::ConnAck(connack) = packet {
+            self.broker.metrics.connect(version, connack.code.reason());
+        }
+    }
+
+    async fn wait_for(&mut self, todo: Todo) {
+        match todo {
+            Todo::Authorize(connect) => {
+                self.connect = Some(Arc::clone(&connect));
+                let admission = self.broker.admit(&self.accepted, &connect).await;
+                self.handle(match admission {
+                    Admission::Admitted(permit) => {
+                        self.handle.permitted(&permit);
+                        match self.handle.farewell() {
+                            None => Input::Admitted(permit),
+                            // Revoked while the gate was thinking.
+                            Some(Farewell { code, reason }) => Input::Close { code, reason },
+                        }
+                    }
+                    Admission::Refused(refusal) => Input::Refused(Refused {
+                        code: refusal.code,
+                        reason: refusal.reason,
+                        reason_string: refusal.reason_string,
+                        server_reference: refusal.server_reference,
+                        retry_after: refusal.retry_after,
+                    }),
+                });
+            }
+            Todo::OpenSession { client_id, device_id, clean_start } => {
+                let broker = Arc::clone(&self.broker);
+                let opened = broker
+                    .sessions
+                    .open(&self.handle, client_id, device_id, clean_start, || broker.now())
+                    .await;
+                match opened {
+                    Ok(Opened { session, mailbox, present }) => {
+                        self.inflight = session.inflight.len();
+                        self.mailbox = Some(mailbox);
+                        self.handle(Input::SessionOpened { session, present });
+                    }
+                    Err(refused) => self.handle(Input::SessionRefused(refused)),
+                }
+            }
+            Todo::Reauthorize => self.reauthorize().await,
+        }
+    }
+
+    /// Asks the gate about a session that is live. Orders and packets wait meanwhile; the gate has a deadline.
+    async fn reauthorize(&mut self) {
+        let (Some(connect), Some(permit)) = (self.connect.clone(), self.machine.permit().cloned()) else {
+            return;
+        };
+        match self.broker.reauthorize(&self.accepted, &connect, &permit).await {
+            Reauthorization::Kept => {}
+            Reauthorization::Replaced(permit) => {
+                self.handle.permitted(&permit);
+                self.handle(Input::Reauthorized(permit));
+            }
+            Reauthorization::Withdrawn(refusal) => {
+                self.held = None;
+                self.handle(Input::Close { code: WITHDRAWN, reason: refusal.reason });
+            }
+        }
+    }
+
+    /// The session and its mailbox, once the machine has let go of them.
+    fn handover(&mut self) -> Option<Handover> {
+        let session: Box<Session> = self.machine.take_session()?;
+        let mailbox = self.mailbox.take()?;
+        Some(Handover { session, mailbox })
+    }
+}

@@ -1,0 +1,152 @@
+//! How a connection ends: the session moves on, the audit log hears about it, the client gets the last bytes.
+
+use std::time::Duration;
+
+use bytes::Buf;
+use mqgate_codec::QoS;
+use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::reason::Reason;
+use mqgate_protocol::connection::{Closing, Denied, DeniedAction, Initiator};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::Driver;
+use crate::audit::coalesce::Coalescer;
+use crate::broker::Broker;
+use crate::clock;
+use crate::directory::ConnectionHandle;
+use crate::gate::{Accepted, event_about};
+use crate::metrics::mqtt;
+
+/// How long the last bytes may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long a client may take to close after it was told to.
+const LINGER: Duration = Duration::from_millis(500);
+/// A client that is denied again and again is written down once in a while.
+const DENIALS_EVERY: Duration = Duration::from_secs(10);
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
+    pub(super) async fn finish(mut self, closing: Closing) {
+        let permit_given = self.handle.admitted().is_some();
+        // First of all: another connection may be waiting for the session.
+        match self.handover() {
+            Some(handover) => self.broker.sessions.leave(&self.handle, handover, self.broker.now()),
+            None => {
+                if let Some(admitted) = self.handle.admitted() {
+                    self.broker.sessions.abandon(&self.handle, &admitted.client_id);
+                }
+            }
+        }
+        self.broker.connections().leave(self.accepted.id);
+        self.handle.end();
+        self.denials.finish(&self.broker);
+        if self.connected {
+            self.broker.metrics.clients_connected.dec();
+            let initiator = match closing.initiator {
+                Initiator::Client => mqtt::Initiator::Client,
+                Initiator::Server => mqtt::Initiator::Server,
+                Initiator::Network => mqtt::Initiator::Network,
+            };
+            self.broker.metrics.disconnect(initiator, closing.code);
+        }
+        self.audit(closing, permit_given);
+        tracing::debug!(connection = self.accepted.id, reason = %closing.reason, "connection closed");
+        if closing.initiator != Initiator::Network {
+            // Errors have nobody left to hear of them.
+            let _ = tokio::time::timeout(LAST_WORDS, self.last_words(closing.initiator)).await;
+        }
+        self.tally.add_to(&self.broker.metrics);
+    }
+
+    async fn last_words(&mut self, initiator: Initiator) -> std::io::Result<()> {
+        let waiting = self.output.remaining();
+        self.stream.write_all_buf(&mut self.output).await?;
+        self.tally.bytes_sent(waiting);
+        self.stream.shutdown().await?;
+        if initiator == Initiator::Server {
+            // Closing with unread bytes would reset the connection and take what was just said with it.
+            let mut sink = [0; 512];
+            let rest = async { while self.stream.read(&mut sink).await.is_ok_and(|count| count > 0) {} };
+            let _ = tokio::time::timeout(LINGER, rest).await;
+        }
+        Ok(())
+    }
+
+    fn audit(&self, closing: Closing, permit_given: bool) {
+        if !permit_given && self.connect.is_some() {
+            return; // The gate has written down that it refused.
+        }
+        if !permit_given {
+            if closing.initiator == Initiator::Network {
+                return; // Nobody asked for anything.
+            }
+            let event = AuditEvent::new(names::CONNECTION_REFUSED, Outcome::Failure, closing.reason);
+            let event = event_about(event, &self.accepted);
+            self.broker.record_stranger(&self.accepted, event.field("code", code(closing)));
+            return;
+        }
+        let outcome = if closing.reason == Reason::Ok { Outcome::Success } else { Outcome::Failure };
+        let event = AuditEvent::new(names::CONNECTION_CLOSED, outcome, closing.reason);
+        let mut event = event_about(event, &self.accepted);
+        identify(&mut event, &self.handle);
+        let by = match closing.initiator {
+            Initiator::Client => "client",
+            Initiator::Server => "server",
+            Initiator::Network => "network",
+        };
+        self.broker.record(event.field("initiator", by).field("code", code(closing)));
+    }
+}
+
+fn code(closing: Closing) -> String {
+    format!("{:#04x}", closing.code.0)
+}
+
+fn identify(event: &mut AuditEvent, handle: &ConnectionHandle) {
+    event.client_id = handle.client_id().map(str::to_owned);
+    event.device_id = handle.device_id().map(str::to_owned);
+}
+
+/// What a session was denied: written down at once, then as a count.
+#[derive(Default)]
+pub(super) struct Denials(Option<Box<Coalescer<DeniedAction>>>);
+
+impl Denials {
+    pub(super) fn note(
+        &mut self,
+        broker: &Broker,
+        accepted: &Accepted,
+        handle: &ConnectionHandle,
+        denied: &Denied,
+    ) {
+        let name = match denied.action {
+            DeniedAction::Publish | DeniedAction::Will => names::PUBLISH_DENIED,
+            DeniedAction::Subscribe => names::SUBSCRIBE_DENIED,
+        };
+        let mut event = event_about(AuditEvent::new(name, Outcome::Failure, Reason::AclDenied), accepted);
+        identify(&mut event, handle);
+        let qos = match denied.qos {
+            QoS::AtMostOnce => "0",
+            QoS::AtLeastOnce => "1",
+            QoS::ExactlyOnce => "2",
+        };
+        let topic = match denied.action {
+            DeniedAction::Publish | DeniedAction::Will => "topic",
+            DeniedAction::Subscribe => "filter",
+        };
+        event = event.field(topic, &*denied.topic).field("qos", qos);
+        if denied.action == DeniedAction::Will {
+            event = event.field("will", "true");
+        }
+        let coalescer = self.0.get_or_insert_with(|| Box::new(Coalescer::new(DENIALS_EVERY, 4)));
+        coalescer
+            .offer(clock::now(), denied.action, event)
+            .into_iter()
+            .for_each(|event| broker.record(event));
+    }
+
+    pub(super) fn finish(&mut self, broker: &Broker) {
+        if let Some(mut coalescer) = self.0.take() {
+            coalescer.finish().into_iter().for_each(|event| broker.record(event));
+        }
+    }
+}

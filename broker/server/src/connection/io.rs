@@ -1,0 +1,66 @@
+//! Reading and writing, without keeping a buffer for a connection that has nothing to say.
+
+use std::cell::RefCell;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{Driver, Event};
+
+/// Room for one read.
+const READ_SIZE: usize = 16 * 1024;
+/// Packets of many connections are read into one piece of memory, one after the other.
+const SHARED_SIZE: usize = 64 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<BytesMut> = RefCell::default();
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let read = if self.input.is_empty() {
+            SHARED.with_borrow_mut(|shared| {
+                if shared.capacity() < READ_SIZE {
+                    *shared = BytesMut::with_capacity(SHARED_SIZE);
+                }
+                let count = ready!(pin!(self.stream.read_buf(shared)).poll(cx));
+                self.input = shared.split();
+                Poll::Ready(count)
+            })
+        } else {
+            // What is announced is not believed: memory grows with what came.
+            self.input.reserve(self.decoder.missing().clamp(1024, READ_SIZE));
+            pin!(self.stream.read_buf(&mut self.input)).poll(cx)
+        };
+        match ready!(read) {
+            Ok(0) | Err(_) => Poll::Ready(Event::Gone),
+            Ok(count) => Poll::Ready(Event::Read(count)),
+        }
+    }
+
+    /// Writes what is waiting, in one call where the transport allows.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.output.has_remaining() {
+            return match ready!(pin!(self.stream.write_buf(&mut self.output)).poll(cx)) {
+                Ok(0) | Err(_) => Poll::Ready(Event::Gone),
+                Ok(count) => {
+                    self.tally.bytes_sent(count);
+                    self.unflushed = true;
+                    Poll::Ready(Event::Wrote)
+                }
+            };
+        }
+        if self.unflushed {
+            match ready!(pin!(self.stream.flush()).poll(cx)) {
+                Ok(()) => {
+                    self.unflushed = false;
+                    self.output.release();
+                }
+                Err(_) => return Poll::Ready(Event::Gone),
+            }
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,235 @@
+//! Messages on their way to one client: the mailbox that publishers fill, and the bytes that go out.
+
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use mqgate_codec::{
+    EncodedPublish, Output, Packet, ProtocolVersion, Publish, PublishPatch, PublishProperties, QoS,
+};
+use mqgate_protocol::limits::OutboxLimits;
+use mqgate_protocol::message::Message;
+use mqgate_protocol::outbox::{Outbox, Outgoing, Presence, Pushed, SubscriptionIdentifiers};
+use mqgate_protocol::session::{Delivery, SessionKey};
+use mqgate_protocol::time::Instant;
+
+use crate::directory::lock;
+
+/// From how many waiting messages on each gets memory of its own: a client that does not read must not keep
+/// the receive buffers of others alive.
+const DETACH_FROM: usize = 64;
+
+/// The outbox of one session, filled from many tasks and emptied by one. Lives as long as the session.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    pub(crate) key: SessionKey,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    outbox: Outbox,
+    presence: Presence,
+    waker: Option<Waker>,
+    /// The owner knows that there is something: it is not woken again before it took everything.
+    told: bool,
+    /// Something came that the owner has not seen.
+    news: bool,
+    closed: bool,
+}
+
+/// One message for many receivers.
+pub(crate) struct Post<'a> {
+    pub(crate) message: &'a Arc<Message>,
+    /// A copy with memory of its own, made for the first receiver that has to keep it.
+    detached: Option<Arc<Message>>,
+}
+
+/// What a push changed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PushOutcome {
+    pub(crate) pushed: Pushed,
+    pub(crate) messages: i64,
+    pub(crate) bytes: i64,
+}
+
+impl<'a> Post<'a> {
+    pub(crate) fn new(message: &'a Arc<Message>) -> Self {
+        Self { message, detached: None }
+    }
+
+    fn kept(&mut self) -> Arc<Message> {
+        Arc::clone(self.detached.get_or_insert_with(|| Arc::new(self.message.detached())))
+    }
+}
+
+impl Mailbox {
+    pub(crate) fn new(key: SessionKey, limits: OutboxLimits) -> Self {
+        let outbox = Outbox::new(limits);
+        let inner = Inner {
+            outbox,
+            presence: Presence::Online,
+            waker: None,
+            told: false,
+            news: false,
+            closed: false,
+        };
+        Self { key, inner: Mutex::new(inner) }
+    }
+
+    pub(crate) fn is_online(&self) -> bool {
+        lock(&self.inner).presence == Presence::Online
+    }
+
+    /// Takes one message; wakes the owner if it does not know yet that there is something.
+    pub(crate) fn push(
+        &self,
+        post: &mut Post<'_>,
+        qos: QoS,
+        retain: bool,
+        subscription_identifiers: SubscriptionIdentifiers,
+    ) -> PushOutcome {
+        let mut inner = lock(&self.inner);
+        let (messages, bytes) = (inner.outbox.len(), inner.outbox.bytes());
+        let keeps = inner.presence == Presence::Offline && qos != QoS::AtMostOnce || messages >= DETACH_FROM;
+        let message = if keeps { post.kept() } else { Arc::clone(post.message) };
+        let outgoing = Outgoing { message, qos, retain, subscription_identifiers };
+        let presence = if inner.closed { Presence::Offline } else { inner.presence };
+        let pushed = inner.outbox.push(outgoing, presence);
+        let outcome = PushOutcome {
+            pushed,
+            messages: inner.outbox.len() as i64 - messages as i64,
+            bytes: inner.outbox.bytes() as i64 - bytes as i64,
+        };
+        if inner.told || inner.presence == Presence::Offline {
+            return outcome;
+        }
+        inner.told = true;
+        inner.news = true;
+        let waker = inner.waker.clone();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        outcome
+    }
+
+    /// Moves what may be sent into `batch`; says how many messages and bytes that were.
+    pub(crate) fn take(&self, batch: &mut Vec<Outgoing>, quota: usize, bytes: usize) -> (usize, usize) {
+        let mut inner = lock(&self.inner);
+        let before = (inner.outbox.len(), inner.outbox.bytes());
+        inner.outbox.take(batch, quota, bytes);
+        // What is left waits for the client; the owner looks again when that has moved.
+        inner.told = !inner.outbox.is_empty();
+        inner.news = false;
+        (before.0 - inner.outbox.len(), before.1 - inner.outbox.bytes())
+    }
+
+    /// Leaves the owner's waker, and says whether something came since it last asked.
+    pub(crate) fn poll_news(&self, waker: &Waker) -> bool {
+        let mut inner = lock(&self.inner);
+        if !inner.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            inner.waker = Some(waker.clone());
+        }
+        std::mem::take(&mut inner.news)
+    }
+
+    /// The client is there again.
+    pub(crate) fn open(&self) {
+        let mut inner = lock(&self.inner);
+        inner.presence = Presence::Online;
+        inner.told = !inner.outbox.is_empty();
+        inner.news = inner.told;
+    }
+
+    /// The client is gone: what is kept for it gets memory of its own, the rest is dropped. Says how many
+    /// messages and bytes went.
+    pub(crate) fn park(&self) -> (usize, usize) {
+        let mut inner = lock(&self.inner);
+        let bytes = inner.outbox.bytes();
+        inner.presence = Presence::Offline;
+        inner.waker = None;
+        let dropped = inner.outbox.drop_qos0();
+        inner.outbox.detach();
+        (dropped, bytes - inner.outbox.bytes())
+    }
+
+    /// The session is gone: nothing is taken any more. Says what was waiting.
+    pub(crate) fn close(&self) -> (usize, usize) {
+        let mut inner = lock(&self.inner);
+        let waiting = (inner.outbox.len(), inner.outbox.bytes());
+        let none = OutboxLimits { messages: 0, qos0_messages: 0, bytes: 0, ..OutboxLimits::default() };
+        inner.outbox = Outbox::new(none);
+        inner.presence = Presence::Offline;
+        inner.closed = true;
+        inner.waker = None;
+        waiting
+    }
+}
+
+/// A message does not fit the client's maximum packet size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooLarge;
+
+/// Puts one delivery into the output. The bytes that receivers share are encoded by the first of them.
+pub(crate) fn write(
+    delivery: &Delivery,
+    version: ProtocolVersion,
+    maximum_packet_size: u32,
+    now: Instant,
+    output: &mut Output,
+) -> Result<(), TooLarge> {
+    let Delivery { message, qos, retain, dup, packet_id, subscription_identifiers } = delivery;
+    let patch = PublishPatch {
+        packet_id: *packet_id,
+        dup: *dup,
+        retain: *retain,
+        message_expiry_interval: message.expiry_left(now),
+    };
+    if subscription_identifiers.is_none() || version != ProtocolVersion::V5 {
+        let slot = message.frames.slot(version, *qos);
+        let encoded = match slot.get() {
+            Some(encoded) => Some(encoded),
+            // Nobody else has it: it goes straight into the output.
+            None if Arc::strong_count(message) == 1 => None,
+            None => {
+                let publish = publish(delivery, now);
+                let encoded = EncodedPublish::new(&publish, version).map_err(|_| TooLarge)?;
+                Some(slot.get_or_init(|| Box::new(encoded)))
+            }
+        };
+        if let Some(encoded) = encoded {
+            fits(encoded.packet_size(), maximum_packet_size)?;
+            output.push_publish(encoded, patch);
+            return Ok(());
+        }
+    }
+    let publish = publish(delivery, now);
+    if publish.payload.len() > 1024 || maximum_packet_size != u32::MAX {
+        let encoded = EncodedPublish::new(&publish, version).map_err(|_| TooLarge)?;
+        fits(encoded.packet_size(), maximum_packet_size)?;
+        output.push_publish(&encoded, patch);
+        return Ok(());
+    }
+    output.push(&Packet::Publish(publish), version).map_err(|_| TooLarge)
+}
+
+fn fits(size: usize, maximum_packet_size: u32) -> Result<(), TooLarge> {
+    if u32::try_from(size).is_ok_and(|size| size <= maximum_packet_size) { Ok(()) } else { Err(TooLarge) }
+}
+
+fn publish(delivery: &Delivery, now: Instant) -> Publish {
+    let Delivery { message, qos, retain, dup, packet_id, subscription_identifiers } = delivery;
+    let mut properties = message.properties.as_deref().cloned().unwrap_or_else(PublishProperties::default);
+    properties.message_expiry_interval = message.expiry_left(now);
+    properties.subscription_identifiers =
+        subscription_identifiers.as_deref().map(<[_]>::to_vec).unwrap_or_default();
+    Publish {
+        dup: *dup,
+        qos: *qos,
+        retain: *retain,
+        topic: Some(message.topic.clone()),
+        packet_id: *packet_id,
+        payload: message.payload.clone(),
+        properties,
+    }
+}

@@ -1,0 +1,256 @@
+//! Where each client's session is: with the task of its connection, or parked here. Hands it over when the
+//! client connects again, publishes wills when they are due, and ends what has expired.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytestring::ByteString;
+use mqgate_codec::ReasonCode;
+use mqgate_identity::reason::Reason;
+use mqgate_protocol::connection::Refused;
+use mqgate_protocol::limits::Limits;
+use mqgate_protocol::session::{Session, SessionKey};
+use mqgate_protocol::time::Instant;
+use tokio::sync::oneshot;
+
+use crate::delivery::Mailbox;
+use crate::directory::{ConnectionHandle, lock};
+use crate::metrics::mqtt::{MqttMetrics, Tally, Transport};
+use crate::routing::Router;
+
+const SHARDS: usize = 64;
+
+pub(crate) struct Sessions {
+    shards: Box<[Mutex<HashMap<ByteString, Place>>]>,
+    hasher: RandomState,
+    count: AtomicUsize,
+    /// Parked sessions with something to be done about them, the next first.
+    due: Mutex<BTreeSet<(Instant, ByteString)>>,
+    keys: AtomicU64,
+    limits: Arc<Limits>,
+    router: Arc<Router>,
+    metrics: Arc<MqttMetrics>,
+}
+
+/// A session changes hands.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    pub(crate) session: Box<Session>,
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
+/// A session for a connection.
+pub(crate) struct Opened {
+    pub(crate) session: Box<Session>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) present: bool,
+}
+
+enum Place {
+    With(Arc<ConnectionHandle>),
+    Parked(Handover),
+}
+
+impl Sessions {
+    pub(crate) fn new(limits: Arc<Limits>, router: Arc<Router>, metrics: Arc<MqttMetrics>) -> Self {
+        metrics.sessions_limit.set(i64::try_from(limits.sessions).unwrap_or(i64::MAX));
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            count: AtomicUsize::new(0),
+            due: Mutex::default(),
+            keys: AtomicU64::new(1),
+            limits,
+            router,
+            metrics,
+        }
+    }
+
+    fn shard(&self, client_id: &ByteString) -> &Mutex<HashMap<ByteString, Place>> {
+        &self.shards[(self.hasher.hash_one(client_id) % SHARDS as u64) as usize]
+    }
+
+    /// The session of a client, from an older connection or from where it was parked; a new one if there is
+    /// none, or none that this client may have.
+    pub(crate) async fn open(
+        &self,
+        handle: &Arc<ConnectionHandle>,
+        client_id: ByteString,
+        device_id: Arc<str>,
+        clean_start: bool,
+        now: impl Fn() -> Instant,
+    ) -> Result<Opened, Refused> {
+        let older = self.enter(handle, &client_id)?;
+        let older = match older {
+            Some(Older::Here(older)) => Some(older),
+            // It comes as soon as that task has seen the order. Without an answer there is no session.
+            Some(Older::Elsewhere(coming)) => coming.await.ok(),
+            None => None,
+        };
+        let now = now();
+        if let Some(Handover { mut session, mailbox }) = older {
+            let over = session.ends_at.is_some_and(|at| at <= now);
+            // Nobody else's messages, whatever client id somebody chooses.
+            let foreign = session.device_id != device_id;
+            if !clean_start && !over && !foreign {
+                session.will.take_if(|will| will.due > now); // [MQTT-3.1.3-9]
+                self.publish_will(&mut session);
+                mailbox.open();
+                return Ok(Opened { session, mailbox, present: true });
+            }
+            self.end(session, &mailbox);
+        }
+        let key = SessionKey(self.keys.fetch_add(1, Ordering::Relaxed));
+        let mailbox = Arc::new(Mailbox::new(key, self.limits.outbox));
+        Ok(Opened { session: Box::new(Session::new(key, client_id, device_id)), mailbox, present: false })
+    }
+
+    /// Puts a connection in the place of a client's session; gives what was there.
+    fn enter(
+        &self,
+        handle: &Arc<ConnectionHandle>,
+        client_id: &ByteString,
+    ) -> Result<Option<Older>, Refused> {
+        let mut shard = lock(self.shard(client_id));
+        let Some(place) = shard.get_mut(client_id) else {
+            if self.count.fetch_add(1, Ordering::Relaxed) >= self.limits.sessions {
+                self.count.fetch_sub(1, Ordering::Relaxed);
+                return Err(Refused::new(ReasonCode::QUOTA_EXCEEDED, Reason::QuotaExceeded));
+            }
+            shard.insert(client_id.clone(), Place::With(Arc::clone(handle)));
+            self.metrics.sessions_online.inc();
+            return Ok(None);
+        };
+        Ok(Some(match std::mem::replace(place, Place::With(Arc::clone(handle))) {
+            Place::Parked(older) => {
+                if let Some(at) = older.session.due() {
+                    lock(&self.due).remove(&(at, client_id.clone()));
+                }
+                self.metrics.sessions_offline.dec();
+                self.metrics.sessions_online.inc();
+                Older::Here(older)
+            }
+            Place::With(older) => {
+                let (heir, coming) = oneshot::channel();
+                // Under the lock of the shard, so that the older task finds either its place or its heir.
+                older.hand_over(heir);
+                self.metrics.session_takeovers.inc();
+                Older::Elsewhere(coming)
+            }
+        }))
+    }
+
+    /// A connection is at its end: its session goes to its heir, is parked, or ends.
+    pub(crate) fn leave(&self, handle: &Arc<ConnectionHandle>, handover: Handover, now: Instant) {
+        let client_id = handover.session.client_id.clone();
+        let (messages, bytes) = handover.mailbox.park();
+        self.metrics.forget_queued(messages, bytes, 0);
+        let mut shard = lock(self.shard(&client_id));
+        let ours = shard.get(&client_id).is_some_and(|place| match place {
+            Place::With(holder) => Arc::ptr_eq(holder, handle),
+            Place::Parked(_) => false,
+        });
+        if !ours {
+            drop(shard);
+            // Without an heir, or with one that is gone, nobody can ever ask for the session again.
+            let orphan = match handle.take_heir() {
+                Some(heir) => heir.send(handover).err(),
+                None => Some(handover),
+            };
+            if let Some(Handover { session, mailbox }) = orphan {
+                self.end(session, &mailbox);
+            }
+            return;
+        }
+        self.metrics.sessions_online.dec();
+        if handover.session.ends_at.is_some_and(|at| at <= now) {
+            shard.remove(&client_id);
+            drop(shard);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.end(handover.session, &handover.mailbox);
+            return;
+        }
+        self.metrics.sessions_offline.inc();
+        let Handover { mut session, mailbox } = handover;
+        session.inflight.detach();
+        let will = session.take_due_will(now);
+        if let Some(at) = session.due() {
+            lock(&self.due).insert((at, client_id.clone()));
+        }
+        shard.insert(client_id, Place::Parked(Handover { session, mailbox }));
+        drop(shard);
+        self.publish(will);
+    }
+
+    /// A connection that got no session after all gives its place back.
+    pub(crate) fn abandon(&self, handle: &Arc<ConnectionHandle>, client_id: &ByteString) {
+        let mut shard = lock(self.shard(client_id));
+        let ours = matches!(shard.get(client_id), Some(Place::With(holder)) if Arc::ptr_eq(holder, handle));
+        if ours {
+            shard.remove(client_id);
+            drop(shard);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.metrics.sessions_online.dec();
+        }
+    }
+
+    /// Publishes wills and ends sessions whose time has come.
+    pub(crate) fn sweep(&self, now: Instant) {
+        while let Some(client_id) = self.next_due(now) {
+            let mut shard = lock(self.shard(&client_id));
+            let Some(Place::Parked(Handover { session, .. })) = shard.get_mut(&client_id) else { continue };
+            let will = session.take_due_will(now);
+            let over = session.ends_at.is_some_and(|at| at <= now);
+            let next = session.due().filter(|_| !over);
+            let ended = if over { shard.remove(&client_id) } else { None };
+            if let Some(at) = next {
+                lock(&self.due).insert((at, client_id));
+            }
+            drop(shard);
+            self.publish(will);
+            if let Some(Place::Parked(Handover { session, mailbox })) = ended {
+                self.count.fetch_sub(1, Ordering::Relaxed);
+                self.metrics.sessions_offline.dec();
+                self.end(session, &mailbox);
+            }
+        }
+    }
+
+    fn next_due(&self, now: Instant) -> Option<ByteString> {
+        let mut due = lock(&self.due);
+        let is_due = due.first().is_some_and(|(at, _)| *at <= now);
+        if is_due { due.pop_first().map(|(_, client_id)| client_id) } else { None }
+    }
+
+    /// Everything of a session goes, except that its will is heard.
+    fn end(&self, mut session: Box<Session>, mailbox: &Mailbox) {
+        if !session.subscriptions.is_empty() {
+            let filters = session.subscriptions.values().map(|subscribed| &subscribed.filter);
+            self.router.unsubscribe(session.key, filters);
+        }
+        let (messages, bytes) = mailbox.close();
+        self.metrics.forget_queued(messages, bytes, session.inflight.len());
+        self.publish_will(&mut session);
+    }
+
+    fn publish_will(&self, session: &mut Session) {
+        self.publish(session.will.take().map(|will| will.message));
+    }
+
+    fn publish(&self, will: Option<Arc<mqgate_protocol::message::Message>>) {
+        if let Some(will) = will {
+            let mut tally = Tally::new(Transport::Tcp);
+            self.router.publish(&will, &mut tally);
+            tally.add_to(&self.metrics);
+            self.metrics.will_published.inc();
+        }
+    }
+}
+
+/// Where an older session is.
+enum Older {
+    Here(Handover),
+    Elsewhere(oneshot::Receiver<Handover>),
+}
