@@ -38,6 +38,9 @@ pub fn compile(
     }
     // Unlike RUSTFLAGS this form survives blanks in paths, and it overrides every configuration file.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(workspace, toolchain).join("\u{1f}"));
+    if cfg!(unix) {
+        cargo.env("RUSTC_WORKSPACE_WRAPPER", same_names(&target)?);
+    }
     cargo.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
 
     let mut child = cargo.spawn().with_context(|| format!("{} does not run", toolchain.cargo.display()))?;
@@ -59,6 +62,43 @@ pub fn compile(
             fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
         })
         .collect()
+}
+
+/// Cargo mixes the folder of a package into the names of its symbols, and the order of functions follows
+/// those. This script puts the crate's name in place of what cargo mixed; it is asked for our crates only.
+const SAME_NAMES: &str = r#"#!/bin/sh
+for argument; do
+  shift
+  case $previous in --crate-name) name=$argument ;; esac
+  previous=$argument
+  case $argument in metadata=*) argument=metadata=$name ;; esac
+  set -- "$@" "$argument"
+done
+exec "$@"
+"#;
+
+/// Writes the script and says where. Left alone when it is there: a new one would mean a new compiler.
+fn same_names(target: &Path) -> Result<PathBuf> {
+    let script = target.join("same-names");
+    if fs::read(&script).is_ok_and(|text| text == SAME_NAMES.as_bytes()) {
+        return Ok(script);
+    }
+    fs::create_dir_all(target)
+        .and_then(|()| fs::write(&script, SAME_NAMES))
+        .and_then(|()| make_executable(&script))
+        .with_context(|| format!("cannot write {}", script.display()))?;
+    Ok(script)
+}
+
+#[cfg(unix)]
+fn make_executable(file: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(file, fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(not(unix))]
+fn make_executable(_: &Path) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// Paths are replaced by fixed names: they would otherwise end up in panic messages.
