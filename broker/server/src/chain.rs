@@ -30,7 +30,7 @@ pub(crate) struct Walk<'a> {
 /// Why a chain ended without a yes.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    Denied { by: Arc<str>, denial: Denial },
+    Denied { by: Arc<str>, denial: Box<Denial> },
     Failed { by: Arc<str>, failure: HookFailure },
 }
 
@@ -130,7 +130,7 @@ impl<'a> Walk<'a> {
         match answer {
             Ok(Some(Ok(value))) => Ok(Some(value)),
             Ok(None) => Ok(None),
-            Ok(Some(Err(denial))) => Err(Stop::Denied { by: by(), denial }),
+            Ok(Some(Err(denial))) => Err(Stop::Denied { by: by(), denial: Box::new(denial) }),
             Err(failure) => Err(Stop::Failed { by: by(), failure }),
         }
     }

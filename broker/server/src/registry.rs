@@ -20,13 +20,14 @@ use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::certificate::{CertificateError, CertificateFingerprint};
 use mqgate_identity::evaluation::{PathPolicy, Rejection};
 use mqgate_identity::reason::Reason;
-use mqgate_identity::registry::rules::RuleError;
+use mqgate_identity::registry::rules::{RuleError, Write};
 use mqgate_identity::registry::{CaCertificate, DeviceCertificate, DeviceState, Storage, StorageError};
 use mqgate_identity::time::UnixMillis;
 use tokio_util::sync::CancellationToken;
 
 use self::cache::Cache;
 pub use self::devices::{JitRegistration, ManualRegistration};
+pub(crate) use self::flight::Flight;
 use self::flight::Flights;
 use crate::audit::{AuditLog, AuditRefused};
 use crate::broker::Broker;
@@ -113,6 +114,23 @@ pub enum RegistryChange {
     DeviceBarred { certificate: CertificateFingerprint, reason: Reason },
     /// Connections whose path ends in this CA have to go.
     CaRemoved { ca: CertificateFingerprint },
+}
+
+/// What goes with a record that is written, other than the record.
+struct Change {
+    /// CA and state of the record it replaces.
+    before: Option<(CertificateFingerprint, DeviceState)>,
+    source: &'static str,
+    event: AuditEvent,
+}
+
+/// Runs `work` to its end even if the caller stops waiting: half a change would be worse than none.
+async fn finished<T: Send + 'static>(
+    work: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
+) -> Result<T, RegistryError> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        Err(StorageError::Unavailable(format!("the change was interrupted: {error}")).into())
+    })
 }
 
 type Listener = Arc<dyn Fn(RegistryChange) + Send + Sync>;
@@ -260,7 +278,7 @@ impl Registry {
         self.write_seen().await;
     }
 
-    async fn write_seen(&self) {
+    async fn write_seen(self: &Arc<Self>) {
         let batch: Vec<_> = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let ids: Vec<_> = seen.keys().take(SEEN_BATCH).copied().collect();
@@ -273,18 +291,42 @@ impl Registry {
             if recent || record.state != DeviceState::Active {
                 continue;
             }
-            let _flight = self.flights.enter(id).await;
+            let flight = self.flights.enter(id).await;
             let Ok(Some(record)) = self.lookup(id).await else { continue };
             let mut next = DeviceCertificate::clone(&record);
             next.last_seen = Some(at);
             next.revision += 1;
-            if let Err(error) = self.put(next, Some(record.revision)).await {
+            let write = Write { record: next, expected: Some(record.revision) };
+            if let Err(error) = self.commit(flight, write, None).await {
                 tracing::warn!(%error, certificate = %id, "last_seen is not written");
             }
         }
     }
 
-    /// Stores a record and has every new lookup see it. The caller holds the certificate's flight.
+    /// Makes a change: stored, seen by every new lookup, made known to live connections, written down, in this
+    /// order. Once begun it is finished, whether or not the caller still waits.
+    async fn commit(
+        self: &Arc<Self>,
+        flight: Flight,
+        write: Write<DeviceCertificate>,
+        change: Option<Change>,
+    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
+        let this = Arc::clone(self);
+        finished(async move {
+            let record = this.put(write.record, write.expected).await?;
+            if let Some(Change { before, source, event }) = change {
+                this.count(before, &record, source);
+                if let Some(reason) = devices::barred(&record).filter(|_| before.is_some()) {
+                    this.tell(RegistryChange::DeviceBarred { certificate: record.id, reason });
+                }
+                this.record(event).await?;
+            }
+            drop(flight);
+            Ok(record)
+        })
+        .await
+    }
+
     async fn put(
         &self,
         record: DeviceCertificate,
@@ -313,12 +355,28 @@ impl Registry {
         if self.failing.swap(failing, Ordering::AcqRel) != failing {
             match &answer {
                 Err(error) => {
-                    tracing::error!(%error, "the registry's storage fails: unknown devices are refused")
+                    tracing::error!(%error, "the registry's storage fails: unknown devices are refused");
                 }
                 Ok(_) => tracing::warn!("the registry's storage works again"),
             }
         }
         answer
+    }
+
+    fn count(
+        &self,
+        before: Option<(CertificateFingerprint, DeviceState)>,
+        after: &DeviceCertificate,
+        source: &str,
+    ) {
+        let ca = self.ca_name(after.ca_id);
+        let from = before.map_or("none", |(_, state)| device_state(state));
+        let labels = [&*ca, from, device_state(after.state), source];
+        self.metrics.device_transitions.with_label_values(&labels).inc();
+        if let Some((ca, state)) = before {
+            self.device_gauge(ca, state).dec();
+        }
+        self.device_gauge(after.ca_id, after.state).inc();
     }
 
     fn tell(&self, change: RegistryChange) {

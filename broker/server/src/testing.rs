@@ -170,6 +170,9 @@ pub(crate) struct MemoryStorage {
     cas: Mutex<BTreeMap<CertificateFingerprint, CaCertificate>>,
     pub(crate) failing: AtomicBool,
     pub(crate) writes: AtomicUsize,
+    /// Whoever holds it makes writes wait.
+    pub(crate) slow: Mutex<()>,
+    pub(crate) writes_begun: AtomicUsize,
 }
 
 impl MemoryStorage {
@@ -212,6 +215,8 @@ impl Storage for MemoryStorage {
         expected: Option<u64>,
     ) -> Result<(), StorageError> {
         self.check()?;
+        self.writes_begun.fetch_add(1, Ordering::SeqCst);
+        let _slow = self.slow.lock().unwrap();
         let mut devices = self.devices.lock().unwrap();
         let current = devices.get(&record.id).map(|record| record.revision);
         if current != expected {

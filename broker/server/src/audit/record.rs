@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use mqgate_identity::audit::AuditEvent;
+use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::hooks::Value;
 use serde::Serialize;
 
@@ -74,7 +75,7 @@ pub fn write(event: &AuditEvent, out: &mut Vec<u8>) {
         device_id: event.device_id.as_deref(),
         peer: event.peer_address.as_deref(),
         listener: event.listener.as_deref(),
-        fingerprint: event.certificate_fingerprint.map(|fingerprint| fingerprint.to_hex()),
+        fingerprint: event.certificate_fingerprint.map(CertificateFingerprint::to_hex),
         subject: event.subject.as_deref(),
         sni: event.server_name.as_deref(),
         actor: &event.actor,

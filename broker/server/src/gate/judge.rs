@@ -17,7 +17,7 @@ use super::{Accepted, AuthMode, Gate, ListenerPolicy, RegistrationMode, answer, 
 use crate::chain::{Stop, Walk, failure_reason};
 use crate::clock;
 use crate::metrics::gate::ProvisionOutcome;
-use crate::registry::{JitRegistration, Registry};
+use crate::registry::{Flight, JitRegistration, Registry};
 
 /// Everything the chains came to: what a permit is compiled from.
 pub(super) struct Decision {
@@ -32,14 +32,14 @@ pub(super) struct Decision {
 #[derive(Default)]
 pub(super) struct No {
     pub(super) reason: Option<Reason>,
-    pub(super) denial: Option<Denial>,
+    pub(super) denial: Option<Box<Denial>>,
     pub(super) by: Option<Arc<str>>,
     /// As far as it was known.
     pub(super) device_id: Option<String>,
     /// For the operator.
     pub(super) detail: Option<String>,
     pub(super) retry_after: Option<u32>,
-    /// A hook gave no answer: a live session keeps its grant.
+    /// A hook or the registry gave no answer: a live session keeps its grant.
     pub(super) unanswered: bool,
 }
 
@@ -139,7 +139,7 @@ impl Gate {
         let Some(registry) = &self.registry else {
             return match policy.auth_mode {
                 AuthMode::PerDevice => {
-                    Err(No::because(Reason::RegistryUnavailable).detail("there is no registry".into()))
+                    Err(No::unanswered(Reason::RegistryUnavailable, "there is no registry".into()))
                 }
                 AuthMode::OneWay | AuthMode::Mutual => Ok(None),
             };
@@ -150,7 +150,7 @@ impl Gate {
         let record = registry
             .lookup(certificate.leaf.certificate_fingerprint)
             .await
-            .map_err(|error| No::because(Reason::RegistryUnavailable).detail(error.to_string()))?;
+            .map_err(|error| No::unanswered(Reason::RegistryUnavailable, error.to_string()))?;
         let Some(record) = record else { return Ok(None) };
         self.in_force(record, certificate, registry).map(Some)
     }
@@ -185,23 +185,23 @@ impl Gate {
         };
         let started = Instant::now();
         let id = certificate.leaf.certificate_fingerprint;
-        let _flight = registry.flight(id).await;
+        let flight = registry.flight(id).await;
         // Another connection may have been first.
         let known = registry
             .lookup(id)
             .await
-            .map_err(|error| No::because(Reason::RegistryUnavailable).detail(error.to_string()))?;
+            .map_err(|error| No::unanswered(Reason::RegistryUnavailable, error.to_string()))?;
         if let Some(record) = known {
             return self.in_force(record, certificate, registry);
         }
-        let registered = self.register_with(walk, accepted, claimed, certificate, registry).await;
+        let registered = self.register_with(walk, accepted, claimed, certificate, registry, flight).await;
         let outcome = match &registered {
             Ok(_) => ProvisionOutcome::Registered,
             Err(no) => match no.reason() {
                 Reason::CertPending => ProvisionOutcome::Pending,
                 Reason::ProvisionQuota => ProvisionOutcome::Quota,
                 Reason::ProvisionRateLimited => ProvisionOutcome::RateLimited,
-                _ if no.unanswered || no.reason() == Reason::RegistryUnavailable => ProvisionOutcome::Error,
+                _ if no.unanswered => ProvisionOutcome::Error,
                 _ => ProvisionOutcome::Denied,
             },
         };
@@ -218,6 +218,7 @@ impl Gate {
         claimed: Option<&Identity>,
         certificate: &ClientCertificate,
         registry: &Arc<Registry>,
+        flight: Flight,
     ) -> Result<Arc<DeviceCertificate>, No> {
         let (by, decision) = match walk.register(claimed).await {
             Ok(Some(decision)) => decision,
@@ -237,14 +238,17 @@ impl Gate {
             }
         };
         let record = registry
-            .register_jit(JitRegistration {
-                accepted,
-                certificate,
-                registration,
-                hold,
-                by: &by,
-                verdicts: &walk.verdicts,
-            })
+            .register_jit(
+                JitRegistration {
+                    accepted,
+                    certificate,
+                    registration,
+                    hold,
+                    by: &by,
+                    verdicts: &walk.verdicts,
+                },
+                flight,
+            )
             .await
             .map_err(|error| {
                 let mut no = No::because(error.reason()).detail(error.to_string());
@@ -258,6 +262,11 @@ impl Gate {
 impl No {
     pub(super) fn because(reason: Reason) -> Self {
         Self { reason: Some(reason), ..Self::default() }
+    }
+
+    /// Nobody who could say yes or no could be asked.
+    fn unanswered(reason: Reason, detail: String) -> Self {
+        Self { unanswered: true, ..Self::because(reason).detail(detail) }
     }
 
     pub(super) fn about(mut self, device_id: &str) -> Self {

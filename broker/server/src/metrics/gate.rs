@@ -48,18 +48,11 @@ pub enum LookupResult {
     NegativeHit,
 }
 
-/// Why a new connection was turned away before a byte of it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Rejection {
-    Rate,
-}
-
 pub struct GateMetrics {
     pub listener_up: IntGaugeVec,
     pub listener_connections: IntGaugeVec,
     pub listener_connections_limit: IntGaugeVec,
     pub listener_accepted: IntCounterVec,
-    pub listener_rejected: IntCounterVec,
     pub tls_handshakes: IntCounterVec,
     pub tls_handshake_failures: IntCounterVec,
     pub tls_handshake_duration: HistogramVec,
@@ -123,11 +116,6 @@ impl GateMetrics {
                 "mqgate_listener_accepted_total",
                 "Connections accepted.",
                 &["listener"],
-            )?,
-            listener_rejected: counter(
-                "mqgate_listener_rejected_total",
-                "Connections closed before their first byte was read.",
-                &["listener", "reason"],
             )?,
             tls_handshakes: counter(
                 "mqgate_tls_handshakes_total",
@@ -270,7 +258,6 @@ impl GateMetrics {
             .with_label_values(&[listener])
             .set(limit.try_into().unwrap_or(i64::MAX));
         self.listener_accepted.with_label_values(&[listener]);
-        self.listener_rejected.with_label_values(&[listener, Rejection::Rate.as_str()]);
         self.auth_decisions.with_label_values(&[listener, "connect", "allow", Reason::Ok.as_str()]);
         for reason in CONNECT_REASONS {
             self.auth_decisions.with_label_values(&[listener, "connect", "deny", reason.as_str()]);
@@ -437,14 +424,6 @@ impl LookupResult {
             Self::Hit => "hit",
             Self::Miss => "miss",
             Self::NegativeHit => "negative_hit",
-        }
-    }
-}
-
-impl Rejection {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Rate => "rate",
         }
     }
 }

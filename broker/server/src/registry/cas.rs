@@ -11,7 +11,7 @@ use mqgate_identity::registry::rules::{Force, Transition, add_ca, check_remove_c
 use mqgate_identity::registry::{CaCertificate, CaState, DeviceState};
 use mqgate_identity::time::UnixMillis;
 
-use super::{Registry, RegistryChange, RegistryError};
+use super::{Registry, RegistryChange, RegistryError, finished};
 use crate::clock;
 use crate::metrics::gate::{NAMESPACE, ca_state};
 use crate::trust::TrustError;
@@ -41,7 +41,17 @@ impl Registry {
 
     /// Trusts a CA from now on. The name is for people and metrics; the subject's common name by default
     /// would let a certificate pick a metric label.
-    pub async fn add_ca(&self, pem: &str, name: &str, actor: &str) -> Result<CaCertificate, RegistryError> {
+    pub async fn add_ca(
+        self: &Arc<Self>,
+        pem: &str,
+        name: &str,
+        actor: &str,
+    ) -> Result<CaCertificate, RegistryError> {
+        let (this, pem, name, actor) = (Arc::clone(self), pem.to_owned(), name.to_owned(), actor.to_owned());
+        finished(async move { this.add(&pem, &name, &actor).await }).await
+    }
+
+    async fn add(&self, pem: &str, name: &str, actor: &str) -> Result<CaCertificate, RegistryError> {
         let _writing = self.cas_writing.lock().await;
         self.audit.check()?;
         let certificates = certificates_from_pem(pem.as_bytes())?;
@@ -78,6 +88,16 @@ impl Registry {
 
     /// Trusts a CA no longer: new connections under it are refused, live ones are closed.
     pub async fn remove_ca(
+        self: &Arc<Self>,
+        id: CertificateFingerprint,
+        force: Force,
+        actor: &str,
+    ) -> Result<CaCertificate, RegistryError> {
+        let (this, actor) = (Arc::clone(self), actor.to_owned());
+        finished(async move { this.remove(id, force, &actor).await }).await
+    }
+
+    async fn remove(
         &self,
         id: CertificateFingerprint,
         force: Force,

@@ -19,7 +19,7 @@ use mqgate_identity::registry::{
 };
 
 use super::flight::Flight;
-use super::{Registry, RegistryChange, RegistryError};
+use super::{Change, Registry, RegistryError};
 use crate::clock;
 use crate::gate::{Accepted, event_about};
 use crate::metrics::gate::device_state;
@@ -79,10 +79,11 @@ impl Registry {
         Ok(self.blocking(move |storage| storage.device_certificates(after.as_ref(), limit)).await?)
     }
 
-    /// Registers a certificate at its first connection. The caller holds its flight and found no record.
+    /// Registers a certificate at its first connection; the caller found no record in this flight.
     pub(crate) async fn register_jit(
-        &self,
+        self: &Arc<Self>,
         jit: JitRegistration<'_>,
+        flight: Flight,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
         let JitRegistration { accepted, certificate, registration, hold, by, verdicts } = jit;
         let identity = registration.identity;
@@ -113,7 +114,7 @@ impl Registry {
             event.plugins = verdicts.to_vec();
             event.field("registered_by", by)
         };
-        let record = self.insert(new, "plugin", event).await?;
+        let record = self.insert(new, flight, "plugin", event).await?;
         if registration.on_conflict == ConflictPolicy::ReplaceCertificates
             && record.state == DeviceState::Active
         {
@@ -126,7 +127,7 @@ impl Registry {
 
     /// Registers a certificate before its first connection. It must lead to a CA that is trusted.
     pub async fn register(
-        &self,
+        self: &Arc<Self>,
         request: ManualRegistration,
         actor: &str,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
@@ -148,13 +149,13 @@ impl Registry {
             source: RegistrationSource::Api,
             on_tombstone: request.on_tombstone,
         };
-        let _flight = self.flights.enter(facts.certificate_fingerprint).await;
-        self.insert(new, "api", |name, reason| AuditEvent::new(name, Outcome::Success, reason).actor(actor))
-            .await
+        let flight = self.flights.enter(facts.certificate_fingerprint).await;
+        let event = |name, reason| AuditEvent::new(name, Outcome::Success, reason).actor(actor);
+        self.insert(new, flight, "api", event).await
     }
 
     pub async fn activate(
-        &self,
+        self: &Arc<Self>,
         id: CertificateFingerprint,
         actor: &str,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
@@ -165,7 +166,7 @@ impl Registry {
 
     /// Its connections are closed.
     pub async fn deactivate(
-        &self,
+        self: &Arc<Self>,
         id: CertificateFingerprint,
         actor: &str,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
@@ -175,7 +176,7 @@ impl Registry {
 
     /// Its connections are closed.
     pub async fn revoke(
-        &self,
+        self: &Arc<Self>,
         id: CertificateFingerprint,
         reason: RevocationReason,
         actor: &str,
@@ -188,7 +189,7 @@ impl Registry {
 
     /// Leaves a tombstone, so that the device does not register itself again. Its connections are closed.
     pub async fn delete(
-        &self,
+        self: &Arc<Self>,
         id: CertificateFingerprint,
         force: Force,
         actor: &str,
@@ -213,7 +214,7 @@ impl Registry {
     }
 
     async fn replace_by(
-        &self,
+        self: &Arc<Self>,
         id: CertificateFingerprint,
         successor: CertificateFingerprint,
         by: &str,
@@ -228,10 +229,11 @@ impl Registry {
         Ok(())
     }
 
-    /// Writes a new record. The caller holds the flight.
+    /// Writes a new record.
     async fn insert(
-        &self,
+        self: &Arc<Self>,
         new: NewDevice<'_>,
+        flight: Flight,
         source: &'static str,
         event: impl FnOnce(&'static str, Reason) -> AuditEvent,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
@@ -244,64 +246,47 @@ impl Registry {
             Transition::Unchanged(record) => return Ok(Arc::new(record)),
             Transition::Write(write) => write,
         };
-        let record = self.put(write.record, write.expected).await?;
-        self.count(existing.as_ref(), &record, source);
-        let (name, reason) = match record.state {
+        let (name, reason) = match write.record.state {
             DeviceState::PendingActivation => (names::DEVICE_PENDING, Reason::CertPending),
             _ => (names::DEVICE_REGISTERED, Reason::Ok),
         };
-        self.record(about(event(name, reason), &record)).await?;
-        Ok(record)
+        let event = about(event(name, reason), &write.record);
+        let before = existing.map(|record| (record.ca_id, record.state));
+        self.commit(flight, write, Some(Change { before, source, event })).await
     }
 
     async fn change(
-        &self,
+        self: &Arc<Self>,
         id: CertificateFingerprint,
         actor: &str,
         name: &'static str,
         rule: &Rule<'_>,
         field: Option<(&str, &str)>,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let _flight = self.flights.enter(id).await;
+        let flight = self.flights.enter(id).await;
         // Barring somebody must not depend on a full audit queue; letting somebody in must.
         let audited = self.audit.check();
         let before = self.device(id).await?.ok_or(RegistryError::NotFound)?;
-        let record = match rule(&before)? {
+        let write = match rule(&before)? {
             Transition::Unchanged(record) => return Ok(Arc::new(record)),
-            Transition::Write(write) => {
-                if write.record.state == DeviceState::Active {
-                    audited?;
-                }
-                self.put(write.record, write.expected).await?
-            }
+            Transition::Write(write) => write,
         };
-        self.count(Some(&before), &record, "api");
-        if let Some(reason) = barred(&record) {
-            self.tell(RegistryChange::DeviceBarred { certificate: id, reason });
+        if write.record.state == DeviceState::Active {
+            audited?;
         }
         let mut event = AuditEvent::new(name, Outcome::Success, Reason::Ok).actor(actor);
         if let Some((name, value)) = field {
             event = event.field(name, value);
         }
-        event = event.field("from", device_state(before.state)).field("to", device_state(record.state));
-        self.record(about(event, &record)).await?;
-        Ok(record)
-    }
-
-    fn count(&self, before: Option<&DeviceCertificate>, after: &DeviceCertificate, source: &str) {
-        let ca = self.ca_name(after.ca_id);
-        let from = before.map_or("none", |before| device_state(before.state));
-        let labels = [&*ca, from, device_state(after.state), source];
-        self.metrics.device_transitions.with_label_values(&labels).inc();
-        if let Some(before) = before {
-            self.device_gauge(before.ca_id, before.state).dec();
-        }
-        self.device_gauge(after.ca_id, after.state).inc();
+        event = event.field("from", device_state(before.state)).field("to", device_state(write.record.state));
+        let event = about(event, &write.record);
+        let before = Some((before.ca_id, before.state));
+        self.commit(flight, write, Some(Change { before, source: "api", event })).await
     }
 }
 
 /// Why connections with this certificate have to go.
-const fn barred(record: &DeviceCertificate) -> Option<Reason> {
+pub(super) const fn barred(record: &DeviceCertificate) -> Option<Reason> {
     match record.state {
         DeviceState::Active => None,
         DeviceState::PendingActivation => Some(Reason::CertPending),

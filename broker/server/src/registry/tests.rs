@@ -227,3 +227,31 @@ async fn a_closed_audit_log_lets_nobody_in_and_still_bars() {
     assert_eq!(world.registry.lookup(device.id()).await.unwrap().unwrap().state, DeviceState::Revoked);
     assert_eq!(world.changes().len(), 1);
 }
+
+#[tokio::test]
+#[expect(clippy::await_holding_lock, reason = "it is what makes the storage slow")]
+async fn a_change_that_nobody_waits_for_any_more_is_finished() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let device = ca.device("device-7");
+    world.register(&device).await.unwrap();
+    let begun = world.storage.writes_begun.load(Ordering::SeqCst);
+    let asked = {
+        let slow = world.storage.slow.lock().unwrap();
+        let (registry, id) = (Arc::clone(&world.registry), device.id());
+        let asked = tokio::spawn(async move {
+            registry.revoke(id, RevocationReason::Unspecified, "admin").await.map(drop)
+        });
+        while world.storage.writes_begun.load(Ordering::SeqCst) == begun {
+            tokio::task::yield_now().await;
+        }
+        asked.abort();
+        drop(slow);
+        asked
+    };
+    assert!(asked.await.unwrap_err().is_cancelled());
+    while world.changes.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.registry.lookup(device.id()).await.unwrap().unwrap().state, DeviceState::Revoked);
+}

@@ -123,13 +123,12 @@ impl TlsServer {
     }
 
     /// Judges the client's chain as the session holds it, restored or fresh.
-    #[expect(clippy::type_complexity, reason = "what was wrong, and with which certificate")]
     fn judge<S>(
         &self,
         stream: &TlsStream<S>,
         findings: Findings,
         now: UnixMillis,
-    ) -> Result<Option<ClientCertificate>, (Option<CertificateFacts>, Rejection)> {
+    ) -> Result<Option<ClientCertificate>, (Option<Box<CertificateFacts>>, Rejection)> {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let Some((end_entity, intermediates)) = chain.split_first() else {
             return match self.settings.client_auth {
@@ -159,7 +158,7 @@ impl TlsServer {
                 );
                 match judged {
                     Ok(path) => path,
-                    Err(rejection) => return Err((Some(leaf), rejection)),
+                    Err(rejection) => return Err((Some(Box::new(leaf)), rejection)),
                 }
             }
         };
@@ -187,7 +186,7 @@ fn describe<S>(stream: &TlsStream<S>) -> (TlsSession, Option<NamedGroup>) {
         alpn: connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
     };
-    (session, connection.negotiated_key_exchange_group().map(|group| group.name()))
+    (session, connection.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name))
 }
 
 impl HandshakeFailure {
