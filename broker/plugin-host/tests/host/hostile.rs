@@ -112,9 +112,11 @@ async fn a_guest_that_waits_is_left_at_the_wall_deadline() {
     fixture.host.load(plugin, Position::Last).await.expect("loads");
 
     fixture.storage.block();
+    let begun = Instant::now();
     let (first, second) = tokio::join!(fixture.kind_of_failure("waits"), fixture.kind_of_failure("waits"));
     assert_eq!(first, FailureKind::Deadline);
     assert_eq!(second, FailureKind::Overload, "one at a time, and no long wait");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     fixture.storage.release();
     fixture.no_instance_left().await;
 }
