@@ -1,9 +1,9 @@
 //! Texts with `${field}` in them, for topics and names. Knows what may be put into a topic; knows no
 //! certificate.
 //!
-//! A value is put in only if it is one plain topic level: not empty, no `/`, `+` or `#`, no `$` where it would
-//! start a reserved topic, no `${` that the broker would replace again, no control character. Anything else is
-//! an error, never an escaped or shortened text.
+//! A value is put in only if it is one plain topic level: not empty, no `/`, `+` or `#`, no `$` (it would start a
+//! reserved topic, or a `${` that the broker replaces), no control or invisible character. Anything else is an
+//! error, never an escaped or shortened text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -44,11 +44,10 @@ pub enum ExpandError {
 pub enum Unsafe {
     Empty,
     TooLong,
-    /// `/`, `+` or `#`.
+    /// `/`, `+`, `#` or `$`.
     Topic(char),
-    /// `$` at the start, or `${`.
-    Dollar,
-    Control,
+    /// A control character, or one that hides or reorders text.
+    Invisible,
 }
 
 impl Template {
@@ -114,16 +113,20 @@ pub fn plain(value: &str) -> Result<(), Unsafe> {
     if value.len() > LONGEST_VALUE {
         return Err(Unsafe::TooLong);
     }
-    if let Some(special) = value.chars().find(|c| matches!(c, '/' | '+' | '#')) {
+    if let Some(special) = value.chars().find(|c| matches!(c, '/' | '+' | '#' | '$')) {
         return Err(Unsafe::Topic(special));
     }
-    if value.starts_with('$') || value.contains("${") {
-        return Err(Unsafe::Dollar);
-    }
-    if value.chars().any(char::is_control) {
-        return Err(Unsafe::Control);
+    if value.chars().any(is_invisible) {
+        return Err(Unsafe::Invisible);
     }
     Ok(())
+}
+
+/// The same characters that the broker refuses in device ids.
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 impl fmt::Display for Unsafe {
@@ -132,8 +135,7 @@ impl fmt::Display for Unsafe {
             Self::Empty => f.write_str("is empty"),
             Self::TooLong => write!(f, "is longer than {LONGEST_VALUE} bytes"),
             Self::Topic(special) => write!(f, "holds {special}"),
-            Self::Dollar => f.write_str("starts with $ or holds ${"),
-            Self::Control => f.write_str("holds a control character"),
+            Self::Invisible => f.write_str("holds a control or invisible character"),
         }
     }
 }
@@ -173,15 +175,30 @@ mod tests {
         assert_eq!(expand("devices/${cn}/#", Some("meter-7")).unwrap(), "devices/meter-7/#");
         assert_eq!(expand("${cn}-${cn}", Some("ü")).unwrap(), "ü-ü");
         assert_eq!(expand("plain/$SYS/$", None).unwrap(), "plain/$SYS/$");
-        assert_eq!(expand("x/${client-id}/${cn}", Some("a$b")).unwrap(), "x/${client-id}/a$b");
+        assert_eq!(expand("x/${client-id}/${cn}", Some("a b")).unwrap(), "x/${client-id}/a b");
         assert_eq!(expand("a/${ou}", Some("x")), Err(ExpandError::Absent("ou".into())));
     }
 
     #[test]
     fn no_value_can_widen_a_topic() {
-        for hostile in
-            ["", "#", "+", "a/b", "/", "a+", "$SYS", "${client-id}", "a${", "a\0b", "\u{85}", "\u{7f}", "a\n"]
-        {
+        for hostile in [
+            "",
+            "#",
+            "+",
+            "a/b",
+            "/",
+            "a+",
+            "$SYS",
+            "${client-id}",
+            "a${",
+            "a$b",
+            "a\0b",
+            "a\u{202e}b",
+            "\u{feff}",
+            "\u{85}",
+            "\u{7f}",
+            "a\n",
+        ] {
             let refused = expand("devices/${cn}/#", Some(hostile));
             assert!(matches!(refused, Err(ExpandError::Unsafe { .. })), "{hostile:?}: {refused:?}");
         }

@@ -1,0 +1,91 @@
+//! Misbehaves as it is told; see the README.
+
+use mqgate_plugin_sdk::export_plugin;
+use mqgate_plugin_sdk::host::Host;
+use mqgate_plugin_sdk::plugin::{Authenticator, Plugin};
+use mqgate_plugin_sdk::types::{
+    Authenticated, Authentication, ConnackReason, Connection, Denial, HookError, Identity, InitError,
+    PluginContext,
+};
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Config {
+    init: Init,
+    authenticate: Answer,
+    loop_on_client_id: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Init {
+    #[default]
+    Ok,
+    Fail,
+    Loop,
+    Trap,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    #[default]
+    Abstain,
+    Deny,
+    Trap,
+    Garbage,
+    EatMemory,
+}
+
+#[derive(Debug)]
+struct TestGuest {
+    config: Config,
+}
+
+impl Plugin for TestGuest {
+    fn init<H: Host>(context: &PluginContext, _host: &H) -> Result<Self, InitError> {
+        let config: Config = mqgate_plugin_sdk::config::parse(context)?;
+        match config.init {
+            Init::Ok => Ok(Self { config }),
+            Init::Fail => Err(InitError::Failed("it was told to fail".to_owned())),
+            Init::Loop => endless(),
+            Init::Trap => panic!("it was told to trap"),
+        }
+    }
+}
+
+impl Authenticator for TestGuest {
+    fn authenticate<H: Host>(&self, on: &Connection, _host: &H) -> Result<Authentication, HookError> {
+        if self.config.loop_on_client_id.as_ref() == Some(&on.connect.client_id) {
+            endless();
+        }
+        match self.config.authenticate {
+            Answer::Abstain => Ok(Authentication::Abstain),
+            Answer::Deny => {
+                Ok(Authentication::Deny(Denial::new(ConnackReason::NotAuthorized, "it was told to deny")))
+            }
+            Answer::Trap => panic!("it was told to trap"),
+            // A device id that would reach other devices' topics.
+            Answer::Garbage => Ok(Authentication::Accept(Authenticated {
+                identity: Identity::new("devices/+/#"),
+                cache: None,
+            })),
+            Answer::EatMemory => {
+                let mut blocks: Vec<Vec<u8>> = Vec::new();
+                loop {
+                    blocks.push(vec![1; 1 << 20]);
+                    std::hint::black_box(&blocks);
+                }
+            }
+        }
+    }
+}
+
+fn endless() -> ! {
+    loop {
+        std::hint::black_box(());
+    }
+}
+
+export_plugin!(TestGuest: authenticator);
