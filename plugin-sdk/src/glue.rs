@@ -45,6 +45,30 @@ macro_rules! export_plugin {
 
             $($crate::__export_hook!($hook PLUGIN $plugin);)+
         };
+
+        // Elsewhere nothing calls the plugin but its tests; that it has the hooks is checked all the same.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: () = {
+            $($crate::__check_hook!($hook $plugin);)+
+        };
+    };
+}
+
+/// That a plugin implements a hook, without exporting it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __check_hook {
+    (authenticator $plugin:ty) => {
+        let _ = <$plugin as $crate::plugin::Authenticator>::authenticate::<$crate::testing::MemoryHost>;
+    };
+    (registrar $plugin:ty) => {
+        let _ = <$plugin as $crate::plugin::Registrar>::register::<$crate::testing::MemoryHost>;
+    };
+    (authorizer $plugin:ty) => {
+        let _ = <$plugin as $crate::plugin::Authorizer>::authorize::<$crate::testing::MemoryHost>;
+    };
+    (auditor $plugin:ty) => {
+        let _ = <$plugin as $crate::plugin::Auditor>::record_events::<$crate::testing::MemoryHost>;
     };
 }
 

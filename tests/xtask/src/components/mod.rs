@@ -176,7 +176,9 @@ mod tests {
     #[test]
     fn the_bundled_plugins_are_found() {
         let names = plugin_names(&workspace().join("plugins")).unwrap();
-        assert_eq!(names, ["audit-log", "auto-register", "cert-acl"]);
+        for bundled in ["audit-log", "auto-register", "cert-acl"] {
+            assert!(names.iter().any(|name| name == bundled), "{names:?}");
+        }
     }
 
     #[test]
