@@ -122,6 +122,9 @@ impl Outbox {
             self.qos0 += 1;
             return self.append(outgoing, size);
         }
+        if size > self.limits.bytes {
+            return Pushed::Dropped(DropReason::QueueFull);
+        }
         let mut displaced = false;
         while self.queue.len() - self.qos0 >= self.limits.messages || self.bytes + size > self.limits.bytes {
             if self.limits.when_full == WhenFull::DropNewest || !self.drop_oldest() {
@@ -193,5 +196,84 @@ impl Outbox {
         self.bytes = self.queue.iter().map(|outgoing| outgoing.message.size()).sum();
         self.qos0 = 0;
         before - self.queue.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use mqgate_codec::{Publish, PublishProperties, TopicName};
+
+    use super::*;
+    use crate::session::SessionKey;
+    use crate::time::Instant;
+
+    fn outgoing(payload: &'static str, qos: QoS) -> Outgoing {
+        let publish = Publish {
+            dup: false,
+            qos,
+            retain: false,
+            topic: None,
+            packet_id: None,
+            payload: Bytes::from_static(payload.as_bytes()),
+            properties: PublishProperties::default(),
+        };
+        let topic = TopicName::parse("t".into()).unwrap();
+        let message = Message::published(topic, publish, SessionKey(1), Instant::ZERO);
+        Outgoing { message, qos, retain: false, subscription_identifiers: None }
+    }
+
+    fn outbox(when_full: WhenFull) -> Outbox {
+        Outbox::new(OutboxLimits { messages: 2, qos0_messages: 2, bytes: 20, when_full })
+    }
+
+    fn taken(outbox: &mut Outbox, quota: usize, bytes: usize) -> Vec<String> {
+        let mut batch = Vec::new();
+        outbox.take(&mut batch, quota, bytes);
+        batch.iter().map(|outgoing| String::from_utf8_lossy(&outgoing.message.payload).into_owned()).collect()
+    }
+
+    #[test]
+    fn each_kind_has_its_bound() {
+        let mut outbox = outbox(WhenFull::DropNewest);
+        let mut push = |payload, qos, presence| outbox.push(outgoing(payload, qos), presence);
+        assert_eq!(push("1", QoS::AtLeastOnce, Presence::Online), Pushed::Queued);
+        assert_eq!(push("2", QoS::AtLeastOnce, Presence::Online), Pushed::Pressing);
+        assert_eq!(push("3", QoS::ExactlyOnce, Presence::Online), Pushed::Dropped(DropReason::QueueFull));
+        assert_eq!(push("a", QoS::AtMostOnce, Presence::Online), Pushed::Pressing);
+        assert_eq!(push("b", QoS::AtMostOnce, Presence::Online), Pushed::Pressing);
+        assert_eq!(push("c", QoS::AtMostOnce, Presence::Online), Pushed::Dropped(DropReason::Slow));
+        assert_eq!(push("d", QoS::AtMostOnce, Presence::Offline), Pushed::Dropped(DropReason::Qos0));
+        assert_eq!((outbox.len(), outbox.bytes()), (4, 8));
+        assert_eq!(outbox.drop_qos0(), 2);
+        assert_eq!((outbox.len(), outbox.bytes()), (2, 4));
+        assert_eq!(taken(&mut outbox, 9, 99), ["1", "2"]);
+        assert_eq!((outbox.len(), outbox.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn the_oldest_goes_where_that_is_the_rule() {
+        let mut outbox = outbox(WhenFull::DropOldest);
+        for payload in ["1", "2"] {
+            outbox.push(outgoing(payload, QoS::AtLeastOnce), Presence::Offline);
+        }
+        assert_eq!(outbox.push(outgoing("3", QoS::AtLeastOnce), Presence::Offline), Pushed::Displaced);
+        let huge = outgoing("larger than everything", QoS::AtLeastOnce);
+        assert_eq!(outbox.push(huge, Presence::Offline), Pushed::Dropped(DropReason::QueueFull));
+        assert_eq!(taken(&mut outbox, 9, 99), ["2", "3"], "no room is made for what never fits");
+    }
+
+    #[test]
+    fn order_is_kept_when_the_quota_runs_out() {
+        let mut outbox = outbox(WhenFull::DropNewest);
+        for (payload, qos) in
+            [("a", QoS::AtMostOnce), ("1", QoS::AtLeastOnce), ("2", QoS::ExactlyOnce), ("b", QoS::AtMostOnce)]
+        {
+            outbox.push(outgoing(payload, qos), Presence::Online);
+        }
+        assert_eq!(taken(&mut outbox, 1, 99), ["a", "1"]);
+        assert!(taken(&mut outbox, 0, 99).is_empty(), "b waits behind 2");
+        assert_eq!(taken(&mut outbox, 1, 1), ["2"], "one more than fits");
+        assert_eq!(taken(&mut outbox, 0, 99), ["b"]);
     }
 }

@@ -32,10 +32,13 @@ struct Node<S> {
     /// Below `+`.
     any: Option<Arc<Node<S>>>,
     /// Filters that end here.
-    here: Option<Arc<Subscribers<S>>>,
+    here: Place<S>,
     /// Filters that end with `#` after this level.
-    rest: Option<Arc<Subscribers<S>>>,
+    rest: Place<S>,
 }
+
+/// Where the subscribers of one filter are, if there are any.
+type Place<S> = Option<Arc<Subscribers<S>>>;
 
 #[derive(Debug, Clone)]
 struct Subscribers<S> {
@@ -137,7 +140,7 @@ fn alter<'a, S: Clone>(
     node: &mut Arc<Node<S>>,
     seed: Seed,
     levels: &mut dyn Iterator<Item = &'a str>,
-    change: &mut dyn FnMut(&mut Option<Arc<Subscribers<S>>>),
+    change: &mut dyn FnMut(&mut Place<S>),
 ) {
     let node = Arc::make_mut(node);
     match levels.next() {

@@ -30,11 +30,14 @@ pub use crate::connection::serve;
 /// Live sessions that are judged again at the same time.
 const REAUTHORIZATIONS: usize = 32;
 
+/// Judges every CONNECT by itself.
+pub type AdmissionRule = Box<dyn Fn(&Accepted, &Connect) -> Admission + Send + Sync>;
+
 /// Who judges a CONNECT.
 pub enum Admitter {
     Gate(Arc<Gate>),
     /// A fixed rule, for tests of the data path.
-    Rule(Box<dyn Fn(&Accepted, &Connect) -> Admission + Send + Sync>),
+    Rule(AdmissionRule),
 }
 
 /// What a [`Broker`] is made of.

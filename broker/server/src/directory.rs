@@ -24,9 +24,12 @@ const SHARDS: usize = 64;
 /// All connections of a broker.
 #[derive(Debug)]
 pub struct Connections {
-    shards: Box<[Mutex<HashMap<u64, Arc<ConnectionHandle>>>]>,
+    shards: Box<[Shard]>,
     count: AtomicUsize,
 }
+
+/// By connection id.
+type Shard = Mutex<HashMap<u64, Arc<ConnectionHandle>>>;
 
 /// One connection, seen from outside its task.
 #[derive(Debug)]
@@ -146,7 +149,7 @@ impl Connections {
         }
     }
 
-    fn shard(&self, connection_id: u64) -> &Mutex<HashMap<u64, Arc<ConnectionHandle>>> {
+    fn shard(&self, connection_id: u64) -> &Shard {
         &self.shards[(connection_id % SHARDS as u64) as usize]
     }
 }

@@ -301,7 +301,7 @@ fn expand(template: &str, granted: &Granted<'_>) -> Result<Option<String>, Strin
 
 /// Whether a value stays one literal part of one level.
 fn is_safe(value: &str, at_level_start: bool) -> bool {
-    !value.is_empty()
-        && !(at_level_start && value.starts_with('$'))
-        && !value.chars().any(|c| matches!(c, '/' | '+' | '#') || c.is_control())
+    let special = at_level_start && value.starts_with('$');
+    let breaks_out = value.chars().any(|c| matches!(c, '/' | '+' | '#') || c.is_control());
+    !value.is_empty() && !special && !breaks_out
 }

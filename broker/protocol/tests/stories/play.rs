@@ -12,6 +12,8 @@
 //! deliver TOPIC [qos=N] [expiry=N] | retained TOPIC… | again (the same session on a new connection; then `connect`)
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "these are the helpers of tests")]
+
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::num::{NonZeroU16, NonZeroU32};

@@ -1,0 +1,139 @@
+//! How connections end, who hears of it, and what is written down.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_a_connection_after_one_and_a_half_keep_alives() {
+    let world = World::new();
+    let started = tokio::time::Instant::now();
+    let (mut peer, _) = world.connect(&Hello { keep_alive: 10, ..Hello::v5("c") }).await;
+    tokio::time::sleep(SECOND * 14).await;
+    peer.is_quiet().await;
+    assert_eq!(peer.dismissal().await, ReasonCode::KEEP_ALIVE_TIMEOUT);
+    let took = started.elapsed();
+    assert!(took >= SECOND * 29 && took < SECOND * 30, "{took:?}");
+
+    let (mut old, _) = world.connect(&Hello { keep_alive: 10, ..Hello::v3("old") }).await;
+    assert_eq!(old.receive().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_connect_is_closed_in_time() {
+    let world = World::new();
+    let started = tokio::time::Instant::now();
+    let mut peer = world.dial(ProtocolVersion::V5, 1024);
+    peer.send_bytes(&[0x10]).await;
+    assert_eq!(peer.receive().await, None);
+    assert!(started.elapsed() >= SECOND * 15 && started.elapsed() < SECOND * 16);
+    peer.gone().await;
+    assert!(world.broker.connections().is_empty());
+    let audited = world.audited();
+    assert_eq!(audited[0]["name"], "connection.refused");
+    assert_eq!(audited[0]["reason"], "connect_timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn malformed_bytes_are_answered_and_disturb_nobody() {
+    let world = World::new();
+    let mut other = world.client("other").await;
+    let mut peer = world.client("c").await;
+    peer.send_bytes(&[0x36, 0x02, 0, 0]).await;
+    assert_eq!(peer.dismissal().await, ReasonCode::MALFORMED_PACKET);
+    let mut stranger = world.dial(ProtocolVersion::V5, 1024);
+    stranger.send_bytes(b"GET / HTTP/1.1\r\n\r\n").await;
+    assert_eq!(stranger.receive().await, None);
+    other.is_quiet().await;
+    assert_eq!(
+        world.metric(r#"mqgate_disconnects_total{initiator="server",reason_code="malformed_packet"}"#),
+        1.0
+    );
+    assert_eq!(world.metric("mqgate_clients_connected"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_tells_every_client() {
+    let world = World::new();
+    let mut new = world.client("new").await;
+    let (mut old, _) = world.connect(&Hello::v3("old")).await;
+    world.shutdown.cancel();
+    assert_eq!(new.dismissal().await, ReasonCode::SERVER_SHUTTING_DOWN);
+    assert_eq!(old.receive().await, None);
+    new.gone().await;
+    old.gone().await;
+    assert_eq!(world.metric("mqgate_clients_connected"), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_picked_is_disconnected_and_it_is_written_down() {
+    let world = World::new();
+    let mut kept = world.client("kept").await;
+    let mut picked = world.client("picked").await;
+    let count = world.broker.connections().disconnect_where(
+        |handle| handle.client_id() == Some("picked"),
+        ReasonCode::NOT_AUTHORIZED,
+        Reason::CertRevoked,
+    );
+    assert_eq!(count, 1);
+    assert_eq!(picked.dismissal().await, ReasonCode::NOT_AUTHORIZED);
+    picked.gone().await;
+    kept.is_quiet().await;
+    let audited = world.audited();
+    assert_eq!(audited.len(), 1, "{audited:?}");
+    assert_eq!(audited[0]["name"], "connection.closed");
+    assert_eq!(audited[0]["reason"], "cert_revoked");
+    assert_eq!(audited[0]["client_id"], "picked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawn_permit_ends_the_session() {
+    let world = World::new();
+    let (mut kept, mut barred) = (world.client("kept").await, world.client("barred").await);
+    world.barred.lock().unwrap().insert("barred".into());
+    assert_eq!(world.broker.connections().reauthorize_where(|_| true), 2);
+    assert_eq!(barred.dismissal().await, ReasonCode::NOT_AUTHORIZED);
+    kept.is_quiet().await;
+    let mut again = world.dial(ProtocolVersion::V5, 1024);
+    again.send(&Hello::v5("barred").packet()).await;
+    let Packet::ConnAck(connack) = again.next().await else { panic!() };
+    assert_eq!(connack.code.reason(), ReasonCode::NOT_AUTHORIZED);
+    let refused =
+        r#"mqgate_connects_total{protocol_version="5",reason_code="not_authorized",result="refused"}"#;
+    assert_eq!(world.metric(refused), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn denials_are_heard_and_written_down_once_with_a_count() {
+    let world = World::new();
+    let mut peer = world.client("c").await;
+    assert_eq!(peer.subscribe("secret/a", qos(0)).await, ReasonCode::NOT_AUTHORIZED);
+    assert_eq!(peer.subscribe("#", qos(0)).await, ReasonCode::NOT_AUTHORIZED);
+    for bits in [1, 2, 1] {
+        let publish = message("secret/a", "x", QoS::from_bits(bits).unwrap());
+        assert_eq!(peer.publish(publish).await, ReasonCode::NOT_AUTHORIZED);
+    }
+    peer.publish(message("secret/a", "x", QoS::AtMostOnce)).await;
+    peer.is_quiet().await;
+    peer.disconnect().await;
+    let (mut old, _) = world.connect(&Hello::v3("old")).await;
+    assert_eq!(old.subscribe("secret/a", qos(0)).await, ReasonCode::UNSPECIFIED_ERROR);
+    old.publish(message("secret/a", "x", QoS::AtLeastOnce)).await;
+
+    let mut told: Vec<_> = world
+        .audited()
+        .iter()
+        .map(|event| format!("{} {} {}", event["client_id"], event["name"], event["fields"]["count"]))
+        .collect();
+    told[2..4].sort();
+    assert_eq!(
+        told,
+        [
+            r#""c" "authorization.subscribe_denied" null"#,
+            r#""c" "authorization.publish_denied" null"#,
+            r#""c" "authorization.publish_denied" "3""#,
+            r#""c" "authorization.subscribe_denied" "1""#,
+            r#""c" "connection.closed" null"#,
+            r#""old" "authorization.subscribe_denied" null"#,
+            r#""old" "authorization.publish_denied" null"#,
+        ]
+    );
+}

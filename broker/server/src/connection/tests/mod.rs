@@ -1,0 +1,356 @@
+//! The driver over in-memory transports, in virtual time.
+
+mod ends;
+mod messages;
+mod sessions;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use mqgate_codec::*;
+use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::hooks::{AclRule, Effect as RuleEffect, GrantLimits, Peer as PeerAddress, RetainMatch};
+use mqgate_identity::time::UnixMillis;
+use mqgate_protocol::limits::Limits;
+use mqgate_protocol::permit::{Granted, Permit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::audit::{AuditLog, AuditSettings};
+use crate::broker::{Admitter, BrokerParts};
+use crate::gate::Refusal;
+use crate::metrics::Metrics;
+use crate::metrics::mqtt::MqttMetrics;
+
+pub(super) struct World {
+    pub(super) broker: Arc<Broker>,
+    pub(super) shutdown: CancellationToken,
+    metrics: Arc<Metrics>,
+    audit: Arc<AuditLog>,
+    file: PathBuf,
+    /// Client ids that get no permit.
+    pub(super) barred: Arc<Mutex<HashSet<String>>>,
+    _folder: tempfile::TempDir,
+}
+
+/// The other end of a connection.
+pub(super) struct Peer {
+    stream: DuplexStream,
+    decoder: Decoder,
+    input: BytesMut,
+    version: ProtocolVersion,
+    task: JoinHandle<()>,
+}
+
+/// What is sent in CONNECT.
+#[derive(Clone)]
+pub(super) struct Hello {
+    pub(super) client_id: &'static str,
+    pub(super) version: ProtocolVersion,
+    pub(super) clean_start: bool,
+    pub(super) keep_alive: u16,
+    pub(super) expiry: Option<u32>,
+    pub(super) maximum_packet_size: Option<u32>,
+    pub(super) receive_maximum: Option<u16>,
+    pub(super) will: Option<(&'static str, u32)>,
+}
+
+impl Hello {
+    pub(super) fn v5(client_id: &'static str) -> Self {
+        Self {
+            client_id,
+            version: ProtocolVersion::V5,
+            clean_start: true,
+            keep_alive: 0,
+            expiry: None,
+            maximum_packet_size: None,
+            receive_maximum: None,
+            will: None,
+        }
+    }
+
+    pub(super) fn v3(client_id: &'static str) -> Self {
+        Self { version: ProtocolVersion::V3_1_1, ..Self::v5(client_id) }
+    }
+
+    /// With a session that stays.
+    pub(super) fn lasting(self, expiry: u32) -> Self {
+        Self { clean_start: false, expiry: Some(expiry), ..self }
+    }
+
+    fn packet(&self) -> Packet {
+        Packet::Connect(Box::new(Connect {
+            version: self.version,
+            clean_start: self.clean_start,
+            keep_alive: self.keep_alive,
+            client_id: ByteString::from_static(self.client_id),
+            will: self.will.map(|(topic, delay_interval)| Will {
+                topic: name(topic),
+                payload: Bytes::from_static(b"gone"),
+                qos: QoS::AtMostOnce,
+                retain: false,
+                delay_interval,
+                properties: PublishProperties::default(),
+            }),
+            user_name: None,
+            password: None,
+            properties: ConnectProperties {
+                session_expiry_interval: self.expiry,
+                maximum_packet_size: self.maximum_packet_size.and_then(std::num::NonZeroU32::new),
+                receive_maximum: self.receive_maximum.and_then(std::num::NonZeroU16::new),
+                ..ConnectProperties::default()
+            },
+        }))
+    }
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    pub(super) fn with(limits: Limits) -> Self {
+        let metrics = crate::testing::metrics();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("audit.jsonl");
+        let settings = AuditSettings { path: Some(file.clone()), ..AuditSettings::default() };
+        let audit = Arc::new(AuditLog::open(settings, Arc::clone(&metrics.gate)).unwrap());
+        let barred = Arc::new(Mutex::new(HashSet::<String>::new()));
+        let rule = {
+            let barred = Arc::clone(&barred);
+            move |_: &Accepted, connect: &Connect| match barred.lock().unwrap().contains(&*connect.client_id)
+            {
+                true => Admission::Refused(Refusal {
+                    reason: Reason::PluginDenied,
+                    code: ReasonCode::NOT_AUTHORIZED,
+                    reason_string: None,
+                    server_reference: None,
+                    retry_after: None,
+                }),
+                false => Admission::Admitted(Box::new(permit(&connect.client_id))),
+            }
+        };
+        let broker = Broker::new(BrokerParts {
+            admitter: Admitter::Rule(Box::new(rule)),
+            audit: Arc::clone(&audit),
+            metrics: Arc::new(MqttMetrics::register(metrics.registry()).unwrap()),
+            limits,
+        });
+        let shutdown = CancellationToken::new();
+        tokio::spawn(Arc::clone(&broker).housekeeping(shutdown.clone()));
+        Self { broker, shutdown, metrics, audit, file, barred, _folder: folder }
+    }
+
+    /// A transport whose other end nobody has written to. `room` is what it holds unread, each way.
+    pub(super) fn dial(&self, version: ProtocolVersion, room: usize) -> Peer {
+        let (ours, theirs) = tokio::io::duplex(room);
+        let accepted = Accepted {
+            id: self.broker.next_connection_id(),
+            listener: "test".into(),
+            accepted_at: UnixMillis(0),
+            peer: PeerAddress { address: [127, 0, 0, 1].into(), port: 1, via_proxy: None },
+            tls: None,
+            certificate: None,
+        };
+        let task = tokio::spawn(serve(theirs, accepted, Arc::clone(&self.broker), self.shutdown.clone()));
+        let decoder = Decoder::client(version, DecodeLimits::UNLIMITED);
+        Peer { stream: ours, decoder, input: BytesMut::new(), version, task }
+    }
+
+    /// Connects and hears whether there was a session.
+    pub(super) async fn connect(&self, hello: &Hello) -> (Peer, bool) {
+        let mut peer = self.dial(hello.version, 64 * 1024);
+        peer.send(&hello.packet()).await;
+        match peer.next().await {
+            Packet::ConnAck(connack) => {
+                assert!(!connack.code.reason().is_error(), "{connack:?}");
+                (peer, connack.session_present)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) async fn client(&self, client_id: &'static str) -> Peer {
+        self.connect(&Hello::v5(client_id)).await.0
+    }
+
+    /// One metric as a scrape shows it.
+    pub(super) fn metric(&self, line: &str) -> f64 {
+        let text = self.metrics.encode().unwrap();
+        let found = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
+        found.unwrap_or_else(|| panic!("no {line} in\n{text}"))
+    }
+
+    /// Everything that was written down, as `name reason` with the fields that tell more.
+    pub(super) fn audited(&self) -> Vec<serde_json::Value> {
+        self.audit.close();
+        let text = std::fs::read_to_string(&self.file).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Peer {
+    pub(super) async fn send(&mut self, packet: &Packet) {
+        let mut bytes = BytesMut::new();
+        encode(packet, self.version, &mut bytes).unwrap();
+        self.stream.write_all(&bytes).await.unwrap();
+    }
+
+    pub(super) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// The next packet, or `None` when the broker closed.
+    pub(super) async fn receive(&mut self) -> Option<Packet> {
+        loop {
+            if let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
+                return Some(packet);
+            }
+            if self.stream.read_buf(&mut self.input).await.unwrap() == 0 {
+                return None;
+            }
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Packet {
+        self.receive().await.expect("the connection is open")
+    }
+
+    /// The payload of the next packet, which is a PUBLISH; acknowledges it.
+    pub(super) async fn message(&mut self) -> Publish {
+        match self.next().await {
+            Packet::Publish(publish) => {
+                if let Some(id) = publish.packet_id.filter(|_| publish.qos == QoS::AtLeastOnce) {
+                    self.send(&Packet::PubAck(Ack::success(id))).await;
+                }
+                publish
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Nothing is on its way: a PINGREQ is answered next.
+    pub(super) async fn is_quiet(&mut self) {
+        self.send(&Packet::PingReq).await;
+        assert_eq!(self.next().await, Packet::PingResp);
+    }
+
+    pub(super) async fn subscribe(&mut self, filter: &str, options: SubscriptionOptions) -> ReasonCode {
+        let filter = TopicFilter::parse(filter.into()).unwrap();
+        self.send(&Packet::Subscribe(Subscribe {
+            packet_id: PacketId::new(1).unwrap(),
+            filters: vec![(filter, options)],
+            subscription_identifier: None,
+            user_properties: Vec::new(),
+        }))
+        .await;
+        match self.next().await {
+            Packet::SubAck(suback) => suback.reasons[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Publishes, and waits for the acknowledgements that are due.
+    pub(super) async fn publish(&mut self, publish: Publish) -> ReasonCode {
+        let (qos, id) = (publish.qos, publish.packet_id);
+        self.send(&Packet::Publish(publish)).await;
+        match qos {
+            QoS::AtMostOnce => ReasonCode::SUCCESS,
+            QoS::AtLeastOnce => match self.next().await {
+                Packet::PubAck(ack) => ack.reason,
+                other => panic!("{other:?}"),
+            },
+            QoS::ExactlyOnce => {
+                let reason = match self.next().await {
+                    Packet::PubRec(ack) => ack.reason,
+                    other => panic!("{other:?}"),
+                };
+                if !reason.is_error() {
+                    self.send(&Packet::PubRel(Ack::success(id.unwrap()))).await;
+                    assert!(matches!(self.next().await, Packet::PubComp(_)));
+                }
+                reason
+            }
+        }
+    }
+
+    pub(super) async fn disconnect(mut self) {
+        self.send(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS))).await;
+        assert_eq!(self.receive().await, None);
+        self.gone().await;
+    }
+
+    /// The transport breaks.
+    pub(super) async fn lose(self) {
+        drop(self.stream);
+        self.task.await.unwrap();
+    }
+
+    /// The broker is done with it.
+    pub(super) async fn gone(self) {
+        drop(self.stream);
+        self.task.await.unwrap();
+    }
+
+    pub(super) async fn dismissal(&mut self) -> ReasonCode {
+        match self.next().await {
+            Packet::Disconnect(disconnect) => {
+                assert_eq!(self.receive().await, None);
+                disconnect.reason
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub(super) fn name(text: &str) -> TopicName {
+    TopicName::parse(text.into()).unwrap()
+}
+
+pub(super) fn message(topic: &str, payload: impl Into<Bytes>, qos: QoS) -> Publish {
+    Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: Some(name(topic)),
+        packet_id: (qos != QoS::AtMostOnce).then_some(const { PacketId::new(7).unwrap() }),
+        payload: payload.into(),
+        properties: PublishProperties::default(),
+    }
+}
+
+pub(super) fn qos(bits: u8) -> SubscriptionOptions {
+    SubscriptionOptions::new(QoS::from_bits(bits).unwrap())
+}
+
+/// Everything but `secret/#`.
+fn permit(client_id: &str) -> Permit {
+    let rule = |effect, filter: &str| AclRule {
+        effect,
+        publish: true,
+        subscribe: true,
+        filter: filter.to_owned(),
+        qos: 0b111,
+        retain: RetainMatch::Any,
+    };
+    let device_id = client_id.split('@').next_back().unwrap_or(client_id);
+    Permit::granted_by(&Granted {
+        client_id: client_id.split('@').next().unwrap_or(client_id).into(),
+        assigned: false,
+        device_id,
+        tenant: None,
+        certificate_fingerprint: Some(CertificateFingerprint([7; 32])),
+        rules: &[rule(RuleEffect::Deny, "secret/#"), rule(RuleEffect::Allow, "+/#")],
+        otherwise: RuleEffect::Deny,
+        limits: GrantLimits::default(),
+        generation: 1,
+    })
+    .unwrap()
+}
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
