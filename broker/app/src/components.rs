@@ -16,7 +16,8 @@ pub struct NotFound {
 
 /// The folders that are looked at, in order.
 pub fn places() -> Vec<PathBuf> {
-    let explicit = std::env::var_os("MQGATE_COMPONENTS").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let explicit =
+        std::env::var_os("MQGATE_COMPONENTS").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let exe = std::env::current_exe().and_then(|exe| exe.canonicalize()).ok();
     let beside = exe.as_deref().and_then(Path::parent).map(Path::to_owned);
     let mut places: Vec<PathBuf> = explicit.into_iter().collect();
@@ -54,6 +55,9 @@ mod tests {
         let places = vec![a.clone(), b.clone()];
         assert_eq!(find_in("cert-acl", places.clone()), Ok(b.join("cert-acl.wasm")));
         let error = find_in("other", places).expect_err("it is nowhere").to_string();
-        assert!(error.contains(&a.display().to_string()) && error.contains("cargo xtask components"), "{error}");
+        assert!(
+            error.contains(&a.display().to_string()) && error.contains("cargo xtask components"),
+            "{error}"
+        );
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use mqgate_identity::certificate::{CertificateFacts, certificates_from_pem};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 
 use crate::exit::Failure;
@@ -179,7 +179,8 @@ fn is_good(dir: &Path, name: &str, ca: Option<&str>) -> bool {
     let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
     let matches = own.der.windows(spki.len()).any(|part| part == spki);
     let end = SystemTime::now() + RENEW_BEFORE;
-    let end = end.duration_since(SystemTime::UNIX_EPOCH).map_or(i64::MAX, |time| time.as_secs().cast_signed());
+    let end =
+        end.duration_since(SystemTime::UNIX_EPOCH).map_or(i64::MAX, |time| time.as_secs().cast_signed());
     let issued = ca.is_none_or(|ca| facts(ca).is_some_and(|ca| ca.subject.raw == own.issuer.raw));
     matches && own.not_after.0 > end && issued
 }
@@ -192,7 +193,8 @@ fn read_key(path: &Path) -> Result<KeyPair> {
 fn write_pair(dir: &Path, name: &str, pem: &str, key: &KeyPair) -> Result<(PathBuf, PathBuf)> {
     let (certificate, key_file) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
     write_private(&key_file, key.serialize_pem().as_bytes())?;
-    std::fs::write(&certificate, pem).with_context(|| format!("{} cannot be written", certificate.display()))?;
+    std::fs::write(&certificate, pem)
+        .with_context(|| format!("{} cannot be written", certificate.display()))?;
     Ok((certificate, key_file))
 }
 
@@ -219,7 +221,9 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()?;
         std::fs::rename(&fresh, path)
     };
-    write().inspect_err(|_| drop(std::fs::remove_file(&fresh))).with_context(|| format!("{} cannot be written", path.display()))
+    write()
+        .inspect_err(|_| drop(std::fs::remove_file(&fresh)))
+        .with_context(|| format!("{} cannot be written", path.display()))
 }
 
 #[cfg(test)]
@@ -260,7 +264,10 @@ mod tests {
         assert_eq!((facts.version, facts.is_ca, facts.subject_alt_names.len()), (3, false, 4));
         assert!(facts.subject.display.contains("OU=meters") && facts.subject.display.contains("CN=meter-7"));
         for name in ["ca", "../x", "", ".x"] {
-            assert!(issue(folder.path(), &Request { name: name.to_owned(), ..device("x") }).is_err(), "{name}");
+            assert!(
+                issue(folder.path(), &Request { name: name.to_owned(), ..device("x") }).is_err(),
+                "{name}"
+            );
         }
     }
 }

@@ -36,7 +36,13 @@ pub fn router(state: PluginAdmin, max_upload: usize) -> Router {
 }
 
 /// Writes down a change of the chains that happened.
-pub fn note_change(audit: &AuditLog, name: &'static str, actor: &str, info: &PluginInfo, before: Option<&str>) {
+pub fn note_change(
+    audit: &AuditLog,
+    name: &'static str,
+    actor: &str,
+    info: &PluginInfo,
+    before: Option<&str>,
+) {
     let mut event = AuditEvent::new(name, Outcome::Success, Reason::Ok)
         .actor(actor)
         .field("plugin", &*info.name)

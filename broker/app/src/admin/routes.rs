@@ -104,7 +104,9 @@ pub struct SwapQuery {
 
 fn settings(config: Option<&str>) -> Result<Option<Value>, Problem> {
     let parsed = config.map(serde_json::from_str).transpose();
-    parsed.map_err(|error| Problem::bad_request("bad_config", format!("the plugin's configuration is no JSON: {error}")))
+    parsed.map_err(|error| {
+        Problem::bad_request("bad_config", format!("the plugin's configuration is no JSON: {error}"))
+    })
 }
 
 fn position(text: Option<&str>) -> Result<Position, Problem> {
@@ -142,8 +144,9 @@ fn capability(word: &str) -> &str {
 
 fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Arc<[u8]>, Problem> {
     let too_large = "the component is larger than `admin.max_upload`, or the upload broke off";
-    body.map(|bytes| Arc::from(&*bytes))
-        .map_err(|rejection| Problem::new(rejection.status(), "bad_upload", format!("{too_large}: {}", rejection.body_text())))
+    body.map(|bytes| Arc::from(&*bytes)).map_err(|rejection| {
+        Problem::new(rejection.status(), "bad_upload", format!("{too_large}: {}", rejection.body_text()))
+    })
 }
 
 /// A component that was refused: the host's stage and message.

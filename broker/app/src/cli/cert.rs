@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::output;
 use super::output::{date, say, table, text};
 use super::remote::{Remote, RemoteArgs, read_file, segment};
-use super::{output, remote};
 use crate::exit::Failure;
 
 #[derive(clap::Subcommand)]
@@ -130,7 +130,12 @@ fn certificates_only(pem: &str) -> String {
     kept
 }
 
-fn list(args: &RemoteArgs, config: Option<&Path>, state: Option<String>, device: Option<String>) -> Result<()> {
+fn list(
+    args: &RemoteArgs,
+    config: Option<&Path>,
+    state: Option<String>,
+    device: Option<String>,
+) -> Result<()> {
     let mut path = String::from("/device-certs?limit=1000");
     if let Some(state) = state {
         path.push_str(&format!("&state={}", segment(&state.to_uppercase().replace('-', "_"))));
@@ -165,7 +170,7 @@ fn list(args: &RemoteArgs, config: Option<&Path>, state: Option<String>, device:
 
 /// The full id of what the user named.
 fn resolve(remote: &Remote, id: &str) -> Result<String> {
-    use mqgate_identity::certificate::{CertificateFingerprint, CertificateFacts, certificates_from_pem};
+    use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, certificates_from_pem};
     if let Some(fingerprint) = CertificateFingerprint::from_hex(id) {
         return Ok(fingerprint.to_hex());
     }
@@ -178,14 +183,19 @@ fn resolve(remote: &Remote, id: &str) -> Result<String> {
     }
     let start = id.replace(':', "").to_ascii_lowercase();
     if start.len() < 6 || !start.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(Failure::refused(format!("`{id}` is no SHA-256 (64 hex digits, or at least 6 of them), and no file")).into());
+        return Err(Failure::refused(format!(
+            "`{id}` is no SHA-256 (64 hex digits, or at least 6 of them), and no file"
+        ))
+        .into());
     }
     let items = remote.all("/device-certs?limit=1000")?;
     let mut found = items.iter().filter_map(|item| item["id"].as_str()).filter(|id| id.starts_with(&start));
     match (found.next(), found.next()) {
         (Some(id), None) => Ok(id.to_owned()),
         (None, _) => Err(Failure::refused(format!("no certificate begins with {start}")).into()),
-        (Some(_), Some(_)) => Err(Failure::refused(format!("several certificates begin with {start}")).into()),
+        (Some(_), Some(_)) => {
+            Err(Failure::refused(format!("several certificates begin with {start}")).into())
+        }
     }
 }
 
@@ -212,7 +222,7 @@ fn change(one: &One, config: Option<&Path>, verb: &str, past: &str, body: &Value
     done(&one.remote, past, &remote.post(&format!("/device-certs/{id}/{verb}"), body)?)
 }
 
-fn done(args: &remote::RemoteArgs, past: &str, record: &Value) -> Result<()> {
+fn done(args: &RemoteArgs, past: &str, record: &Value) -> Result<()> {
     if args.json {
         return output::json(record);
     }

@@ -59,9 +59,14 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
                 return say(init::TEMPLATE.trim_end());
             }
             if file.exists() && !force {
-                return Err(Failure::refused(format!("{} is there already: give another name, or --force", file.display())).into());
+                return Err(Failure::refused(format!(
+                    "{} is there already: give another name, or --force",
+                    file.display()
+                ))
+                .into());
             }
-            std::fs::write(&file, init::TEMPLATE).with_context(|| format!("{} cannot be written", file.display()))?;
+            std::fs::write(&file, init::TEMPLATE)
+                .with_context(|| format!("{} cannot be written", file.display()))?;
             say(format!(
                 "wrote {0}; next: `mqgate pki demo --dir pki`, then `mqgate run --config {0}`",
                 file.display()

@@ -34,7 +34,7 @@ Exit codes:
 #[command(name = "mqgate", version, after_help = EXIT_CODES, subcommand_required = false)]
 struct Cli {
     /// The configuration file. Without it: ./mqgate.toml, /etc/mqgate/mqgate.toml, or a secure default
-    #[arg(long, short = 'c', global = true, value_name = "FILE", env = "MQGATE_CONFIG", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "FILE", env = "MQGATE_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,

@@ -44,7 +44,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::Remove { file, user } => {
             let mut users = read(&file)?;
             if !users.remove(&user) {
-                return Err(Failure::refused(format!("there is no user `{user}` in {}", file.display())).into());
+                return Err(
+                    Failure::refused(format!("there is no user `{user}` in {}", file.display())).into()
+                );
             }
             write_private(&file, users.to_string().as_bytes())?;
             say(format!("removed {user} from {}", file.display()))
@@ -108,7 +110,8 @@ impl NoEcho {
 impl Drop for NoEcho {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {
-            let _ = nix::sys::termios::tcsetattr(std::io::stdin(), nix::sys::termios::SetArg::TCSANOW, before);
+            let _ =
+                nix::sys::termios::tcsetattr(std::io::stdin(), nix::sys::termios::SetArg::TCSANOW, before);
         }
     }
 }

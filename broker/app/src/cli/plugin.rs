@@ -115,7 +115,18 @@ impl ConfigArgs {
 pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
     match command {
         Command::List { remote } => list(&remote, config),
-        Command::Load { file, name, config: settings, grant, first, last, before, after, required, remote } => {
+        Command::Load {
+            file,
+            name,
+            config: settings,
+            grant,
+            first,
+            last,
+            before,
+            after,
+            required,
+            remote,
+        } => {
             let name = name
                 .or_else(|| Some(file.file_stem()?.to_str()?.to_owned()))
                 .ok_or_else(|| Failure::new(Exit::Usage, "give it a --name"))?;
@@ -132,7 +143,8 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
             query.push("position", position);
             query.push("required", required.then(|| String::from("true")));
             query.push("config", settings.read()?.map(|value| value.to_string()));
-            let info = Remote::new(&remote, config)?.upload("POST", &query.path("/plugins"), &read_file(&file)?)?;
+            let info =
+                Remote::new(&remote, config)?.upload("POST", &query.path("/plugins"), &read_file(&file)?)?;
             done(&remote, "loaded", &info)
         }
         Command::Swap { name, file, config: settings, reauthorize, remote } => {

@@ -11,14 +11,17 @@ use super::remote::read_file;
 use super::transport::{TransportArgs, block_on, qos};
 
 #[derive(clap::Args)]
-#[command(disable_help_flag = true, after_help = "\
+#[command(
+    disable_help_flag = true,
+    after_help = "\
 Examples:
   mqgate pub -t hello -m world
   mqgate pub -h broker.example --cafile ca.pem --cert device-1.pem --key device-1.key \\
       -t devices/device-1/temperature -m 21.5 -q 1
   tail -f log | mqgate pub -t log -l
 
-The flags are those of mosquitto_pub, as far as they are here.")]
+The flags are those of mosquitto_pub, as far as they are here."
+)]
 pub struct Args {
     /// Topic
     #[arg(short = 't', long)]

@@ -44,8 +44,9 @@ impl Remote {
         let config = loaded.as_ref();
         let url = match (&args.url, config) {
             (Some(url), _) => url.trim_end_matches('/').to_owned(),
-            (None, Some(config)) => endpoint(&config.endpoints_file())
-                .unwrap_or_else(|| format!("http://{}", config.admin.bind)),
+            (None, Some(config)) => {
+                endpoint(&config.endpoints_file()).unwrap_or_else(|| format!("http://{}", config.admin.bind))
+            }
             (None, None) => return Err(Failure::new(Exit::Internal, "no address").into()),
         };
         if !url.starts_with("http://") {
@@ -81,7 +82,8 @@ impl Remote {
 
     /// `POST` or `PUT` of bytes.
     pub fn upload(&self, method: &str, path: &str, bytes: &[u8]) -> Result<Value> {
-        let request = if method == "PUT" { self.agent.put(self.at(path)) } else { self.agent.post(self.at(path)) };
+        let request =
+            if method == "PUT" { self.agent.put(self.at(path)) } else { self.agent.post(self.at(path)) };
         let request =
             request.header("Authorization", self.bearer()).header("Content-Type", "application/wasm");
         self.answer(request.send(bytes))
@@ -177,7 +179,9 @@ fn read_token(file: &PathBuf) -> Result<String> {
 pub fn segment(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
             byte => format!("%{byte:02X}"),
         })
         .collect()

@@ -13,13 +13,16 @@ use super::transport::{TransportArgs, block_on, qos};
 use crate::exit::Failure;
 
 #[derive(clap::Args)]
-#[command(disable_help_flag = true, after_help = "\
+#[command(
+    disable_help_flag = true,
+    after_help = "\
 Examples:
   mqgate sub -t 'hello/#' -v
   mqgate sub -h broker.example --cafile ca.pem --cert device-1.pem --key device-1.key -t 'devices/device-1/#'
   mqgate sub -t answer -C 1 -W 5
 
-The flags are those of mosquitto_sub, as far as they are here.")]
+The flags are those of mosquitto_sub, as far as they are here."
+)]
 pub struct Args {
     /// Topic Filter; may be repeated
     #[arg(short = 't', long, required = true)]
@@ -50,8 +53,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let options =
-        SubscribeOptions { connect: args.transport.options(), filters: args.topic, qos: args.qos };
+    let options = SubscribeOptions { connect: args.transport.options(), filters: args.topic, qos: args.qos };
     let mut left = args.count;
     let mut broken = None;
     let stop = async move {

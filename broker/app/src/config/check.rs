@@ -13,7 +13,9 @@ use super::model::{AuthMode, Config, Listener, Native, Plugin, TopicRule, Transp
 use super::problem::{Problem, did_you_mean};
 use super::schema::Shape;
 use super::source::{Source, dotted, path};
-use crate::native::{anonymous::AnonymousConfig, password_file::PasswordFileConfig, static_policy::StaticPolicyConfig};
+use crate::native::{
+    anonymous::AnonymousConfig, password_file::PasswordFileConfig, static_policy::StaticPolicyConfig,
+};
 
 /// The bundled components, as far as names go.
 pub const BUNDLED: [&str; 3] = ["cert-acl", "auto-register", "audit-log"];
@@ -48,8 +50,11 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
     };
     for (name, listener) in &config.listeners {
         let key = |field: &str| format!("listeners.{name}.{field}");
-        let files =
-            [("certfile", &listener.certfile), ("keyfile", &listener.keyfile), ("cacertfile", &listener.cacertfile)];
+        let files = [
+            ("certfile", &listener.certfile),
+            ("keyfile", &listener.keyfile),
+            ("cacertfile", &listener.cacertfile),
+        ];
         for (field, path) in files {
             if let Some(path) = path {
                 file(key(field), path);
@@ -109,7 +114,10 @@ impl Checker<'_, '_> {
 
     fn listener(&mut self, name: &str, listener: &Listener) {
         let key = |field: &str| format!("listeners.{name}.{field}");
-        if name.is_empty() || name.len() > 32 || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
+        if name.is_empty()
+            || name.len() > 32
+            || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        {
             self.add(
                 &format!("listeners.{name}"),
                 "a listener's name has 1 to 32 letters, digits, `-` and `_`",
@@ -118,7 +126,11 @@ impl Checker<'_, '_> {
         }
         self.bind(&key("bind"), &listener.bind);
         if listener.depth > 6 {
-            self.add(&key("depth"), "the path may have at most 6 intermediates", Some("set a depth from 0 to 6"));
+            self.add(
+                &key("depth"),
+                "the path may have at most 6 intermediates",
+                Some("set a depth from 0 to 6"),
+            );
         }
         match listener.kind {
             Transport::Tcp => self.plain_listener(&key, listener),
@@ -153,7 +165,9 @@ impl Checker<'_, '_> {
     }
 
     fn tls_listener(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
-        for (field, set) in [("certfile", listener.certfile.is_some()), ("keyfile", listener.keyfile.is_some())] {
+        for (field, set) in
+            [("certfile", listener.certfile.is_some()), ("keyfile", listener.keyfile.is_some())]
+        {
             if !set {
                 self.add(
                     &key(field),
@@ -163,7 +177,11 @@ impl Checker<'_, '_> {
             }
         }
         if listener.versions.is_empty() {
-            self.add(&key("versions"), "no TLS version is left", Some("write versions = [\"tlsv1.3\", \"tlsv1.2\"]"));
+            self.add(
+                &key("versions"),
+                "no TLS version is left",
+                Some("write versions = [\"tlsv1.3\", \"tlsv1.2\"]"),
+            );
         }
         match (listener.auth_mode, listener.verify) {
             (Some(AuthMode::Mutual | AuthMode::PerDevice), Some(Verify::VerifyNone)) => self.add(
@@ -276,7 +294,11 @@ impl Checker<'_, '_> {
                 self.add(&key("name"), "a name has 1 to 64 lower-case letters, digits and `-`", None);
             }
             if !names.insert(plugin.name.as_str()) {
-                self.add(&key("name"), format!("there is another plugin `{}`", plugin.name), Some("rename one of them"));
+                self.add(
+                    &key("name"),
+                    format!("there is another plugin `{}`", plugin.name),
+                    Some("rename one of them"),
+                );
             }
             match (&plugin.source, plugin.native) {
                 (Some(_), Some(_)) => self.add(
@@ -353,7 +375,11 @@ impl Checker<'_, '_> {
     }
 
     /// The settings of a native implementation, read where they stand so that mistakes have a position.
-    fn settings<T: DeserializeOwned + schemars::JsonSchema>(&mut self, key: &str, plugin: &Plugin) -> Option<T> {
+    fn settings<T: DeserializeOwned + schemars::JsonSchema>(
+        &mut self,
+        key: &str,
+        plugin: &Plugin,
+    ) -> Option<T> {
         let steps = path(key);
         let before = self.problems.len();
         let Some((value, _)) = self.source.find(&steps) else {
@@ -373,10 +399,9 @@ impl Checker<'_, '_> {
             Ok(settings) => (self.problems.len() == before).then_some(settings),
             Err(error) => {
                 if self.problems.len() == before {
-                    let place = error.span().map_or_else(
-                        || self.source.place(&steps),
-                        |span| self.source.place_of(&span),
-                    );
+                    let place = error
+                        .span()
+                        .map_or_else(|| self.source.place(&steps), |span| self.source.place_of(&span));
                     self.problems.push(Problem {
                         place,
                         key: dotted(&steps),
@@ -402,5 +427,7 @@ pub fn topic_problem(filter: &str) -> Option<String> {
         let known = VARIABLES.join(", ");
         return Some(format!("there is no variable `{}`; there are {known}", &plain[at..end]));
     }
-    mqgate_codec::TopicFilter::parse(plain.into()).err().map(|error| format!("`{filter}` is not a Topic Filter: {error}"))
+    mqgate_codec::TopicFilter::parse(plain.into())
+        .err()
+        .map(|error| format!("`{filter}` is not a Topic Filter: {error}"))
 }

@@ -76,7 +76,8 @@ impl Inputs {
 
     /// The directory that relative paths start from.
     pub fn base(&self) -> PathBuf {
-        let parent = self.file.as_deref().and_then(Path::parent).filter(|parent| !parent.as_os_str().is_empty());
+        let parent =
+            self.file.as_deref().and_then(Path::parent).filter(|parent| !parent.as_os_str().is_empty());
         let here = || std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
         match parent {
             Some(parent) if parent.is_absolute() => parent.to_owned(),
@@ -180,7 +181,8 @@ fn in_plain_words(message: &str) -> (String, Option<String>) {
     if what.starts_with("missing field") {
         return (what, Some(String::from("add it, or remove the table it belongs to")));
     }
-    let Some((word, known)) = what.strip_prefix("unknown variant `").and_then(|rest| rest.split_once("`, ")) else {
+    let Some((word, known)) = what.strip_prefix("unknown variant `").and_then(|rest| rest.split_once("`, "))
+    else {
         return (what, None);
     };
     // `a_b` beside `a-b` is the same word as other brokers write it.
@@ -202,9 +204,10 @@ fn path_of(root: &DeTable<'_>, span: &std::ops::Range<usize>) -> Option<Vec<Step
     fn inside(value: &DeValue<'_>, span: &std::ops::Range<usize>) -> Option<Vec<Step>> {
         match value {
             DeValue::Table(table) => path_of(table, span),
-            DeValue::Array(items) => items.iter().enumerate().find_map(|(index, item)| {
-                step(Step::Index(index), item.get_ref(), &item.span(), None, span)
-            }),
+            DeValue::Array(items) => items
+                .iter()
+                .enumerate()
+                .find_map(|(index, item)| step(Step::Index(index), item.get_ref(), &item.span(), None, span)),
             _ => None,
         }
     }

@@ -406,6 +406,8 @@ pub struct Limits {
     pub max_session_expiry: Span,
     /// Longest delay of a will.
     pub max_will_delay: Span,
+    /// Sessions, connected or not.
+    pub max_sessions: u32,
     /// Subscriptions of one client.
     pub max_subscriptions: u32,
     /// Topic Filters in one SUBSCRIBE.
@@ -422,6 +424,10 @@ pub struct Limits {
     pub max_retained_messages: u32,
     /// Bytes of retained messages.
     pub max_retained_bytes: Size,
+    /// Retained messages that one new subscription gets.
+    pub max_retained_per_subscription: u32,
+    /// Retained messages that wait for one session.
+    pub max_retained_backlog: u32,
     /// What an MQTT 3.1.1 client gets that publishes where it may not: `drop` (acknowledged and dropped) or
     /// `disconnect`. MQTT 5.0 has a reason code for it.
     pub denied_publish: DeniedPublish,
@@ -599,6 +605,7 @@ impl Default for Limits {
             max_keep_alive: Span::secs(0),
             max_session_expiry: Span::secs(2 * 3_600),
             max_will_delay: Span::secs(86_400),
+            max_sessions: 1_000_000,
             max_subscriptions: 1_000,
             max_filters_per_subscribe: 100,
             max_queued_messages: 1_000,
@@ -607,6 +614,8 @@ impl Default for Limits {
             when_full: WhenFull::DropNewest,
             max_retained_messages: 100_000,
             max_retained_bytes: Size(256 << 20),
+            max_retained_per_subscription: 10_000,
+            max_retained_backlog: 20_000,
             denied_publish: DeniedPublish::Drop,
         }
     }

@@ -33,9 +33,13 @@ impl Shape {
     pub fn resolve<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
         for _ in 0..8 {
             if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
-                let Some(target) = self.root.pointer(reference.trim_start_matches('#')) else { return schema };
+                let Some(target) = self.root.pointer(reference.trim_start_matches('#')) else {
+                    return schema;
+                };
                 schema = target;
-            } else if let Some([one, other]) = schema.get("anyOf").and_then(Value::as_array).map(Vec::as_slice) {
+            } else if let Some([one, other]) =
+                schema.get("anyOf").and_then(Value::as_array).map(Vec::as_slice)
+            {
                 let null = |value: &Value| value.get("type").and_then(Value::as_str) == Some("null");
                 schema = match (null(one), null(other)) {
                     (false, true) => one,

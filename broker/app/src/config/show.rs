@@ -30,9 +30,19 @@ pub fn entries(config: &Config, inputs: &Inputs) -> Vec<Entry> {
 /// Whether a key of somebody's free settings is likely to hold a secret.
 pub fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["password", "passwd", "secret", "token", "credential", "private_key", "private-key", "api_key", "api-key"]
-        .iter()
-        .any(|word| key.contains(word))
+    [
+        "password",
+        "passwd",
+        "secret",
+        "token",
+        "credential",
+        "private_key",
+        "private-key",
+        "api_key",
+        "api-key",
+    ]
+    .iter()
+    .any(|word| key.contains(word))
 }
 
 fn collect(value: &Value, source: Option<&Source<'_>>, path: &mut Vec<Step>, entries: &mut Vec<Entry>) {
@@ -84,8 +94,10 @@ fn origin(source: &Source<'_>, path: &[Step]) -> String {
 
 /// One line per key.
 pub fn render(entries: &[Entry]) -> String {
-    let lines: Vec<(String, &str)> =
-        entries.iter().map(|entry| (format!("{} = {}", entry.key, entry.value), entry.origin.as_str())).collect();
+    let lines: Vec<(String, &str)> = entries
+        .iter()
+        .map(|entry| (format!("{} = {}", entry.key, entry.value), entry.origin.as_str()))
+        .collect();
     let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0).min(70);
     lines.iter().map(|(line, origin)| format!("{line:width$}  # {origin}\n")).collect()
 }

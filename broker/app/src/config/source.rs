@@ -53,9 +53,7 @@ pub fn path(dotted: &str) -> Vec<Step> {
     for part in dotted.split('.').filter(|part| !part.is_empty()) {
         let mut pieces = part.split('[');
         steps.extend(pieces.next().filter(|key| !key.is_empty()).map(|key| Step::Key(key.to_owned())));
-        steps.extend(
-            pieces.filter_map(|piece| piece.trim_end_matches(']').parse().ok()).map(Step::Index),
-        );
+        steps.extend(pieces.filter_map(|piece| piece.trim_end_matches(']').parse().ok()).map(Step::Index));
     }
     steps
 }
@@ -96,7 +94,9 @@ impl<'t> Source<'t> {
             place: Place::Environment(variable.to_owned()),
             key: key.to_owned(),
             what: what.to_owned(),
-            remedy: Some(String::from("name the key as MQGATE__TABLE__KEY, elements of lists as MQGATE__LIST__0__KEY")),
+            remedy: Some(String::from(
+                "name the key as MQGATE__TABLE__KEY, elements of lists as MQGATE__LIST__0__KEY",
+            )),
         };
         let names: Vec<String> = variable
             .strip_prefix(PREFIX)
@@ -122,13 +122,16 @@ impl<'t> Source<'t> {
                 DeValue::Array(items) => {
                     let number = parents.next().and_then(|number| number.parse::<usize>().ok());
                     let Some(number) = number.filter(|number| *number <= items.len()) else {
-                        return Err(error(&dotted(&steps), "this is a list: the number of one of its elements must follow"));
+                        return Err(error(
+                            &dotted(&steps),
+                            "this is a list: the number of one of its elements must follow",
+                        ));
                     };
                     steps.push(Step::Index(number));
                     if number == items.len() {
                         items.push(Spanned::new(span.clone(), DeValue::Table(DeTable::new())));
                     }
-                    match items.iter_mut().nth(number).map(Spanned::get_mut) {
+                    match items.get_mut(number).map(Spanned::get_mut) {
                         Some(DeValue::Table(inner)) => inner,
                         _ => return Err(error(&dotted(&steps), "this is not a table")),
                     }
@@ -174,7 +177,7 @@ impl<'t> Source<'t> {
                 (Step::Key(name), None) => entry(&self.root, name)?,
                 (Step::Key(name), Some(DeValue::Table(table))) => entry(table, name)?,
                 (Step::Index(index), Some(DeValue::Array(items))) => {
-                    let item = items.iter().nth(*index)?;
+                    let item = items.get(*index)?;
                     (item, item.span())
                 }
                 (Step::Key(_) | Step::Index(_), _) => return None,

@@ -4,7 +4,10 @@ fn inputs(text: &str, environment: &[(&str, &str)]) -> Inputs {
     Inputs {
         file: Some(PathBuf::from("/etc/mqgate/mqgate.toml")),
         text: text.to_owned(),
-        environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        environment: environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
     }
 }
 
@@ -29,17 +32,61 @@ bind = "0.0.0.0:18083"
 name = "cert-acl"
 source = "bundled:cert-alc"
 "#;
-    insta::assert_snapshot!(problems(text, &[]), @"");
+    insta::assert_snapshot!(problems(text, &[]), @r#"
+    /etc/mqgate/mqgate.toml:3:1: `node.data_dirr`: there is no such key
+      3 | data_dirr = "x"
+        | ^^^^^^^^^
+      help: did you mean `data_dir`?
+    /etc/mqgate/mqgate.toml:6:8: `listeners.main.bind`: `1883` is not an address and a port
+      6 | bind = "1883"
+        |        ^^^^^^
+      help: write an IP address and a port, for example "127.0.0.1:8883" for this machine only, "0.0.0.0:8883" or "[::]:8883" for everybody
+    /etc/mqgate/mqgate.toml:7:13: `listeners.main.auth_mode`: there is no `mutal` here
+      7 | auth_mode = "mutal"
+        |             ^^^^^^^
+      help: did you mean "mutual"?
+    /etc/mqgate/mqgate.toml:8:21: `listeners.main.handshake_timeout`: invalid type: integer `15`, expected a duration in quotes with a unit, for example "10s" or "5m"
+      8 | handshake_timeout = 15
+        |                     ^^
+    /etc/mqgate/mqgate.toml:9:19: `listeners.main.max_connections`: invalid type: string "many", expected a whole number, not in quotes
+      9 | max_connections = "many"
+        |                   ^^^^^^
+    /etc/mqgate/mqgate.toml:11:8: `admin.bind`: the admin API speaks plain HTTP, and this address can be reached by others
+      11 | bind = "0.0.0.0:18083"
+         |        ^^^^^^^^^^^^^^^
+      help: bind a loopback address, or put a TLS proxy in front and set `admin.allow_remote = true`
+    /etc/mqgate/mqgate.toml:14:10: `plugins[0].source`: no component `cert-alc` is bundled
+      14 | source = "bundled:cert-alc"
+         |          ^^^^^^^^^^^^^^^^^^
+      help: did you mean `bundled:cert-acl`?
+    7 problems in the configuration
+    "#);
 }
 
 #[test]
 fn a_key_in_the_wrong_table_is_sent_home() {
-    insta::assert_snapshot!(problems("bind = \"127.0.0.1:1883\"\n[colours]\na = 1\n", &[]), @"");
+    insta::assert_snapshot!(problems("bind = \"127.0.0.1:1883\"\n[colours]\na = 1\n", &[]), @r#"
+    /etc/mqgate/mqgate.toml:1:1: `bind`: there is no such key
+      1 | bind = "127.0.0.1:1883"
+        | ^^^^
+      help: it belongs under [admin] or [listeners] or [metrics]
+    /etc/mqgate/mqgate.toml:2:2: `colours`: there is no such key
+      2 | [colours]
+        |  ^^^^^^^
+      help: the keys here are admin, audit, limits, listeners, log, metrics, node, plugins, policy
+    2 problems in the configuration
+    "#);
 }
 
 #[test]
 fn text_that_is_no_toml_is_placed() {
-    insta::assert_snapshot!(problems("[node]\ndata_dir = here\n", &[]), @"");
+    insta::assert_snapshot!(problems("[node]\ndata_dir = here\n", &[]), @r#"
+    /etc/mqgate/mqgate.toml:2:12: this is not TOML: string values must be quoted, expected literal string
+      2 | data_dir = here
+        |            ^^^^
+      help: put the value in double quotes
+    1 problem in the configuration
+    "#);
 }
 
 #[test]
@@ -74,7 +121,50 @@ publish = ["a/#/b"]
 [policy.acls.plan]
 rules = [{ topic = "${cn}/#" }]
 "#;
-    insta::assert_snapshot!(problems(text, &[]), @"");
+    insta::assert_snapshot!(problems(text, &[]), @r#"
+    /etc/mqgate/mqgate.toml:6:24: `listeners.a.fail_if_no_peer_cert`: no certificate is asked for here, so none can be missing
+      6 | fail_if_no_peer_cert = true
+        |                        ^^^^
+      help: use `auth_mode = "mutual"` (`verify = "verify_peer"`) to ask for one, or remove this key
+    /etc/mqgate/mqgate.toml:7:12: `listeners.b.certfile`: missing: TLS needs a certificate and its key
+      7 | [listeners.b]
+        |            ^
+      help: name the PEM files; `mqgate pki demo --dir DIR` makes some to try with
+    /etc/mqgate/mqgate.toml:7:12: `listeners.b.keyfile`: missing: TLS needs a certificate and its key
+      7 | [listeners.b]
+        |            ^
+      help: name the PEM files; `mqgate pki demo --dir DIR` makes some to try with
+    /etc/mqgate/mqgate.toml:9:10: `listeners.b.verify`: `verify_none` contradicts `auth_mode`, which asks for a certificate
+      9 | verify = "verify_none"
+        |          ^^^^^^^^^^^^^
+      help: remove `verify`: `auth_mode` says it all
+    /etc/mqgate/mqgate.toml:15:10: `plugins[0].native`: `anonymous` lets everybody in, and listener `c` can be reached by others
+      15 | native = "anonymous"
+         |          ^^^^^^^^^^^
+      help: bind that listener to 127.0.0.1 or [::1], or remove this plugin
+    /etc/mqgate/mqgate.toml:17:8: `plugins[1].name`: there is another plugin `any`
+      17 | name = "any"
+         |        ^^^^^
+      help: rename one of them
+    /etc/mqgate/mqgate.toml:20:11: `plugins[1].config.rules[0].match.nc`: there is no such key
+      20 | match = { nc = "x" }
+         |           ^^
+      help: did you mean `cn`?
+    /etc/mqgate/mqgate.toml:26:7: `plugins[2].config.rules[0].acl`: give either `acl` or `publish` and `subscribe`
+      26 | acl = "plain"
+         |       ^^^^^^^
+    /etc/mqgate/mqgate.toml:26:7: `plugins[2].config.rules[0].acl`: there is no rule set `plain`
+      26 | acl = "plain"
+         |       ^^^^^^^
+      help: did you mean `plan`?
+    /etc/mqgate/mqgate.toml:27:12: `plugins[2].config.rules[0].publish[0]`: `a/#/b` is not a Topic Filter: holds a wildcard where none may stand
+      27 | publish = ["a/#/b"]
+         |            ^^^^^^^
+    /etc/mqgate/mqgate.toml:29:20: `policy.acls.plan.rules[0].topic`: there is no variable `${cn}`; there are ${client-id}, ${device-id}, ${tenant}
+      29 | rules = [{ topic = "${cn}/#" }]
+         |                    ^^^^^^^^^
+    11 problems in the configuration
+    "#);
 }
 
 #[test]
@@ -102,9 +192,19 @@ fn the_environment_wins_over_the_file() {
 
 #[test]
 fn a_mistake_in_the_environment_names_the_variable() {
-    let environment =
-        [("MQGATE__NODE__WORKERS", "many"), ("MQGATE__NODE__COLOUR", "red"), ("MQGATE__ADMIN__BIND", "18083")];
-    insta::assert_snapshot!(problems("", &environment), @"");
+    let environment = [
+        ("MQGATE__NODE__WORKERS", "many"),
+        ("MQGATE__NODE__COLOUR", "red"),
+        ("MQGATE__ADMIN__BIND", "18083"),
+    ];
+    insta::assert_snapshot!(problems("", &environment), @r#"
+    environment variable MQGATE__NODE__COLOUR: `node.colour`: there is no such key
+      help: the keys here are data_dir, shutdown_timeout, workers
+    environment variable MQGATE__NODE__WORKERS: `node.workers`: invalid type: string "many", expected a whole number, not in quotes
+    environment variable MQGATE__ADMIN__BIND: `admin.bind`: `18083` is not an address and a port
+      help: write an IP address and a port, for example "127.0.0.1:8883" for this machine only, "0.0.0.0:8883" or "[::]:8883" for everybody
+    3 problems in the configuration
+    "#);
 }
 
 #[test]

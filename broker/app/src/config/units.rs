@@ -18,7 +18,9 @@ pub struct Size(pub u64);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
-    #[error("`{0}` is not a duration: write a number and a unit, for example \"500ms\", \"10s\", \"5m\" or \"1h\"")]
+    #[error(
+        "`{0}` is not a duration: write a number and a unit, for example \"500ms\", \"10s\", \"5m\" or \"1h\""
+    )]
     Duration(String),
     #[error("`{0}` is not a size: write a number and a unit, for example \"512 KiB\" or \"1 MiB\"")]
     Size(String),
@@ -209,9 +211,12 @@ mod tests {
 
     #[test]
     fn sizes_are_read_and_shown() {
-        for (text, bytes, shown) in
-            [("1 MiB", 1 << 20, "1 MiB"), ("64KiB", 65_536, "64 KiB"), ("100", 100, "100 B"), ("2MB", 2_000_000, "2000000 B")]
-        {
+        for (text, bytes, shown) in [
+            ("1 MiB", 1 << 20, "1 MiB"),
+            ("64KiB", 65_536, "64 KiB"),
+            ("100", 100, "100 B"),
+            ("2MB", 2_000_000, "2000000 B"),
+        ] {
             let size: Size = text.parse().expect(text);
             assert_eq!((size.0, size.to_string().as_str()), (bytes, shown));
         }

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_let_in() {
-        let member = Anonymous::member("anon", AnonymousConfig::default(), BTreeSet::from([String::from("local")]));
+        let member =
+            Anonymous::member("anon", AnonymousConfig::default(), BTreeSet::from([String::from("local")]));
         let asked = |sample: Sample| {
             let on = sample.connection();
             let answer = now(member.authenticator.as_ref().expect("an authenticator").authenticate(&on));
@@ -111,7 +112,8 @@ mod tests {
 
     #[test]
     fn another_identity_gets_no_grant_from_here() {
-        let member = Anonymous::member("anon", AnonymousConfig::default(), BTreeSet::from([String::from("local")]));
+        let member =
+            Anonymous::member("anon", AnonymousConfig::default(), BTreeSet::from([String::from("local")]));
         let on = Sample::on("local").from("127.0.0.1").connection();
         let who = Identity { device_id: "anonymous".into(), tenant: None, tags: vec![], attributes: vec![] };
         let answer = now(member.authorizer.as_ref().expect("an authorizer").authorize(&on, &who));

@@ -5,8 +5,8 @@ pub mod password_file;
 pub mod static_policy;
 
 use mqgate_identity::hooks::{
-    Acl, AclRule, Attribute, ConnackReason, Connection, Denial, Effect, Grant, GrantLimits, HookFuture, Identity,
-    RetainMatch, Value,
+    Acl, AclRule, Attribute, ConnackReason, Connection, Denial, Effect, Grant, GrantLimits, HookFuture,
+    Identity, RetainMatch, Value,
 };
 
 use crate::config::model::{Action, AllowDeny, TopicRule};
@@ -50,15 +50,18 @@ fn text(name: &str, value: &str) -> Attribute {
 }
 
 fn attribute<'a>(who: &'a Identity, name: &str) -> Option<&'a str> {
-    who.attributes.iter().find(|attribute| attribute.name == name).and_then(|attribute| match &attribute.value {
-        Value::Text(text) => Some(text.as_str()),
-        _ => None,
+    who.attributes.iter().find(|attribute| attribute.name == name).and_then(|attribute| {
+        match &attribute.value {
+            Value::Text(text) => Some(text.as_str()),
+            _ => None,
+        }
     })
 }
 
 /// Whether `name` may be a device id: 1 to 256 bytes, no `/ + #`, no control character.
 fn is_device_id(name: &str) -> bool {
-    (1..=256).contains(&name.len()) && !name.contains(|c: char| c.is_control() || matches!(c, '/' | '+' | '#'))
+    (1..=256).contains(&name.len())
+        && !name.contains(|c: char| c.is_control() || matches!(c, '/' | '+' | '#'))
 }
 
 /// A rule of the configuration as the hooks speak it.

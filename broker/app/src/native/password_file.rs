@@ -13,8 +13,8 @@ use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use mqgate_identity::hooks::{
-    Acl, Authentication, Authenticator, Authorization, Authorizer, ChainMember, ConnackReason, Connection, Effect,
-    FailureKind, HookFailure, HookFuture, Identity, Secret,
+    Acl, Authentication, Authenticator, Authorization, Authorizer, ChainMember, ConnackReason, Connection,
+    Effect, FailureKind, HookFailure, HookFuture, Identity, Secret,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -339,7 +339,9 @@ mod tests {
         assert!(accepted(&login(&member, Sample::on("l").user("ann", "geheim")).await));
         let wrong = login(&member, Sample::on("l").user("ann", "hunter2")).await;
         let unknown = login(&member, Sample::on("l").user("eve", "hunter2")).await;
-        assert!(matches!(&wrong, Ok(Authentication::Deny(denial)) if denial.reason == ConnackReason::BadUserNameOrPassword));
+        assert!(
+            matches!(&wrong, Ok(Authentication::Deny(denial)) if denial.reason == ConnackReason::BadUserNameOrPassword)
+        );
         assert_eq!(wrong, unknown);
         assert_eq!(login(&member, Sample::on("l")).await, Ok(Authentication::Abstain));
     }
@@ -374,7 +376,11 @@ mod tests {
         let users = Users::parse(&text);
         assert_eq!(users.names().collect::<Vec<_>>(), ["ann"]);
         assert_eq!(users.broken, [4, 5, 6, 7]);
-        assert!(users.verify("ann", b"geheim") && !users.verify("ann", b"Geheim") && !users.verify("bob", b"geheim"));
+        assert!(
+            users.verify("ann", b"geheim")
+                && !users.verify("ann", b"Geheim")
+                && !users.verify("bob", b"geheim")
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mqgate_identity::certificate::{
-    CertificateFacts, CertificateFingerprint, ClientCertificate, DistinguishedName, GeneralName, MatchedAnchor,
-    NameAttribute, PublicKey,
+    CertificateFacts, CertificateFingerprint, ClientCertificate, DistinguishedName, GeneralName,
+    MatchedAnchor, NameAttribute, PublicKey,
 };
 use mqgate_identity::hooks::{ConnectFacts, Connection, HookFuture, Peer, Secret};
 use mqgate_identity::time::{UnixMillis, UnixSeconds};
@@ -102,7 +102,10 @@ impl Sample {
                 der: Arc::from([]),
             },
             intermediates: Vec::new(),
-            anchor: MatchedAnchor { name: "demo".into(), certificate_fingerprint: CertificateFingerprint([9; 32]) },
+            anchor: MatchedAnchor {
+                name: "demo".into(),
+                certificate_fingerprint: CertificateFingerprint([9; 32]),
+            },
         }));
         self
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use mqgate_identity::certificate::{DistinguishedName, GeneralName};
 use mqgate_identity::hooks::{
-    Acl, AclRule, Authentication, Authenticator, Authorization, Authorizer, ChainMember, ConnackReason, Connection,
-    Effect, HookFuture, Identity, RetainMatch,
+    Acl, AclRule, Authentication, Authenticator, Authorization, Authorizer, ChainMember, ConnackReason,
+    Connection, Effect, HookFuture, Identity, RetainMatch,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -237,7 +237,8 @@ impl Rule {
             ));
         }
         if self.acl.is_some() && !(self.publish.is_empty() && self.subscribe.is_empty()) {
-            problems.push((String::from("acl"), String::from("give either `acl` or `publish` and `subscribe`")));
+            problems
+                .push((String::from("acl"), String::from("give either `acl` or `publish` and `subscribe`")));
         }
         for (field, list) in [("publish", &self.publish), ("subscribe", &self.subscribe)] {
             for (index, filter) in list.iter().enumerate() {
@@ -391,10 +392,14 @@ mod tests {
             Authentication::Abstain => return String::from("abstain"),
         };
         let device = identity.device_id.clone();
-        match now(member.authorizer.as_ref().expect("an authorizer").authorize(&on, &identity)).expect("an answer") {
+        match now(member.authorizer.as_ref().expect("an authorizer").authorize(&on, &identity))
+            .expect("an answer")
+        {
             Authorization::Allow(grant) => match grant.acl {
                 Acl::Named(name) => format!("{device} acl={name}"),
-                Acl::Inline(rules) => format!("{device} rules={} assigned={:?}", rules.len(), grant.assigned_client_id),
+                Acl::Inline(rules) => {
+                    format!("{device} rules={} assigned={:?}", rules.len(), grant.assigned_client_id)
+                }
             },
             Authorization::Deny(denial) => format!("{device} deny {:?}", denial.reason),
             Authorization::Abstain => format!("{device} abstain"),
@@ -402,7 +407,8 @@ mod tests {
     }
 
     fn cn(name: &str) -> Sample {
-        Sample::on("main").certificate(&[("2.5.4.11", Some("meters")), (CN, Some(name))], &["a.example", "b.example"])
+        Sample::on("main")
+            .certificate(&[("2.5.4.11", Some("meters")), (CN, Some(name))], &["a.example", "b.example"])
     }
 
     const RULES: &str = r#"
@@ -453,7 +459,8 @@ mod tests {
 
     #[test]
     fn a_variable_with_two_values_is_no_name() {
-        let member = member("[[rules]]\nmatch = { cn = \"*\" }\ndevice_id = \"${san-dns}\"\npublish = [\"#\"]\n");
+        let member =
+            member("[[rules]]\nmatch = { cn = \"*\" }\ndevice_id = \"${san-dns}\"\npublish = [\"#\"]\n");
         assert_eq!(asked(&member, cn("x")), "abstain");
     }
 
@@ -469,7 +476,11 @@ mod tests {
         ] {
             let rule: Rule = toml::from_str(rule).expect(rule);
             let problems = rule.problems();
-            assert_eq!(problems.iter().map(|(field, _)| field.as_str()).collect::<Vec<_>>(), [field], "{rule:?}");
+            assert_eq!(
+                problems.iter().map(|(field, _)| field.as_str()).collect::<Vec<_>>(),
+                [field],
+                "{rule:?}"
+            );
         }
     }
 

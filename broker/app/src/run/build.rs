@@ -60,7 +60,8 @@ pub fn reauthorize(configured: model::Reauthorize) -> Reauthorize {
 
 fn path_policy(listener: &model::Listener) -> PathPolicy {
     PathPolicy {
-        max_depth: PathDepth::new(listener.depth.min(PathDepth::MAX)).unwrap_or_else(|_| PathPolicy::default().max_depth),
+        max_depth: PathDepth::new(listener.depth.min(PathDepth::MAX))
+            .unwrap_or_else(|_| PathPolicy::default().max_depth),
         v1_leaf: match listener.x509_v1_leaf {
             model::AllowDeny::Allow => V1Leaf::Allow,
             model::AllowDeny::Deny => V1Leaf::Deny,
@@ -123,7 +124,8 @@ fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> Resul
     if client_auth != ClientAuth::None && trust.current().anchors.is_empty() {
         tracing::warn!(listener = name, "no CA is trusted yet: nobody can connect before `mqgate ca add`");
     }
-    Ok(TlsServer::new(settings, certificate, Arc::clone(trust)).map_err(|error| wrong(&key("versions"), error))?)
+    Ok(TlsServer::new(settings, certificate, Arc::clone(trust))
+        .map_err(|error| wrong(&key("versions"), error))?)
 }
 
 /// Every CA of the configuration, once, named after its file.
@@ -133,7 +135,8 @@ pub fn anchors(config: &Config) -> Result<Vec<Anchor>> {
     for (name, listener) in &config.listeners {
         for file in listener.ca_files().filter(|file| files.insert((*file).clone())) {
             let key = format!("listeners.{name}.cacertfile");
-            let pem = std::fs::read(file).map_err(|error| wrong(&key, format!("{}: {error}", file.display())))?;
+            let pem =
+                std::fs::read(file).map_err(|error| wrong(&key, format!("{}: {error}", file.display())))?;
             let ders = certificates_from_pem(&pem)
                 .map_err(|error| wrong(&key, format!("{}: {error}", file.display())))?;
             for der in ders {
@@ -200,7 +203,9 @@ pub fn gate_settings(config: &Config) -> GateSettings {
     GateSettings {
         listeners,
         other_listeners: None,
-        named_acls: acls.map(|(name, acl)| (name.clone(), acl.rules.iter().map(acl_rule).collect())).collect(),
+        named_acls: acls
+            .map(|(name, acl)| (name.clone(), acl.rules.iter().map(acl_rule).collect()))
+            .collect(),
         pending_retry_after: u32::try_from(config.policy.pending_retry_after.0.as_secs()).unwrap_or(u32::MAX),
     }
 }
@@ -223,6 +228,9 @@ pub fn limits(config: &Config) -> Limits {
         keep_alive_maximum: u16::try_from(limits.max_keep_alive.0.as_secs()).unwrap_or(u16::MAX),
         session_expiry_maximum: limits.max_session_expiry.0,
         will_delay_maximum: limits.max_will_delay.0,
+        sessions: limits.max_sessions as usize,
+        retained_per_subscription: limits.max_retained_per_subscription as usize,
+        retained_backlog: limits.max_retained_backlog as usize,
         outbox: OutboxLimits {
             messages: limits.max_queued_messages as usize,
             qos0_messages: limits.max_queued_qos0_messages as usize,

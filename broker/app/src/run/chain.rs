@@ -6,8 +6,8 @@ use anyhow::Result;
 use mqgate_identity::audit::names;
 use mqgate_identity::hooks::ChainMember;
 use mqgate_plugin_host::{
-    Capability, Grants, HostSettings, KvSettings, Limits, LoadError, MetricsSettings, PluginHost, PluginSettings,
-    Position, Source, Stage,
+    Capability, Grants, HostSettings, KvSettings, Limits, LoadError, MetricsSettings, PluginHost,
+    PluginSettings, Position, Source, Stage,
 };
 use mqgate_server::audit::AuditLog;
 use serde::de::DeserializeOwned;
@@ -68,12 +68,11 @@ fn settings<T: DeserializeOwned>(plugin: &model::Plugin) -> Result<T> {
 /// starts all the same, so that it can be repaired.
 pub async fn load_all(config: &Config, host: &PluginHost, audit: &AuditLog) {
     for plugin in config.plugins.iter().filter(|plugin| plugin.source.is_some()) {
-        let wanted = plugin_settings(plugin);
-        let result = match &wanted {
-            Ok(wanted) => host.load(wanted.clone(), Position::Configured).await,
-            Err((_, error)) => Err(error.clone()),
+        let (wanted, missing) = plugin_settings(plugin);
+        let result = match missing {
+            None => host.load(wanted.clone(), Position::Configured).await,
+            Some(error) => Err(error),
         };
-        let wanted = wanted.unwrap_or_else(|(wanted, _)| wanted);
         match result {
             Ok(info) => {
                 tracing::info!(plugin = %info.name, digest = %info.digest, hooks = ?info.hooks, "plugin is live");
@@ -92,8 +91,8 @@ pub async fn load_all(config: &Config, host: &PluginHost, audit: &AuditLog) {
     }
 }
 
-/// What the host needs to know; with an error if the component is not to be found.
-fn plugin_settings(plugin: &model::Plugin) -> Result<PluginSettings, (PluginSettings, LoadError)> {
+/// What the host needs to know, and an error if the component is not to be found.
+fn plugin_settings(plugin: &model::Plugin) -> (PluginSettings, Option<LoadError>) {
     let source = plugin.source.as_deref().unwrap_or_default();
     let (file, missing) = match source.strip_prefix("bundled:").map(components::find) {
         None => (source.into(), None),
@@ -107,10 +106,7 @@ fn plugin_settings(plugin: &model::Plugin) -> Result<PluginSettings, (PluginSett
     settings.grants = grants(&plugin.grant);
     settings.limits = limits(&plugin.limits);
     settings.required = plugin.required;
-    match missing {
-        None => Ok(settings),
-        Some(error) => Err((settings, error)),
-    }
+    (settings, missing)
 }
 
 fn grants(grant: &model::PluginGrant) -> Grants {

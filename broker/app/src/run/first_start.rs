@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::components;
-use crate::config::model::{AuthMode, Capability, Config, Listener, Plugin, PluginGrant, PluginLimits, Registration};
 use crate::config::Inputs;
+use crate::config::model::{
+    AuthMode, Capability, Config, Listener, Plugin, PluginGrant, PluginLimits, Registration,
+};
 use crate::exit::Failure;
 use crate::pki;
 

@@ -129,7 +129,13 @@ async fn run(config: Config) -> Result<()> {
     let mut serving = JoinSet::new();
     for (name, listener) in listeners {
         let kind = build::kind(&config.listeners[&name]);
-        helpers.spawn(endpoints::announce(kind, name, listener.address(), Arc::clone(&endpoints), end.clone()));
+        helpers.spawn(endpoints::announce(
+            kind,
+            name,
+            listener.address(),
+            Arc::clone(&endpoints),
+            end.clone(),
+        ));
         serving.spawn(listener.run(stop.clone()));
     }
 
@@ -179,7 +185,9 @@ async fn first_failure(
                 ))
                 .into();
             }
-            Some(Err(error)) => return Failure::new(Exit::Internal, format!("a listener broke down: {error}")).into(),
+            Some(Err(error)) => {
+                return Failure::new(Exit::Internal, format!("a listener broke down: {error}")).into();
+            }
             None => return Failure::new(Exit::Internal, "every listener has ended").into(),
         }
     }
@@ -286,8 +294,9 @@ async fn serve_admin(
     let need_token = config.metrics.require_token;
     if config.admin.enable {
         let here = config.metrics.enable && config.metrics.bind.is_none();
-        let door = Door::new(hash.clone(), HostRule::Known(config.admin.hosts.clone()), Arc::clone(&parts.audit))
-            .metrics(here, need_token);
+        let door =
+            Door::new(hash.clone(), HostRule::Known(config.admin.hosts.clone()), Arc::clone(&parts.audit))
+                .metrics(here, need_token);
         let plugins = PluginAdmin {
             host: Arc::clone(&parts.host),
             broker: Arc::clone(&parts.broker),

@@ -31,14 +31,21 @@ fn read(file: &Path, text: &str) -> Result<TokenHash> {
     let mode = std::fs::metadata(file).context("the token file vanished")?.permissions().mode();
     if let Some(hash) = text.strip_prefix(HASHED) {
         let mut bytes = [0; 32];
-        hex::decode_to_slice(hash, &mut bytes).map_err(|error| wrong(file, &format!("`sha256:` and 64 hex digits: {error}")))?;
+        hex::decode_to_slice(hash, &mut bytes)
+            .map_err(|error| wrong(file, &format!("`sha256:` and 64 hex digits: {error}")))?;
         return Ok(TokenHash::from_sha256(bytes));
     }
     if mode & 0o077 != 0 {
         return Err(wrong(file, &format!("others can read it (mode {:03o}): chmod 600", mode & 0o777)).into());
     }
     if text.len() < SHORTEST {
-        return Err(wrong(file, &format!("the token has fewer than {SHORTEST} characters: remove the file, and a new one is made")).into());
+        return Err(wrong(
+            file,
+            &format!(
+                "the token has fewer than {SHORTEST} characters: remove the file, and a new one is made"
+            ),
+        )
+        .into());
     }
     Ok(TokenHash::of(text))
 }
