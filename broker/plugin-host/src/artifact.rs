@@ -97,7 +97,7 @@ impl Artifact {
 
 fn check_size(length: u64) -> Result<(), LoadError> {
     if length == 0 {
-        return Err(verify("the file is empty"));
+        return Err(verify("the file is empty; a WebAssembly component was expected"));
     }
     if length > MAX_COMPONENT_BYTES {
         return Err(verify(format!(

@@ -7,20 +7,20 @@
 pub mod admin;
 pub mod audit;
 pub mod broker;
+mod chain;
 pub mod clock;
 mod connection;
 mod delivery;
 pub mod directory;
 pub mod gate;
-pub mod metrics;
-mod chain;
 pub mod listener;
+pub mod metrics;
 pub mod readiness;
 pub mod registry;
 mod routing;
 mod sessions;
 pub mod stream;
-pub mod tls;
-pub mod trust;
 #[cfg(test)]
 mod testing;
+pub mod tls;
+pub mod trust;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct Config {
+pub struct Config {
     init: Init,
     authenticate: Answer,
     loop_on_client_id: Option<String>,
@@ -19,7 +19,7 @@ struct Config {
 
 #[derive(Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "kebab-case")]
-enum Init {
+pub enum Init {
     #[default]
     Ok,
     Fail,
@@ -29,7 +29,7 @@ enum Init {
 
 #[derive(Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "kebab-case")]
-enum Answer {
+pub enum Answer {
     #[default]
     Abstain,
     Deny,
@@ -39,7 +39,7 @@ enum Answer {
 }
 
 #[derive(Debug)]
-struct TestGuest {
+pub struct TestGuest {
     config: Config,
 }
 

@@ -24,7 +24,10 @@ impl Admin {
             .args(arguments)
             .env("MQGATE_CONFIG", &self.config)
             .env("MQGATE_URL", format!("http://127.0.0.1:{}", self.port))
-            .env("MQGATE_TOKEN", std::fs::read_to_string(&self.token).expect("the broker wrote its token").trim())
+            .env(
+                "MQGATE_TOKEN",
+                std::fs::read_to_string(&self.token).expect("the broker wrote its token").trim(),
+            )
             .output()
             .expect("mqgate was built")
     }

@@ -189,7 +189,11 @@ impl Broker {
     }
 
     pub fn admin(&self) -> Admin {
-        Admin::new(self.process.admin_port, self.folder.join("mqgate.toml"), self.folder.join("data/admin.token"))
+        Admin::new(
+            self.process.admin_port,
+            self.folder.join("mqgate.toml"),
+            self.folder.join("data/admin.token"),
+        )
     }
 
     /// How our own client connects with a certificate of this broker's PKI.
@@ -228,7 +232,8 @@ impl Broker {
 
     /// Waits for an audit line that `wanted` accepts.
     pub async fn audited(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        crate::eventually(&format!("an audit line: {what}"), async || self.audit().into_iter().find(&wanted)).await
+        crate::eventually(&format!("an audit line: {what}"), async || self.audit().into_iter().find(&wanted))
+            .await
     }
 
     /// Ends the process without a chance to tidy up, and starts it again on the same folder.
@@ -330,15 +335,19 @@ fn listening_at(line: &str) -> Option<(String, u16)> {
     Some((kind.to_owned(), port))
 }
 
-/// The broker's binary, built when it is older than its sources.
+/// The broker's binary: what `cargo xtask test` has built, else built here when it is older than its sources.
 pub fn mqgate() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT
         .get_or_init(|| {
+            if let Some(built) = std::env::var_os("MQGATE_TEST_BINARY") {
+                return built.into();
+            }
             let ours = std::env::current_exe().expect("a process knows its program");
             let profile = ours.ancestors().nth(2).expect("target/{profile}/deps/{test}").to_path_buf();
             let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            build.args(["build", "--quiet", "--locked", "--package", "mqgate"]);
+            // The whole workspace is named so that its crates are built with the features they have elsewhere.
+            build.args(["build", "--quiet", "--locked", "--workspace", "--bin", "mqgate"]);
             build.current_dir(root());
             if profile.ends_with("release") {
                 build.arg("--release");

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -65,8 +65,10 @@ impl Pki {
     fn write(&self, file: &str, params: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.signed_by(&key, &self.issuer).expect("the parameters are complete");
-        fs::write(self.folder.join(format!("{file}.pem")), certificate.pem()).expect("the folder is writable");
-        fs::write(self.folder.join(format!("{file}.key")), key.serialize_pem()).expect("the folder is writable");
+        fs::write(self.folder.join(format!("{file}.pem")), certificate.pem())
+            .expect("the folder is writable");
+        fs::write(self.folder.join(format!("{file}.key")), key.serialize_pem())
+            .expect("the folder is writable");
         Identity {
             certificate: self.folder.join(format!("{file}.pem")),
             key: self.folder.join(format!("{file}.key")),

@@ -20,7 +20,8 @@ pub fn openssl() -> Option<Command> {
 
 /// A Python that has paho-mqtt.
 pub fn python_with_paho() -> Option<Command> {
-    let python = std::env::var_os("MQGATE_TEST_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
+    let python =
+        std::env::var_os("MQGATE_TEST_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
     let works = Command::new(&python).args(["-c", "import paho.mqtt.client"]).output();
     present("paho-mqtt", works.is_ok_and(|output| output.status.success())).then(|| Command::new(python))
 }
@@ -41,7 +42,8 @@ pub fn succeed(command: &mut Command) -> Output {
 fn find(program: &str, probe: &str) -> Option<Command> {
     let mut command = Command::new(program);
     with_libraries(&mut command);
-    let there = command.arg(probe).output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 2));
+    let there =
+        command.arg(probe).output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 2));
     present(program, there).then(|| Command::new(program))
 }
 

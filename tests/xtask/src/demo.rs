@@ -36,13 +36,15 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
     step("2/4  the broker (the first build takes some minutes, later ones seconds)");
     let mut build = cargo();
-    build.args(["build", "--locked", "--package", "mqgate"]);
+    // All of the workspace is named so that the tests find what they share already built.
+    build.args(["build", "--locked", "--workspace", "--bin", "mqgate"]);
     if options.release {
         build.arg("--release");
     }
     run_to_end(&mut build)?;
     let profile = if options.release { "release" } else { "debug" };
-    let mqgate = target_directory().join(profile).join(format!("mqgate{}", std::env::consts::EXE_SUFFIX));
+    let mqgate =
+        crate::target_directory().join(profile).join(format!("mqgate{}", std::env::consts::EXE_SUFFIX));
 
     let folder = crate::root().join(&options.dir);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -151,10 +153,6 @@ Metrics, the registry, and a plugin replaced while clients stay connected:
 fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here).unwrap_or(path).display().to_string()
-}
-
-fn target_directory() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from)
 }
 
 fn free_port(wanted: u16) -> anyhow::Result<u16> {

@@ -66,3 +66,8 @@ fn root() -> PathBuf {
         .expect("tests/xtask lies two folders below the root")
         .to_path_buf()
 }
+
+/// Where cargo puts what it builds.
+fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
-use crate::process::{cargo, say, shown, step};
+use crate::process::{cargo, run as run_to_end, say, shown, step};
 use crate::tools;
 
 #[derive(clap::Args, Default)]
@@ -34,10 +34,15 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     step("bundled components");
     xtask::components::build(&say)?;
 
+    step("the workspace and its tests are built");
+    run_to_end(cargo().args(["test", "--locked", "--workspace", "--no-run"]))?;
+    run_to_end(cargo().args(["build", "--locked", "--workspace", "--bin", "mqgate"]))?;
+
     let mut tally = Tally::default();
     step("tests of the workspace");
     let mut workspace = cargo();
     workspace.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    workspace.env("MQGATE_TEST_BINARY", crate::target_directory().join("debug/mqgate"));
     tools.announce_to(&mut workspace);
     tally.add(&mut workspace, options)?;
     step("tests of the plugins and their SDK, on this machine without WebAssembly");

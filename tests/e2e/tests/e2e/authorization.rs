@@ -20,7 +20,8 @@ async fn a_device_publishes_below_its_own_name_and_nowhere_else() {
         let reason = client.publish(topic, "x", QoS::AtLeastOnce, false).await.unwrap();
         assert_eq!(reason, expected, "{topic}");
     }
-    let line = broker.audited("the denied publish", |line| line["name"] == "authorization.publish_denied").await;
+    let line =
+        broker.audited("the denied publish", |line| line["name"] == "authorization.publish_denied").await;
     assert_eq!((&line["device_id"], &line["reason"]), (&"device-7".into(), &"acl_denied".into()));
 }
 
@@ -51,7 +52,10 @@ async fn names_with_wildcards_and_slashes_get_nowhere() {
     let broker = Broker::builder().with_bundled_plugins().start().await;
     for name in ["#", "+", "a/b", "device-1/#", "a+b", "$SYS"] {
         let device = broker.pki.device(name);
-        assert!(Client::connect(broker.options("x", &device)).await.is_err(), "a certificate for {name:?} got in");
+        assert!(
+            Client::connect(broker.options("x", &device)).await.is_err(),
+            "a certificate for {name:?} got in"
+        );
     }
 }
 

@@ -63,6 +63,7 @@ async fn malformed_packets_disturb_nobody_else() {
     }
     assert!(!neighbour.publish("devices/device-1/x", "x", QoS::AtLeastOnce, false).await.unwrap().is_error());
     let admin = broker.admin();
-    let malformed = admin.metric("mqgate_disconnects_total{initiator=\"server\",reason_code=\"malformed_packet\"}");
+    let malformed =
+        admin.metric("mqgate_disconnects_total{initiator=\"server\",reason_code=\"malformed_packet\"}");
     assert!(malformed >= 3.0, "{}", admin.page("/metrics").1);
 }

@@ -26,7 +26,8 @@ impl Crowd {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut tasks = Vec::new();
         for number in 0..count {
-            let (client, _) = Client::connect(broker.options(&format!("crowd-{number}"), device)).await.unwrap();
+            let (client, _) =
+                Client::connect(broker.options(&format!("crowd-{number}"), device)).await.unwrap();
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
             tasks.push(tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
@@ -66,7 +67,8 @@ async fn a_swap_under_two_hundred_publishing_clients() {
     let before = digest(&admin.json(&["plugin", "list"]), "cert-acl");
 
     // One that loops in `init` is refused; the old one goes on.
-    let output = admin.try_run(&["plugin", "swap", "cert-acl", &test_guest(), "--config-json", r#"{"init":"loop"}"#]);
+    let output =
+        admin.try_run(&["plugin", "swap", "cert-acl", &test_guest(), "--config-json", r#"{"init":"loop"}"#]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("init") && said.contains("trial"), "{said}");
     assert_eq!(digest(&admin.json(&["plugin", "list"]), "cert-acl"), before);
@@ -78,7 +80,8 @@ async fn a_swap_under_two_hundred_publishing_clients() {
     admin.run(&["plugin", "swap", "cert-acl", &test_guest(), "--config-json", strict]);
     let after = digest(&admin.json(&["plugin", "list"]), "cert-acl");
     assert_ne!(after, before);
-    let error = Client::connect(broker.options("too-late", &device)).await.err().expect("the new version denies");
+    let error =
+        Client::connect(broker.options("too-late", &device)).await.err().expect("the new version denies");
     assert_eq!(error.reason_code(), Some(ReasonCode::NOT_AUTHORIZED), "{error}");
     crowd.goes_on().await;
     crowd.go_home().await;
@@ -138,7 +141,9 @@ async fn connects_in(broker: &Broker, device: &Identity, time: Duration) -> u32 
     let until = Instant::now() + time;
     let mut count = 0;
     while Instant::now() < until {
-        Client::connect(broker.options(&format!("other-{count}"), device)).await.expect("others connect meanwhile");
+        Client::connect(broker.options(&format!("other-{count}"), device))
+            .await
+            .expect("others connect meanwhile");
         count += 1;
     }
     count
@@ -149,13 +154,19 @@ async fn traps_and_garbage_are_refusals() {
     for (config, kind) in [
         (r#"config = { authenticate = "trap" }"#, "trap"),
         (r#"config = { authenticate = "garbage" }"#, "invalid"),
-        (r#"config = { authenticate = "eat-memory" }"#, "memory"),
+        // Enough time to come to the limit of memory before that of time.
+        ("limits = { cpu = \"5s\", wall = \"20s\" }\nconfig = { authenticate = \"eat-memory\" }", "memory"),
     ] {
-        let broker = Broker::builder().with_plugin("bad", &test_guest(), config).with_bundled_plugins().start().await;
+        let broker =
+            Broker::builder().with_plugin("bad", &test_guest(), config).with_bundled_plugins().start().await;
         let device = broker.pki.device("device-1");
-        let error = Client::connect(broker.options("x", &device)).await.err().expect("a failing plugin lets nobody in");
+        let error = Client::connect(broker.options("x", &device))
+            .await
+            .err()
+            .expect("a failing plugin lets nobody in");
         assert_eq!(error.reason_code(), Some(ReasonCode::SERVER_UNAVAILABLE), "{kind}: {error}");
-        let series = format!("mqgate_plugin_failures_total{{hook=\"authenticator\",kind=\"{kind}\",plugin=\"bad\"}}");
+        let series =
+            format!("mqgate_plugin_failures_total{{hook=\"authenticator\",kind=\"{kind}\",plugin=\"bad\"}}");
         assert!(broker.admin().metric(&series) >= 1.0, "{series}\n{}", broker.admin().page("/metrics").1);
         // Without it everything works again, and nothing was restarted.
         broker.admin().run(&["plugin", "unload", "bad"]);
@@ -184,7 +195,8 @@ async fn what_is_no_component_is_refused_with_words() {
     let broker = Broker::builder().with_bundled_plugins().start().await;
     let admin = broker.admin();
     let file = broker.folder.join("not.wasm");
-    for (bytes, word) in [(&b""[..], "component"), (b"\0asm\x01\0\0\0", "component"), (b"hello", "component")] {
+    for (bytes, word) in [(&b""[..], "component"), (b"\0asm\x01\0\0\0", "component"), (b"hello", "component")]
+    {
         std::fs::write(&file, bytes).unwrap();
         let output = admin.try_run(&["plugin", "load", file.to_str().unwrap(), "--name", "bad"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -195,4 +207,24 @@ async fn what_is_no_component_is_refused_with_words() {
     let output = admin.try_run(&["plugin", "load", needs.to_str().unwrap(), "--name", "ungranted"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("key-value") && said.contains("grant"), "{said}");
+}
+
+/// After a swap, live sessions keep their grant, are asked again at their next packet, or are asked at once.
+#[tokio::test]
+async fn live_sessions_are_asked_again_as_configured() {
+    for (mode, at_once) in [("eager", true), ("lazy", false)] {
+        let policy = format!("[policy]\nreauthorize = \"{mode}\"");
+        let broker = Broker::builder().config(&policy).with_bundled_plugins().start().await;
+        let device = broker.pki.device("device-1");
+        let (mut client, _) = Client::connect(broker.options("x", &device)).await.unwrap();
+        let deny = r#"{"authenticate":"deny"}"#;
+        broker.admin().run(&["plugin", "swap", "cert-acl", &test_guest(), "--config-json", deny]);
+        if !at_once {
+            // Nothing is asked, so nothing happens until it does something.
+            let quiet = tokio::time::timeout(Duration::from_millis(300), client.recv()).await;
+            assert!(quiet.is_err(), "{quiet:?}");
+            let _ = client.publish("devices/device-1/x", "x", QoS::AtMostOnce, false).await;
+        }
+        assert_eq!(client.disconnected().await, Some(ReasonCode::NOT_AUTHORIZED), "{mode}");
+    }
 }

@@ -6,7 +6,8 @@ use mqgate_e2e::{Broker, Identity, tools};
 
 /// Subscribes with `mosquitto_sub`, publishes with `mosquitto_pub`, and compares what came out.
 async fn mosquitto_roundtrip(version: &str, qos: &str) {
-    let (Some(mut sub), Some(mut publish)) = (tools::mosquitto("mosquitto_sub"), tools::mosquitto("mosquitto_pub"))
+    let (Some(mut sub), Some(mut publish)) =
+        (tools::mosquitto("mosquitto_sub"), tools::mosquitto("mosquitto_pub"))
     else {
         return;
     };
@@ -19,11 +20,28 @@ async fn mosquitto_roundtrip(version: &str, qos: &str) {
     tools::succeed(retained.args(&flags).args(["-V", version, "-q", qos, "-t", topic, "-m", "kept", "-r"]));
     let subscriber = sub
         .args(&flags)
-        .args(["-V", version, "-q", qos, "-t", "devices/device-1/#", "-F", "%q %r %t %p", "-C", "2", "-W", "20"])
+        .args([
+            "-V",
+            version,
+            "-q",
+            qos,
+            "-t",
+            "devices/device-1/#",
+            "-F",
+            "%q %r %t %p",
+            "-C",
+            "2",
+            "-W",
+            "20",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .expect("it ran a moment ago");
-    broker.audited("the subscriber is in", |line| line["name"] == "connection.accepted" && line["seq"].as_u64() > Some(1)).await;
+    broker
+        .audited("the subscriber is in", |line| {
+            line["name"] == "connection.accepted" && line["seq"].as_u64() > Some(1)
+        })
+        .await;
     mqgate_e2e::eventually("the subscription", async || {
         (broker.admin().metric("mqgate_subscriptions{kind=\"normal\"}") >= 1.0).then_some(())
     })
@@ -122,12 +140,14 @@ async fn our_own_command_line_client() {
         (broker.admin().metric("mqgate_subscriptions{kind=\"normal\"}") >= 1.0).then_some(())
     })
     .await;
-    tools::succeed(
-        Command::new(mqgate_e2e::broker::mqgate())
-            .arg("pub")
-            .args(&flags)
-            .args(["-t", "devices/device-1/temperature", "-m", "21.5", "-q", "1"]),
-    );
+    tools::succeed(Command::new(mqgate_e2e::broker::mqgate()).arg("pub").args(&flags).args([
+        "-t",
+        "devices/device-1/temperature",
+        "-m",
+        "21.5",
+        "-q",
+        "1",
+    ]));
     let output = subscriber.wait_with_output().expect("it is our child");
     assert!(String::from_utf8_lossy(&output.stdout).contains("21.5"), "{output:?}");
 }

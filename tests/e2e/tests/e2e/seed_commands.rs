@@ -59,7 +59,8 @@ async fn publish_with(tls_version: &str) {
         return;
     }
     let Some(mut openssl) = tools::openssl() else { return };
-    let text = tools::succeed(openssl.args(["x509", "-noout", "-text", "-in"]).arg(pki_folder.join("client.pem")));
+    let text =
+        tools::succeed(openssl.args(["x509", "-noout", "-text", "-in"]).arg(pki_folder.join("client.pem")));
     assert!(String::from_utf8_lossy(&text.stdout).contains("Version: 1 (0x0)"), "the tutorial's point");
     let pki = Pki::create(&folder.join("unused"), "unused");
     let broker = Broker::builder()
