@@ -154,9 +154,15 @@ impl Remote {
     }
 }
 
-/// The address that a running broker wrote down; the configured one may say port 0.
+/// The address that a running broker wrote down. One that was killed leaves its file behind: the token must
+/// not go to whoever has the port now.
 fn endpoint(file: &Path) -> Option<String> {
     let value: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let pid = i32::try_from(value["pid"].as_i64()?).ok().filter(|pid| *pid > 0)?;
+    let alive = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
+    if alive == Err(nix::errno::Errno::ESRCH) {
+        return None;
+    }
     value["admin"].as_str().map(|address| format!("http://{address}"))
 }
 

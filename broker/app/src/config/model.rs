@@ -623,6 +623,6 @@ impl Default for Limits {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { filter: String::from("info"), format: LogFormat::Text }
+        Self { filter: String::from("info,fjall=warn,lsm_tree=warn"), format: LogFormat::Text }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -89,9 +90,8 @@ async fn list(
 }
 
 fn fingerprint(text: &str) -> Result<CertificateFingerprint, Problem> {
-    CertificateFingerprint::from_hex(text).ok_or_else(|| {
-        Problem::bad_request("bad_id", "a certificate's id is its SHA-256, 64 hex digits")
-    })
+    CertificateFingerprint::from_hex(text)
+        .ok_or_else(|| Problem::bad_request("bad_id", "a certificate's id is its SHA-256, 64 hex digits"))
 }
 
 async fn show(State(parts): State<AdminParts>, Path(id): Path<String>) -> Result<Json<Shown>, Problem> {
@@ -171,7 +171,7 @@ async fn change(
     State(parts): State<AdminParts>,
     Extension(actor): Extension<Actor>,
     Path((id, verb)): Path<(String, String)>,
-    body: Option<Json<RevokeBody>>,
+    body: Bytes,
 ) -> Result<Json<Shown>, Problem> {
     let target = fingerprint(&id)?;
     let registry = &parts.registry;
@@ -179,7 +179,14 @@ async fn change(
         "activate" => ("device.activate", registry.activate(target, &actor.0).await),
         "deactivate" => ("device.deactivate", registry.deactivate(target, &actor.0).await),
         "revoke" => {
-            let asked = body.and_then(|Json(body)| body.reason);
+            let asked = match body.is_empty() {
+                true => None,
+                false => {
+                    serde_json::from_slice::<RevokeBody>(&body)
+                        .map_err(|error| Problem::bad_request("bad_json", error.to_string()))?
+                        .reason
+                }
+            };
             let reason = match &asked {
                 None => RevocationReason::default(),
                 Some(text) => {

@@ -99,11 +99,12 @@ impl Door {
     fn refuse(&self, request: &Request, problem: Problem) -> Response {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
         let peer = peer.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let whole = request.extensions().get::<WholePath>();
         let mut event = AuditEvent::new(names::ADMIN_REFUSED, Outcome::Failure, Reason::NotAuthorized)
             .actor("admin:unknown")
             .field("code", problem.code)
             .field("method", request.method().as_str())
-            .field("path", shortened(request.uri().path()));
+            .field("path", shortened(whole.map_or(request.uri().path(), |path| &path.0)));
         event.peer_address = Some(peer.to_string());
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         for event in refusals.offer(clock::now(), (peer, problem.code), event) {
@@ -167,11 +168,17 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// The path before nested routers took its beginning off.
+#[derive(Clone)]
+struct WholePath(String);
+
 /// Refuses requests that another site's page makes.
-pub(super) async fn check_host(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+pub(super) async fn check_host(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
     if let Err(problem) = door.check_names(&request) {
         return door.refuse(&request, problem);
     }
+    let whole = WholePath(request.uri().path().to_owned());
+    request.extensions_mut().insert(whole);
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
@@ -180,7 +187,11 @@ pub(super) async fn check_host(State(door): State<Arc<Door>>, request: Request, 
 }
 
 /// Refuses requests without the token, and tells the others' handlers who asks.
-pub(super) async fn ask_for_token(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn ask_for_token(
+    State(door): State<Arc<Door>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let problem = match bearer(request.headers()) {
         Some(token) if door.token.matches(token) => {
             request.extensions_mut().insert(door.actor.clone());

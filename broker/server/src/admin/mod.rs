@@ -157,3 +157,5 @@ struct Page<T> {
     next: Option<String>,
 }
 
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,10 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer realm=\"mqgate\""));
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                header::HeaderValue::from_static("Bearer realm=\"mqgate\""),
+            );
         }
         response
     }
@@ -64,14 +67,18 @@ impl From<RegistryError> for Problem {
         let (status, code) = match &error {
             RegistryError::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             RegistryError::Rule(rule) => rule_code(rule),
-            RegistryError::Certificate(_) | RegistryError::Pem(_) => (StatusCode::BAD_REQUEST, "bad_certificate"),
+            RegistryError::Certificate(_) | RegistryError::Pem(_) => {
+                (StatusCode::BAD_REQUEST, "bad_certificate")
+            }
             RegistryError::NoPath(rejection) => (StatusCode::UNPROCESSABLE_ENTITY, rejection.reason.as_str()),
             RegistryError::Trust(TrustError::NameTaken(_)) => (StatusCode::CONFLICT, "name_taken"),
             RegistryError::Trust(TrustError::TooMany { .. }) => (StatusCode::CONFLICT, "too_many_cas"),
             RegistryError::Trust(TrustError::Anchor(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_ca"),
             RegistryError::Configured => (StatusCode::CONFLICT, "ca_configured"),
             RegistryError::DeviceExists(_) => (StatusCode::CONFLICT, "device_exists"),
-            RegistryError::Storage(StorageError::Conflict { .. }) => (StatusCode::CONFLICT, "revision_conflict"),
+            RegistryError::Storage(StorageError::Conflict { .. }) => {
+                (StatusCode::CONFLICT, "revision_conflict")
+            }
             RegistryError::Storage(StorageError::Unavailable(_) | StorageError::Corrupt(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable")
             }
