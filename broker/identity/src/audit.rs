@@ -68,17 +68,41 @@ pub mod names {
     pub const DEVICE_DELETED: &str = "device.deleted";
     pub const CA_ADDED: &str = "ca.added";
     pub const CA_REMOVED: &str = "ca.removed";
-    pub const CA_CHANGED: &str = "ca.changed";
     pub const PLUGIN_LOADED: &str = "plugin.loaded";
     pub const PLUGIN_SWAPPED: &str = "plugin.swapped";
     pub const PLUGIN_UNLOADED: &str = "plugin.unloaded";
     pub const PLUGIN_REFUSED: &str = "plugin.refused";
-    pub const PLUGIN_FAILED: &str = "plugin.failed";
     pub const ADMIN_ACTION: &str = "admin.action";
     pub const ADMIN_REFUSED: &str = "admin.refused";
     pub const BROKER_STARTED: &str = "broker.started";
     pub const BROKER_STOPPED: &str = "broker.stopped";
     pub const AUDIT_DROPPED: &str = "audit.dropped";
+
+    pub const ALL: &[&str] = &[
+        CONNECTION_ACCEPTED,
+        CONNECTION_REFUSED,
+        CONNECTION_CLOSED,
+        HANDSHAKE_FAILED,
+        PUBLISH_DENIED,
+        SUBSCRIBE_DENIED,
+        DEVICE_REGISTERED,
+        DEVICE_PENDING,
+        DEVICE_ACTIVATED,
+        DEVICE_DEACTIVATED,
+        DEVICE_REVOKED,
+        DEVICE_DELETED,
+        CA_ADDED,
+        CA_REMOVED,
+        PLUGIN_LOADED,
+        PLUGIN_SWAPPED,
+        PLUGIN_UNLOADED,
+        PLUGIN_REFUSED,
+        ADMIN_ACTION,
+        ADMIN_REFUSED,
+        BROKER_STARTED,
+        BROKER_STOPPED,
+        AUDIT_DROPPED,
+    ];
 }
 
 impl Outcome {
@@ -124,5 +148,20 @@ impl AuditEvent {
     pub fn field(mut self, name: &str, value: impl Into<String>) -> Self {
         self.fields.push(Attribute { name: name.to_owned(), value: Value::Text(value.into()) });
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `docs/audit.md` is the schema that readers of the log write against.
+    #[test]
+    fn every_name_and_reason_is_documented() {
+        let page = include_str!("../../../docs/audit.md");
+        let reasons = Reason::ALL.iter().map(|reason| reason.as_str());
+        for word in names::ALL.iter().copied().chain(reasons) {
+            assert!(page.contains(&format!("`{word}`")), "docs/audit.md does not explain `{word}`");
+        }
     }
 }

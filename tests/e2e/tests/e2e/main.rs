@@ -1,5 +1,7 @@
 //! Black-box tests: the broker as a process, spoken to by real clients and by our own, with real components.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
+
 mod authorization;
 mod bad_input;
 mod first_start;
