@@ -227,7 +227,9 @@ impl Broker {
     /// The lines of the audit file so far.
     pub fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("each line is one JSON object")).collect()
+        // The last line may be on its way to the disk.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).expect("each line is one JSON object")).collect()
     }
 
     /// Waits for an audit line that `wanted` accepts.
@@ -312,6 +314,7 @@ impl Process {
     fn next_place(&mut self, folder: &Path) {
         match self.listening.recv_timeout(Duration::from_secs(60)) {
             Ok((kind, port)) if kind == "admin" => self.admin_port = port,
+            Ok((kind, _)) if kind == "metrics" => {}
             Ok((_, port)) => self.port = Some(port),
             Err(_) => {
                 self.kill();
