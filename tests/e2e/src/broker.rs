@@ -19,6 +19,7 @@ use crate::{Admin, Identity, Pki};
 /// How the broker of a test differs from the usual one: a mutual-TLS listener in mode `per-device` on a port
 /// that the system chooses, admin API likewise.
 pub struct BrokerBuilder {
+    tls: bool,
     auth_mode: &'static str,
     registration: &'static str,
     listener: String,
@@ -39,6 +40,7 @@ pub struct Broker {
 impl Default for BrokerBuilder {
     fn default() -> Self {
         Self {
+            tls: true,
             auth_mode: "per-device",
             registration: "auto",
             listener: String::new(),
@@ -51,6 +53,13 @@ impl Default for BrokerBuilder {
 }
 
 impl BrokerBuilder {
+    /// A listener without TLS.
+    #[must_use]
+    pub fn tcp(mut self) -> Self {
+        self.tls = false;
+        self
+    }
+
     /// The three bundled components, as the demo has them.
     #[must_use]
     pub fn with_bundled_plugins(self) -> Self {
@@ -146,20 +155,28 @@ impl BrokerBuilder {
     }
 
     fn text(&self) -> String {
-        let Self { auth_mode, registration, listener, certificate, key, plugins, more } = self;
+        let Self { tls, auth_mode, registration, listener, certificate, key, plugins, more } = self;
+        let transport = if *tls {
+            format!(
+                r#"
+type = "tls"
+auth_mode = "{auth_mode}"
+registration = "{registration}"
+certfile = "pki/{certificate}"
+keyfile = "pki/{key}"
+cacertfile = "pki/ca.pem""#
+            )
+        } else {
+            "type = \"tcp\"".to_owned()
+        };
         format!(
             r#"
 [node]
 data_dir = "data"
 
 [listeners.main]
-type = "tls"
 bind = "127.0.0.1:0"
-auth_mode = "{auth_mode}"
-registration = "{registration}"
-certfile = "pki/{certificate}"
-keyfile = "pki/{key}"
-cacertfile = "pki/ca.pem"
+{transport}
 {listener}
 [admin]
 bind = "127.0.0.1:0"
@@ -204,6 +221,13 @@ impl Broker {
         tls.key_file = Some(identity.key.clone());
         let mut options = ConnectOptions::new("localhost", self.port());
         options.tls = Some(tls);
+        options.client_id = client_id.into();
+        options
+    }
+
+    /// How our own client connects to a listener without TLS.
+    pub fn plain_options(&self, client_id: &str) -> ConnectOptions {
+        let mut options = ConnectOptions::new("127.0.0.1", self.port());
         options.client_id = client_id.into();
         options
     }

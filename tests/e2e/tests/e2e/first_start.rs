@@ -1,7 +1,60 @@
 //! The first minutes: start without a configuration, health and readiness, a clean end.
 
-use mqgate_client::Client;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use mqgate_client::{Client, ConnectOptions, TlsOptions};
 use mqgate_e2e::Broker;
+use mqgate_e2e::broker::{components, mqgate};
+
+/// Nobody wrote a configuration: the listener asks for a certificate, and the material to try it is there.
+#[tokio::test]
+async fn without_a_configuration_the_gate_is_shut_to_strangers() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = Command::new(mqgate())
+        .arg("run")
+        .current_dir(folder.path())
+        .env("MQGATE_COMPONENTS", components())
+        .env("MQGATE__NODE__DATA_DIR", folder.path().join("data"))
+        .env("MQGATE__ADMIN__BIND", "127.0.0.1:0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // The default port may be taken on this machine; then the broker says so and ends.
+    let mut port = None;
+    for line in BufReader::new(broker.stdout.take().unwrap()).lines().map_while(Result::ok) {
+        if line.starts_with("listening: tls") {
+            assert!(line.contains("127.0.0.1:8883"), "loopback, and no other address: {line}");
+            port = Some(8883);
+            break;
+        }
+    }
+    let outcome = match port {
+        None => None,
+        Some(port) => {
+            let pki = folder.path().join("data/demo-pki");
+            let mut tls = TlsOptions::new();
+            tls.ca_file = Some(pki.join("ca.pem"));
+            let mut stranger = ConnectOptions::new("localhost", port);
+            stranger.tls = Some(tls.clone());
+            let refused = Client::connect(stranger.clone()).await.is_err();
+            tls.cert_file = Some(pki.join("device-1.pem"));
+            tls.key_file = Some(pki.join("device-1.key"));
+            stranger.tls = Some(tls);
+            Some((refused, Client::connect(stranger).await.map(drop)))
+        }
+    };
+    let _ = broker.kill();
+    let _ = broker.wait();
+    match outcome {
+        None => eprintln!("skipped: port 8883 is in use on this machine"),
+        Some((refused, device)) => {
+            assert!(refused, "a client without a certificate got in");
+            device.expect("a demo certificate connects");
+        }
+    }
+}
 
 #[tokio::test]
 async fn health_and_readiness_answer_without_a_token_and_the_api_does_not() {

@@ -6,6 +6,7 @@ mod authorization;
 mod bad_input;
 mod first_start;
 mod metrics;
+mod native_members;
 mod plugin_lifecycle;
 mod real_clients;
 mod registration;
