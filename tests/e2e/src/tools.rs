@@ -1,5 +1,6 @@
 //! Programs that the tests talk through. `cargo xtask test` fetches them and tells where they are.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -58,7 +59,18 @@ fn present(what: &str, there: bool) -> bool {
     let required = std::env::var_os("MQGATE_TEST_REQUIRE_TOOLS").is_some();
     assert!(there || !required, "{what} was prepared for the tests, and does not run");
     if !there {
-        eprintln!("skipped: {what} is not on this machine; `cargo xtask test` fetches it where it can");
+        skip(&format!("{what} is not on this machine; `cargo xtask test` fetches it where it can"));
     }
     there
+}
+
+/// Says that the test that runs on this thread proves nothing here, and why. `cargo xtask test` counts it.
+pub fn skip(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("skipped: {name}: {why}");
+    if let Some(file) = std::env::var_os("MQGATE_TEST_SKIPS")
+        && let Ok(mut file) = std::fs::File::options().append(true).create(true).open(file)
+    {
+        let _ = writeln!(file, "{name}: {why}");
+    }
 }

@@ -1,6 +1,8 @@
 //! The README's second command: every test of the fast tier, or of both.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
@@ -42,6 +44,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     step("tests of the workspace");
     let mut workspace = cargo();
     workspace.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    let skips = crate::target_directory().join("skipped-tests");
+    let _ = std::fs::remove_file(&skips);
+    workspace.env("MQGATE_TEST_SKIPS", &skips);
     workspace.env("MQGATE_TEST_BINARY", crate::target_directory().join("debug/mqgate"));
     tools.announce_to(&mut workspace);
     tally.add(&mut workspace, options)?;
@@ -52,6 +57,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     native.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
     tally.add(&mut native, options)?;
     tools.report_missing(&say);
+    tally.move_skipped(&skips);
     say("");
     say(&format!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped));
     if !tally.broken.is_empty() {
@@ -87,6 +93,17 @@ impl Tally {
             self.broken.push(line);
         }
         Ok(())
+    }
+
+    /// A test that found its tool missing has passed in the runner's eyes; it has not in ours.
+    fn move_skipped(&mut self, list: &Path) {
+        let text = std::fs::read_to_string(list).unwrap_or_default();
+        // A test that misses two tools stands there twice.
+        let names: BTreeSet<_> =
+            text.lines().filter_map(|line| line.split_once(": ")).map(|(name, _)| name).collect();
+        let count = (names.len() as u64).min(self.passed);
+        self.passed -= count;
+        self.skipped += count;
     }
 
     /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`.

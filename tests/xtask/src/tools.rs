@@ -97,7 +97,8 @@ impl Tools {
         command.output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 2))
     }
 
-    /// Tells the tests where the tools are. With all of them there, a test may not skip itself.
+    /// Tells the tests where the tools are. With all of them there, or where the caller says so with
+    /// `MQGATE_TEST_REQUIRE_TOOLS`, a test may not skip itself.
     pub fn announce_to(&self, command: &mut Command) {
         command.env("PATH", &self.path);
         command.env("MQGATE_TEST_LIBRARIES", &self.libraries);

@@ -48,7 +48,7 @@ async fn without_a_configuration_the_gate_is_shut_to_strangers() {
     let _ = broker.kill();
     let _ = broker.wait();
     match outcome {
-        None => eprintln!("skipped: port 8883 is in use on this machine"),
+        None => mqgate_e2e::tools::skip("port 8883 is in use on this machine"),
         Some((refused, device)) => {
             assert!(refused, "a client without a certificate got in");
             device.expect("a demo certificate connects");
