@@ -261,8 +261,6 @@ pub enum ConflictPolicy {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {
     pub identity: Identity,
-    pub idle_ttl: Option<Duration>,
-    pub max_ttl: Option<Duration>,
     pub on_conflict: ConflictPolicy,
     pub attributes: Vec<Attribute>,
 }
@@ -334,7 +332,7 @@ pub struct Grant {
     pub limits: GrantLimits,
     /// Replaces an empty client id; ignored when the client sent one.
     pub assigned_client_id: Option<String>,
-    /// Ask again after this long.
+    /// Ask again after this long; at least a second.
     pub valid_for: Option<Duration>,
     pub cache: Option<CacheHint>,
     pub attributes: Vec<Attribute>,

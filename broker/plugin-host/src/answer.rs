@@ -101,8 +101,6 @@ fn name(field: &str, value: &str) -> Checked<()> {
 fn registration(registration: registrar::Registration) -> Checked<Registration> {
     Ok(Registration {
         identity: identity(registration.identity)?,
-        idle_ttl: registration.idle_ttl.map(seconds),
-        max_ttl: registration.max_ttl.map(seconds),
         on_conflict: match registration.on_conflict {
             registrar::ConflictPolicy::Refuse => ConflictPolicy::Refuse,
             registrar::ConflictPolicy::AddCertificate => ConflictPolicy::AddCertificate,

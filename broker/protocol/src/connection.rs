@@ -133,7 +133,7 @@ impl Connection {
                 self.state = self.fail_before_online(None, Fault::ConnectTimeout);
             }
             State::Online(online) => {
-                if let Some(fault) = online.timeout(now) {
+                if let Some(fault) = online.timeout(now, &mut self.effects) {
                     self.fail(now, fault);
                 }
             }

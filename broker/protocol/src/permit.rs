@@ -5,6 +5,7 @@ mod rules;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use mqgate_codec::{QoS, TopicFilter, TopicName};
@@ -12,6 +13,9 @@ use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::hooks::{AclRule, Effect, GrantLimits};
 
 use self::rules::Rules;
+
+/// A permit is valid for this long at the least, so that nobody keeps the gate busy with one connection.
+const SHORTEST_VALIDITY: Duration = Duration::from_secs(1);
 
 /// What the gate decided for one connection. Only [`Permit::granted_by`] makes one.
 #[derive(Debug, Clone)]
@@ -24,6 +28,8 @@ pub struct Permit {
     pub tenant: Option<Arc<str>>,
     pub certificate_fingerprint: Option<CertificateFingerprint>,
     pub limits: GrantLimits,
+    /// The gate is asked again after this long; at least a second.
+    pub valid_for: Option<Duration>,
     /// Generation of the hook set that decided.
     pub generation: u64,
     rules: Arc<Rules>,
@@ -40,6 +46,7 @@ pub struct Granted<'a> {
     pub rules: &'a [AclRule],
     pub otherwise: Effect,
     pub limits: GrantLimits,
+    pub valid_for: Option<Duration>,
     pub generation: u64,
 }
 
@@ -61,6 +68,7 @@ impl Permit {
             tenant: granted.tenant.map(Into::into),
             certificate_fingerprint: granted.certificate_fingerprint,
             limits: granted.limits,
+            valid_for: granted.valid_for.map(|validity| validity.max(SHORTEST_VALIDITY)),
             generation: granted.generation,
             rules: Arc::new(Rules::compile(granted)?),
         })

@@ -370,6 +370,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     self.broker.router.unsubscribe(mailbox.key, filters.iter());
                 }
             }
+            Effect::Reauthorize => self.todo = Some(Todo::Reauthorize),
             Effect::Authorize(connect) => self.todo = Some(Todo::Authorize(connect)),
             Effect::OpenSession { client_id, device_id, clean_start } => {
                 self.todo = Some(Todo::OpenSession { client_id, device_id, clean_start });
@@ -467,7 +468,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             return;
         };
         match self.broker.reauthorize(&self.accepted, &connect, &permit).await {
-            Reauthorization::Kept => {}
+            Reauthorization::Kept => self.handle(Input::PermitKept),
             Reauthorization::Replaced(permit) => {
                 self.handle.permitted(&permit);
                 self.handle(Input::Reauthorized(permit));

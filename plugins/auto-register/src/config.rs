@@ -7,8 +7,7 @@ use mqgate_plugin_sdk::template::plain;
 use mqgate_plugin_sdk::types::{ConflictPolicy, InitError, PluginContext, TrustAnchor};
 use serde::Deserialize;
 
-const DAY: u32 = 86_400;
-/// A century; longer is a slip of the keyboard, and seconds would not fit.
+/// A century; longer is a slip of the keyboard.
 const MOST_DAYS: u32 = 36_500;
 
 pub struct Config {
@@ -40,10 +39,6 @@ pub struct Ca {
     pub tags: Vec<String>,
     #[serde(default)]
     pub maximum_lifetime_days: Option<u32>,
-    #[serde(default)]
-    pub idle_ttl_days: Option<u32>,
-    #[serde(default)]
-    pub maximum_ttl_days: Option<u32>,
     #[serde(default = "most_devices")]
     pub maximum_devices: u64,
     #[serde(default = "per_minute")]
@@ -112,14 +107,6 @@ impl Ca {
             && self.fingerprint.as_ref().is_none_or(|digits| *digits == hex(&anchor.fingerprint_sha256))
     }
 
-    pub fn idle_ttl(&self) -> Option<u32> {
-        self.idle_ttl_days.map(|days| days.saturating_mul(DAY))
-    }
-
-    pub fn maximum_ttl(&self) -> Option<u32> {
-        self.maximum_ttl_days.map(|days| days.saturating_mul(DAY))
-    }
-
     fn check(&mut self, at: &str) -> Result<(), InitError> {
         if let Some(fingerprint) = &mut self.fingerprint {
             fingerprint.retain(|c| c != ':');
@@ -137,15 +124,8 @@ impl Ca {
         if let Some(Err(why)) = self.tenant.as_deref().map(plain) {
             return Err(problem(format!("{at}/tenant"), format!("the tenant {why}")));
         }
-        let days = [
-            ("maximum-lifetime-days", self.maximum_lifetime_days),
-            ("idle-ttl-days", self.idle_ttl_days),
-            ("maximum-ttl-days", self.maximum_ttl_days),
-        ];
-        for (key, days) in days {
-            if days.is_some_and(|days| days == 0 || days > MOST_DAYS) {
-                return Err(problem(format!("{at}/{key}"), format!("is 1 to {MOST_DAYS}")));
-            }
+        if self.maximum_lifetime_days.is_some_and(|days| days == 0 || days > MOST_DAYS) {
+            return Err(problem(format!("{at}/maximum-lifetime-days"), format!("is 1 to {MOST_DAYS}")));
         }
         for (key, number) in
             [("registrations-per-minute", self.registrations_per_minute), ("burst", self.burst)]
@@ -210,7 +190,7 @@ mod tests {
         assert_eq!(at(r#"{"mode": "held"}"#), "/cas/0/mode");
         assert_eq!(at(r#"{"tenant": "a/b"}"#), "/cas/0/tenant");
         assert_eq!(at(r#"{"burst": 0}"#), "/cas/0/burst");
-        assert_eq!(at(r#"{"idle-ttl-days": 40000}"#), "/cas/0/idle-ttl-days");
+        assert_eq!(at(r#"{"maximum-lifetime-days": 40000}"#), "/cas/0/maximum-lifetime-days");
         assert_eq!(at(r#"{"match": {"cn": {"pattern": "("}}}"#), "/cas/0/match/cn/pattern");
     }
 }

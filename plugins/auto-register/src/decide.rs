@@ -51,8 +51,6 @@ pub fn decide(
     identity.tags.push(tag);
     let registration = Registration {
         identity,
-        idle_ttl: ca.idle_ttl(),
-        max_ttl: ca.maximum_ttl(),
         on_conflict: ca.on_conflict.into(),
         attributes: vec![Attribute::text("registration.anchor", &anchor.name)],
     };
@@ -152,8 +150,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_was_configured() {
-        let config = r#"{"cas": [{"tenant": "acme", "tags": ["new"], "idle-ttl-days": 2, "maximum-ttl-days": 30,
-                                  "on-conflict": "replace-certificates"}]}"#;
+        let config =
+            r#"{"cas": [{"tenant": "acme", "tags": ["new"], "on-conflict": "replace-certificates"}]}"#;
         let config = Config::read(&testing::context(config)).ok().unwrap();
         let on = testing::connection(Some(meter()));
         let Ok(RegistrationDecision::Register(written)) = decide(&config, &on, None, &MemoryHost::default())
@@ -162,7 +160,6 @@ mod tests {
         };
         assert_eq!(written.identity.tenant.as_deref(), Some("acme"));
         assert_eq!(written.identity.tags, ["new".to_owned(), format!("ca:{}", "33".repeat(32))]);
-        assert_eq!((written.idle_ttl, written.max_ttl), (Some(172_800), Some(2_592_000)));
         assert_eq!(written.on_conflict, ConflictPolicy::ReplaceCertificates);
     }
 

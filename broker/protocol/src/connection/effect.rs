@@ -41,8 +41,10 @@ pub enum Input {
     Retained(Vec<Outgoing>),
     /// A [`Effect::Deliver`] does not fit the client's maximum packet size.
     TooLarge(Option<PacketId>),
-    /// The gate judged a live session anew.
+    /// The gate judged a live session anew, because of [`Effect::Reauthorize`] or of its own accord.
     Reauthorized(Box<Permit>),
+    /// The gate was asked about a live session and had nothing to say: the permit goes on.
+    PermitKept,
     /// From this side: an operator, a revocation, a takeover, the end of the broker.
     Close {
         code: ReasonCode,
@@ -57,6 +59,8 @@ pub enum Effect {
     Deliver(Delivery),
     /// Ask the gate.
     Authorize(Arc<Connect>),
+    /// The permit's time is over: ask the gate again. The client stays connected meanwhile.
+    Reauthorize,
     /// Fetch or make the session of the client that the permit names.
     OpenSession {
         client_id: ByteString,

@@ -28,6 +28,8 @@ pub(super) struct Online {
     pub(super) rate: Option<Box<Rate>>,
     /// The client published too fast and is not read until then.
     pub(super) paused_until: Option<Instant>,
+    /// When the gate is to be asked about the permit; `None` also while it is asked.
+    permit_ends: Option<Instant>,
     last_packet: Instant,
 }
 
@@ -69,7 +71,12 @@ impl Connection {
             }
             Input::Reauthorized(permit) => {
                 online.permit = permit;
+                online.renew_permit(now);
                 online.review_subscriptions(&mut self.effects);
+                Ok(())
+            }
+            Input::PermitKept => {
+                online.renew_permit(now);
                 Ok(())
             }
             Input::Close { code, reason } => return self.dismiss(now, online, code, reason),
@@ -88,7 +95,11 @@ impl Connection {
             | Input::SessionRefused(_) => Ok(()), // Answers to what was not asked.
         };
         match done {
-            Ok(()) => State::Online(online),
+            Ok(()) => {
+                // A client that keeps the driver busy does not put this off: its timer comes last.
+                online.ask_when_over(now, &mut self.effects);
+                State::Online(online)
+            }
             Err(fault) => self.dismiss(now, online, fault.code(), fault.reason()),
         }
     }
@@ -169,7 +180,7 @@ impl Online {
         session: Session,
     ) -> Self {
         let rate = Rate::new(&permit.limits, now);
-        Self {
+        let mut online = Self {
             connect,
             terms,
             permit,
@@ -178,26 +189,42 @@ impl Online {
             unacknowledged: 0,
             rate,
             paused_until: None,
+            permit_ends: None,
             last_packet: now,
-        }
+        };
+        online.renew_permit(now);
+        online
+    }
+
+    /// The permit's time counts from here.
+    fn renew_permit(&mut self, now: Instant) {
+        self.permit_ends = self.permit.valid_for.map(|validity| now.after(validity));
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let silence = self.terms.silence_allowed().map(|allowed| self.last_packet.after(allowed));
-        match (silence, self.paused_until) {
-            (Some(silence), Some(paused)) => Some(silence.min(paused)),
-            (silence, paused) => silence.or(paused),
-        }
+        // A client that is not read cannot be heard.
+        let silence = || self.terms.silence_allowed().map(|allowed| self.last_packet.after(allowed));
+        [self.paused_until.or_else(silence), self.permit_ends].into_iter().flatten().min()
     }
 
-    pub(super) fn timeout(&mut self, now: Instant) -> Option<Fault> {
+    pub(super) fn timeout(&mut self, now: Instant, effects: &mut VecDeque<Effect>) -> Option<Fault> {
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.last_packet = now; // It was this side that did not read.
         }
         let silent =
             self.terms.silence_allowed().is_some_and(|allowed| self.last_packet.after(allowed) <= now);
-        (silent && self.paused_until.is_none()).then_some(Fault::KeepAlive)
+        if silent && self.paused_until.is_none() {
+            return Some(Fault::KeepAlive);
+        }
+        self.ask_when_over(now, effects);
+        None
+    }
+
+    fn ask_when_over(&mut self, now: Instant, effects: &mut VecDeque<Effect>) {
+        if self.permit_ends.take_if(|end| *end <= now).is_some() {
+            effects.push_back(Effect::Reauthorize);
+        }
     }
 
     pub(super) fn is_paused(&self) -> bool {

@@ -36,6 +36,7 @@ fn granted<'a>(client_id: &'static str, rules: &'a [AclRule], otherwise: Effect)
         rules,
         otherwise,
         limits: GrantLimits::default(),
+        valid_for: None,
         generation: 1,
     }
 }

@@ -331,3 +331,21 @@ fn a_fast_client_is_not_read_for_a_while() {
     "#
     );
 }
+
+#[test]
+fn a_client_that_is_not_read_is_not_silent() {
+    insta::assert_snapshot!(
+        play(&["connect c clean keep-alive=1", "admit bytes=1", "publish ten-bytes", "wait 5", "ping", "wait 4", "ping", "wait 1", "wait 1"]),
+        @r#"
+        connect c clean keep-alive=1 => Authorize("c")
+        admit bytes=1 => OpenSession(c clean), Connected, CONNACK 0x00
+        publish ten-bytes => Limited(Bytes), Publish(ten-bytes)
+        wait 5 => nothing
+        ping => not read
+        wait 4 => nothing
+        ping => PINGRESP
+        wait 1 => nothing
+        wait 1 => DISCONNECT 0x8d, Close(Server 0x8d keep_alive_timeout session ends in 0s)
+    "#
+    );
+}

@@ -5,8 +5,9 @@
 //! ```text
 //! connect ID [v3|v31|v5] [clean] [keep-alive=N] [expiry=N] [receive-maximum=N] [maximum=N] [no-problem-info]
 //!            [will=TOPIC] [will-qos=N] [will-delay=N] [will-retain]
-//! admit [RULE,RULE…] [subscriptions=N] [rate=N] [expiry=N] [keep-alive=N] [qos=N]   (a rule: +filter or -filter)
-//! deny CODE | reauthorize RULES | close CODE | lost | wait SECONDS | malformed | nobody (is subscribed from now on)
+//! admit [RULE,RULE…] [subscriptions=N] [rate=N] [bytes=N] [expiry=N] [keep-alive=N] [qos=N] [valid-for=SECONDS]
+//! (a rule: +filter or -filter) | reauthorize (as admit) | kept (the permit, by the gate) | deny CODE | close CODE
+//! wait SECONDS | late SECONDS (nobody looks at the timer) | lost | malformed | nobody (is subscribed from now on)
 //! publish TOPIC [qos=N] [id=N] [dup] [retain] [alias=N] | puback ID | pubrec ID [CODE] | pubrel ID | pubcomp ID
 //! subscribe FILTER… [qos=N] [handling=N] [id=N] | unsubscribe FILTER… | ping | disconnect [CODE] [expiry=N] | auth
 //! deliver TOPIC [qos=N] [expiry=N] | retained TOPIC… | again (the same session on a new connection; then `connect`)
@@ -119,10 +120,12 @@ impl Stage {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let words = Words::of(rest);
         match verb {
+            "late" => self.pass(&words),
             "wait" => {
-                let seconds: f64 = words.plain[0].parse().unwrap();
-                self.now = self.now.after(Duration::from_secs_f64(seconds));
+                self.pass(&words);
                 self.connection.handle_timeout(self.now);
+                // Or else the driver would turn in circles.
+                assert!(self.connection.deadline().is_none_or(|deadline| deadline > self.now), "{line}");
             }
             "again" => {
                 self.connection = Connection::new(self.now, Arc::clone(&self.limits));
@@ -143,11 +146,17 @@ impl Stage {
         seen
     }
 
+    fn pass(&mut self, words: &Words<'_>) {
+        let seconds: f64 = words.plain[0].parse().unwrap();
+        self.now = self.now.after(Duration::from_secs_f64(seconds));
+    }
+
     fn input(&mut self, verb: &str, words: &Words<'_>) -> Input {
         match verb {
             "connect" => Input::Packet(Packet::Connect(Box::new(self.connect(words)))),
             "admit" => Input::Admitted(self.permit(words)),
             "reauthorize" => Input::Reauthorized(self.permit(words)),
+            "kept" => Input::PermitKept,
             "deny" => Input::Refused(Refused::new(code(words.plain[0]), Reason::PluginDenied)),
             "close" => Input::Close { code: code(words.plain[0]), reason: Reason::AdminAction },
             "lost" => Input::TransportClosed,
@@ -214,6 +223,7 @@ impl Stage {
         let limits = GrantLimits {
             subscriptions: words.number("subscriptions"),
             publishes_per_second: words.number("rate"),
+            publish_bytes_per_second: words.number("bytes"),
             session_expiry: words.number("expiry"),
             keep_alive: words.number("keep-alive"),
             maximum_qos: words.number("qos"),
@@ -228,6 +238,7 @@ impl Stage {
             rules: &rules,
             otherwise: RuleEffect::Deny,
             limits,
+            valid_for: words.number("valid-for").map(Duration::from_secs),
             generation: 1,
         };
         Box::new(Permit::granted_by(&granted).unwrap())
@@ -238,6 +249,7 @@ impl Stage {
             Effect::Send(packet) => show(&packet),
             Effect::Deliver(delivery) => show_delivery(&delivery, self.now),
             Effect::Authorize(connect) => format!("Authorize({:?})", &*connect.client_id),
+            Effect::Reauthorize => "Reauthorize".to_owned(),
             Effect::OpenSession { client_id, device_id, clean_start } => {
                 let older = self.session.take().filter(|_| !clean_start);
                 let present = older.is_some();

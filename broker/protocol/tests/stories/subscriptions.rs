@@ -82,6 +82,103 @@ fn retained_messages_wait_for_their_turn() {
 }
 
 #[test]
+fn a_permit_that_is_over_is_asked_about() {
+    let kept = [
+        "connect c clean",
+        "admit valid-for=60",
+        "wait 59",
+        "publish a",
+        "wait 1",
+        "wait 600",
+        "kept",
+        "wait 59",
+        "wait 1",
+    ];
+    insta::assert_snapshot!(play(&kept), @r#"
+        connect c clean => Authorize("c")
+        admit valid-for=60 => OpenSession(c clean), Connected, CONNACK 0x00
+        wait 59 => nothing
+        publish a => Publish(a)
+        wait 1 => Reauthorize
+        wait 600 => nothing
+        kept => nothing
+        wait 59 => nothing
+        wait 1 => Reauthorize
+    "#);
+    // The clock of a new permit starts with it, also when nobody waited for it.
+    let replaced = [
+        "connect c clean",
+        "admit valid-for=60",
+        "wait 50",
+        "reauthorize +# valid-for=20",
+        "wait 19",
+        "wait 1",
+        "reauthorize",
+        "wait 600",
+    ];
+    insta::assert_snapshot!(play(&replaced), @r#"
+        connect c clean => Authorize("c")
+        admit valid-for=60 => OpenSession(c clean), Connected, CONNACK 0x00
+        wait 50 => nothing
+        reauthorize +# valid-for=20 => nothing
+        wait 19 => nothing
+        wait 1 => Reauthorize
+        reauthorize => nothing
+        wait 600 => nothing
+    "#);
+    insta::assert_snapshot!(play(&["connect c clean", "admit valid-for=0", "wait 0.9", "wait 0.1"]), @r#"
+        connect c clean => Authorize("c")
+        admit valid-for=0 => OpenSession(c clean), Connected, CONNACK 0x00
+        wait 0.9 => nothing
+        wait 0.1 => Reauthorize
+    "#);
+    // Neither silence nor haste changes when it is over.
+    let busy = [
+        "connect c clean keep-alive=4",
+        "admit bytes=1 valid-for=5",
+        "publish ten-bytes",
+        "wait 5",
+        "kept",
+        "wait 4",
+        "wait 1",
+        "wait 5",
+    ];
+    insta::assert_snapshot!(play(&busy), @r#"
+        connect c clean keep-alive=4 => Authorize("c")
+        admit bytes=1 valid-for=5 => OpenSession(c clean), Connected, CONNACK 0x00
+        publish ten-bytes => Limited(Bytes), Publish(ten-bytes)
+        wait 5 => Reauthorize
+        kept => nothing
+        wait 4 => nothing
+        wait 1 => Reauthorize
+        wait 5 => DISCONNECT 0x8d, Close(Server 0x8d keep_alive_timeout session ends in 0s)
+    "#);
+    // A client that is never quiet is asked about all the same, once.
+    let storm = [
+        "connect c clean",
+        "admit valid-for=60",
+        "late 60",
+        "publish a",
+        "deliver b",
+        "wait 1",
+        "reauthorize +a valid-for=60",
+        "late 60",
+        "deliver a",
+    ];
+    insta::assert_snapshot!(play(&storm), @r#"
+        connect c clean => Authorize("c")
+        admit valid-for=60 => OpenSession(c clean), Connected, CONNACK 0x00
+        late 60 => nothing
+        publish a => Publish(a), Reauthorize
+        deliver b => PUBLISH b qos 0
+        wait 1 => nothing
+        reauthorize +a valid-for=60 => nothing
+        late 60 => nothing
+        deliver a => PUBLISH a qos 0, Reauthorize
+    "#);
+}
+
+#[test]
 fn a_narrower_permit_ends_what_it_does_not_cover() {
     insta::assert_snapshot!(
         play(&["connect c clean", "admit", "subscribe a b qos=1", "reauthorize +a", "publish b"]),

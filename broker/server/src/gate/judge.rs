@@ -360,6 +360,7 @@ pub(super) fn permit(decision: &Decision, accepted: &Accepted, generation: u64) 
         rules,
         otherwise: decision.grant.otherwise,
         limits: decision.grant.limits,
+        valid_for: decision.grant.valid_for,
         generation,
     })
     .map_err(|error| {

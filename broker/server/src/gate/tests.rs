@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use mqgate_codec::{ConnectProperties, ProtocolVersion};
 use mqgate_identity::hooks::{
-    Acl, Authentication, Authorization, ConflictPolicy, ConnackReason, FailureKind, Grant, Registration,
-    RegistrationDecision,
+    Acl, Attribute, Authentication, Authorization, ConflictPolicy, ConnackReason, FailureKind, Grant,
+    Identity, Registration, RegistrationDecision, Value,
 };
 use mqgate_identity::registry::rules::RevocationReason;
 
@@ -153,13 +153,7 @@ fn allow() -> Arc<FakeHook> {
 }
 
 fn registration(device_id: &str, on_conflict: ConflictPolicy) -> Registration {
-    Registration {
-        identity: identity(device_id),
-        idle_ttl: None,
-        max_ttl: None,
-        on_conflict,
-        attributes: Vec::new(),
-    }
+    Registration { identity: identity(device_id), on_conflict, attributes: Vec::new() }
 }
 
 fn said(admission: &Admission) -> String {
@@ -394,6 +388,57 @@ async fn client_ids() {
         refused => panic!("{refused:?}"),
     };
     assert_ne!(drawn().await, drawn().await);
+}
+
+#[tokio::test]
+async fn a_grant_says_how_long_its_permit_lasts() {
+    let world = World::new().await;
+    let accepted = world.accepted("one_way", None);
+    let seconds = std::time::Duration::from_secs;
+    for (granted, expected) in
+        [(None, None), (Some(seconds(90)), Some(seconds(90))), (Some(seconds(0)), Some(seconds(1)))]
+    {
+        let may = authorizer(Ok(Authorization::Allow(Grant { valid_for: granted, ..grant("#") })));
+        let gate = world.gate(vec![member("p0", &authenticator(accept("d"))), member("p1", &may)]);
+        let Admission::Admitted(permit) = gate.admit(&accepted, &connect("c1")).await else {
+            panic!("refused")
+        };
+        assert_eq!(permit.valid_for, expected);
+        let Reauthorization::Replaced(permit) = gate.reauthorize(&accepted, &connect("c1"), &permit).await
+        else {
+            panic!("not replaced")
+        };
+        assert_eq!(permit.valid_for, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_a_registrar_says_about_a_device_is_written_down() {
+    let world = World::new().await;
+    let device = world.ca.device("device-7");
+    let attribute = |name: &str, value| Attribute { name: name.into(), value };
+    let said = Registration {
+        identity: Identity {
+            tenant: Some("acme".into()),
+            tags: vec!["meter".into(), "new".into()],
+            attributes: vec![attribute("model", Value::Text("m1".into()))],
+            ..identity("device-7")
+        },
+        attributes: vec![
+            attribute("site.floor", Value::Integer(3)),
+            attribute("roles", Value::Texts(vec!["a".into(), "b".into()])),
+        ],
+        ..registration("device-7", ConflictPolicy::Refuse)
+    };
+    let says = registrar(Ok(RegistrationDecision::Register(said)));
+    let gate = world.gate(vec![member("r", &says), member("a", &allow())]);
+    let admission = gate.admit(&world.accepted("auto", Some(&device)), &connect("c1")).await;
+    assert!(matches!(admission, Admission::Admitted(_)), "{admission:?}");
+    let record = world.registry.device(device.id()).await.unwrap().unwrap();
+    assert_eq!((record.tenant.as_deref(), record.tags.join(" ")), (Some("acme"), "meter new".to_owned()));
+    let attributes: Vec<_> =
+        record.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(attributes, ["model=m1", "roles=a,b", "site.floor=3"]);
 }
 
 #[tokio::test]

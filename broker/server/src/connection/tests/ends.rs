@@ -1,6 +1,11 @@
 //! How connections end, who hears of it, and what is written down.
 
+use mqgate_identity::hooks::{
+    Authentication, Authorization, ChainMember, ConnackReason, FailureKind, Grant, HookFailure,
+};
+
 use super::*;
+use crate::testing::{FakeHook, denial, failure, grant, hooks, identity, member};
 
 #[tokio::test(start_paused = true)]
 async fn silence_ends_a_connection_after_one_and_a_half_keep_alives() {
@@ -99,6 +104,63 @@ async fn a_withdrawn_permit_ends_the_session() {
     let refused =
         r#"mqgate_connects_total{protocol_version="5",reason_code="not_authorized",result="refused"}"#;
     assert_eq!(world.metric(refused), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_lasts_as_long_as_it_says() {
+    let world = World::new();
+    let asked = || world.asked.load(Ordering::SeqCst);
+    let valid_for = |validity| *world.valid_for.lock().unwrap() = validity;
+    valid_for(Some(SECOND * 60));
+    let mut peer = world.client("c").await;
+    tokio::time::sleep(SECOND * 59).await;
+    peer.is_quiet().await;
+    assert_eq!(asked(), 1);
+    valid_for(Some(SECOND * 10));
+    tokio::time::sleep(SECOND * 2).await;
+    peer.is_quiet().await;
+    assert_eq!(asked(), 2);
+    // A permit that comes for another reason has a clock of its own.
+    tokio::time::sleep(SECOND * 5).await;
+    valid_for(Some(Duration::ZERO));
+    world.broker.connections().reauthorize_where(|_| true);
+    peer.is_quiet().await;
+    assert_eq!(asked(), 3);
+    tokio::time::sleep(SECOND * 10 + SECOND / 2).await;
+    assert_eq!(asked(), 13, "not more than once in a second");
+    world.barred.lock().unwrap().insert("c".into());
+    assert_eq!(peer.dismissal().await, ReasonCode::NOT_AUTHORIZED);
+    peer.gone().await;
+    tokio::time::sleep(SECOND * 60).await;
+    assert_eq!(asked(), 14, "nobody is asked about a connection that is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_goes_on_while_nobody_can_be_asked() {
+    let authorizer = |answer: Result<Authorization, HookFailure>| {
+        Arc::new(FakeHook { authorization: Some(answer), ..FakeHook::default() })
+    };
+    let chain = |authorizer: &Arc<FakeHook>| -> Vec<Arc<ChainMember>> {
+        let accept = Authentication::Accept { identity: identity("d"), cache: None };
+        let accept = Arc::new(FakeHook { authentication: Some(Ok(accept)), ..FakeHook::default() });
+        vec![member("who", &accept), member("may", authorizer)]
+    };
+    let valid = Grant { valid_for: Some(SECOND * 60), ..grant("#") };
+    let hooks_in_force = hooks(chain(&authorizer(Ok(Authorization::Allow(valid)))));
+    let world = World::gated(&hooks_in_force);
+    let mut peer = world.client("c").await;
+    let fails = authorizer(Err(failure(FailureKind::Trap)));
+    hooks_in_force.store(hooks(chain(&fails)).load_full());
+    for minute in 0..3 {
+        assert_eq!(fails.asked.load(Ordering::SeqCst), minute);
+        tokio::time::sleep(SECOND * 60 + SECOND / 10).await;
+        peer.is_quiet().await;
+    }
+    assert_eq!(peer.publish(message("a", "x", QoS::AtLeastOnce)).await, ReasonCode::NO_MATCHING_SUBSCRIBERS);
+    let denies = authorizer(Ok(Authorization::Deny(denial(ConnackReason::Banned))));
+    hooks_in_force.store(hooks(chain(&denies)).load_full());
+    assert_eq!(peer.dismissal().await, ReasonCode::NOT_AUTHORIZED);
+    assert_eq!((fails.asked.load(Ordering::SeqCst), denies.asked.load(Ordering::SeqCst)), (3, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,13 +7,17 @@ mod sessions;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqgate_codec::*;
 use mqgate_identity::certificate::CertificateFingerprint;
-use mqgate_identity::hooks::{AclRule, Effect as RuleEffect, GrantLimits, Peer as PeerAddress, RetainMatch};
+use mqgate_identity::hooks::{
+    AclRule, Effect as RuleEffect, GrantLimits, HookSet, Peer as PeerAddress, RetainMatch,
+};
 use mqgate_identity::time::UnixMillis;
 use mqgate_protocol::limits::Limits;
 use mqgate_protocol::permit::{Granted, Permit};
@@ -22,8 +26,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::audit::{AuditLog, AuditSettings};
-use crate::broker::{Admitter, BrokerParts};
-use crate::gate::Refusal;
+use crate::broker::{AdmissionRule, Admitter, BrokerParts};
+use crate::gate::{Gate, GateSettings, ListenerPolicy, Refusal};
 use crate::metrics::Metrics;
 use crate::metrics::mqtt::MqttMetrics;
 
@@ -35,6 +39,10 @@ pub(super) struct World {
     file: PathBuf,
     /// Client ids that get no permit.
     pub(super) barred: Arc<Mutex<HashSet<String>>>,
+    /// Of the next permits.
+    pub(super) valid_for: Arc<Mutex<Option<Duration>>>,
+    /// How often the rule was asked.
+    pub(super) asked: Arc<AtomicUsize>,
     _folder: tempfile::TempDir,
 }
 
@@ -115,16 +123,35 @@ impl World {
     }
 
     pub(super) fn with(limits: Limits) -> Self {
+        Self::judged(limits, |_, _, rule| Admitter::Rule(rule))
+    }
+
+    /// With a gate over `hooks` instead of the rule.
+    pub(super) fn gated(hooks: &Arc<ArcSwap<HookSet>>) -> Self {
+        Self::judged(Limits::default(), |audit, metrics, _| {
+            let settings =
+                GateSettings { other_listeners: Some(ListenerPolicy::default()), ..GateSettings::default() };
+            let (audit, metrics) = (Arc::clone(audit), Arc::clone(&metrics.gate));
+            Admitter::Gate(Arc::new(Gate::new(Arc::clone(hooks), None, audit, metrics, settings)))
+        })
+    }
+
+    fn judged(
+        limits: Limits,
+        admitter: impl FnOnce(&Arc<AuditLog>, &Metrics, AdmissionRule) -> Admitter,
+    ) -> Self {
         let metrics = crate::testing::metrics();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.jsonl");
         let settings = AuditSettings { path: Some(file.clone()), ..AuditSettings::default() };
         let audit = Arc::new(AuditLog::open(settings, Arc::clone(&metrics.gate)).unwrap());
         let barred = Arc::new(Mutex::new(HashSet::<String>::new()));
-        let rule = {
-            let barred = Arc::clone(&barred);
-            move |_: &Accepted, connect: &Connect| match barred.lock().unwrap().contains(&*connect.client_id)
-            {
+        let valid_for = Arc::new(Mutex::new(None));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (bars, validity, count) = (Arc::clone(&barred), Arc::clone(&valid_for), Arc::clone(&asked));
+        let rule = move |_: &Accepted, connect: &Connect| {
+            count.fetch_add(1, Ordering::SeqCst);
+            match bars.lock().unwrap().contains(&*connect.client_id) {
                 true => Admission::Refused(Refusal {
                     reason: Reason::PluginDenied,
                     code: ReasonCode::NOT_AUTHORIZED,
@@ -132,18 +159,18 @@ impl World {
                     server_reference: None,
                     retry_after: None,
                 }),
-                false => Admission::Admitted(Box::new(permit(&connect.client_id))),
+                false => Admission::Admitted(Box::new(permit(&connect.client_id, *validity.lock().unwrap()))),
             }
         };
         let broker = Broker::new(BrokerParts {
-            admitter: Admitter::Rule(Box::new(rule)),
+            admitter: admitter(&audit, &metrics, Box::new(rule)),
             audit: Arc::clone(&audit),
             metrics: Arc::new(MqttMetrics::register(metrics.registry()).unwrap()),
             limits,
         });
         let shutdown = CancellationToken::new();
         tokio::spawn(Arc::clone(&broker).housekeeping(shutdown.clone()));
-        Self { broker, shutdown, metrics, audit, file, barred, _folder: folder }
+        Self { broker, shutdown, metrics, audit, file, barred, valid_for, asked, _folder: folder }
     }
 
     /// A transport whose other end nobody has written to. `room` is what it holds unread, each way.
@@ -329,7 +356,7 @@ pub(super) fn qos(bits: u8) -> SubscriptionOptions {
 }
 
 /// Everything but `secret/#`.
-fn permit(client_id: &str) -> Permit {
+fn permit(client_id: &str, valid_for: Option<Duration>) -> Permit {
     let rule = |effect, filter: &str| AclRule {
         effect,
         publish: true,
@@ -348,6 +375,7 @@ fn permit(client_id: &str) -> Permit {
         rules: &[rule(RuleEffect::Deny, "secret/#"), rule(RuleEffect::Allow, "+/#")],
         otherwise: RuleEffect::Deny,
         limits: GrantLimits::default(),
+        valid_for,
         generation: 1,
     })
     .unwrap()
