@@ -85,6 +85,11 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// Whether the variable `name` must be filled in here.
+    pub fn uses(&self, name: &str) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Variable(variable) if variable == name))
+    }
+
     /// Fills in what `value` answers; an error of `value` ends it.
     pub fn expand<'v, E: From<ExpandError>>(
         &self,

@@ -118,6 +118,15 @@ impl Config {
             Template::parse(&text, known, |_| false)
                 .map_err(|error| problem("/require-username-matches", error.to_string()))
         });
+        let is_client_id_proven = !matches!(raw.client_id, RawClientId::Any);
+        let user_name = user_name.transpose()?;
+        let proven = match &user_name {
+            None => Err("require-username-matches is not set"),
+            Some(template) if template.uses("client-id") && !is_client_id_proven => {
+                Err("require-username-matches compares it with the client id, and client-id is \"any\"")
+            }
+            Some(_) => Ok(()),
+        };
         let rules = raw.rules.unwrap_or_else(own_topics).into_iter().enumerate();
         Ok(Self {
             device_id: raw.device_id,
@@ -127,14 +136,15 @@ impl Config {
                 RawClientId::EqualsDeviceId => ClientId::EqualsDeviceId,
                 RawClientId::StartsWithDeviceId => ClientId::StartsWithDeviceId { separator },
             },
-            user_name: user_name.transpose()?,
-            rules: rules.map(|(index, rule)| rule.check(index)).collect::<Result<_, _>>()?,
+            user_name,
+            rules: rules.map(|(index, rule)| rule.check(index, proven)).collect::<Result<_, _>>()?,
         })
     }
 }
 
 impl RawRule {
-    fn check(self, index: usize) -> Result<Rule, InitError> {
+    /// `proven`: whether the user name of a client is more than its claim.
+    fn check(self, index: usize, proven: Result<(), &str>) -> Result<Rule, InitError> {
         let at = format!("/rules/{index}");
         // Refusals first: the first line that matches decides.
         let lists = [
@@ -146,7 +156,14 @@ impl RawRule {
         let mut lines = Vec::new();
         for (kind, key, filters) in lists {
             for (position, text) in filters.iter().enumerate() {
-                lines.push(Line { kind, filter: filter(&format!("{at}/{key}/{position}"), text)? });
+                let at = format!("{at}/{key}/{position}");
+                let filter = filter(&at, text)?;
+                if filter.uses("username")
+                    && let Err(why) = proven
+                {
+                    return Err(problem(at, format!("a client can choose its ${{username}}: {why}")));
+                }
+                lines.push(Line { kind, filter });
             }
         }
         if self.refuse && !lines.is_empty() {
@@ -251,6 +268,28 @@ mod tests {
         assert_eq!(config.rules[1].name, "rule 1");
         assert_eq!(config.rules[1].lines.len(), 4);
         assert_eq!(config.rules[1].limits.subscriptions, Some(10));
+    }
+
+    #[test]
+    fn a_user_name_that_is_only_claimed_is_in_no_topic() {
+        for list in ["deny-publish", "deny-subscribe", "allow-publish", "allow-subscribe"] {
+            let with = |more: &str| {
+                read(&format!(r#"{{{more} "rules": [{{}}, {{"{list}": ["a", "users/${{username}}/#"]}}]}}"#))
+            };
+            let refused = |more: &str| {
+                let (at, why) = with(more).err().unwrap_or_else(|| panic!("{list} was taken with {more}"));
+                assert_eq!(at, format!("/rules/1/{list}/1"), "{why}");
+                why
+            };
+            assert!(refused("").contains("require-username-matches is not set"));
+            assert!(refused(r#""require-username-matches": "${client-id}","#).contains("client-id is"));
+            for proof in [
+                r#""require-username-matches": "${device-id}@${o}","#,
+                r#""require-username-matches": "${client-id}", "client-id": "equals-device-id","#,
+            ] {
+                assert!(with(proof).is_ok(), "{proof}");
+            }
+        }
     }
 
     #[test]

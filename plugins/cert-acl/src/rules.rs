@@ -132,7 +132,7 @@ mod tests {
         Ok(lines.iter().map(show).collect())
     }
 
-    const CONFIG: &str = r##"{"rules": [
+    const CONFIG: &str = r##"{"require-username-matches": "user", "rules": [
         {"name": "banned", "match": {"ou": "banned"}, "refuse": true},
         {"match": {"ou": "meters", "issuer-cn": "Test CA"},
          "allow-publish": ["data/${o}/${device-id}/#"],
