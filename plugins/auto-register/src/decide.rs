@@ -1,7 +1,7 @@
 //! What becomes of one unknown certificate.
 //!
 //! What costs nothing is judged first; then the rate, which bounds how often the rest can be asked for; the
-//! quota, which may have to read the registry, comes last.
+//! quota, for which the registry is asked, comes last.
 
 use mqgate_plugin_sdk::certificate::{anchor, hex};
 use mqgate_plugin_sdk::host::{KeyValue, Registry};
@@ -41,7 +41,7 @@ pub fn decide(
         return Ok(deny(ConnackReason::ConnectionRateExceeded, detail));
     }
     let tag = format!("ca:{authority}");
-    if quota::count(host, &format!("devices/{authority}"), &tag, ca.maximum_devices)? == Room::Full {
+    if quota::room(host, &tag, ca.maximum_devices)? == Room::Full {
         let detail = format!("{} has {} devices, its maximum", anchor.name, ca.maximum_devices);
         return Ok(deny(ConnackReason::QuotaExceeded, detail));
     }
