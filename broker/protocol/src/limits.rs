@@ -33,6 +33,8 @@ pub struct Limits {
     pub will_delay_maximum: Duration,
     /// Sessions of a broker, connected or not.
     pub sessions: usize,
+    /// Sessions of one device, connected or not: how many client ids it may use at a time.
+    pub sessions_per_device: usize,
     /// Retained messages that one new subscription gets.
     pub retained_per_subscription: usize,
     /// Retained messages that wait for one session.
@@ -97,6 +99,7 @@ impl Default for Limits {
             session_expiry_maximum: Duration::from_secs(2 * 60 * 60),
             will_delay_maximum: Duration::from_secs(24 * 60 * 60),
             sessions: 1_000_000,
+            sessions_per_device: 1_000,
             retained_per_subscription: 10_000,
             retained_backlog: 20_000,
             outbox: OutboxLimits::default(),

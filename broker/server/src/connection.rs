@@ -28,7 +28,7 @@ use crate::directory::{ConnectionHandle, Farewell};
 use crate::gate::{Accepted, Admission, Reauthorization};
 use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::{Tally, Transport};
-use crate::sessions::{Handover, Opened};
+use crate::sessions::{Handover, Name, Opened};
 
 /// With this much to be written, nothing more is read or taken from the mailbox: the client is slow.
 const OUTPUT_HIGH_WATER: usize = 128 * 1024;
@@ -447,7 +447,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 let broker = Arc::clone(&self.broker);
                 let opened = broker
                     .sessions
-                    .open(&self.handle, client_id, device_id, clean_start, || broker.now())
+                    .open(&self.handle, Name { device_id, client_id }, clean_start, || broker.now())
                     .await;
                 match opened {
                     Ok(Opened { session, mailbox, present }) => {

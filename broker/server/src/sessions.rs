@@ -1,5 +1,9 @@
 //! Where each client's session is: with the task of its connection, or parked here. Hands it over when the
 //! client connects again, publishes wills when they are due, and ends what has expired.
+//!
+//! A client id is a name within a device, not within the broker: it is chosen by whoever connects, so it must
+//! not be a way to another device's messages, nor to its connection. Two devices with the same client id have
+//! two sessions; the same device with the same client id takes over [MQTT-3.1.4-3].
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -23,15 +27,30 @@ use crate::routing::Router;
 const SHARDS: usize = 64;
 
 pub(crate) struct Sessions {
-    shards: Box<[Mutex<HashMap<ByteString, Place>>]>,
+    /// By device, so that one lock covers what a device has.
+    shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     count: AtomicUsize,
     /// Parked sessions with something to be done about them, the next first.
-    due: Mutex<BTreeSet<(Instant, ByteString)>>,
+    due: Mutex<BTreeSet<(Instant, Name)>>,
     keys: AtomicU64,
     limits: Arc<Limits>,
     router: Arc<Router>,
     metrics: Arc<MqttMetrics>,
+}
+
+/// What a session is known by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Name {
+    pub(crate) device_id: Arc<str>,
+    pub(crate) client_id: ByteString,
+}
+
+#[derive(Default)]
+struct Shard {
+    places: HashMap<Name, Place>,
+    /// How many of `places` each device has.
+    devices: HashMap<Arc<str>, usize>,
 }
 
 /// A session changes hands.
@@ -53,6 +72,31 @@ enum Place {
     Parked(Handover),
 }
 
+impl Name {
+    fn of(session: &Session) -> Self {
+        Self { device_id: Arc::clone(&session.device_id), client_id: session.client_id.clone() }
+    }
+}
+
+impl Shard {
+    fn add(&mut self, name: &Name, place: Place) {
+        if self.places.insert(name.clone(), place).is_none() {
+            *self.devices.entry(Arc::clone(&name.device_id)).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, name: &Name) -> Option<Place> {
+        let place = self.places.remove(name)?;
+        if let Some(count) = self.devices.get_mut(&name.device_id) {
+            *count -= 1;
+            if *count == 0 {
+                self.devices.remove(&name.device_id);
+            }
+        }
+        Some(place)
+    }
+}
+
 impl Sessions {
     pub(crate) fn new(limits: Arc<Limits>, router: Arc<Router>, metrics: Arc<MqttMetrics>) -> Self {
         metrics.sessions_limit.set(i64::try_from(limits.sessions).unwrap_or(i64::MAX));
@@ -68,21 +112,20 @@ impl Sessions {
         }
     }
 
-    fn shard(&self, client_id: &ByteString) -> &Mutex<HashMap<ByteString, Place>> {
-        &self.shards[(self.hasher.hash_one(client_id) % SHARDS as u64) as usize]
+    fn shard(&self, name: &Name) -> &Mutex<Shard> {
+        &self.shards[(self.hasher.hash_one(&name.device_id) % SHARDS as u64) as usize]
     }
 
     /// The session of a client, from an older connection or from where it was parked; a new one if there is
-    /// none, or none that this client may have.
+    /// none.
     pub(crate) async fn open(
         &self,
         handle: &Arc<ConnectionHandle>,
-        client_id: ByteString,
-        device_id: Arc<str>,
+        name: Name,
         clean_start: bool,
         now: impl Fn() -> Instant,
     ) -> Result<Opened, Refused> {
-        let older = self.enter(handle, &client_id)?;
+        let older = self.enter(handle, &name)?;
         let older = match older {
             Some(Older::Here(older)) => Some(older),
             // It comes as soon as that task has seen the order. Without an answer there is no session.
@@ -92,9 +135,7 @@ impl Sessions {
         let now = now();
         if let Some(Handover { mut session, mailbox }) = older {
             let over = session.ends_at.is_some_and(|at| at <= now);
-            // Nobody else's messages, whatever client id somebody chooses.
-            let foreign = session.device_id != device_id;
-            if !clean_start && !over && !foreign {
+            if !clean_start && !over {
                 session.will.take_if(|will| will.due > now); // [MQTT-3.1.3-9]
                 self.publish_will(&mut session);
                 mailbox.open();
@@ -104,29 +145,30 @@ impl Sessions {
         }
         let key = SessionKey(self.keys.fetch_add(1, Ordering::Relaxed));
         let mailbox = Arc::new(Mailbox::new(key, self.limits.outbox));
-        Ok(Opened { session: Box::new(Session::new(key, client_id, device_id)), mailbox, present: false })
+        let session = Box::new(Session::new(key, name.client_id, name.device_id));
+        Ok(Opened { session, mailbox, present: false })
     }
 
     /// Puts a connection in the place of a client's session; gives what was there.
-    fn enter(
-        &self,
-        handle: &Arc<ConnectionHandle>,
-        client_id: &ByteString,
-    ) -> Result<Option<Older>, Refused> {
-        let mut shard = lock(self.shard(client_id));
-        let Some(place) = shard.get_mut(client_id) else {
+    fn enter(&self, handle: &Arc<ConnectionHandle>, name: &Name) -> Result<Option<Older>, Refused> {
+        let mut shard = lock(self.shard(name));
+        let Some(place) = shard.places.get_mut(name) else {
+            let of_device = shard.devices.get(&name.device_id).copied().unwrap_or(0);
+            if of_device >= self.limits.sessions_per_device {
+                return Err(Refused::new(ReasonCode::QUOTA_EXCEEDED, Reason::QuotaExceeded));
+            }
             if self.count.fetch_add(1, Ordering::Relaxed) >= self.limits.sessions {
                 self.count.fetch_sub(1, Ordering::Relaxed);
                 return Err(Refused::new(ReasonCode::QUOTA_EXCEEDED, Reason::QuotaExceeded));
             }
-            shard.insert(client_id.clone(), Place::With(Arc::clone(handle)));
+            shard.add(name, Place::With(Arc::clone(handle)));
             self.metrics.sessions_online.inc();
             return Ok(None);
         };
         Ok(Some(match std::mem::replace(place, Place::With(Arc::clone(handle))) {
             Place::Parked(older) => {
                 if let Some(at) = older.session.due() {
-                    lock(&self.due).remove(&(at, client_id.clone()));
+                    lock(&self.due).remove(&(at, name.clone()));
                 }
                 self.metrics.sessions_offline.dec();
                 self.metrics.sessions_online.inc();
@@ -144,11 +186,11 @@ impl Sessions {
 
     /// A connection is at its end: its session goes to its heir, is parked, or ends.
     pub(crate) fn leave(&self, handle: &Arc<ConnectionHandle>, handover: Handover, now: Instant) {
-        let client_id = handover.session.client_id.clone();
+        let name = Name::of(&handover.session);
         let (messages, bytes) = handover.mailbox.park();
         self.metrics.forget_queued(messages, bytes, 0);
-        let mut shard = lock(self.shard(&client_id));
-        let ours = shard.get(&client_id).is_some_and(|place| match place {
+        let mut shard = lock(self.shard(&name));
+        let ours = shard.places.get(&name).is_some_and(|place| match place {
             Place::With(holder) => Arc::ptr_eq(holder, handle),
             Place::Parked(_) => false,
         });
@@ -166,7 +208,7 @@ impl Sessions {
         }
         self.metrics.sessions_online.dec();
         if handover.session.ends_at.is_some_and(|at| at <= now) {
-            shard.remove(&client_id);
+            shard.remove(&name);
             drop(shard);
             self.count.fetch_sub(1, Ordering::Relaxed);
             self.end(handover.session, &handover.mailbox);
@@ -177,19 +219,19 @@ impl Sessions {
         session.inflight.detach();
         let will = session.take_due_will(now);
         if let Some(at) = session.due() {
-            lock(&self.due).insert((at, client_id.clone()));
+            lock(&self.due).insert((at, name.clone()));
         }
-        shard.insert(client_id, Place::Parked(Handover { session, mailbox }));
+        shard.add(&name, Place::Parked(Handover { session, mailbox }));
         drop(shard);
         self.publish(will);
     }
 
     /// A connection that got no session after all gives its place back.
-    pub(crate) fn abandon(&self, handle: &Arc<ConnectionHandle>, client_id: &ByteString) {
-        let mut shard = lock(self.shard(client_id));
-        let ours = matches!(shard.get(client_id), Some(Place::With(holder)) if Arc::ptr_eq(holder, handle));
-        if ours {
-            shard.remove(client_id);
+    pub(crate) fn abandon(&self, handle: &Arc<ConnectionHandle>, name: &Name) {
+        let mut shard = lock(self.shard(name));
+        let place = shard.places.get(name);
+        if matches!(place, Some(Place::With(holder)) if Arc::ptr_eq(holder, handle)) {
+            shard.remove(name);
             drop(shard);
             self.count.fetch_sub(1, Ordering::Relaxed);
             self.metrics.sessions_online.dec();
@@ -198,15 +240,15 @@ impl Sessions {
 
     /// Publishes wills and ends sessions whose time has come.
     pub(crate) fn sweep(&self, now: Instant) {
-        while let Some(client_id) = self.next_due(now) {
-            let mut shard = lock(self.shard(&client_id));
-            let Some(Place::Parked(Handover { session, .. })) = shard.get_mut(&client_id) else { continue };
+        while let Some(name) = self.next_due(now) {
+            let mut shard = lock(self.shard(&name));
+            let Some(Place::Parked(Handover { session, .. })) = shard.places.get_mut(&name) else { continue };
             let will = session.take_due_will(now);
             let over = session.ends_at.is_some_and(|at| at <= now);
             let next = session.due().filter(|_| !over);
-            let ended = if over { shard.remove(&client_id) } else { None };
+            let ended = if over { shard.remove(&name) } else { None };
             if let Some(at) = next {
-                lock(&self.due).insert((at, client_id));
+                lock(&self.due).insert((at, name));
             }
             drop(shard);
             self.publish(will);
@@ -218,10 +260,10 @@ impl Sessions {
         }
     }
 
-    fn next_due(&self, now: Instant) -> Option<ByteString> {
+    fn next_due(&self, now: Instant) -> Option<Name> {
         let mut due = lock(&self.due);
         let is_due = due.first().is_some_and(|(at, _)| *at <= now);
-        if is_due { due.pop_first().map(|(_, client_id)| client_id) } else { None }
+        if is_due { due.pop_first().map(|(_, name)| name) } else { None }
     }
 
     /// Everything of a session goes, except that its will is heard.

@@ -1,5 +1,6 @@
 //! How a connection ends: the session moves on, the audit log hears about it, the client gets the last bytes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
@@ -16,6 +17,7 @@ use crate::clock;
 use crate::directory::ConnectionHandle;
 use crate::gate::{Accepted, event_about};
 use crate::metrics::mqtt;
+use crate::sessions::Name;
 
 /// How long the last bytes may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -32,7 +34,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             Some(handover) => self.broker.sessions.leave(&self.handle, handover, self.broker.now()),
             None => {
                 if let Some(admitted) = self.handle.admitted() {
-                    self.broker.sessions.abandon(&self.handle, &admitted.client_id);
+                    let name = Name {
+                        device_id: Arc::clone(&admitted.device_id),
+                        client_id: admitted.client_id.clone(),
+                    };
+                    self.broker.sessions.abandon(&self.handle, &name);
                 }
             }
         }

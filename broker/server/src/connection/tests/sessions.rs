@@ -157,18 +157,43 @@ async fn a_will_waits_for_its_delay_and_is_forgotten_when_the_client_comes_back(
     assert_eq!(world.metric("mqgate_will_published_total"), 3.0);
 }
 
-/// The permit says who somebody is; the client id is only a name.
+/// A client id is a name within a device: it is neither a way to the messages of another device nor to its
+/// connection.
 #[tokio::test(start_paused = true)]
-async fn nobody_gets_the_session_of_another_device() {
+async fn devices_with_one_client_id_do_not_meet() {
     let world = World::new();
     let (mut owner, _) = world.connect(&Hello::v5("c@owner").lasting(60)).await;
     owner.subscribe("t", qos(1)).await;
-    owner.lose().await;
     let mut publisher = world.client("p").await;
-    publisher.publish(message("t", "for the owner", QoS::AtLeastOnce)).await;
-    let (mut thief, present) = world.connect(&Hello::v5("c@thief").lasting(60)).await;
+    let (mut other, present) = world.connect(&Hello::v5("c@other").lasting(60)).await;
     assert!(!present);
-    thief.is_quiet().await;
+    publisher.publish(message("t", "one", QoS::AtLeastOnce)).await;
+    assert_eq!(owner.message().await.payload, "one");
+    other.is_quiet().await;
+    assert_eq!(world.metric("mqgate_session_takeovers_total"), 0.0);
+
+    owner.lose().await;
+    publisher.publish(message("t", "two", QoS::AtLeastOnce)).await;
+    let (_clean, _) = world.connect(&Hello::v5("c@other")).await;
+    let (mut owner, present) = world.connect(&Hello::v5("c@owner").lasting(60)).await;
+    assert!(present, "what the other does with its session is its own affair");
+    assert_eq!(owner.message().await.payload, "two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_ids_of_one_device_are_bounded() {
+    let world = World::with(Limits { sessions_per_device: 2, ..Limits::default() });
+    let (first, _) = world.connect(&Hello::v5("a@one")).await;
+    let (parked, _) = world.connect(&Hello::v5("b@one").lasting(60)).await;
+    parked.lose().await;
+    let mut third = world.dial(ProtocolVersion::V5, 1024);
+    third.send(&Hello::v5("c@one").packet()).await;
+    let Packet::ConnAck(connack) = third.next().await else { panic!() };
+    assert_eq!(connack.code.reason(), ReasonCode::QUOTA_EXCEEDED);
+    world.connect(&Hello::v5("c@two")).await;
+    assert!(world.connect(&Hello::v5("b@one").lasting(60)).await.1, "its own session is no new one");
+    first.disconnect().await;
+    world.connect(&Hello::v5("c@one")).await;
 }
 
 #[tokio::test(start_paused = true)]
