@@ -10,7 +10,7 @@ use mqgate_identity::registry::CaCertificate;
 use serde::{Deserialize, Serialize};
 
 use super::devices::{ForceQuery, bad_json};
-use super::{Actor, AdminParts, Page, Problem, note_failure};
+use super::{Actor, AdminParts, Page, Problem};
 use crate::registry::RegistryError;
 
 pub(super) fn routes() -> Router<AdminParts> {
@@ -65,11 +65,7 @@ async fn add(
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     match parts.registry.add_ca(&body.pem, &body.name, &actor.0).await {
         Ok(ca) => Ok((StatusCode::CREATED, Json(ca.into()))),
-        Err(error) => {
-            let problem = Problem::from(error);
-            note_failure(&parts.audit, &actor, "ca.add", &body.name, &problem);
-            Err(problem)
-        }
+        Err(error) => Err(Problem::from(error).about(body.name)),
     }
 }
 
@@ -79,11 +75,6 @@ async fn remove(
     Path(id): Path<String>,
     Query(query): Query<ForceQuery>,
 ) -> Result<Json<Shown>, Problem> {
-    let removed = match find(&parts, &id) {
-        Ok(ca) => parts.registry.remove_ca(ca.id, query.force(), &actor.0).await.map_err(Problem::from),
-        Err(problem) => Err(problem),
-    };
-    removed.map(|ca| Json(ca.into())).inspect_err(|problem| {
-        note_failure(&parts.audit, &actor, "ca.remove", &id, problem);
-    })
+    let id = find(&parts, &id)?.id;
+    Ok(Json(parts.registry.remove_ca(id, query.force(), &actor.0).await?.into()))
 }

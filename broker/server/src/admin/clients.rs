@@ -11,7 +11,7 @@ use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, AdminParts, Page, Problem, note_failure, page_size, shortened};
+use super::{Actor, AdminParts, Page, Problem, page_size, shortened};
 use crate::directory::ConnectionHandle;
 
 pub(super) fn routes() -> Router<AdminParts> {
@@ -104,9 +104,7 @@ async fn kick(
         Reason::AdminAction,
     );
     if count == 0 {
-        let problem = not_connected();
-        note_failure(&parts.audit, &actor, "client.kick", &client_id, &problem);
-        return Err(problem);
+        return Err(not_connected());
     }
     let mut event = AuditEvent::new(names::ADMIN_ACTION, Outcome::Success, Reason::AdminAction)
         .actor(&*actor.0)

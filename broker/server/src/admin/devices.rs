@@ -13,7 +13,7 @@ use mqgate_identity::registry::rules::{Force, OnTombstone, RevocationReason, eff
 use mqgate_identity::registry::{DeviceCertificate, DeviceState};
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, AdminParts, Page, Problem, note_failure, page_size};
+use super::{Actor, AdminParts, Page, Problem, page_size};
 use crate::clock;
 use crate::registry::{ManualRegistration, RegistryError};
 
@@ -139,25 +139,8 @@ async fn register(
         inactive: body.inactive,
         on_tombstone: if body.restore { OnTombstone::Restore } else { OnTombstone::Refuse },
     };
-    match parts.registry.register(request, &actor.0).await {
-        Ok(record) => {
-            let record = DeviceCertificate::clone(&record);
-            Ok((StatusCode::CREATED, Json(Shown::of(record, &parts))))
-        }
-        Err(error) => Err(failed(&parts, &actor, "device.register", "", error)),
-    }
-}
-
-fn failed(
-    parts: &AdminParts,
-    actor: &Actor,
-    action: &'static str,
-    target: &str,
-    error: impl Into<Problem>,
-) -> Problem {
-    let problem = error.into();
-    note_failure(&parts.audit, actor, action, target, &problem);
-    problem
+    let record = parts.registry.register(request, &actor.0).await?;
+    Ok((StatusCode::CREATED, Json(Shown::of(DeviceCertificate::clone(&record), &parts))))
 }
 
 #[derive(Deserialize)]
@@ -175,9 +158,9 @@ async fn change(
 ) -> Result<Json<Shown>, Problem> {
     let target = fingerprint(&id)?;
     let registry = &parts.registry;
-    let (action, result) = match verb.as_str() {
-        "activate" => ("device.activate", registry.activate(target, &actor.0).await),
-        "deactivate" => ("device.deactivate", registry.deactivate(target, &actor.0).await),
+    let record = match verb.as_str() {
+        "activate" => registry.activate(target, &actor.0).await,
+        "deactivate" => registry.deactivate(target, &actor.0).await,
         "revoke" => {
             let asked = match body.is_empty() {
                 true => None,
@@ -193,19 +176,15 @@ async fn change(
                     let plain: String = text.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).collect();
                     RevocationReason::parse(&plain).ok_or_else(|| {
                         let known = RevocationReason::ALL.map(RevocationReason::as_str).join(", ");
-                        let problem = Problem::bad_request("bad_reason", format!("the reasons are {known}"));
-                        failed(&parts, &actor, "device.revoke", &id, problem)
+                        Problem::bad_request("bad_reason", format!("the reasons are {known}"))
                     })?
                 }
             };
-            ("device.revoke", registry.revoke(target, reason, &actor.0).await)
+            registry.revoke(target, reason, &actor.0).await
         }
         _ => return Err(super::problem::not_found().await),
-    };
-    match result {
-        Ok(record) => Ok(Json(Shown::of(DeviceCertificate::clone(&record), &parts))),
-        Err(error) => Err(failed(&parts, &actor, action, &id, error)),
-    }
+    }?;
+    Ok(Json(Shown::of(DeviceCertificate::clone(&record), &parts)))
 }
 
 #[derive(Deserialize)]
@@ -227,8 +206,6 @@ async fn remove(
     Path(id): Path<String>,
     Query(query): Query<ForceQuery>,
 ) -> Result<Json<Shown>, Problem> {
-    match parts.registry.delete(fingerprint(&id)?, query.force(), &actor.0).await {
-        Ok(record) => Ok(Json(Shown::of(DeviceCertificate::clone(&record), &parts))),
-        Err(error) => Err(failed(&parts, &actor, "device.delete", &id, error)),
-    }
+    let record = parts.registry.delete(fingerprint(&id)?, query.force(), &actor.0).await?;
+    Ok(Json(Shown::of(DeviceCertificate::clone(&record), &parts)))
 }

@@ -2,8 +2,8 @@
 //! `/metrics` need none.
 //!
 //! Knows the registry, the connections and the audit log; plugins are somebody else's routes, merged here so
-//! that they stand behind the same door. Every change is audited with actor and outcome, refused attempts
-//! included.
+//! that they stand behind the same door. Every change is audited with actor and outcome where it happens; the attempts
+//! that were refused, in one place for all routes (`refusals`).
 
 mod cas;
 mod clients;
@@ -11,22 +11,21 @@ mod devices;
 pub mod door;
 mod pages;
 pub mod problem;
+mod refusals;
+mod serving;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use mqgate_identity::audit::{AuditEvent, Outcome, names};
-use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 pub use self::door::{Actor, Door, HostRule, TokenHash};
 pub use self::problem::Problem;
+pub use self::serving::serve;
 use crate::audit::AuditLog;
 use crate::broker::Broker;
 use crate::metrics::Metrics;
@@ -78,6 +77,7 @@ pub fn router(parts: AdminParts, door: Arc<Door>, more: Router) -> Router {
         .merge(more)
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(&parts.audit), refusals::write_down))
         .layer(middleware::from_fn_with_state(Arc::clone(&door), door::ask_for_token));
     let mut pages = pages::routes().with_state(parts.clone());
     if door.metrics_on_this_address() {
@@ -105,38 +105,6 @@ pub fn metrics_router(parts: AdminParts, door: Arc<Door>) -> Router {
         .merge(metrics)
         .fallback(problem::not_found)
         .layer(middleware::from_fn_with_state(door, door::check_host))
-}
-
-/// Serves `router` until `shutdown`; requests in flight get a moment to end.
-pub async fn serve(
-    listener: tokio::net::TcpListener,
-    router: Router,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let end = shutdown.clone();
-    let serving = axum::serve(listener, service)
-        .with_graceful_shutdown(async move { end.cancelled().await })
-        .into_future();
-    tokio::select! {
-        result = serving => result,
-        () = async {
-            shutdown.cancelled().await;
-            tokio::time::sleep(Duration::from_secs(2)).await;
-        } => Ok(()),
-    }
-}
-
-/// Writes down a change that was tried and did not happen; changes that did are written where they happen.
-fn note_failure(audit: &AuditLog, actor: &Actor, action: &'static str, target: &str, problem: &Problem) {
-    audit.record(
-        AuditEvent::new(names::ADMIN_ACTION, Outcome::Failure, Reason::AdminAction)
-            .actor(&*actor.0)
-            .field("action", action)
-            .field("target", shortened(target))
-            .field("code", problem.code)
-            .field("detail", &*problem.detail),
-    );
 }
 
 /// What a stranger wrote, short enough for a record.

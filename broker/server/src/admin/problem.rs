@@ -18,11 +18,30 @@ pub struct Problem {
     pub detail: String,
     /// Further members, by name.
     pub more: Vec<(&'static str, serde_json::Value)>,
+    note: Note,
+}
+
+/// What the audit log needs to know of a problem; travels beside the response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Note {
+    /// To be written down. With what was to be changed, where the path does not say it.
+    Due { target: Option<String> },
+    /// Its own record was written.
+    Written,
+}
+
+/// A problem on its way out, for who writes refusals down.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub code: &'static str,
+    pub detail: String,
+    pub target: Option<String>,
+    pub written: bool,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), more: Vec::new() }
+        Self { status, code, detail: detail.into(), more: Vec::new(), note: Note::Due { target: None } }
     }
 
     pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
@@ -32,6 +51,20 @@ impl Problem {
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
         self.more.push((name, value.into()));
+        self
+    }
+
+    /// What was to be changed, for the audit log.
+    #[must_use]
+    pub fn about(mut self, target: impl Into<String>) -> Self {
+        self.note = Note::Due { target: Some(target.into()) };
+        self
+    }
+
+    /// The audit log has a record that says more than this.
+    #[must_use]
+    pub fn written_down(mut self) -> Self {
+        self.note = Note::Written;
         self
     }
 }
@@ -49,6 +82,11 @@ impl IntoResponse for Problem {
             body.extend(self.more.into_iter().map(|(name, value)| (name.to_owned(), value)));
         }
         let mut response = (self.status, body.to_string()).into_response();
+        let (target, written) = match self.note {
+            Note::Due { target } => (target, false),
+            Note::Written => (None, true),
+        };
+        response.extensions_mut().insert(Refused { code: self.code, detail: self.detail, target, written });
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));

@@ -1,5 +1,7 @@
+use mqgate_identity::reason::Reason;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::audit::AuditSettings;
@@ -259,4 +261,55 @@ async fn mistakes_have_stable_codes() {
     let answer = world.ask("POST /api/v1/cas", &json!({ "name": "other", "pem": stranger.pem() })).await;
     assert_eq!((answer.status, answer.body["source"].as_str()), (201, Some("registry")), "{}", answer.body);
     assert_eq!(world.ask("DELETE /api/v1/cas/other", &Value::Null).await.status, 200);
+}
+
+#[tokio::test]
+async fn every_change_that_was_refused_is_written_down_once() {
+    let (world, _) = World::new(false).await;
+    let nobody = "0".repeat(64);
+    for (request, body) in [
+        ("POST /api/v1/device-certs", json!({ "colour": "red" })),
+        ("POST /api/v1/device-certs", json!({ "pem": "x" })),
+        (&*format!("POST /api/v1/device-certs/{nobody}/revoke"), json!({ "colour": "red" })),
+        (&*format!("POST /api/v1/device-certs/{nobody}/praise"), Value::Null),
+        ("DELETE /api/v1/device-certs/zz", Value::Null),
+        (&*format!("DELETE /api/v1/device-certs/{nobody}?force=perhaps"), Value::Null),
+        ("DELETE /api/v1/cas/nobody", Value::Null),
+        ("POST /api/v1/clients/nobody/kick", Value::Null),
+        ("PATCH /api/v1/cas", Value::Null),
+        ("POST /api/v1/nothing", Value::Null),
+        // Reading changes nothing.
+        ("GET /api/v1/nothing", Value::Null),
+        ("GET /api/v1/device-certs/zz", Value::Null),
+    ] {
+        let answer = world.ask(request, &body).await;
+        assert!((400..500).contains(&answer.status), "{request} {}", answer.status);
+    }
+    world.audit.close();
+    let text = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).unwrap();
+    let records: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let field = |name: &str| line["fields"][name].as_str().unwrap_or("-").to_owned();
+            let target: String = field("target").chars().take(6).collect();
+            assert_eq!(line["actor"], "admin:default");
+            format!("{} {} {target} {}", line["name"].as_str().unwrap(), field("action"), field("code"))
+        })
+        .collect();
+    assert_eq!(
+        records,
+        [
+            "admin.action device.register  bad_json",
+            "admin.action device.register  bad_certificate",
+            "admin.action device.revoke 000000 bad_json",
+            "admin.action unknown 000000 no_such_path",
+            "admin.action device.delete zz bad_id",
+            "admin.action device.delete 000000 bad_request",
+            "admin.action ca.remove nobody not_found",
+            "admin.action client.kick nobody not_connected",
+            "admin.action unknown  method_not_allowed",
+            "admin.action unknown  no_such_path",
+        ]
+    );
 }
