@@ -4,12 +4,14 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
+use mqgate_plugin_host::HostSettings;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::model::{AuthMode, Config, Listener, Native, Plugin, TopicRule, Transport, Verify};
+use super::model::{AuthMode, Config, Listener, Native, Plugin, Registration, TopicRule, Transport, Verify};
 use super::problem::{Problem, did_you_mean};
 use super::schema::Shape;
 use super::source::{Source, dotted, path};
@@ -19,6 +21,10 @@ use crate::native::{
 
 /// The bundled components, as far as names go.
 pub const BUNDLED: [&str; 3] = ["cert-acl", "auto-register", "audit-log"];
+
+/// The least that the plugin host takes; the most is in its settings.
+const LEAST_MEMORY: u64 = 64 << 10;
+const LEAST_TIME: Duration = Duration::from_millis(1);
 
 struct Checker<'a, 't> {
     source: &'a Source<'t>,
@@ -102,6 +108,13 @@ impl Checker<'_, '_> {
         });
     }
 
+    /// Complains of a key that has no effect where it stands, if somebody wrote it.
+    fn without_effect(&mut self, key: &str, what: &str, remedy: &str) {
+        if self.source.sets(&path(key)).is_some() {
+            self.add(key, what, Some(remedy));
+        }
+    }
+
     fn bind(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
         match bind_address(text) {
             Ok(address) => Some(address),
@@ -132,6 +145,14 @@ impl Checker<'_, '_> {
                 Some("set a depth from 0 to 6"),
             );
         }
+        let per_device = listener.kind == Transport::Tls && listener.mode() == AuthMode::PerDevice;
+        if listener.registration == Registration::Manual && !per_device {
+            self.add(
+                &key("registration"),
+                "without effect: only in mode `per-device` must a certificate be in the registry",
+                Some("set `auth_mode = \"per-device\"` (`type = \"tls\"`), or remove this key"),
+            );
+        }
         match listener.kind {
             Transport::Tcp => self.plain_listener(&key, listener),
             Transport::Tls => self.tls_listener(&key, listener),
@@ -139,14 +160,23 @@ impl Checker<'_, '_> {
     }
 
     fn plain_listener(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
+        const REMEDY: &str = "use `type = \"tls\"`, or remove this key";
         let asks = listener.auth_mode.is_some_and(|mode| mode != AuthMode::OneWay);
-        if asks || listener.verify == Some(Verify::VerifyPeer) {
-            let field = if asks { "auth_mode" } else { "verify" };
-            self.add(
-                &key(field),
-                "a listener of type `tcp` has no certificates",
-                Some("use `type = \"tls\"`, or remove this key"),
-            );
+        if asks {
+            self.add(&key("auth_mode"), "a listener of type `tcp` has no certificates", Some(REMEDY));
+        }
+        for field in [
+            "verify",
+            "fail_if_no_peer_cert",
+            "versions",
+            "depth",
+            "x509_v1_leaf",
+            "clock_skew",
+            "handshake_timeout",
+            "session_resumption",
+            "max_handshakes",
+        ] {
+            self.without_effect(&key(field), "without effect: a listener of type `tcp` has no TLS", REMEDY);
         }
         for (field, set) in [
             ("certfile", listener.certfile.is_some()),
@@ -155,11 +185,7 @@ impl Checker<'_, '_> {
             ("cacertfiles", !listener.cacertfiles.is_empty()),
         ] {
             if set {
-                self.add(
-                    &key(field),
-                    "a listener of type `tcp` has no certificates",
-                    Some("use `type = \"tls\"`, or remove this key"),
-                );
+                self.add(&key(field), "a listener of type `tcp` has no certificates", Some(REMEDY));
             }
         }
     }
@@ -210,6 +236,15 @@ impl Checker<'_, '_> {
             ),
             _ => {}
         }
+        if mode == AuthMode::OneWay {
+            for field in ["depth", "x509_v1_leaf", "clock_skew"] {
+                self.without_effect(
+                    &key(field),
+                    "without effect: no client certificate is asked for in mode `one-way`",
+                    "use `auth_mode = \"mutual\"`, or remove this key",
+                );
+            }
+        }
         let cas = listener.ca_files().next().is_some();
         if mode == AuthMode::OneWay && cas {
             self.add(
@@ -232,8 +267,22 @@ impl Checker<'_, '_> {
                 Some("bind a loopback address, or put a TLS proxy in front and set `admin.allow_remote = true`"),
             );
         }
-        if let Some(bind) = &config.metrics.bind {
+        let metrics = &config.metrics;
+        if let Some(bind) = &metrics.bind {
             self.bind("metrics.bind", bind);
+        }
+        if !metrics.enable {
+            self.without_effect(
+                "metrics.bind",
+                "without effect: `metrics.enable` is false",
+                "set `metrics.enable = true`, or remove this key",
+            );
+        } else if !config.admin.enable && metrics.bind.is_none() {
+            self.without_effect(
+                "metrics.enable",
+                "there is no place to serve them: `admin.enable` is false",
+                "give metrics an address of their own with `metrics.bind`, or set `metrics.enable = false`",
+            );
         }
     }
 
@@ -255,17 +304,27 @@ impl Checker<'_, '_> {
         if limits.max_packet_size.0 > 268_435_460 {
             self.add("limits.max_packet_size", "MQTT packets have at most 256 MiB", None);
         }
+        let host = HostSettings::default();
+        let most_memory = host.memory_ceiling as u64;
         for (index, plugin) in config.plugins.iter().enumerate() {
             let wanted = &plugin.limits;
             for (key, bad, what) in [
-                ("memory", wanted.memory.0 == 0 || wanted.memory.0 > 64 << 20, "1 B to 64 MiB are possible"),
-                ("concurrency", wanted.concurrency == 0, "at least one call is needed"),
-                ("wall", wanted.wall.0.is_zero(), "at least 1ms is needed"),
-                ("cpu", wanted.cpu.0.is_zero(), "at least 1ms is needed"),
+                (
+                    "memory",
+                    !(LEAST_MEMORY..=most_memory).contains(&wanted.memory.0),
+                    "64 KiB to 64 MiB are possible",
+                ),
+                ("wall", wanted.wall.0 < LEAST_TIME, "at least 1ms is needed"),
+                ("cpu", wanted.cpu.0 < LEAST_TIME, "at least 1ms is needed"),
+                ("init", wanted.init.0 < LEAST_TIME, "at least 1ms is needed"),
             ] {
                 if bad {
                     self.add(&format!("plugins[{index}].limits.{key}"), what, None);
                 }
+            }
+            if !(1..=host.instances).contains(&wanted.concurrency) {
+                let what = format!("1 to {} calls at once are possible", host.instances);
+                self.add(&format!("plugins[{index}].limits.concurrency"), what, None);
             }
         }
     }
@@ -329,6 +388,13 @@ impl Checker<'_, '_> {
 
     fn native(&mut self, config: &Config, index: usize, plugin: &Plugin, native: Native) {
         let acls = &config.policy.acls;
+        for field in ["grant", "limits", "required"] {
+            self.without_effect(
+                &format!("plugins[{index}].{field}"),
+                "without effect: this plugin is built in, not a component",
+                "remove this key",
+            );
+        }
         let key = format!("plugins[{index}].config");
         let mut named: Vec<(String, String)> = Vec::new();
         match native {

@@ -104,7 +104,10 @@ impl Inputs {
         let (config, mistakes) = read_all::<Config>(&source, &shape);
         problems.extend(mistakes);
         if let Some(config) = &config {
-            problems.extend(check::check(config, &source));
+            // What could not be read has its complaint.
+            let fresh = |problem: &Problem| problems.iter().all(|known| known.key != problem.key);
+            let found: Vec<Problem> = check::check(config, &source).into_iter().filter(fresh).collect();
+            problems.extend(found);
             if let Some(base) = files_from {
                 problems.extend(check::check_files(config, &source, base));
             }

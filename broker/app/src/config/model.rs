@@ -227,7 +227,7 @@ pub enum Capability {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PluginLimits {
-    /// Linear memory of one instance; at most 64 MiB.
+    /// Linear memory of one instance; 64 KiB to 64 MiB.
     pub memory: Size,
     /// Computing time of one call.
     pub cpu: Span,

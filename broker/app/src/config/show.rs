@@ -29,20 +29,20 @@ pub fn entries(config: &Config, inputs: &Inputs) -> Vec<Entry> {
 
 /// Whether a key of somebody's free settings is likely to hold a secret.
 pub fn is_secret(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    [
+    const WORDS: [&str; 10] = [
         "password",
         "passwd",
         "secret",
         "token",
         "credential",
-        "private_key",
-        "private-key",
         "api_key",
-        "api-key",
-    ]
-    .iter()
-    .any(|word| key.contains(word))
+        "private_key",
+        "salt",
+        "pepper",
+        "hmac",
+    ];
+    let key = key.to_ascii_lowercase().replace('-', "_");
+    key.ends_with("_key") || WORDS.iter().any(|word| key.contains(word))
 }
 
 fn collect(value: &Value, source: Option<&Source<'_>>, path: &mut Vec<Step>, entries: &mut Vec<Entry>) {

@@ -176,9 +176,11 @@ fn the_environment_wins_over_the_file() {
             ("MQGATE__LISTENERS__MAIN_1__BIND", "127.0.0.1:2883"),
             ("MQGATE__LISTENERS__MAIN_1__MAX_CONNECTIONS", "7"),
             ("MQGATE__LOG__FILTER", "true"),
-            ("MQGATE__PLUGINS__0__REQUIRED", "false"),
             ("MQGATE__PLUGINS__1__NAME", "b"),
             ("MQGATE__PLUGINS__1__NATIVE", "static-policy"),
+            ("MQGATE__PLUGINS__2__NAME", "c"),
+            ("MQGATE__PLUGINS__2__SOURCE", "bundled:cert-acl"),
+            ("MQGATE__PLUGINS__2__REQUIRED", "false"),
         ],
     )
     .load()
@@ -186,7 +188,7 @@ fn the_environment_wins_over_the_file() {
     let listener = &loaded.config.listeners["Main-1"];
     assert_eq!((listener.bind.as_str(), listener.max_connections), ("127.0.0.1:2883", 7));
     assert_eq!(loaded.config.log.filter, "true");
-    assert!(!loaded.config.plugins[0].required);
+    assert!(!loaded.config.plugins[2].required);
     assert_eq!(loaded.config.plugins[1].name, "b");
 }
 
@@ -231,4 +233,131 @@ fn what_is_shown_says_where_it_came_from_and_no_secret() {
     assert_eq!(line("admin.enable"), "admin.enable = true # default");
     assert_eq!(line("plugins[0].config.api_token"), "plugins[0].config.api_token = \"(secret)\" # line 7");
     assert!(!shown.contains("geheim"));
+}
+
+#[test]
+fn keys_of_secrets_are_known_by_their_names() {
+    for (key, secret) in [
+        ("password", true),
+        ("db_passwd", true),
+        ("Client-Secret", true),
+        ("api-key-2", true),
+        ("signing_key", true),
+        ("SIGNING-KEY", true),
+        ("salt", true),
+        ("hash_salt", true),
+        ("pepper", true),
+        ("hmac", true),
+        ("hmac_sha256", true),
+        ("key", false),
+        ("keyfile", false),
+        ("colour", false),
+        ("monkey", false),
+    ] {
+        assert_eq!(show::is_secret(key), secret, "{key}");
+    }
+}
+
+#[test]
+fn keys_without_effect_are_refused() {
+    let text = r#"
+[listeners.open]
+type = "tcp"
+bind = "127.0.0.1:1883"
+registration = "manual"
+verify = "verify_none"
+fail_if_no_peer_cert = false
+versions = ["tlsv1.3"]
+depth = 1
+x509_v1_leaf = "deny"
+clock_skew = "1s"
+handshake_timeout = "1s"
+session_resumption = false
+max_handshakes = 1
+[listeners.half]
+auth_mode = "one-way"
+registration = "manual"
+certfile = "c"
+keyfile = "k"
+depth = 1
+x509_v1_leaf = "deny"
+clock_skew = "1s"
+[listeners.mutual]
+registration = "manual"
+certfile = "c"
+keyfile = "k"
+[listeners.devices]
+auth_mode = "per-device"
+registration = "manual"
+certfile = "c"
+keyfile = "k"
+[admin]
+enable = false
+[metrics]
+enable = true
+[[plugins]]
+name = "rules"
+native = "static-policy"
+required = true
+grant = ["kv"]
+limits = { cpu = "1s" }
+"#;
+    let said = problems(text, &[]);
+    insta::assert_snapshot!(headlines(&said), @r#"
+    mqgate.toml:5:16: `listeners.open.registration`: without effect: only in mode `per-device` must a certificate be in the registry
+    mqgate.toml:6:10: `listeners.open.verify`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:7:24: `listeners.open.fail_if_no_peer_cert`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:8:12: `listeners.open.versions`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:9:9: `listeners.open.depth`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:10:16: `listeners.open.x509_v1_leaf`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:11:14: `listeners.open.clock_skew`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:12:21: `listeners.open.handshake_timeout`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:13:22: `listeners.open.session_resumption`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:14:18: `listeners.open.max_handshakes`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:17:16: `listeners.half.registration`: without effect: only in mode `per-device` must a certificate be in the registry
+    mqgate.toml:20:9: `listeners.half.depth`: without effect: no client certificate is asked for in mode `one-way`
+    mqgate.toml:21:16: `listeners.half.x509_v1_leaf`: without effect: no client certificate is asked for in mode `one-way`
+    mqgate.toml:22:14: `listeners.half.clock_skew`: without effect: no client certificate is asked for in mode `one-way`
+    mqgate.toml:24:16: `listeners.mutual.registration`: without effect: only in mode `per-device` must a certificate be in the registry
+    mqgate.toml:35:10: `metrics.enable`: there is no place to serve them: `admin.enable` is false
+    mqgate.toml:39:12: `plugins[0].required`: without effect: this plugin is built in, not a component
+    mqgate.toml:40:9: `plugins[0].grant`: without effect: this plugin is built in, not a component
+    mqgate.toml:41:1: `plugins[0].limits`: without effect: this plugin is built in, not a component
+    "#);
+    assert!(said.contains("set `auth_mode = \"per-device\"`"), "{said}");
+    let text = "[metrics]\nenable = false\nbind = \"127.0.0.1:9883\"\n";
+    assert!(problems(text, &[]).contains("3:8: `metrics.bind`"), "{}", problems(text, &[]));
+    // Without a word about metrics nobody misses them.
+    assert!(inputs("[admin]\nenable = false\n", &[]).load().is_ok());
+}
+
+/// The first line of each problem.
+fn headlines(said: &str) -> String {
+    let lines = said.lines().filter(|line| line.starts_with("/etc/"));
+    lines.map(|line| format!("{}\n", line.trim_start_matches("/etc/mqgate/"))).collect()
+}
+
+#[test]
+fn limits_that_the_host_would_refuse_are_refused_here() {
+    let host = mqgate_plugin_host::HostSettings::default();
+    for (limit, good) in [
+        (String::from("memory = \"64 KiB\""), true),
+        (String::from("memory = \"65535 B\""), false),
+        (String::from("memory = \"64 MiB\""), true),
+        (String::from("memory = \"65 MiB\""), false),
+        (String::from("cpu = \"1ms\""), true),
+        (String::from("cpu = \"0s\""), false),
+        (String::from("wall = \"0s\""), false),
+        (String::from("init = \"0s\""), false),
+        (String::from("concurrency = 0"), false),
+        (format!("concurrency = {}", host.instances), true),
+        (format!("concurrency = {}", host.instances + 1), false),
+    ] {
+        let text =
+            format!("[[plugins]]\nname = \"p\"\nsource = \"bundled:cert-acl\"\n[plugins.limits]\n{limit}\n");
+        assert_eq!(inputs(&text, &[]).load().is_ok(), good, "{limit}");
+        if !good {
+            assert!(problems(&text, &[]).contains("mqgate.toml:5:"), "{}", problems(&text, &[]));
+        }
+    }
 }
