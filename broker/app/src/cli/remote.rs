@@ -1,5 +1,6 @@
 //! The running broker, from a command's side: where it is, the token, and what its answers mean.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::config::Inputs;
+use crate::config::check::bind_address;
 use crate::exit::{Exit, Failure};
 
 /// Options of every command that speaks to the running broker.
@@ -44,9 +46,8 @@ impl Remote {
         let config = loaded.as_ref();
         let url = match (&args.url, config) {
             (Some(url), _) => url.trim_end_matches('/').to_owned(),
-            (None, Some(config)) => {
-                endpoint(&config.endpoints_file()).unwrap_or_else(|| format!("http://{}", config.admin.bind))
-            }
+            (None, Some(config)) => endpoint(&config.endpoints_file(), &config.admin.bind)
+                .unwrap_or_else(|| format!("http://{}", config.admin.bind)),
             (None, None) => return Err(Failure::new(Exit::Internal, "no address").into()),
         };
         if !url.starts_with("http://") {
@@ -155,15 +156,19 @@ impl Remote {
 }
 
 /// The address that a running broker wrote down. One that was killed leaves its file behind: the token must
-/// not go to whoever has the port now.
-fn endpoint(file: &Path) -> Option<String> {
+/// not go to whoever has the port now. Nor to another machine that the configuration does not name.
+fn endpoint(file: &Path, configured: &str) -> Option<String> {
     let value: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
     let pid = i32::try_from(value["pid"].as_i64()?).ok().filter(|pid| *pid > 0)?;
     let alive = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
     if alive == Err(nix::errno::Errno::ESRCH) {
         return None;
     }
-    value["admin"].as_str().map(|address| format!("http://{address}"))
+    let address: SocketAddr = value["admin"].as_str()?.parse().ok()?;
+    let known = bind_address(configured).is_ok_and(|known| {
+        known.ip() == address.ip() && (known.port() == 0 || known.port() == address.port())
+    });
+    (known || address.ip().is_loopback()).then(|| format!("http://{address}"))
 }
 
 fn read_token(file: &PathBuf) -> Result<String> {
@@ -202,4 +207,29 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
             Ok(failure) => failure.into(),
             Err(error) => error,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_goes_to_this_machine_or_where_the_configuration_says() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("endpoints.json");
+        for (address, configured, taken) in [
+            ("127.0.0.1:40000", "127.0.0.1:0", true),
+            ("[::1]:40000", "127.0.0.1:18083", true),
+            ("192.0.2.7:18083", "192.0.2.7:18083", true),
+            ("192.0.2.7:40000", "192.0.2.7:0", true),
+            ("192.0.2.7:40000", "192.0.2.7:18083", false),
+            ("192.0.2.7:18083", "127.0.0.1:18083", false),
+            ("evil.example:18083", "127.0.0.1:18083", false),
+        ] {
+            let known = serde_json::json!({ "pid": std::process::id(), "admin": address });
+            std::fs::write(&file, known.to_string()).expect("written");
+            let expected = taken.then(|| format!("http://{address}"));
+            assert_eq!(endpoint(&file, configured), expected, "{address} {configured}");
+        }
+    }
 }

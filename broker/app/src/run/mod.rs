@@ -36,7 +36,7 @@ use crate::admin::PluginAdmin;
 use crate::config::check::bind_address;
 use crate::config::{Config, ConfigError, Inputs};
 use crate::exit::{Exit, Failure};
-use crate::pki::create_folder;
+use crate::pki::{check_folder, create_folder};
 use endpoints::Endpoints;
 
 /// How often expired entries of plugins' key-value spaces are removed.
@@ -61,6 +61,7 @@ pub fn command(explicit: Option<&Path>) -> Result<()> {
         .into());
     }
     create_folder(&config.node.data_dir)?;
+    check_folder(&config.node.data_dir)?;
     if first_start {
         first_start::prepare(&config)?;
     }

@@ -29,6 +29,10 @@ fn wrong(file: &Path, what: &str) -> Failure {
 
 fn read(file: &Path, text: &str) -> Result<TokenHash> {
     let mode = std::fs::metadata(file).context("the token file vanished")?.permissions().mode();
+    if mode & 0o022 != 0 {
+        let what = format!("others can write it (mode {:03o}): chmod go-w", mode & 0o777);
+        return Err(wrong(file, &what).into());
+    }
     if let Some(hash) = text.strip_prefix(HASHED) {
         let mut bytes = [0; 32];
         hex::decode_to_slice(hash, &mut bytes)
@@ -93,7 +97,11 @@ mod tests {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("a mode");
             assert_eq!(ensure(&file).is_ok(), good, "{text} {mode:o}");
         }
+        // A hash may be read, but whoever can write it chooses the token.
         std::fs::write(&file, format!("sha256:{}", "ab".repeat(32))).expect("written");
-        assert!(ensure(&file).is_ok());
+        for (mode, good) in [(0o600, true), (0o644, true), (0o664, false), (0o646, false)] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("a mode");
+            assert_eq!(ensure(&file).is_ok(), good, "{mode:o}");
+        }
     }
 }
