@@ -43,6 +43,15 @@ impl LoadError {
     }
 }
 
+/// A plugin stays. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnloadError {
+    #[error("no plugin has this name")]
+    NoSuchPlugin,
+    #[error("the plugin is required")]
+    Required,
+}
+
 /// The host itself could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {

@@ -10,7 +10,7 @@ use mqgate_identity::hooks::{ChainMember, HookSet, Reauthorize};
 use mqgate_identity::registry::Storage;
 use tokio::runtime::Runtime;
 
-use crate::error::{HostError, LoadError, Stage};
+use crate::error::{HostError, LoadError, Stage, UnloadError};
 use crate::hook::Hook;
 use crate::loading::{Loaded, Loader};
 use crate::metrics::Metrics;
@@ -195,17 +195,36 @@ impl PluginHost {
         }
     }
 
-    /// Takes a plugin out of the chains. False when there is none of that name.
-    pub async fn unload(&self, name: &str) -> bool {
+    /// Takes a plugin out of the chains. One that is required holds the listeners shut while it is not live, and
+    /// without it nobody would ask for it any more: it goes only by `force`.
+    pub async fn unload(&self, name: &str, force: bool) -> Result<(), UnloadError> {
         let _changing = self.changing.lock().await;
         let mut members = self.members();
-        let is_it = |member: &Member| matches!(member, Member::Plugin(entry) if entry.settings.name == name);
-        let Some(index) = members.iter().position(is_it) else { return false };
+        let found = members.iter().enumerate().find_map(|(index, member)| match member {
+            Member::Plugin(entry) if entry.settings.name == name => Some((index, entry.settings.required)),
+            Member::Plugin(_) | Member::Native(_) => None,
+        });
+        let (index, required) = found.ok_or(UnloadError::NoSuchPlugin)?;
+        if required && !force {
+            return Err(UnloadError::Required);
+        }
         let gone = members.remove(index);
         gone.retire();
         self.publish(self.next_generation(), &members, Reauthorize::None);
         self.loader.metrics.forget(name);
-        true
+        Ok(())
+    }
+
+    /// The settings of a plugin that is wanted and not live, for whoever loads it again.
+    pub fn settings_of_failed(&self, name: &str) -> Option<PluginSettings> {
+        self.members().iter().find_map(|member| match member {
+            Member::Plugin(entry)
+                if entry.settings.name == name && matches!(entry.state, EntryState::Failed(_)) =>
+            {
+                Some(entry.settings.clone())
+            }
+            Member::Plugin(_) | Member::Native(_) => None,
+        })
     }
 
     /// Notes that a wanted plugin did not load: while it is required, listeners stay shut. It can be swapped or

@@ -21,7 +21,7 @@ mod plugin;
 mod question;
 mod settings;
 
-pub use error::{HostError, LoadError, Stage};
+pub use error::{HostError, LoadError, Stage, UnloadError};
 pub use host::{Description, PluginHost, PluginInfo, PluginState};
 pub use settings::{
     Capability, Grants, HostSettings, KvSettings, Limits, MetricsSettings, PluginSettings, Position, Source,

@@ -11,6 +11,7 @@ use mqgate_identity::audit::names;
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_plugin_host::{
     Capability, Grants, LoadError, PluginInfo, PluginSettings, PluginState, Position, Source, Stage,
+    UnloadError,
 };
 use mqgate_server::admin::{Actor, Problem};
 use serde::Deserialize;
@@ -89,10 +90,16 @@ pub struct LoadQuery {
     grant: Option<String>,
     /// `first`, `last`, `before:NAME`, `after:NAME`; where the configuration has it, otherwise.
     position: Option<String>,
-    #[serde(default)]
-    required: bool,
+    required: Option<bool>,
     /// The plugin's configuration, JSON.
     config: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnloadQuery {
+    #[serde(default)]
+    force: bool,
 }
 
 #[derive(Deserialize)]
@@ -165,23 +172,44 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
+/// The settings to load with: those of the entry that failed under this name, where there is one, and what
+/// the request names instead.
+fn wanted(
+    query: &LoadQuery,
+    failed: Option<PluginSettings>,
+    component: Arc<[u8]>,
+) -> Result<PluginSettings, Problem> {
+    let source = Source::Bytes(component);
+    let mut wanted = match failed {
+        Some(failed) => PluginSettings { source, ..failed },
+        None => PluginSettings { required: false, ..PluginSettings::new(query.name.clone(), source) },
+    };
+    if let Some(required) = query.required {
+        wanted.required = required;
+    }
+    if query.grant.is_some() {
+        wanted.grants.capabilities = grants(query.grant.as_deref())?.capabilities;
+    }
+    if let Some(config) = settings(query.config.as_deref())? {
+        wanted.config = config;
+    }
+    Ok(wanted)
+}
+
 pub async fn load(
     State(admin): State<PluginAdmin>,
     Extension(actor): Extension<Actor>,
     Query(query): Query<LoadQuery>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let component = bytes(body)?;
+    let component = bytes(body).map_err(|problem| problem.about(&query.name))?;
     can_be_audited(&admin)?;
     let digest = digest(&component);
-    let mut wanted = PluginSettings::new(query.name, Source::Bytes(component));
-    wanted.required = query.required;
-    wanted.grants = grants(query.grant.as_deref())?;
-    if let Some(config) = settings(query.config.as_deref())? {
-        wanted.config = config;
-    }
+    let position = position(query.position.as_deref()).map_err(|problem| problem.about(&query.name))?;
+    let wanted = wanted(&query, admin.host.settings_of_failed(&query.name), component);
+    let wanted = wanted.map_err(|problem| problem.about(&query.name))?;
     let name = wanted.name.clone();
-    match admin.host.load(wanted, position(query.position.as_deref())?).await {
+    match admin.host.load(wanted, position).await {
         Ok(info) => {
             note_change(&admin.audit, names::PLUGIN_LOADED, &actor.0, &info, None);
             ask_again(&admin, admin.reauthorize);
@@ -189,7 +217,7 @@ pub async fn load(
         }
         Err(error) => {
             note_refusal(&admin.audit, &actor.0, &name, Some(&digest), &error);
-            Err(refused(&error))
+            Err(refused(&error).written_down())
         }
     }
 }
@@ -223,7 +251,7 @@ pub async fn swap(
         }
         Err(error) => {
             note_refusal(&admin.audit, &actor.0, &name, Some(&after), &error);
-            Err(refused(&error))
+            Err(refused(&error).written_down())
         }
     }
 }
@@ -232,14 +260,21 @@ pub async fn unload(
     State(admin): State<PluginAdmin>,
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
+    Query(query): Query<UnloadQuery>,
 ) -> Answer {
     can_be_audited(&admin)?;
-    let Some(info) = find(&admin, &name) else {
-        return Err(no_such(&name));
-    };
-    if !admin.host.unload(&name).await {
-        return Err(no_such(&name));
-    }
+    let info = find(&admin, &name).ok_or_else(|| no_such(&name))?;
+    admin.host.unload(&name, query.force).await.map_err(|error| match error {
+        UnloadError::NoSuchPlugin => no_such(&name),
+        UnloadError::Required => Problem::new(
+            StatusCode::CONFLICT,
+            "plugin_required",
+            format!(
+                "`{name}` is required: without it connections are judged by the rest of the chain alone; \
+                 swap it, or unload it with `--force` (`?force=true`)"
+            ),
+        ),
+    })?;
     note_change(&admin.audit, names::PLUGIN_UNLOADED, &actor.0, &info, Some(&info.digest));
     ask_again(&admin, admin.reauthorize);
     Ok(Json(json!({ "name": info.name, "digest": info.digest })))
@@ -269,5 +304,39 @@ fn ask_again(admin: &PluginAdmin, reauthorize: Reauthorize) {
     if reauthorize == Reauthorize::Eager {
         let asked = admin.broker.connections().reauthorize_where(|_| true);
         tracing::info!(connections = asked, "live sessions are asked for again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> LoadQuery {
+        let uri = format!("/?{text}").parse().expect("a URI");
+        Query::try_from_uri(&uri).map(|Query(query)| query).expect("a query")
+    }
+
+    #[test]
+    fn what_failed_is_loaded_with_its_own_settings() {
+        let mut failed = PluginSettings::new("p", Source::File("missing.wasm".into()));
+        failed.config = json!({ "a": 1 });
+        failed.grants = Grants::of([Capability::KeyValue]);
+        failed.grants.kv.entries = 7;
+        failed.limits.concurrency = 3;
+        let known = |settings: PluginSettings| {
+            let granted: Vec<_> = settings.grants.capabilities.iter().map(|one| one.as_str()).collect();
+            let (kv, limits) = (settings.grants.kv.entries, settings.limits.concurrency);
+            assert!(matches!(settings.source, Source::Bytes(_)));
+            (settings.required, granted.join(","), kv, limits, settings.config)
+        };
+        let load = |text: &str, failed: Option<PluginSettings>| {
+            known(wanted(&query(text), failed, Arc::from(&b""[..])).expect("good settings"))
+        };
+        let again = load("name=p", Some(failed.clone()));
+        assert_eq!(again, (true, String::from("kv"), 7, 3, json!({ "a": 1 })));
+        let other = load("name=p&grant=metrics&config=%7B%7D&required=false", Some(failed));
+        assert_eq!(other, (false, String::from("metrics"), 7, 3, json!({})));
+        let (required, granted, ..) = load("name=p", None);
+        assert_eq!((required, granted.as_str()), (false, ""));
     }
 }

@@ -73,6 +73,9 @@ pub enum Command {
     Unload {
         /// Name of the plugin
         name: String,
+        /// Even if it is required
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         remote: RemoteArgs,
     },
@@ -155,8 +158,11 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
             let info = Remote::new(&remote, config)?.upload("PUT", &path, &read_file(&file)?)?;
             done(&remote, "swapped", &info)
         }
-        Command::Unload { name, remote } => {
-            let info = Remote::new(&remote, config)?.delete(&format!("/plugins/{}", segment(&name)))?;
+        Command::Unload { name, force, remote } => {
+            let mut query = Query::new();
+            query.push("force", force.then(|| String::from("true")));
+            let path = query.path(&format!("/plugins/{}", segment(&name)));
+            let info = Remote::new(&remote, config)?.delete(&path)?;
             if remote.json { output::json(&info) } else { say(format!("unloaded: {name}")) }
         }
         Command::Inspect { file, remote } => {

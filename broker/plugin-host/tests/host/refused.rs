@@ -1,7 +1,7 @@
 //! Components that never go live, and what the operator is told.
 
 use mqgate_identity::hooks::FailureKind;
-use mqgate_plugin_host::{Capability, Grants, LoadError, PluginState, Position, Stage};
+use mqgate_plugin_host::{Capability, Grants, LoadError, PluginState, Position, Stage, UnloadError};
 
 use crate::fixture::{Fixture, device_id, settings};
 use crate::guest::{ABSTAIN, Guest, LOOP, TRAP, accepts_as};
@@ -236,10 +236,22 @@ async fn a_required_plugin_that_failed_keeps_the_gate_shut_until_it_loads() {
     assert_eq!(fixture.metric("mqgate_plugin_state{plugin=\"gate\",state=\"failed\"}"), Some(0.0));
     assert_eq!(device_id(fixture.authenticate("gate", "l").await), "d");
 
+    // Taking it out would open the gate for good: nobody would ask for it any more.
+    assert_eq!(fixture.host.unload("gate", false).await, Err(UnloadError::Required));
+    assert_eq!(device_id(fixture.authenticate("gate", "l").await), "d");
+    assert_eq!(fixture.host.unload("gate", true).await, Ok(()));
+    fixture.host.mark_failed(plugin.clone(), Position::Last, &error).await;
+    assert_eq!(fixture.host.unload("gate", false).await, Err(UnloadError::Required));
+    assert_eq!(fixture.host.hooks().load().missing.len(), 1, "and neither does it go while it is not live");
+    let known = fixture.host.settings_of_failed("gate").expect("its settings are kept");
+    assert!(known.required);
+    assert!(fixture.host.settings_of_failed("nobody").is_none());
+
     plugin.name = String::from("extra");
     plugin.required = false;
     fixture.host.mark_failed(plugin, Position::Last, &error).await;
-    assert!(fixture.host.hooks().load().missing.is_empty(), "it is not required");
+    assert_eq!(fixture.host.hooks().load().missing.len(), 1, "it is not required");
+    assert_eq!(fixture.host.unload("extra", false).await, Ok(()));
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ async fn an_auditor_lives_on_until_it_fails() {
         Err(FailureKind::Invalid)
     );
     assert_eq!(record(&fixture, "audit", 1..=1).await, Ok(1), "a new instance");
-    assert!(fixture.host.unload("audit").await);
+    assert_eq!(fixture.host.unload("audit", true).await, Ok(()));
     fixture.no_instance_left().await;
 }
 

@@ -169,7 +169,7 @@ async fn traps_and_garbage_are_refusals() {
             format!("mqgate_plugin_failures_total{{hook=\"authenticator\",kind=\"{kind}\",plugin=\"bad\"}}");
         assert!(broker.admin().metric(&series) >= 1.0, "{series}\n{}", broker.admin().page("/metrics").1);
         // Without it everything works again, and nothing was restarted.
-        broker.admin().run(&["plugin", "unload", "bad"]);
+        broker.admin().run(&["plugin", "unload", "bad", "--force"]);
         Client::connect(broker.options("x", &device)).await.expect("the others decide now");
         broker.audited("the unloading", |line| line["name"] == "plugin.unloaded").await;
     }
