@@ -3,6 +3,7 @@
 mod custom_metrics;
 mod key_value;
 pub(crate) mod log;
+mod plugin_series;
 mod registry;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 pub(crate) use self::custom_metrics::CustomMetrics;
 use self::log::LogRate;
+pub(crate) use self::plugin_series::{PluginSeries, Version};
 use crate::bindings::mqgate::plugin::{certificates, connections, key_value as kv, log as log_interface};
 use crate::bindings::mqgate::plugin::{metrics as metrics_interface, registry as registry_interface, types};
 use crate::instance::{Purpose, StoreState};

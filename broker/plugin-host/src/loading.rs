@@ -15,7 +15,7 @@ use crate::artifact::Artifact;
 use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::cache::CompileCache;
 use crate::capability::log::{LogRate, one_line};
-use crate::capability::{self, CustomMetrics, Services};
+use crate::capability::{self, CustomMetrics, Services, Version};
 use crate::engine::{PluginEngine, TICK};
 use crate::error::{HostError, LoadError, Stage};
 use crate::hook_exports::HookExports;
@@ -195,6 +195,7 @@ impl Loader {
         let exports = HookExports::find(&pre, &inspection.hooks, inspection.has_health).map_err(failed)?;
         let metrics = Arc::new(self.metrics.of(&settings.name, &inspection.hooks));
         let granted = settings.grants.capabilities.iter();
+        let version = self.metrics.series().version(settings.name.as_str().into());
         Ok(Runnable {
             engine: Arc::clone(&self.engine),
             pre,
@@ -208,8 +209,8 @@ impl Loader {
                 trial: false,
                 attributes: Vec::new(),
             },
-            services: self.services(settings, &metrics, Purpose::Calls),
-            trial_services: self.services(settings, &metrics, Purpose::Trial),
+            services: self.services(settings, &metrics, &version, Purpose::Calls),
+            trial_services: self.services(settings, &metrics, &version, Purpose::Trial),
             metrics,
             limits: settings.limits,
             alive: Arc::clone(&self.alive),
@@ -220,13 +221,12 @@ impl Loader {
         &self,
         settings: &PluginSettings,
         metrics: &Arc<PluginMetrics>,
+        version: &Arc<Version>,
         purpose: Purpose,
     ) -> Arc<Services> {
-        let plugin: Arc<str> = settings.name.as_str().into();
-        let registry = (purpose == Purpose::Calls).then(|| self.metrics.registry().clone());
         Arc::new(Services {
-            custom_metrics: CustomMetrics::new(Arc::clone(&plugin), settings.grants.metrics, registry),
-            plugin,
+            custom_metrics: CustomMetrics::new(Arc::clone(version), settings.grants.metrics, purpose),
+            plugin: settings.name.as_str().into(),
             grants: settings.grants.clone(),
             storage: Arc::clone(&self.storage),
             metrics: Arc::clone(metrics),
@@ -243,7 +243,12 @@ impl Loader {
             let _ticking = plugin.ticking();
             first_instance(&plugin, place).await
         }));
-        match tokio::time::timeout(limit, &mut first.0).await {
+        let outcome = tokio::time::timeout(limit, &mut first.0).await;
+        // However the plugin took it: in calls it would be the same.
+        if let Some(clash) = runnable.trial_services.custom_metrics.clash() {
+            return Err(trial(format!("a metric it defines is taken: {clash}")));
+        }
+        match outcome {
             Ok(Ok(outcome)) => outcome?,
             Ok(Err(error)) => return Err(trial(format!("the trial failed: {error}"))),
             Err(_) => return Err(too_slow("init and the self-test", limit)),

@@ -8,6 +8,7 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::capability::PluginSeries;
 use crate::hook::Hook;
 
 /// Values of the label `result` of `mqgate_plugin_calls_total`.
@@ -60,7 +61,8 @@ impl HostCallResult {
 }
 
 pub(crate) struct Metrics {
-    registry: Registry,
+    /// What plugins define themselves.
+    series: PluginSeries,
     info: IntGaugeVec,
     /// Version and digest that `info` shows for each plugin, to take them back.
     shown: Mutex<HashMap<String, (String, String)>>,
@@ -110,7 +112,10 @@ impl Metrics {
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
+        let series = PluginSeries::default();
+        series.show_in(registry)?;
         Ok(Self {
+            series,
             info: gauges(
                 "mqgate_plugin_info",
                 "Live plugins with the component each runs.",
@@ -162,13 +167,12 @@ impl Metrics {
                 &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0],
             )?,
             shown: Mutex::default(),
-            registry: registry.clone(),
         })
     }
 
     /// Where plugins' own series go.
-    pub(crate) fn registry(&self) -> &Registry {
-        &self.registry
+    pub(crate) fn series(&self) -> &PluginSeries {
+        &self.series
     }
 
     /// The plugin's series, all of them at zero if they are new.

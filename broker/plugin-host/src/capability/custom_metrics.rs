@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::core::Collector;
-use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry};
+use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, Opts};
 
+use super::plugin_series::{Version, overlap};
 use crate::bindings::mqgate::plugin::metrics::{Definition, Error, Host, Kind};
-use crate::instance::{StoreState, shorten};
+use crate::instance::{Purpose, StoreState, shorten};
 use crate::metrics::Interface;
 use crate::settings::MetricsSettings;
 
@@ -22,10 +23,10 @@ const MAX_BUCKETS: usize = 32;
 
 /// The metrics one version of a plugin defined, shared by its instances.
 pub(crate) struct CustomMetrics {
-    plugin: Arc<str>,
+    version: Arc<Version>,
     settings: MetricsSettings,
-    /// `None` in a trial: everything is checked, nothing is shown.
-    registry: Option<Registry>,
+    /// In a trial everything is checked and claimed, and nothing is shown.
+    purpose: Purpose,
     defined: Mutex<Defined>,
 }
 
@@ -35,6 +36,8 @@ struct Defined {
     by_name: HashMap<String, u32>,
     series: HashSet<(u32, Vec<String>)>,
     retired: bool,
+    /// The first name refused because of another plugin, and why.
+    clash: Option<String>,
 }
 
 #[derive(Clone)]
@@ -45,19 +48,21 @@ enum Family {
 }
 
 impl CustomMetrics {
-    pub(crate) fn new(plugin: Arc<str>, settings: MetricsSettings, registry: Option<Registry>) -> Self {
-        Self { plugin, settings, registry, defined: Mutex::default() }
+    pub(crate) fn new(version: Arc<Version>, settings: MetricsSettings, purpose: Purpose) -> Self {
+        Self { version, settings, purpose, defined: Mutex::default() }
     }
 
-    /// Takes the series out of the registry: the plugin is gone or replaced.
+    /// Takes the series out of what is shown: the plugin is gone or replaced.
     pub(crate) fn retire(&self) {
+        // Locked first: a definition under way must not claim a name afterwards.
         let mut defined = self.defined();
         defined.retired = true;
-        if let Some(registry) = &self.registry {
-            for (_, family) in &defined.metrics {
-                let _ = registry.unregister(family.collector());
-            }
-        }
+        self.version.retire();
+    }
+
+    /// Why a name was refused because of another plugin, if one was.
+    pub(crate) fn clash(&self) -> Option<String> {
+        self.defined().clash.clone()
     }
 
     fn define(&self, definition: Definition) -> Result<u32, Error> {
@@ -74,12 +79,21 @@ impl CustomMetrics {
         }
         check(&definition)?;
         let family = self.family(&definition).map_err(|error| invalid(&definition, &error.to_string()))?;
-        if let Some(registry) = &self.registry
-            && !defined.retired
-        {
-            registry
-                .register(family.collector())
-                .map_err(|error| invalid(&definition, &error.to_string()))?;
+        let overlapping = defined
+            .metrics
+            .iter()
+            .find(|(known, _)| overlap(&known.name, known.kind, &definition.name, definition.kind));
+        if let Some((known, _)) = overlapping {
+            let why = format!("with {}, a histogram's series would have one name with others", known.name);
+            return Err(invalid(&definition, &why));
+        }
+        if !defined.retired {
+            let collector = (self.purpose == Purpose::Calls).then(|| family.collector());
+            if let Err(why) = self.version.claim(&definition, collector) {
+                let error = format!("{}: {why}", definition.name);
+                defined.clash.get_or_insert(error);
+                return Err(invalid(&definition, &why));
+            }
         }
         let number = defined.metrics.len() as u32;
         defined.by_name.insert(definition.name.clone(), number);
@@ -89,8 +103,8 @@ impl CustomMetrics {
 
     fn family(&self, definition: &Definition) -> prometheus::Result<Family> {
         let help = if definition.help.is_empty() { "A plugin's own metric." } else { &definition.help };
-        let options =
-            Opts::new(format!("{PREFIX}{}", definition.name), help).const_label("plugin", &*self.plugin);
+        let options = Opts::new(format!("{PREFIX}{}", definition.name), help)
+            .const_label("plugin", self.version.plugin());
         let labels: Vec<&str> = definition.labels.iter().map(String::as_str).collect();
         Ok(match definition.kind {
             Kind::Counter => Family::Counter(CounterVec::new(options, &labels)?),
@@ -210,7 +224,10 @@ fn invalid(definition: &Definition, why: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use prometheus::Registry;
+
     use super::*;
+    use crate::capability::PluginSeries;
 
     fn definition(name: &str, kind: Kind, labels: &[&str]) -> Definition {
         Definition {
@@ -222,9 +239,15 @@ mod tests {
         }
     }
 
-    fn metrics(registry: &Registry, plugin: &str) -> CustomMetrics {
+    fn shown() -> (Registry, PluginSeries) {
+        let (registry, series) = (Registry::new(), PluginSeries::default());
+        series.show_in(&registry).expect("shown");
+        (registry, series)
+    }
+
+    fn metrics(series: &PluginSeries, plugin: &str) -> CustomMetrics {
         let settings = MetricsSettings { metrics: 3, series: 2 };
-        CustomMetrics::new(plugin.into(), settings, Some(registry.clone()))
+        CustomMetrics::new(series.version(plugin.into()), settings, Purpose::Calls)
     }
 
     fn text(registry: &Registry) -> String {
@@ -233,8 +256,8 @@ mod tests {
 
     #[test]
     fn series_are_capped_and_the_rest_overflows() {
-        let registry = Registry::new();
-        let metrics = metrics(&registry, "p");
+        let (registry, series) = shown();
+        let metrics = metrics(&series, "p");
         let number = metrics.define(definition("seen_total", Kind::Counter, &["who"])).expect("defined");
         assert_eq!(metrics.define(definition("seen_total", Kind::Counter, &["who"])).expect("again"), number);
         for who in ["a", "b", "c", "d", "a"] {
@@ -252,9 +275,9 @@ mod tests {
 
     #[test]
     fn names_are_checked_and_belong_to_one_meaning() {
-        let registry = Registry::new();
-        let first = metrics(&registry, "first");
-        let second = metrics(&registry, "second");
+        let (_, series) = shown();
+        let first = metrics(&series, "first");
+        let second = metrics(&series, "second");
         for name in ["", "1x", "A", "a-b", "a b", "ä", &"a".repeat(65)] {
             assert!(first.define(definition(name, Kind::Gauge, &[])).is_err(), "{name:?}");
         }
@@ -263,8 +286,10 @@ mod tests {
         }
         first.define(definition("x", Kind::Gauge, &["a"])).expect("defined");
         second.define(definition("x", Kind::Gauge, &["a"])).expect("another plugin, same meaning");
-        let third = metrics(&registry, "third");
+        let third = metrics(&series, "third");
         assert!(third.define(definition("x", Kind::Gauge, &["b"])).is_err(), "another meaning");
+        assert!(third.define(definition("x", Kind::Counter, &["a"])).is_err(), "another kind");
+        assert!(third.clash().expect("noted").contains("first has a gauge x with the labels [a]"));
         for name in ["b", "c", "d"] {
             assert!(third.define(definition(name, Kind::Gauge, &[])).is_ok(), "{name}");
         }
@@ -272,15 +297,69 @@ mod tests {
     }
 
     #[test]
-    fn what_is_retired_is_gone_and_can_be_defined_anew() {
-        let registry = Registry::new();
-        let old = metrics(&registry, "p");
+    fn the_series_of_histograms_keep_their_names() {
+        let (_, series) = shown();
+        let first = metrics(&series, "first");
+        first.define(definition("x", Kind::Histogram, &[])).expect("defined");
+        first.define(definition("y_sum", Kind::Counter, &[])).expect("defined");
+        for plugin in ["first", "second"] {
+            let metrics = if plugin == "first" { &first } else { &metrics(&series, plugin) };
+            assert!(metrics.define(definition("x_count", Kind::Counter, &[])).is_err(), "{plugin}");
+            assert!(metrics.define(definition("y", Kind::Histogram, &[])).is_err(), "{plugin}");
+            metrics.define(definition("x_total", Kind::Counter, &[])).expect("another name");
+        }
+    }
+
+    #[test]
+    fn what_is_retired_is_gone_and_can_mean_something_else() {
+        let (registry, series) = shown();
+        let old = metrics(&series, "p");
         let number = old.define(definition("x", Kind::Gauge, &[])).expect("defined");
-        old.retire();
-        let new = metrics(&registry, "p");
-        let next = new.define(definition("x", Kind::Gauge, &[])).expect("defined");
-        new.record(next, 2.0, Vec::new());
         old.record(number, 1.0, Vec::new());
-        assert!(text(&registry).contains(r#"x{plugin="p"} 2"#));
+        let other = metrics(&series, "other");
+        let theirs = other.define(definition("y", Kind::Gauge, &[])).expect("defined");
+        other.record(theirs, 7.0, Vec::new());
+
+        let settings = MetricsSettings { metrics: 3, series: 2 };
+        let version = series.version("p".into());
+        let trial = CustomMetrics::new(Arc::clone(&version), settings, Purpose::Trial);
+        let next = Definition { help: "another".into(), ..definition("x", Kind::Counter, &["a"]) };
+        trial.define(next.clone()).expect("the version before is no obstacle");
+        assert!(other.define(definition("x", Kind::Gauge, &[])).is_err(), "p means two things by it");
+        assert!(text(&registry).contains(r#"x{plugin="p"} 1"#), "a trial shows and hides nothing");
+
+        old.retire();
+        assert!(!text(&registry).contains("_x"), "{}", text(&registry));
+        let new = CustomMetrics::new(version, settings, Purpose::Calls);
+        let number = new.define(next).expect("defined");
+        new.record(number, 2.0, vec!["b".into()]);
+        // A call of the old version that ends late, and one that begins late.
+        old.record(0, 3.0, Vec::new());
+        old.define(definition("z", Kind::Gauge, &[])).expect("defined");
+        old.record(1, 3.0, Vec::new());
+        let shown = text(&registry);
+        assert_eq!(shown.matches("# TYPE mqgate_plugin_custom_x ").count(), 1, "{shown}");
+        assert!(shown.contains(r#"x{a="b",plugin="p"} 2"#), "{shown}");
+        assert!(shown.contains(r#"y{plugin="other"} 7"#) && !shown.contains("_z"), "{shown}");
+
+        drop((trial, new));
+        assert!(!text(&registry).contains("_x"), "what never was retired ends with the version");
+        other.define(definition("x", Kind::Gauge, &[])).expect("nobody has it now");
+    }
+
+    #[test]
+    fn plugins_share_a_family() {
+        let (registry, series) = shown();
+        for plugin in ["a", "b"] {
+            let metrics = metrics(&series, plugin);
+            let number = metrics
+                .define(Definition { help: plugin.into(), ..definition("x", Kind::Gauge, &["l"]) })
+                .expect("defined");
+            metrics.record(number, 1.0, vec!["v".into()]);
+            std::mem::forget(metrics);
+        }
+        let shown = text(&registry);
+        assert_eq!(shown.matches("# HELP").count(), 1, "{shown}");
+        assert_eq!(shown.matches("} 1").count(), 2, "{shown}");
     }
 }

@@ -85,7 +85,10 @@ impl Guest {
     }
 
     pub fn import(mut self, interface: &str, function: &str, name: &str, signature: &str) -> Self {
-        self.world.push(format!("import mqgate:plugin/{interface}@0.1.0;"));
+        let line = format!("import mqgate:plugin/{interface}@0.1.0;");
+        if !self.world.contains(&line) {
+            self.world.push(line);
+        }
         let _ = writeln!(
             self.imports,
             "(import \"mqgate:plugin/{interface}@0.1.0\" \"{function}\" (func ${name} {signature}))"

@@ -165,3 +165,59 @@ async fn members_stand_where_they_are_put() {
     assert_eq!(listed, ["zero", "one", "before", "after", "unnamed"]);
     assert_eq!(fixture.authenticate("one", "l").await.ok(), Some(Authentication::Abstain));
 }
+
+/// Defines the gauge `x` with this help and one label, both of one letter, and traps when it may not.
+fn defines(help: char, label: char) -> Vec<u8> {
+    let init = "(i32.store (i32.const 512) (i32.const 66)) (i32.store (i32.const 516) (i32.const 1))
+        (call $define (i32.const 64) (i32.const 1) (i32.const 65) (i32.const 1) (i32.const 1)
+          (i32.const 512) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 4096))
+        (if (i32.load8_u (i32.const 4096)) (then unreachable))
+        (call $record (i32.load (i32.const 4100)) (f64.const 1) (i32.const 512) (i32.const 1))
+        (i32.const 1024)";
+    Guest::new()
+        .text(&format!("x{help}{label}"))
+        .import("metrics", "define", "define", "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)")
+        .import("metrics", "record", "record", "(param i32 f64 i32 i32)")
+        .init(init)
+        .authenticator(ABSTAIN)
+        .build()
+}
+
+#[tokio::test]
+async fn a_new_version_may_change_its_metrics() {
+    let fixture = Fixture::new();
+    let load = async |name: &str, component: Vec<u8>| {
+        let mut plugin = settings(name, component);
+        plugin.grants = mqgate_plugin_host::Grants::of([mqgate_plugin_host::Capability::Metrics]);
+        fixture.host.load(plugin, Position::Last).await
+    };
+    let shown = || {
+        let text = fixture.metrics_text();
+        let own = text.lines().filter(|line| line.contains("mqgate_plugin_custom_x"));
+        own.map(str::to_owned).collect::<Vec<_>>().join("\n")
+    };
+    load("p", defines('h', 'a')).await.expect("loads");
+    assert_eq!(shown(), "", "the trial shows nothing");
+    fixture.authenticate("p", "l").await.expect("an answer");
+    assert!(shown().contains(r#"x{a="a",plugin="p"} 1"#), "{}", shown());
+
+    for (help, label) in [('i', 'a'), ('i', 'b')] {
+        let next = defines(help, label).into();
+        fixture.host.swap("p", next, None, Reauthorize::None).await.expect("swaps");
+        fixture.authenticate("p", "l").await.expect("an answer");
+        let line = format!("mqgate_plugin_custom_x{{{label}=\"{label}\",plugin=\"p\"}} 1");
+        let lines =
+            format!("# HELP mqgate_plugin_custom_x {help}\n# TYPE mqgate_plugin_custom_x gauge\n{line}");
+        assert_eq!(shown(), lines);
+    }
+
+    let refused = load("q", defines('h', 'a')).await.expect_err("the name is taken");
+    assert!(refused.message.contains("the plugin p has a gauge x with the labels [b]"), "{refused}");
+    fixture.authenticate("p", "l").await.expect("an answer");
+    load("q", defines('h', 'b')).await.expect("the same meaning");
+    fixture.authenticate("q", "l").await.expect("an answer");
+    let next = defines('i', 'a').into();
+    let refused = fixture.host.swap("p", next, None, Reauthorize::None).await.expect_err("q has it");
+    assert!(refused.message.contains("the plugin q has a gauge x"), "{refused}");
+    assert_eq!(shown().lines().count(), 4, "{}", shown());
+}
