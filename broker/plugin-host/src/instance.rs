@@ -12,7 +12,7 @@ use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDe
 use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::bindings::mqgate::plugin::types::HookError;
 use crate::capability::Services;
-use crate::capability::log::one_line;
+use crate::capability::log::{Voice, one_line};
 use crate::engine::{PluginEngine, TICK, Ticking};
 use crate::hook_exports::HookExports;
 use crate::metrics::PluginMetrics;
@@ -79,6 +79,7 @@ pub(crate) struct StoreState {
     pub(crate) purpose: Purpose,
     /// `init` runs: metrics may be defined.
     pub(crate) initializing: bool,
+    pub(crate) voice: Voice,
     memory: MemoryLimit,
     budget: Budget,
     _alive: Alive,
@@ -117,6 +118,7 @@ impl Runnable {
             services: Arc::clone(services),
             purpose,
             initializing: false,
+            voice: Voice::Plugin,
             memory: MemoryLimit {
                 most: self.limits.memory,
                 used: 0,

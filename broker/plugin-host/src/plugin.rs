@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
+use crate::capability::log::Voice;
 use crate::hook::Hook;
 use crate::instance::{CallError, Runnable, Running};
 use crate::question::Credentials;
@@ -290,6 +291,8 @@ impl HookCall for RecordEvents {
         let indices = plugin.exports.auditor.as_ref().expect(HOOK_IS_EXPORTED);
         let guest = indices.load(&mut on.store, &on.instance)?;
         let events: Vec<_> = self.events.iter().map(|event| question::audit_event(event)).collect();
+        // Only here: what `init` says is no audit event. The instance is kept for the next call of this hook.
+        on.store.data_mut().voice = Voice::auditor();
         let safe = guest.call_record_events(&mut on.store, &events).await?.map_err(CallError::Hook)?;
         let last = self.events.iter().map(|event| event.sequence).max().unwrap_or(0);
         if safe > last {

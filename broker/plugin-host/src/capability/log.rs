@@ -5,8 +5,6 @@ use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use tracing::enabled;
-
 use crate::bindings::mqgate::plugin::log::{Host, Level};
 use crate::bindings::mqgate::plugin::types::{Attribute, Value};
 use crate::instance::{StoreState, shorten};
@@ -17,6 +15,13 @@ const LINES_PER_SECOND: f64 = 100.0;
 /// Longest line, fields included.
 const MAX_LINE: usize = 1024;
 const TARGET: &str = "mqgate::plugin";
+/// Of lines written while audit events are handed over: a log filter can tell them from the rest.
+const AUDIT_TARGET: &str = "mqgate::audit_log";
+/// What an auditor may write while it takes one batch. The size of a batch bounds its lines already; this is for
+/// an auditor that does not stop.
+const AUDIT_BYTES: usize = 1 << 20;
+/// What a line costs beside its text.
+const LINE_COST: usize = 64;
 
 /// A bucket of lines that fills with time.
 pub(crate) struct LogRate(Mutex<Bucket>);
@@ -44,14 +49,63 @@ impl LogRate {
     }
 }
 
+/// Under which rules an instance's lines are written.
+pub(crate) enum Voice {
+    /// So many a second, over all instances of the plugin.
+    Plugin,
+    /// Audit events are handed over. A batch is one call, so lines are bounded per call and none is lost.
+    Auditor { bytes_left: usize },
+}
+
+impl Voice {
+    pub(crate) const fn auditor() -> Self {
+        Self::Auditor { bytes_left: AUDIT_BYTES }
+    }
+
+    fn allows(&mut self, line: &str, rate: &LogRate, now: Instant) -> bool {
+        match self {
+            Self::Plugin => rate.allows(now),
+            Self::Auditor { bytes_left } => match bytes_left.checked_sub(line.len() + LINE_COST) {
+                Some(left) => {
+                    *bytes_left = left;
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+}
+
+/// `tracing` takes a target and a level only as constants.
+macro_rules! at_level {
+    ($level:expr, $do:ident, $target:expr $(, $rest:tt)*) => {
+        match $level {
+            Level::Trace => $do!($target, tracing::Level::TRACE $(, $rest)*),
+            Level::Debug => $do!($target, tracing::Level::DEBUG $(, $rest)*),
+            Level::Info => $do!($target, tracing::Level::INFO $(, $rest)*),
+            Level::Warn => $do!($target, tracing::Level::WARN $(, $rest)*),
+            Level::Error => $do!($target, tracing::Level::ERROR $(, $rest)*),
+        }
+    };
+}
+
+macro_rules! is_enabled {
+    ($target:expr, $level:expr) => {
+        tracing::enabled!(target: $target, $level)
+    };
+}
+
+macro_rules! emit {
+    ($target:expr, $level:expr, $plugin:ident, $line:ident) => {
+        tracing::event!(target: $target, $level, plugin = $plugin, "{}", $line)
+    };
+}
+
 impl Host for StoreState {
     fn enabled(&mut self, level: Level) -> bool {
-        match level {
-            Level::Trace => enabled!(target: TARGET, tracing::Level::TRACE),
-            Level::Debug => enabled!(target: TARGET, tracing::Level::DEBUG),
-            Level::Info => enabled!(target: TARGET, tracing::Level::INFO),
-            Level::Warn => enabled!(target: TARGET, tracing::Level::WARN),
-            Level::Error => enabled!(target: TARGET, tracing::Level::ERROR),
+        match self.voice {
+            Voice::Plugin => at_level!(level, is_enabled, TARGET),
+            Voice::Auditor { .. } => at_level!(level, is_enabled, AUDIT_TARGET),
         }
     }
 
@@ -59,19 +113,16 @@ impl Host for StoreState {
         if !self.enabled(level) {
             return;
         }
-        if !self.services.log_rate.allows(Instant::now()) {
+        let line = line(&message, &fields);
+        if !self.voice.allows(&line, &self.services.log_rate, Instant::now()) {
             self.services.metrics.host_call(Interface::Log, HostCallResult::Dropped);
             return;
         }
         self.services.metrics.host_call(Interface::Log, HostCallResult::Ok);
         let plugin = &*self.services.plugin;
-        let line = line(&message, &fields);
-        match level {
-            Level::Trace => tracing::trace!(target: TARGET, plugin, "{line}"),
-            Level::Debug => tracing::debug!(target: TARGET, plugin, "{line}"),
-            Level::Info => tracing::info!(target: TARGET, plugin, "{line}"),
-            Level::Warn => tracing::warn!(target: TARGET, plugin, "{line}"),
-            Level::Error => tracing::error!(target: TARGET, plugin, "{line}"),
+        match self.voice {
+            Voice::Plugin => at_level!(level, emit, TARGET, plugin, line),
+            Voice::Auditor { .. } => at_level!(level, emit, AUDIT_TARGET, plugin, line),
         }
     }
 }
@@ -147,6 +198,18 @@ mod tests {
         assert!(long.len() <= MAX_LINE + '…'.len_utf8(), "{}", long.len());
         let many = vec![Attribute { name: String::from("n"), value: Value::Blob(vec![0; 1 << 20]) }; 100];
         assert!(line("m", &many).len() <= MAX_LINE + '…'.len_utf8());
+    }
+
+    #[test]
+    fn an_auditor_writes_its_batch_and_not_without_end() {
+        let begin = Instant::now();
+        let rate = LogRate::new(begin);
+        let line = "x".repeat(MAX_LINE);
+        let mut voice = Voice::auditor();
+        assert!((0..256).all(|_| voice.allows(&line, &rate, begin)), "a batch of the longest lines");
+        assert!((0..1000).any(|_| !voice.allows(&line, &rate, begin)));
+        assert!((0..20_000).any(|_| !voice.allows("", &rate, begin)), "empty lines cost too");
+        assert!(Voice::Plugin.allows("", &rate, begin), "the rate of the others is untouched");
     }
 
     #[test]
