@@ -14,6 +14,8 @@ use crate::metrics::Interface;
 /// Records read at once, and in all, to count with a condition.
 const PAGE: usize = 500;
 const MAX_COUNTED: usize = 20_000;
+/// A tag of this form, with the fingerprint of a trust anchor, stands for what is registered under that anchor.
+const ANCHOR_TAG: &str = "ca:";
 
 impl StoreState {
     async fn read<T: Send + 'static>(
@@ -77,18 +79,21 @@ fn compose(mut records: Vec<DeviceCertificate>) -> Option<Device> {
 }
 
 fn count(storage: &dyn Storage, tenant: Option<&str>, tag: Option<&str>) -> Result<u64, Error> {
-    if tenant.is_none() && tag.is_none() {
+    let anchor = tag.and_then(anchor_of_tag);
+    if tenant.is_none() && (tag.is_none() || anchor.is_some()) {
         let counts = storage.device_certificate_counts()?;
-        return Ok(counts
-            .iter()
-            .filter(|((_, state), _)| is_registered(*state))
-            .map(|(_, count)| count)
-            .sum());
+        let wanted = |ca| is_wanted(anchor, ca);
+        let counted = counts.iter().filter(|((ca, state), _)| is_registered(*state) && wanted(*ca));
+        return Ok(counted.map(|(_, count)| count).sum());
     }
+    let has_tag = |record: &DeviceCertificate| match anchor {
+        Some(_) => is_wanted(anchor, record.ca_id),
+        None => tag.is_none_or(|tag| record.tags.iter().any(|known| known == tag)),
+    };
     let matches = |record: &DeviceCertificate| {
         is_registered(record.state)
             && tenant.is_none_or(|tenant| record.tenant.as_deref() == Some(tenant))
-            && tag.is_none_or(|tag| record.tags.iter().any(|known| known == tag))
+            && has_tag(record)
     };
     let mut found = 0;
     let mut after = None;
@@ -101,6 +106,16 @@ fn count(storage: &dyn Storage, tenant: Option<&str>, tag: Option<&str>) -> Resu
         }
     }
     Err(Error::Unavailable(format!("more than {MAX_COUNTED} records would have to be read")))
+}
+
+fn is_wanted(anchor: Option<CertificateFingerprint>, ca: CertificateFingerprint) -> bool {
+    anchor.is_none_or(|anchor| anchor == ca)
+}
+
+fn anchor_of_tag(tag: &str) -> Option<CertificateFingerprint> {
+    let mut fingerprint = [0; 32];
+    hex::decode_to_slice(tag.strip_prefix(ANCHOR_TAG)?, &mut fingerprint).ok()?;
+    Some(CertificateFingerprint(fingerprint))
 }
 
 fn rank(state: DeviceState) -> u8 {

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::hooks::{Acl, Authorization, FailureKind, HookFailure, Identity};
 use mqgate_identity::reason::Reason;
+use mqgate_identity::registry::DeviceState;
 use mqgate_plugin_host::{Capability, Grants, PluginSettings, Position, Source};
 
 use crate::fixture::{Fixture, connection, settings};
@@ -161,4 +163,98 @@ async fn a_component_can_be_looked_at_without_running_it() {
     assert_eq!(found.imports, ["mqgate:plugin/log@0.1.0"]);
     assert!(found.digest.starts_with("sha256:") && found.digest.len() == 71);
     assert!(fixture.host.list().is_empty());
+}
+
+/// Writes as many lines as it gets events.
+const WRITING_AUDITOR: &str = "(local $n i32)
+    (loop $next
+      (call $write (i32.const 2) (i32.const 64) (i32.const 1) (i32.const 0) (i32.const 0))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $next (i32.lt_u (local.get $n) (local.get 1))))
+    (i64.store (i32.const 2056) (i64.const 1))
+    (i32.const 2048)";
+
+#[tokio::test]
+async fn every_event_of_a_batch_becomes_a_line() {
+    let lines = Lines::default();
+    // Plugins run on threads of their own, which know only the subscriber of the process.
+    tracing::subscriber::set_global_default(lines.clone()).expect("the only one of these tests");
+    let guest = Guest::new()
+        .text("e")
+        .pages(32)
+        .import("log", "write", "write", "(param i32 i32 i32 i32 i32)")
+        .export("auditor", "record-events", "(param i32 i32) (result i32)", WRITING_AUDITOR)
+        .build();
+    let fixture = Fixture::new();
+    fixture.load("audit", guest).await.expect("loads");
+    for batch in 1..=3 {
+        record(&fixture, "audit", 1..=256).await.expect("taken");
+        assert_eq!(lines.of("mqgate::audit_log"), batch * 256);
+    }
+    let dropped = "mqgate_plugin_host_calls_total{interface=\"log\",plugin=\"audit\",result=\"dropped\"}";
+    assert_eq!(fixture.metric(dropped), Some(0.0));
+}
+
+/// Counts events by target.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<std::collections::BTreeMap<String, usize>>>);
+
+impl Lines {
+    fn of(&self, target: &str) -> usize {
+        self.0.lock().unwrap().get(target).copied().unwrap_or(0)
+    }
+}
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        *self.0.lock().unwrap().entry(event.metadata().target().to_owned()).or_default() += 1;
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_large_fleet_is_counted_by_its_anchor() {
+    const FLEET: u64 = 1_000_000;
+    // Traps unless the registry counts FLEET devices under the tag at 64.
+    let counting = format!(
+        "(call $count (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 67)
+          (i32.const 4096))
+        (if (i32.load8_u (i32.const 4096)) (then unreachable))
+        (if (i64.ne (i64.load (i32.const 4104)) (i64.const {FLEET})) (then unreachable)) {ABSTAIN}"
+    );
+    let guest = Guest::new()
+        .text(&format!("ca:{}", "07".repeat(32)))
+        .import("registry", "count", "count", "(param i32 i32 i32 i32 i32 i32 i32)")
+        .authenticator(&counting)
+        .build();
+    let fixture = Fixture::new();
+    let (ours, other) = (CertificateFingerprint([7; 32]), CertificateFingerprint([8; 32]));
+    *fixture.storage.counts.lock().unwrap() = [
+        ((ours, DeviceState::Active), FLEET - 11),
+        ((ours, DeviceState::PendingActivation), 10),
+        ((ours, DeviceState::Inactive), 1),
+        ((ours, DeviceState::Revoked), 5),
+        ((ours, DeviceState::Tombstone), 5),
+        ((other, DeviceState::Active), 5),
+    ]
+    .into();
+    let mut plugin = settings("counts", guest);
+    plugin.grants = Grants::of([Capability::RegistryRead]);
+    fixture.host.load(plugin, Position::Last).await.expect("loads");
+    fixture.authenticate("counts", "l").await.expect("the count fits");
 }

@@ -13,6 +13,8 @@ use mqgate_identity::registry::{
 pub struct FakeStorage {
     pub kv: Mutex<BTreeMap<(String, String), Vec<u8>>>,
     pub devices: Mutex<Vec<DeviceCertificate>>,
+    /// Certificates per CA and state; there are no records behind them.
+    pub counts: Mutex<BTreeMap<(CertificateFingerprint, DeviceState), u64>>,
     mood: Mutex<Mood>,
     changed: Condvar,
 }
@@ -84,7 +86,7 @@ impl Storage for FakeStorage {
     fn device_certificate_counts(
         &self,
     ) -> Result<BTreeMap<(CertificateFingerprint, DeviceState), u64>, StorageError> {
-        Ok(BTreeMap::new())
+        Ok(self.counts.lock().unwrap().clone())
     }
 
     fn setting(&self, _: &str) -> Result<Option<Vec<u8>>, StorageError> {
