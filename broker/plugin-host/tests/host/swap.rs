@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mqgate_identity::hooks::{Authentication, ChainMember, Reauthorize};
-use mqgate_plugin_host::{HostSettings, Position};
+use mqgate_plugin_host::{HostSettings, Position, UnloadError};
 
 use crate::fixture::{Fixture, connection, device_id, settings};
 use crate::guest::{ABSTAIN, Guest, accepts_as};
@@ -96,8 +96,8 @@ async fn two_hundred_swaps_leave_nothing_behind() {
         fixture.metrics_text().lines().filter(|line| line.starts_with("mqgate_plugin_info{")).count();
     assert_eq!(info_series, 1);
 
-    assert!(fixture.host.unload("gate").await);
-    assert!(!fixture.host.unload("gate").await);
+    assert_eq!(fixture.host.unload("gate", true).await, Ok(()));
+    assert_eq!(fixture.host.unload("gate", true).await, Err(UnloadError::NoSuchPlugin));
     assert!(!fixture.metrics_text().contains("gate"), "{}", fixture.metrics_text());
 }
 
@@ -159,8 +159,9 @@ async fn members_stand_where_they_are_put() {
     assert!(put("x", Position::Before(String::from("nobody"))).await.is_err());
     assert!(put("static", Position::Last).await.is_err(), "a built-in member's name");
     assert!(put("one", Position::Last).await.is_err(), "live already");
-    assert!(fixture.host.unload("two").await);
-    assert!(!fixture.host.unload("static").await, "built-in members stay");
+    assert_eq!(fixture.host.unload("two", true).await, Ok(()));
+    let native = fixture.host.unload("static", true).await;
+    assert_eq!(native, Err(UnloadError::NoSuchPlugin), "built-in members stay");
     let listed: Vec<String> = fixture.host.list().into_iter().map(|info| info.name).collect();
     assert_eq!(listed, ["zero", "one", "before", "after", "unnamed"]);
     assert_eq!(fixture.authenticate("one", "l").await.ok(), Some(Authentication::Abstain));
