@@ -1,7 +1,8 @@
 //! Delivery to the auditors of the current hook set: in batches, in order, at least once.
 //!
-//! Each auditor has a cursor into the window of events kept in memory. One that fails is asked again, later
-//! and later; what leaves the window meanwhile is lost for it, counted, and announced with `audit.dropped`.
+//! Each auditor has a cursor into the window of events kept in memory. One that fails is asked again, with half
+//! as many events, down to one, and then later and later; what leaves the window meanwhile is lost for it,
+//! counted, and announced with `audit.dropped`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -69,13 +70,14 @@ impl AuditLog {
         shutdown: CancellationToken,
     ) {
         let mut backoff = FIRST_BACKOFF;
+        let mut most = BATCH;
         loop {
             let Some(auditor) = auditor(&hooks, &name) else { return };
             let arrived = self.shared.arrived.notified();
             tokio::pin!(arrived);
             // Registered before the look at the window: nothing that arrives in between is missed.
             arrived.as_mut().enable();
-            let batch = self.after(&name, &mut cursor);
+            let batch = self.after(&name, &mut cursor, most);
             if batch.is_empty() {
                 if shutdown.is_cancelled() {
                     return;
@@ -94,6 +96,7 @@ impl AuditLog {
                     // An auditor cannot vouch for what it was not given.
                     cursor = safe.min(last);
                     backoff = FIRST_BACKOFF;
+                    most = (most + most / 4 + 1).min(BATCH);
                     self.lag(&name, cursor);
                     continue;
                 }
@@ -106,12 +109,17 @@ impl AuditLog {
                 () = tokio::time::sleep(backoff) => {}
                 () = shutdown.cancelled() => return,
             }
-            backoff = (backoff * 2).min(LAST_BACKOFF);
+            // Perhaps it was too much at once: first less, then later.
+            if batch.len() > 1 {
+                most = batch.len() / 2;
+            } else {
+                backoff = (backoff * 2).min(LAST_BACKOFF);
+            }
         }
     }
 
-    /// The next events after `cursor`; moves it over what the window has lost.
-    fn after(&self, name: &str, cursor: &mut u64) -> Vec<Arc<AuditEvent>> {
+    /// The next events after `cursor`, at most `most`; moves it over what the window has lost.
+    fn after(&self, name: &str, cursor: &mut u64, most: usize) -> Vec<Arc<AuditEvent>> {
         let (batch, lost) = {
             let state = self.shared.lock();
             let oldest = state.window.front().map_or(state.last_sequence + 1, |event| event.sequence);
@@ -119,7 +127,7 @@ impl AuditLog {
             *cursor += lost;
             // The window has no gaps: sequence numbers are positions.
             let skip = usize::try_from(*cursor + 1 - oldest).unwrap_or(usize::MAX);
-            let batch: Vec<_> = state.window.iter().skip(skip).take(BATCH).cloned().collect();
+            let batch: Vec<_> = state.window.iter().skip(skip).take(most).cloned().collect();
             (batch, lost)
         };
         if lost > 0 {

@@ -3,7 +3,9 @@ use std::sync::atomic::Ordering as AtomicOrdering;
 
 use mqgate_identity::audit::PluginVerdict;
 use mqgate_identity::certificate::CertificateFingerprint;
-use mqgate_identity::hooks::{Attribute, ChainMember, Value};
+use mqgate_identity::hooks::{
+    Attribute, AuditSink, ChainMember, FailureKind, HookFailure, HookFuture, Value,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::coalesce::Coalescer;
@@ -168,15 +170,19 @@ fn a_folder_that_is_not_there_is_named() {
     assert!(error.starts_with("audit file no/such/audit.jsonl: "), "{error}");
 }
 
-fn auditor(hook: &Arc<FakeHook>) -> Arc<ChainMember> {
-    Arc::new(ChainMember {
+fn empty_member() -> ChainMember {
+    ChainMember {
         name: "auditor".into(),
         digest: None,
         authenticator: None,
         registrar: None,
         authorizer: None,
-        auditor: Some(Arc::clone(hook) as _),
-    })
+        auditor: None,
+    }
+}
+
+fn auditor(hook: &Arc<FakeHook>) -> Arc<ChainMember> {
+    Arc::new(ChainMember { auditor: Some(Arc::clone(hook) as _), ..empty_member() })
 }
 
 #[tokio::test]
@@ -251,3 +257,50 @@ fn a_storm_is_one_record_and_a_count() {
     storm.offer(now(14), "c", failed());
     assert_eq!(counts(storm.finish()), [Some("1".into())]);
 }
+/// Fails whenever it gets more events than it can take in its time.
+struct Slow {
+    most: usize,
+    events: Mutex<Vec<u64>>,
+    batches: Mutex<Vec<usize>>,
+}
+
+impl AuditSink for Slow {
+    fn record_events<'a>(&'a self, events: &'a [Arc<AuditEvent>]) -> HookFuture<'a, u64> {
+        self.batches.lock().unwrap().push(events.len());
+        if events.len() > self.most {
+            let failure = HookFailure { kind: FailureKind::Deadline, detail: String::new() };
+            return Box::pin(async move { Err(failure) });
+        }
+        self.events.lock().unwrap().extend(events.iter().map(|event| event.sequence));
+        Box::pin(async { Ok(events.last().unwrap().sequence) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_auditor_that_is_given_too_much_is_given_less() {
+    for most in [1, 100] {
+        let slow = Arc::new(Slow { most, events: Mutex::default(), batches: Mutex::default() });
+        let log = Arc::new(AuditLog::default());
+        for _ in 0..600 {
+            log.record(event(names::CONNECTION_CLOSED));
+        }
+        let shutdown = CancellationToken::new();
+        let member = ChainMember { auditor: Some(Arc::clone(&slow) as _), ..empty_member() };
+        let set = hooks(vec![Arc::new(member)]);
+        let delivery = tokio::spawn(Arc::clone(&log).deliver(set, shutdown.clone()));
+        let all = async {
+            while slow.events.lock().unwrap().len() < 600 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(600), all).await.expect("it makes progress");
+        shutdown.cancel();
+        delivery.await.unwrap();
+        assert_eq!(*slow.events.lock().unwrap(), (1..=600).collect::<Vec<_>>());
+        let batches = slow.batches.lock().unwrap();
+        let least = batches.iter().position(|batch| *batch <= most).unwrap();
+        assert!(batches[..least].is_sorted_by(|a, b| a > b), "{batches:?}");
+        assert!(batches[least..].iter().any(|batch| *batch > batches[least]), "it grows again: {batches:?}");
+    }
+}
+
