@@ -3,6 +3,8 @@
 //!
 //! Does not know MQTT: a connection whose transport is up is handed to [`serve`].
 
+mod source;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::source::Unfinished;
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::broker::{Broker, serve};
@@ -38,8 +41,11 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// Open at the same time, handshakes included; more wait in the kernel's queue.
     pub max_connections: usize,
-    /// TLS handshakes at the same time.
+    /// TLS handshakes at the same time, of clients that have said hello.
     pub max_handshakes: usize,
+    /// Connections of one IPv4 address or one IPv6 network of 64 bits whose handshake is not finished; more are
+    /// closed. Does not hold for this machine itself.
+    pub max_unfinished_per_source: usize,
     /// The kernel's queue.
     pub backlog: i32,
     /// How long connections get to end at shutdown.
@@ -54,6 +60,7 @@ impl ListenerSettings {
             address,
             max_connections: 100_000,
             max_handshakes: 256,
+            max_unfinished_per_source: 64,
             backlog: 1024,
             drain: Duration::from_secs(10),
             tls,
@@ -96,6 +103,7 @@ struct Inner {
     settings: ListenerSettings,
     parts: ListenerParts,
     handshakes: Semaphore,
+    unfinished: Unfinished,
     failures: Mutex<Coalescer<(IpAddr, Reason)>>,
 }
 
@@ -110,6 +118,7 @@ impl Listener {
         }
         let inner = Inner {
             handshakes: Semaphore::new(settings.max_handshakes.clamp(1, Semaphore::MAX_PERMITS)),
+            unfinished: Unfinished::new(settings.max_unfinished_per_source),
             failures: Mutex::new(Coalescer::new(COALESCE, COALESCED_KEYS)),
             settings,
             parts,
@@ -268,10 +277,16 @@ impl Inner {
             return;
         };
         let started = Instant::now();
+        let Some(unfinished) = self.unfinished.enter(peer.ip()) else {
+            metrics.listener_rejected.with_label_values(&[listener, "max_conn"]).inc();
+            tracing::debug!(listener, %peer, "closed: its source has too many unfinished handshakes");
+            return;
+        };
         let handshake = tokio::select! {
             () = shutdown.cancelled() => return,
-            handshake = self.handshake(tls, stream) => handshake,
+            handshake = tls.accept(stream, tls.settings().handshake_timeout, &self.handshakes) => handshake,
         };
+        drop(unfinished);
         let Handshaken { stream, session, group, certificate } = match handshake {
             Ok(handshaken) => handshaken,
             Err(failure) => return self.failed(failure, &accepted),
@@ -286,19 +301,6 @@ impl Inner {
         let broker = Arc::clone(&self.parts.broker);
         serve(ServerStream::Tls(Box::new(stream)), accepted, broker, shutdown).await;
         drop(place);
-    }
-
-    /// The time runs while a free place is waited for, too.
-    async fn handshake(
-        &self,
-        tls: &TlsServer,
-        stream: TcpStream,
-    ) -> Result<Handshaken<TcpStream>, HandshakeFailure> {
-        let time = tls.settings().handshake_timeout;
-        let started = Instant::now();
-        let place = tokio::time::timeout(time, self.handshakes.acquire()).await;
-        let _place = place.map_err(|_| HandshakeFailure::waiting(time))?;
-        tls.accept(stream, time.saturating_sub(started.elapsed())).await
     }
 
     fn count(
@@ -338,6 +340,9 @@ impl Inner {
         metrics.tls_handshake_failures.with_label_values(&[listener, failure.reason.as_str()]).inc();
         if failure.certificate_fingerprint.is_some() {
             metrics.decided(listener, Stage::Cert, failure.reason);
+        }
+        if failure.crowded && failure.reason == Reason::TlsHandshakeTimeout {
+            metrics.listener_rejected.with_label_values(&[listener, "rate"]).inc();
         }
         if failure.resumed {
             metrics.tls_resumptions.with_label_values(&[listener, "reverify_failed"]).inc();

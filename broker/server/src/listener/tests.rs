@@ -143,6 +143,48 @@ async fn failed_handshakes_are_counted_and_written_down_without_a_storm() {
 }
 
 #[tokio::test]
+async fn whoever_says_nothing_keeps_nobody_out() {
+    let world = World::new();
+    let ca = TestCa::new("CA");
+    let server = ca.server();
+    let certificate =
+        ServerCertificate::from_pem(server.pem().as_bytes(), server.key.serialize_pem().as_bytes(), "c", "k");
+    let settings = TlsSettings { client_auth: crate::tls::ClientAuth::None, ..TlsSettings::default() };
+    let tls = TlsServer::new(settings, certificate.unwrap(), Arc::new(TrustStore::new(1))).unwrap();
+    let mut settings = ListenerSettings::new("mqtts", "127.0.0.1:0".parse().unwrap(), Some(Arc::new(tls)));
+    settings.max_handshakes = 1;
+    let listener = Listener::new(settings, world.parts.clone());
+    let mut address = listener.address();
+    let running = tokio::spawn(listener.run(world.shutdown.clone()));
+    let address = open(&mut address).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let accepted = world.metrics.gate.listener_accepted.with_label_values(&["mqtts"]);
+    while accepted.get() < 3 {
+        tokio::task::yield_now().await;
+    }
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der().into()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let connecting =
+        tokio_rustls::TlsConnector::from(Arc::new(client)).connect("localhost".try_into().unwrap(), stream);
+    // Much less than the handshake timeout, after which the silent ones are gone in any case.
+    let stream = tokio::time::timeout(Duration::from_secs(8), connecting).await;
+    drop(stream.expect("the silent ones hold the places").unwrap());
+    world.shutdown.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn whoever_has_no_place_waits() {
     let world = World::new();
     let mut settings = ListenerSettings::new("mqtts", "127.0.0.1:0".parse().unwrap(), Some(world.tls()));

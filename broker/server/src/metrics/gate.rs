@@ -53,6 +53,7 @@ pub struct GateMetrics {
     pub listener_connections: IntGaugeVec,
     pub listener_connections_limit: IntGaugeVec,
     pub listener_accepted: IntCounterVec,
+    pub listener_rejected: IntCounterVec,
     pub tls_handshakes: IntCounterVec,
     pub tls_handshake_failures: IntCounterVec,
     pub tls_handshake_duration: HistogramVec,
@@ -116,6 +117,11 @@ impl GateMetrics {
                 "mqgate_listener_accepted_total",
                 "Connections accepted.",
                 &["listener"],
+            )?,
+            listener_rejected: counter(
+                "mqgate_listener_rejected_total",
+                "Connections closed before their handshake: too many of one source, or of all.",
+                &["listener", "reason"],
             )?,
             tls_handshakes: counter(
                 "mqgate_tls_handshakes_total",
@@ -264,6 +270,9 @@ impl GateMetrics {
         }
         if protocol != "tls" {
             return;
+        }
+        for reason in ["max_conn", "rate"] {
+            self.listener_rejected.with_label_values(&[listener, reason]);
         }
         for result in [HandshakeResult::Ok, HandshakeResult::Failed, HandshakeResult::Timeout] {
             self.tls_handshakes.with_label_values(&[listener, result.as_str()]);

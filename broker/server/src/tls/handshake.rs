@@ -13,6 +13,7 @@ use mqgate_identity::time::UnixMillis;
 use rustls::server::Acceptor;
 use rustls::{HandshakeKind, NamedGroup, PeerIncompatible};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -39,41 +40,51 @@ pub struct HandshakeFailure {
     pub certificate_fingerprint: Option<CertificateFingerprint>,
     pub subject: Option<String>,
     pub resumed: bool,
+    /// It waits, or waited in vain, for one of the places.
+    pub crowded: bool,
 }
 
 impl TlsServer {
-    /// Runs the handshake on `stream` within `time`.
+    /// Runs the handshake on `stream` within `time`, waiting for a place included.
+    ///
+    /// A place is taken once the client has said hello: whoever connects and stays silent holds none.
     ///
     /// rustls does not ask the verifier about a resumed session, and the trust set may have changed while a
     /// full handshake ran: the chain is judged afterwards, unless the verifier has just done that with the
     /// trust set that counts now.
-    pub async fn accept<S>(&self, stream: S, time: Duration) -> Result<Handshaken<S>, HandshakeFailure>
+    pub async fn accept<S>(
+        &self,
+        stream: S,
+        time: Duration,
+        places: &Semaphore,
+    ) -> Result<Handshaken<S>, HandshakeFailure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut failure = HandshakeFailure::new();
-        tokio::time::timeout(time, self.accept_untimed(stream, &mut failure))
+        tokio::time::timeout(time, self.accept_untimed(stream, places, &mut failure))
             .await
             .unwrap_or_else(|_| {
                 failure.reason = Reason::TlsHandshakeTimeout;
-                failure.detail = format!("not finished within {time:?}");
+                failure.detail = match failure.crowded {
+                    true => format!("no place for a handshake within {time:?}"),
+                    false => format!("not finished within {time:?}"),
+                };
                 None
             })
             .ok_or(failure)
     }
 
     /// `None`: see `failure`.
-    async fn accept_untimed<S>(&self, stream: S, failure: &mut HandshakeFailure) -> Option<Handshaken<S>>
+    async fn accept_untimed<S>(
+        &self,
+        stream: S,
+        places: &Semaphore,
+        failure: &mut HandshakeFailure,
+    ) -> Option<Handshaken<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = match self.config() {
-            Ok(config) => config,
-            Err(error) => {
-                failure.detail = error.to_string();
-                return None;
-            }
-        };
         let started = match LazyConfigAcceptor::new(Acceptor::default(), stream).await {
             Ok(started) => started,
             Err(error) => {
@@ -82,6 +93,17 @@ impl TlsServer {
             }
         };
         failure.server_name = started.client_hello().server_name().map(str::to_owned);
+        failure.crowded = true;
+        // Nobody closes the semaphore.
+        let _place = places.acquire().await.ok()?;
+        failure.crowded = false;
+        let config = match self.config() {
+            Ok(config) => config,
+            Err(error) => {
+                failure.detail = error.to_string();
+                return None;
+            }
+        };
 
         let (stream, findings) = FINDINGS
             .scope(RefCell::default(), async {
@@ -198,13 +220,8 @@ impl HandshakeFailure {
             certificate_fingerprint: None,
             subject: None,
             resumed: false,
+            crowded: false,
         }
-    }
-
-    /// There were too many handshakes at the same time.
-    pub(crate) fn waiting(time: Duration) -> Self {
-        let detail = format!("no place for a handshake within {time:?}");
-        Self { reason: Reason::TlsHandshakeTimeout, detail, ..Self::new() }
     }
 
     fn rejected(&mut self, rejection: Rejection) {

@@ -12,6 +12,7 @@ use super::*;
 use crate::testing::{TestCa, TestCertificate};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+static PLACES: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(16);
 
 struct World {
     server_ca: TestCa,
@@ -77,7 +78,7 @@ async fn connect(
         stream.shutdown().await
     };
     let server = async {
-        let mut handshaken = server.accept(near, PATIENCE).await?;
+        let mut handshaken = server.accept(near, PATIENCE, &PLACES).await?;
         // A client that does not like us is not the server's failure.
         let _ = handshaken.stream.read(&mut [0]).await;
         let _ = handshaken.stream.write_all(b"!").await;
@@ -293,18 +294,18 @@ async fn a_silent_client_and_one_that_talks_something_else() {
     let world = World::new();
     let server = world.server(TlsSettings::default());
     let (near, far) = tokio::io::duplex(1024);
-    let failure = server.accept(near, Duration::from_millis(20)).await.err().unwrap();
+    let failure = server.accept(near, Duration::from_millis(20), &PLACES).await.err().unwrap();
     assert_eq!(failure.reason, Reason::TlsHandshakeTimeout);
     drop(far);
 
     let (near, mut far) = tokio::io::duplex(1024);
     far.write_all(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00").await.unwrap();
-    let failure = server.accept(near, PATIENCE).await.err().unwrap();
+    let failure = server.accept(near, PATIENCE, &PLACES).await.err().unwrap();
     assert_eq!(failure.reason, Reason::TlsProtocol);
 
     let (near, far) = tokio::io::duplex(1024);
     drop(far);
-    let failure = server.accept(near, PATIENCE).await.err().unwrap();
+    let failure = server.accept(near, PATIENCE, &PLACES).await.err().unwrap();
     assert_eq!(failure.reason, Reason::TlsProtocol);
 }
 
