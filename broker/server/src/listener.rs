@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::source::Unfinished;
+pub(crate) use self::source::source_of;
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::broker::{Broker, serve};
@@ -366,6 +367,7 @@ impl Inner {
     }
 
     fn housekeeping(&self) {
+        self.parts.audit.flush_refusals();
         let due = self.failures().flush(clock::now());
         for event in due {
             self.parts.audit.record(event);

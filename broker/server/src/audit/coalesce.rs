@@ -7,6 +7,8 @@ use std::time::Duration;
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::time::UnixMillis;
 
+use super::bounds;
+
 /// Remembers what was recorded lately. Bounded: when it is full the oldest is let go, with its count.
 pub struct Coalescer<K> {
     period: Duration,
@@ -29,7 +31,9 @@ impl<K: Hash + Eq + Clone> Coalescer<K> {
     }
 
     /// Takes an event; returns what is to be recorded now.
-    pub fn offer(&mut self, now: UnixMillis, key: K, event: AuditEvent) -> Vec<AuditEvent> {
+    pub fn offer(&mut self, now: UnixMillis, key: K, mut event: AuditEvent) -> Vec<AuditEvent> {
+        // It may be kept for a while.
+        bounds::clip(&mut event);
         let mut due = self.flush(now);
         if let Some(repeated) = self.recent.get_mut(&key) {
             repeated.count += 1;

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Entry, Shared, record};
+use super::{Entry, Shared, bounds, record};
 
 /// Events written in one go at most.
 const BATCH: usize = 1024;
@@ -63,14 +63,21 @@ impl RotatingFile {
             self.length = 0;
             return Ok(());
         }
-        for number in (1..self.keep).rev() {
-            let from = numbered(&self.path, number);
-            if from.exists() {
-                std::fs::rename(from, numbered(&self.path, number + 1))?;
+        // The successor first: without it nothing is moved.
+        let successor = successor(&self.path);
+        let file = open_private(&successor)?;
+        file.set_len(0)?;
+        // This may be another attempt: what an earlier one has moved already is not moved again, and nothing
+        // moves over a file while there is a gap before it.
+        if self.path.exists() {
+            let end = (1..self.keep).find(|number| !numbered(&self.path, *number).exists());
+            for number in (1..end.unwrap_or(self.keep)).rev() {
+                std::fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1))?;
             }
+            std::fs::rename(&self.path, numbered(&self.path, 1))?;
         }
-        std::fs::rename(&self.path, numbered(&self.path, 1))?;
-        self.file = open_private(&self.path)?;
+        std::fs::rename(&successor, &self.path)?;
+        self.file = file;
         self.length = 0;
         if let Some(folder) = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             // The renames themselves have to survive a crash.
@@ -83,6 +90,13 @@ impl RotatingFile {
 fn numbered(path: &Path, number: usize) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+/// Where the next file is until it takes the place of the present one.
+fn successor(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".next");
     PathBuf::from(name)
 }
 
@@ -155,12 +169,14 @@ pub(super) fn write_loop(shared: &Shared, mut file: RotatingFile) {
 }
 
 /// Waits for events, for the time of the next sync, or for the end.
-fn next_batch(shared: &Shared, unsynced_since: Option<Instant>) -> (Vec<Entry>, bool) {
+pub(super) fn next_batch(shared: &Shared, unsynced_since: Option<Instant>) -> (Vec<Entry>, bool) {
     let mut state = shared.lock();
     loop {
         if !state.queue.is_empty() || state.closed {
             let count = state.queue.len().min(BATCH);
-            let batch = state.queue.drain(..count).collect();
+            let batch: Vec<Entry> = state.queue.drain(..count).collect();
+            let weight: usize = batch.iter().map(|entry| bounds::weight(&entry.event)).sum();
+            state.queue_bytes = state.queue_bytes.saturating_sub(weight);
             if let Some(metrics) = &shared.metrics {
                 let lag = i64::try_from(state.queue.len()).unwrap_or(i64::MAX);
                 metrics.audit_sink_lag.with_label_values(&["file"]).set(lag);
@@ -217,5 +233,58 @@ fn lose(shared: &Shared, records: usize) {
     let lost = records + shared.lock().queue.drain(..).count();
     if let Some(metrics) = &shared.metrics {
         metrics.audit_dropped.with_label_values(&["file", "write_failed"]).inc_by(lost as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of three bytes that is full, and three rotated ones.
+    fn full(folder: &Path) -> (PathBuf, RotatingFile) {
+        let path = folder.join("audit.jsonl");
+        for number in 1..=3 {
+            std::fs::write(numbered(&path, number), format!("old {number}")).unwrap();
+        }
+        let (mut file, _) = RotatingFile::open(&path, 3, 3).unwrap();
+        file.append(b"ab\n").unwrap();
+        (path, file)
+    }
+
+    fn rotated(path: &Path) -> Vec<String> {
+        (1..=3).map(|number| std::fs::read_to_string(numbered(path, number)).unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn a_rotation_that_was_cut_short_is_completed_and_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut file) = full(folder.path());
+        // As an attempt leaves it that failed after the last of its moves.
+        for number in [2, 1] {
+            std::fs::rename(numbered(&path, number), numbered(&path, number + 1)).unwrap();
+        }
+        std::fs::rename(&path, numbered(&path, 1)).unwrap();
+        file.append(b"cd\n").unwrap();
+        assert_eq!(rotated(&path), ["ab\n", "old 1", "old 2"]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "cd\n");
+    }
+
+    #[test]
+    fn without_a_successor_nothing_is_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut file) = full(folder.path());
+        std::fs::create_dir(successor(&path)).unwrap();
+        for _ in 0..5 {
+            file.append(b"cd\n").unwrap_err();
+        }
+        assert_eq!(rotated(&path), ["old 1", "old 2", "old 3"]);
+        std::fs::remove_dir(successor(&path)).unwrap();
+        file.append(b"cd\n").unwrap();
+        assert_eq!(rotated(&path), ["ab\n", "old 1", "old 2"]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "cd\n");
+        // One that was cut short between two moves goes on at the gap.
+        std::fs::rename(numbered(&path, 1), numbered(&path, 2)).unwrap();
+        file.append(b"ef\n").unwrap();
+        assert_eq!(rotated(&path), ["cd\n", "ab\n", "old 2"]);
     }
 }

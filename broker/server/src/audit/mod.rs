@@ -6,12 +6,14 @@
 //!
 //! Does not know what an event means.
 
+mod bounds;
 pub mod coalesce;
 mod deliver;
 mod file;
 pub mod record;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,11 +21,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
 use tokio::sync::{Notify, oneshot};
 
+use self::coalesce::Coalescer;
 use crate::clock;
+use crate::listener::source_of;
 use crate::metrics::GateMetrics;
 
 /// How the log is kept.
@@ -37,8 +42,12 @@ pub struct AuditSettings {
     pub keep: usize,
     /// Events waiting for the file; new admissions are refused when three quarters of it are used.
     pub queue: usize,
+    /// Bytes of events waiting for the file; three quarters of it for new admissions.
+    pub queue_bytes: usize,
     /// Events kept in memory for auditors that lag behind.
     pub window: usize,
+    /// Bytes of events kept for them; the last event is kept in any case.
+    pub window_bytes: usize,
     /// Written events are forced to the disk after at most this long.
     pub sync_interval: Duration,
     /// How long a durable record may take.
@@ -52,7 +61,9 @@ impl Default for AuditSettings {
             max_bytes: 50 << 20,
             keep: 10,
             queue: 65_536,
+            queue_bytes: 64 << 20,
             window: 16_384,
+            window_bytes: 32 << 20,
             sync_interval: Duration::from_millis(100),
             durable_timeout: Duration::from_secs(5),
         }
@@ -83,7 +94,15 @@ pub enum AuditRefused {
 pub struct AuditLog {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    repeated: Mutex<Coalescer<Repeat>>,
 }
+
+/// Refusals that are alike: by source, reason and certificate. What else differs was the client's choice.
+type Repeat = (IpAddr, Reason, Option<CertificateFingerprint>);
+
+/// Refusals that are alike, within this, are one record with a count.
+const REPEAT: Duration = Duration::from_secs(10);
+const REPEATS: usize = 4096;
 
 pub(crate) struct Shared {
     settings: AuditSettings,
@@ -102,7 +121,9 @@ struct State {
     last_sequence: u64,
     last_at: UnixMillis,
     queue: VecDeque<Entry>,
+    queue_bytes: usize,
     window: VecDeque<Arc<AuditEvent>>,
+    window_bytes: usize,
     /// Not accepted since the last `audit.dropped`.
     unannounced: u64,
     closed: bool,
@@ -126,11 +147,15 @@ enum Room {
 impl Default for AuditLog {
     /// A log without a file: numbers events and keeps them for auditors.
     fn default() -> Self {
-        Self { shared: Arc::new(Shared::new(AuditSettings::default(), None)), writer: Mutex::new(None) }
+        Self::over(Shared::new(AuditSettings::default(), None).into(), None)
     }
 }
 
 impl AuditLog {
+    fn over(shared: Arc<Shared>, writer: Option<JoinHandle<()>>) -> Self {
+        Self { shared, writer: Mutex::new(writer), repeated: Mutex::new(Coalescer::new(REPEAT, REPEATS)) }
+    }
+
     /// Opens the file, if one is set, and starts the thread that writes it.
     pub fn open(settings: AuditSettings, metrics: Arc<GateMetrics>) -> Result<Self, AuditError> {
         let shared = Arc::new(Shared::new(settings, Some(Arc::clone(&metrics))));
@@ -156,7 +181,7 @@ impl AuditLog {
                 .map_err(AuditError::Thread)?;
             writer = Some(thread);
         }
-        Ok(Self { shared, writer: Mutex::new(writer) })
+        Ok(Self::over(shared, writer))
     }
 
     /// Takes evidence of something that happened already. Never waits. If there is no room the loss is counted
@@ -164,6 +189,24 @@ impl AuditLog {
     pub fn record(&self, event: AuditEvent) {
         // Counted by `accept`; the caller cannot undo what happened.
         let _ = self.shared.accept(event, Room::All, None);
+    }
+
+    /// Like [`AuditLog::record`], for refusals, which whoever is refused can have as many of as it likes: the
+    /// first is taken at once, those like it of the next seconds as one with a count.
+    pub fn record_refusal(&self, from: IpAddr, event: AuditEvent) {
+        let key = (source_of(from), event.reason, event.certificate_fingerprint);
+        let due = self.repeated().offer(clock::now(), key, event);
+        due.into_iter().for_each(|event| self.record(event));
+    }
+
+    /// Takes the counts whose time is over. To be called now and then.
+    pub fn flush_refusals(&self) {
+        let due = self.repeated().flush(clock::now());
+        due.into_iter().for_each(|event| self.record(event));
+    }
+
+    fn repeated(&self) -> MutexGuard<'_, Coalescer<Repeat>> {
+        self.repeated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes evidence of something that is to happen only if this succeeds. Never waits.
@@ -198,7 +241,7 @@ impl AuditLog {
         if state.closed {
             return Err(AuditRefused::Closed);
         }
-        if state.queue.len() >= self.shared.room(Room::MostOfIt) {
+        if !self.shared.has_room(&state, Room::MostOfIt, 0) {
             return Err(AuditRefused::QueueFull);
         }
         Ok(())
@@ -206,6 +249,8 @@ impl AuditLog {
 
     /// Takes no more events, writes and syncs what is queued. Blocks until then.
     pub fn close(&self) {
+        let counted = self.repeated().finish();
+        counted.into_iter().for_each(|event| self.record(event));
         self.shared.lock().closed = true;
         self.shared.work.notify_all();
         self.shared.arrived.notify_waiters();
@@ -241,11 +286,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn room(&self, room: Room) -> usize {
-        match room {
-            Room::All => self.settings.queue,
-            Room::MostOfIt => self.settings.queue - self.settings.queue / 4,
-        }
+    /// For one more event after `others`.
+    fn has_room(&self, state: &State, room: Room, others: usize) -> bool {
+        let part = |of: usize| match room {
+            Room::All => of,
+            Room::MostOfIt => of - of / 4,
+        };
+        state.queue.len() + others < part(self.settings.queue)
+            && state.queue_bytes < part(self.settings.queue_bytes)
     }
 
     fn count_drop(&self, reason: &str) {
@@ -256,24 +304,24 @@ impl Shared {
 
     fn accept(
         &self,
-        event: AuditEvent,
+        mut event: AuditEvent,
         room: Room,
         durable: Option<oneshot::Sender<()>>,
     ) -> Result<u64, AuditRefused> {
+        bounds::clip(&mut event);
         let sequence = {
             let mut state = self.lock();
             if state.closed {
                 return Err(AuditRefused::Closed);
             }
-            let room = self.room(room);
-            if state.queue.len() >= room {
+            if !self.has_room(&state, room, 0) {
                 state.unannounced += 1;
                 drop(state);
                 self.count_drop("queue_full");
                 return Err(AuditRefused::QueueFull);
             }
             // The loss comes before what follows it, as soon as both fit.
-            if state.unannounced > 0 && state.queue.len() + 1 < room {
+            if state.unannounced > 0 && self.has_room(&state, room, 1) {
                 let lost = std::mem::take(&mut state.unannounced);
                 let event = AuditEvent::new(names::AUDIT_DROPPED, Outcome::Error, Reason::ServerBusy)
                     .field("sink", "file")
@@ -299,11 +347,17 @@ impl Shared {
             metrics.audit_records.with_label_values(&labels).inc();
         }
         let event = Arc::new(event);
-        if state.window.len() >= self.settings.window {
-            state.window.pop_front();
-        }
+        let weight = bounds::weight(&event);
+        state.window_bytes += weight;
         state.window.push_back(Arc::clone(&event));
+        while state.window.len() > self.settings.window.max(1)
+            || (state.window_bytes > self.settings.window_bytes && state.window.len() > 1)
+        {
+            let Some(oldest) = state.window.pop_front() else { break };
+            state.window_bytes -= bounds::weight(&oldest);
+        }
         if self.settings.path.is_some() {
+            state.queue_bytes += weight;
             state.queue.push_back(Entry { event, durable });
         }
         state.last_sequence

@@ -134,7 +134,7 @@ fn a_full_queue_refuses_counts_and_announces() {
     let settings = AuditSettings { path: Some("unused".into()), queue: 4, ..AuditSettings::default() };
     // Without the thread nothing leaves the queue.
     let shared = Shared::new(settings, Some(Arc::clone(&metrics.gate)));
-    let log = AuditLog { shared: Arc::new(shared), writer: Mutex::new(None) };
+    let log = AuditLog::over(Arc::new(shared), None);
     for sequence in 1..=3 {
         assert_eq!(log.try_record(event(names::CONNECTION_ACCEPTED)), Ok(sequence));
     }
@@ -153,6 +153,57 @@ fn a_full_queue_refuses_counts_and_announces() {
         queue[0].fields.iter().any(|field| field.name == "count" && field.value == Value::Text("2".into()))
     );
     assert_eq!((queue[0].sequence, queue[1].sequence), (5, 6));
+}
+
+#[tokio::test]
+async fn queue_and_window_are_bounded_in_bytes_too() {
+    let settings = AuditSettings {
+        path: Some("unused".into()),
+        queue_bytes: 40_000,
+        window_bytes: 10_000,
+        ..AuditSettings::default()
+    };
+    let log = AuditLog::over(Arc::new(Shared::new(settings, None)), None);
+    let large = || event(names::PLUGIN_REFUSED).field("detail", "x".repeat(4000));
+    for _ in 0..20 {
+        log.record(large());
+    }
+    assert_eq!(log.check(), Err(AuditRefused::QueueFull));
+    {
+        let state = log.shared.lock();
+        assert!((5..=10).contains(&state.queue.len()), "{}", state.queue.len());
+        assert!((1..=2).contains(&state.window.len()), "{}", state.window.len());
+        let weight: usize = state.window.iter().map(|event| bounds::weight(event)).sum();
+        assert_eq!(weight, state.window_bytes);
+    }
+    let waiting = log.shared.lock().queue.len();
+    let (batch, _) = file::next_batch(&log.shared, None);
+    assert_eq!(batch.len(), waiting);
+    assert_eq!(log.shared.lock().queue_bytes, 0);
+    assert_eq!(log.check(), Ok(()));
+}
+
+#[test]
+fn refusals_that_are_alike_are_one_record_and_a_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), AuditSettings::default());
+    let refuse = |address: &str, reason, client_id: String, certificate| {
+        let mut event = AuditEvent::new(names::CONNECTION_REFUSED, Outcome::Failure, reason);
+        event.client_id = Some(client_id);
+        event.certificate_fingerprint = Some(CertificateFingerprint([certificate; 32]));
+        log.record_refusal(address.parse().unwrap(), event);
+    };
+    for number in 0..1000 {
+        refuse(&format!("2001:db8::{number}"), Reason::PluginDenied, format!("c{number}"), 1);
+    }
+    refuse("2001:db8::1", Reason::PluginDenied, "c".into(), 2);
+    refuse("2001:db8::1", Reason::PluginTimeout, "c".into(), 1);
+    refuse("2001:db8:0:1::1", Reason::PluginDenied, "c".into(), 1);
+    log.flush_refusals();
+    log.close();
+    let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), 5, "{text}");
+    assert!(text.lines().last().unwrap().contains("\"count\":\"999\""), "{text}");
 }
 
 #[test]
@@ -207,56 +258,6 @@ async fn auditors_get_everything_in_order_also_after_a_failure() {
     assert_eq!(numbers, (1..=301).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn what_an_auditor_missed_is_announced_to_it() {
-    let hook = Arc::new(FakeHook::default());
-    let settings = AuditSettings { window: 4, ..AuditSettings::default() };
-    let shared = Shared::new(settings, Some(Arc::clone(&metrics().gate)));
-    let log = Arc::new(AuditLog { shared: Arc::new(shared), writer: Mutex::new(None) });
-    for _ in 0..10 {
-        log.record(event(names::CONNECTION_CLOSED));
-    }
-    let shutdown = CancellationToken::new();
-    let set = hooks(vec![auditor(&hook)]);
-    let delivery = tokio::spawn(Arc::clone(&log).deliver(Arc::clone(&set), shutdown.clone()));
-    while !hook.events.lock().unwrap().iter().any(|event| event.name == names::AUDIT_DROPPED) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    shutdown.cancel();
-    delivery.await.unwrap();
-    let dropped =
-        log.shared.metrics.as_ref().unwrap().audit_dropped.with_label_values(&["auditor", "window"]);
-    assert_eq!(dropped.get(), 6);
-}
-
-#[test]
-fn a_storm_is_one_record_and_a_count() {
-    let mut storm = Coalescer::new(Duration::from_secs(10), 2);
-    let failed = || event(names::HANDSHAKE_FAILED);
-    let counts = |events: Vec<AuditEvent>| -> Vec<Option<String>> {
-        let count = |event: &AuditEvent| {
-            event.fields.iter().find(|field| field.name == "count").map(|field| match &field.value {
-                Value::Text(text) => text.clone(),
-                other => panic!("{other:?}"),
-            })
-        };
-        events.iter().map(count).collect()
-    };
-    let now = |seconds: u64| UnixMillis(seconds * 1000);
-    assert_eq!(counts(storm.offer(now(0), "a", failed())), [None]);
-    for second in 1..5 {
-        assert_eq!(counts(storm.offer(now(second), "a", failed())), []);
-    }
-    assert_eq!(counts(storm.offer(now(5), "b", failed())), [None]);
-    assert_eq!(counts(storm.flush(now(9))), []);
-    assert_eq!(counts(storm.flush(now(10))), [Some("4".into())]);
-    // A new period, and more keys than are remembered: the oldest is told early.
-    assert_eq!(counts(storm.offer(now(11), "a", failed())), [None]);
-    assert_eq!(counts(storm.offer(now(12), "b", failed())), []);
-    assert_eq!(counts(storm.offer(now(13), "c", failed())), [Some("1".into()), None]);
-    storm.offer(now(14), "c", failed());
-    assert_eq!(counts(storm.finish()), [Some("1".into())]);
-}
 /// Fails whenever it gets more events than it can take in its time.
 struct Slow {
     most: usize,
@@ -304,3 +305,53 @@ async fn an_auditor_that_is_given_too_much_is_given_less() {
     }
 }
 
+#[tokio::test]
+async fn what_an_auditor_missed_is_announced_to_it() {
+    let hook = Arc::new(FakeHook::default());
+    let settings = AuditSettings { window: 4, ..AuditSettings::default() };
+    let shared = Shared::new(settings, Some(Arc::clone(&metrics().gate)));
+    let log = Arc::new(AuditLog::over(Arc::new(shared), None));
+    for _ in 0..10 {
+        log.record(event(names::CONNECTION_CLOSED));
+    }
+    let shutdown = CancellationToken::new();
+    let set = hooks(vec![auditor(&hook)]);
+    let delivery = tokio::spawn(Arc::clone(&log).deliver(Arc::clone(&set), shutdown.clone()));
+    while !hook.events.lock().unwrap().iter().any(|event| event.name == names::AUDIT_DROPPED) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    shutdown.cancel();
+    delivery.await.unwrap();
+    let dropped =
+        log.shared.metrics.as_ref().unwrap().audit_dropped.with_label_values(&["auditor", "window"]);
+    assert_eq!(dropped.get(), 6);
+}
+
+#[test]
+fn a_storm_is_one_record_and_a_count() {
+    let mut storm = Coalescer::new(Duration::from_secs(10), 2);
+    let failed = || event(names::HANDSHAKE_FAILED);
+    let counts = |events: Vec<AuditEvent>| -> Vec<Option<String>> {
+        let count = |event: &AuditEvent| {
+            event.fields.iter().find(|field| field.name == "count").map(|field| match &field.value {
+                Value::Text(text) => text.clone(),
+                other => panic!("{other:?}"),
+            })
+        };
+        events.iter().map(count).collect()
+    };
+    let now = |seconds: u64| UnixMillis(seconds * 1000);
+    assert_eq!(counts(storm.offer(now(0), "a", failed())), [None]);
+    for second in 1..5 {
+        assert_eq!(counts(storm.offer(now(second), "a", failed())), []);
+    }
+    assert_eq!(counts(storm.offer(now(5), "b", failed())), [None]);
+    assert_eq!(counts(storm.flush(now(9))), []);
+    assert_eq!(counts(storm.flush(now(10))), [Some("4".into())]);
+    // A new period, and more keys than are remembered: the oldest is told early.
+    assert_eq!(counts(storm.offer(now(11), "a", failed())), [None]);
+    assert_eq!(counts(storm.offer(now(12), "b", failed())), []);
+    assert_eq!(counts(storm.offer(now(13), "c", failed())), [Some("1".into()), None]);
+    storm.offer(now(14), "c", failed());
+    assert_eq!(counts(storm.finish()), [Some("1".into())]);
+}
