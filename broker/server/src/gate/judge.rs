@@ -216,7 +216,7 @@ impl Gate {
         walk: &mut Walk<'_>,
         accepted: &Accepted,
         claimed: Option<&Identity>,
-        certificate: &ClientCertificate,
+        certificate: &Arc<ClientCertificate>,
         registry: &Arc<Registry>,
         flight: Flight,
     ) -> Result<Arc<DeviceCertificate>, No> {
@@ -240,12 +240,12 @@ impl Gate {
         let record = registry
             .register_jit(
                 JitRegistration {
-                    accepted,
-                    certificate,
+                    accepted: accepted.clone(),
+                    certificate: Arc::clone(certificate),
                     registration,
                     hold,
-                    by: &by,
-                    verdicts: &walk.verdicts,
+                    by: Arc::clone(&by),
+                    verdicts: walk.verdicts.clone(),
                 },
                 flight,
             )

@@ -8,6 +8,7 @@ use mqgate_identity::hooks::{
     Identity, Registration, RegistrationDecision, Value,
 };
 use mqgate_identity::registry::rules::RevocationReason;
+use mqgate_identity::registry::{DeviceState, Storage};
 
 use super::*;
 use crate::audit::AuditSettings;
@@ -346,13 +347,74 @@ async fn conflicts_between_certificates_of_one_device() {
     assert_eq!(said(&admission), "refused provision_denied 0x87");
 
     let barred = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let seen = Arc::clone(&barred);
-    world.registry.on_change(move |change| seen.lock().unwrap().push(change));
+    let (seen, storage, id) = (Arc::clone(&barred), Arc::clone(&world.storage), new.id());
+    world.registry.on_change(move |change| {
+        // Never both: what is replaced goes before what replaces it comes.
+        assert_eq!(storage.device_certificate(&id).unwrap(), None);
+        seen.lock().unwrap().push(change);
+    });
     let admission = gate(ConflictPolicy::ReplaceCertificates).admit(&new_comes, &connect("c1")).await;
     assert_eq!(said(&admission), "admitted c1 as device-7");
     let expected =
         crate::registry::RegistryChange::DeviceBarred { certificate: old.id(), reason: Reason::CertInactive };
     assert_eq!(*barred.lock().unwrap(), [expected]);
+}
+
+#[tokio::test]
+async fn two_certificates_of_a_device_at_the_same_time() {
+    let world = World::new().await;
+    let devices = [world.ca.device("device-7"), world.ca.device("device-7")];
+    let refuse = registration("device-7", ConflictPolicy::Refuse);
+    let hook = registrar(Ok(RegistrationDecision::Register(refuse)));
+    let gate = world.gate(vec![member("r", &hook), member("a", &allow())]);
+    let [one, two] = devices.each_ref().map(|device| world.accepted("auto", Some(device)));
+    let packet = connect("c1");
+    let (one, two) = tokio::join!(gate.admit(&one, &packet), gate.admit(&two, &packet));
+    let mut both = [said(&one), said(&two)];
+    both.sort();
+    assert_eq!(both, ["admitted c1 as device-7", "refused provision_denied 0x87"]);
+    assert_eq!(world.registry.devices(None, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_replacement_at_the_same_time_leaves_one_certificate() {
+    let world = World::new().await;
+    let devices = [world.ca.device("device-7"), world.ca.device("device-7")];
+    let replace = registration("device-7", ConflictPolicy::ReplaceCertificates);
+    let hook = registrar(Ok(RegistrationDecision::Register(replace)));
+    let gate = world.gate(vec![member("r", &hook), member("a", &allow())]);
+    let [one, two] = devices.each_ref().map(|device| world.accepted("auto", Some(device)));
+    let packet = connect("c1");
+    tokio::join!(gate.admit(&one, &packet), gate.admit(&two, &packet));
+    let all = world.registry.devices(None, 9).await.unwrap();
+    let mut states: Vec<_> = all.iter().map(|record| record.state).collect();
+    states.sort();
+    assert_eq!(states, [DeviceState::Active, DeviceState::Inactive]);
+}
+
+#[tokio::test]
+#[expect(clippy::await_holding_lock, reason = "it is what makes the storage slow")]
+async fn a_replacement_that_nobody_waits_for_any_more_is_finished() {
+    let world = World::new().await;
+    let (old, new) = (world.ca.device("device-7"), world.ca.device("device-7"));
+    world.register(&old, None).await;
+    let replace = registration("device-7", ConflictPolicy::ReplaceCertificates);
+    let hook = registrar(Ok(RegistrationDecision::Register(replace)));
+    let gate = world.gate(vec![member("r", &hook), member("a", &allow())]);
+    let comes = world.accepted("auto", Some(&new));
+    let begun = world.storage.writes_begun.load(Ordering::SeqCst);
+    let slow = world.storage.slow.lock().unwrap();
+    let asked = tokio::spawn(async move { gate.admit(&comes, &connect("c1")).await });
+    while world.storage.writes_begun.load(Ordering::SeqCst) == begun {
+        tokio::task::yield_now().await;
+    }
+    asked.abort();
+    drop(slow);
+    assert!(asked.await.unwrap_err().is_cancelled());
+    while world.registry.device(new.id()).await.unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.registry.device(old.id()).await.unwrap().unwrap().state, DeviceState::Inactive);
 }
 
 #[tokio::test]

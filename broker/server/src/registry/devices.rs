@@ -11,29 +11,29 @@ use mqgate_identity::evaluation::evaluate_facts;
 use mqgate_identity::hooks::{ConflictPolicy, Registration, Value};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::rules::{
-    Force, NewDevice, OnTombstone, RevocationReason, RuleError, Transition, activate, deactivate, delete,
-    register_new, revoke,
+    Force, NewDevice, OnTombstone, RevocationReason, RuleError, Transition, Write, activate, deactivate,
+    delete, register_new, revoke,
 };
 use mqgate_identity::registry::{
     DeviceCertificate, DeviceState, RegistrationSource, StorageError, check_device_id,
 };
 
-use super::flight::Flight;
-use super::{Change, Registry, RegistryError};
+use super::flight::{Flight, Subject};
+use super::{Change, Registry, RegistryError, finished};
 use crate::clock;
 use crate::gate::{Accepted, event_about};
 use crate::metrics::gate::device_state;
 
 /// What a registrar decided about the certificate of a connection.
-pub struct JitRegistration<'a> {
-    pub accepted: &'a Accepted,
-    pub certificate: &'a ClientCertificate,
+pub struct JitRegistration {
+    pub accepted: Accepted,
+    pub certificate: Arc<ClientCertificate>,
     pub registration: Registration,
     /// Write it as pending.
     pub hold: bool,
     /// Name of the chain member that decided.
-    pub by: &'a str,
-    pub verdicts: &'a [PluginVerdict],
+    pub by: Arc<str>,
+    pub verdicts: Vec<PluginVerdict>,
 }
 
 /// What an operator registers by hand.
@@ -52,6 +52,9 @@ pub struct ManualRegistration {
     pub inactive: bool,
     pub on_tombstone: OnTombstone,
 }
+
+/// A new record and what goes with it.
+type Prepared = (Write<DeviceCertificate>, Change);
 
 /// One rule applied to one record.
 type Rule<'a> =
@@ -80,9 +83,29 @@ impl Registry {
     }
 
     /// Registers a certificate at its first connection; the caller found no record in this flight.
+    ///
+    /// Looking for other certificates of the device, taking them out of use and writing the new one is one
+    /// piece: for the device it is the only one in flight, and it is finished even if the client does not wait
+    /// for it. What is replaced goes first: a broker that dies in between leaves a device that is let in by
+    /// neither certificate until it comes again with the new one, never one that is let in by both.
     pub(crate) async fn register_jit(
         self: &Arc<Self>,
-        jit: JitRegistration<'_>,
+        jit: JitRegistration,
+        flight: Flight,
+    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
+        let device = self.flights.enter(Subject::Device(jit.registration.identity.device_id.clone())).await;
+        let this = Arc::clone(self);
+        finished(async move {
+            let record = this.register_alone(jit, flight).await;
+            drop(device);
+            record
+        })
+        .await
+    }
+
+    async fn register_alone(
+        self: &Arc<Self>,
+        jit: JitRegistration,
         flight: Flight,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
         let JitRegistration { accepted, certificate, registration, hold, by, verdicts } = jit;
@@ -110,19 +133,19 @@ impl Registry {
             on_tombstone: OnTombstone::Refuse,
         };
         let event = |name, reason| {
-            let mut event = event_about(AuditEvent::new(name, Outcome::Success, reason), accepted);
-            event.plugins = verdicts.to_vec();
-            event.field("registered_by", by)
+            let mut event = event_about(AuditEvent::new(name, Outcome::Success, reason), &accepted);
+            event.plugins = verdicts;
+            event.field("registered_by", &*by)
         };
-        let record = self.insert(new, flight, "plugin", event).await?;
-        if registration.on_conflict == ConflictPolicy::ReplaceCertificates
-            && record.state == DeviceState::Active
-        {
-            for other in others {
-                self.replace_by(other.id, record.id, by).await?;
-            }
+        let replaces = registration.on_conflict == ConflictPolicy::ReplaceCertificates && !hold;
+        let (write, change) = match self.prepare(new, "plugin", event).await? {
+            Ok(prepared) => prepared,
+            Err(unchanged) => return Ok(unchanged),
+        };
+        for other in others.iter().filter(|_| replaces) {
+            self.replace_by(other.id, write.record.id, &by).await?;
         }
-        Ok(record)
+        self.commit(flight, write, Some(change)).await
     }
 
     /// Registers a certificate before its first connection. It must lead to a CA that is trusted.
@@ -151,7 +174,10 @@ impl Registry {
         };
         let flight = self.flights.enter(facts.certificate_fingerprint).await;
         let event = |name, reason| AuditEvent::new(name, Outcome::Success, reason).actor(actor);
-        self.insert(new, flight, "api", event).await
+        match self.prepare(new, "api", event).await? {
+            Ok((write, change)) => self.commit(flight, write, Some(change)).await,
+            Err(unchanged) => Ok(unchanged),
+        }
     }
 
     pub async fn activate(
@@ -229,21 +255,20 @@ impl Registry {
         Ok(())
     }
 
-    /// Writes a new record.
-    async fn insert(
-        self: &Arc<Self>,
+    /// What writing a new record takes; or the record, if it is there and the same.
+    async fn prepare(
+        &self,
         new: NewDevice<'_>,
-        flight: Flight,
         source: &'static str,
         event: impl FnOnce(&'static str, Reason) -> AuditEvent,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
+    ) -> Result<Result<Prepared, Arc<DeviceCertificate>>, RegistryError> {
         self.audit.check()?;
         let id = new.facts.certificate_fingerprint;
         let existing = self.device(id).await?;
         let ca = self.ca(new.ca_id);
         let transition = register_new(new, existing.as_ref(), ca.as_ref(), clock::now())?;
         let write = match transition {
-            Transition::Unchanged(record) => return Ok(Arc::new(record)),
+            Transition::Unchanged(record) => return Ok(Err(Arc::new(record))),
             Transition::Write(write) => write,
         };
         let (name, reason) = match write.record.state {
@@ -252,7 +277,7 @@ impl Registry {
         };
         let event = about(event(name, reason), &write.record);
         let before = existing.map(|record| (record.ca_id, record.state));
-        self.commit(flight, write, Some(Change { before, source, event })).await
+        Ok(Ok((write, Change { before, source, event })))
     }
 
     async fn change(

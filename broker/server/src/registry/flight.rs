@@ -1,4 +1,9 @@
-//! One change at a time per certificate: who comes second waits, and sees what the first has done.
+//! One change at a time per certificate, and one registration at a time per device: who comes second waits,
+//! and sees what the first has done.
+//!
+//! Nobody waits for a device's flight but a registration at a first connection, which is in the flight of its
+//! certificate by then. While it is in both it waits for the flights of certificates that are registered: in
+//! those nobody registers at a first connection, so nobody there waits for a device.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,9 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mqgate_identity::certificate::CertificateFingerprint;
 use tokio::sync::OwnedMutexGuard;
 
-type Locks = Arc<Mutex<HashMap<CertificateFingerprint, Arc<tokio::sync::Mutex<()>>>>>;
+/// What only one is in flight about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    Certificate(CertificateFingerprint),
+    Device(String),
+}
 
-/// As many entries as there are certificates being changed.
+type Table = HashMap<Subject, Arc<tokio::sync::Mutex<()>>>;
+type Locks = Arc<Mutex<Table>>;
+
+/// As many entries as there are subjects being changed.
 #[derive(Default)]
 pub(crate) struct Flights {
     locks: Locks,
@@ -17,17 +30,24 @@ pub(crate) struct Flights {
 /// Held by the one in flight.
 pub(crate) struct Flight {
     locks: Locks,
-    id: CertificateFingerprint,
+    subject: Subject,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
 impl Flights {
-    pub(crate) async fn enter(&self, id: CertificateFingerprint) -> Flight {
-        let lock = Arc::clone(held(&self.locks).entry(id).or_default());
+    pub(crate) async fn enter(&self, subject: impl Into<Subject>) -> Flight {
+        let subject = subject.into();
+        let lock = Arc::clone(held(&self.locks).entry(subject.clone()).or_default());
         // Made first: an abandoned wait cleans up, too.
-        let mut flight = Flight { locks: Arc::clone(&self.locks), id, guard: None };
+        let mut flight = Flight { locks: Arc::clone(&self.locks), subject, guard: None };
         flight.guard = Some(lock.lock_owned().await);
         flight
+    }
+}
+
+impl From<CertificateFingerprint> for Subject {
+    fn from(id: CertificateFingerprint) -> Self {
+        Self::Certificate(id)
     }
 }
 
@@ -35,13 +55,13 @@ impl Drop for Flight {
     fn drop(&mut self) {
         self.guard = None;
         let mut locks = held(&self.locks);
-        if locks.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            locks.remove(&self.id);
+        if locks.get(&self.subject).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            locks.remove(&self.subject);
         }
     }
 }
 
-fn held(locks: &Locks) -> MutexGuard<'_, HashMap<CertificateFingerprint, Arc<tokio::sync::Mutex<()>>>> {
+fn held(locks: &Locks) -> MutexGuard<'_, Table> {
     locks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
