@@ -55,6 +55,7 @@ pub struct PluginVerdict {
 /// The closed catalogue of event names.
 pub mod names {
     pub const CONNECTION_ACCEPTED: &str = "connection.accepted";
+    pub const CONNECTION_REAUTHORIZED: &str = "connection.reauthorized";
     pub const CONNECTION_REFUSED: &str = "connection.refused";
     pub const CONNECTION_CLOSED: &str = "connection.closed";
     pub const HANDSHAKE_FAILED: &str = "tls.handshake_failed";
@@ -80,6 +81,7 @@ pub mod names {
 
     pub const ALL: &[&str] = &[
         CONNECTION_ACCEPTED,
+        CONNECTION_REAUTHORIZED,
         CONNECTION_REFUSED,
         CONNECTION_CLOSED,
         HANDSHAKE_FAILED,

@@ -11,6 +11,7 @@ use bytestring::ByteString;
 use mqgate_codec::{QoS, TopicFilter, TopicName};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::hooks::{AclRule, Effect, GrantLimits};
+use mqgate_identity::time::UnixMillis;
 
 use self::rules::Rules;
 
@@ -30,6 +31,8 @@ pub struct Permit {
     pub limits: GrantLimits,
     /// The gate is asked again after this long; at least a second.
     pub valid_for: Option<Duration>,
+    /// Set by whoever has a clock.
+    pub granted_at: Option<UnixMillis>,
     /// Generation of the hook set that decided.
     pub generation: u64,
     rules: Arc<Rules>,
@@ -69,6 +72,7 @@ impl Permit {
             certificate_fingerprint: granted.certificate_fingerprint,
             limits: granted.limits,
             valid_for: granted.valid_for.map(|validity| validity.max(SHORTEST_VALIDITY)),
+            granted_at: None,
             generation: granted.generation,
             rules: Arc::new(Rules::compile(granted)?),
         })

@@ -10,7 +10,7 @@ mod judge;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
@@ -27,6 +27,7 @@ pub(crate) use self::facts::event_about;
 use self::judge::{Asked, No, permit};
 use crate::audit::AuditLog;
 use crate::chain::Walk;
+use crate::clock;
 use crate::metrics::GateMetrics;
 use crate::metrics::gate::Stage;
 use crate::registry::Registry;
@@ -116,6 +117,9 @@ pub struct GateSettings {
     pub pending_retry_after: u32,
 }
 
+/// How long a grant that has run out is kept while nobody can be asked for another.
+pub const MAX_STALE: Duration = Duration::from_secs(3600);
+
 /// Judges connections.
 pub struct Gate {
     hooks: Arc<ArcSwap<HookSet>>,
@@ -175,11 +179,11 @@ impl Gate {
                     Ok(_) => Admission::Admitted(Box::new(permit)),
                     Err(refused) => {
                         let no = No::because(Reason::AuditUnavailable).detail(refused.to_string());
-                        Admission::Refused(self.refuse(no, accepted, &on, &verdicts))
+                        Admission::Refused(self.refuse(&no, accepted, &on, &verdicts))
                     }
                 }
             }
-            Err(no) => Admission::Refused(self.refuse(no, accepted, &on, &verdicts)),
+            Err(no) => Admission::Refused(self.refuse(&no, accepted, &on, &verdicts)),
         };
         let reason = match &admission {
             Admission::Admitted(_) => Reason::Ok,
@@ -198,7 +202,8 @@ impl Gate {
         admission
     }
 
-    /// Asks the current hook set about a live session. A failure of a hook leaves the grant as it is.
+    /// Asks the current hook set about a live session. A failure of a hook leaves the grant as it is, but not
+    /// for ever: one that ran out more than [`MAX_STALE`] ago is withdrawn.
     pub async fn reauthorize(
         &self,
         accepted: &Accepted,
@@ -213,11 +218,34 @@ impl Gate {
         match judged.and_then(|decision| permit(&decision, accepted, hooks.generation)) {
             Ok(permit) if permit.device_id != current.device_id => {
                 let no = No::because(Reason::NotAuthorized).detail("it is another device now".into());
-                self.metrics.decided(&accepted.listener, Stage::Connect, Reason::NotAuthorized);
-                Reauthorization::Withdrawn(self.refuse(no, accepted, &on, &verdicts))
+                Reauthorization::Withdrawn(self.withdraw(&no, accepted, &on, &verdicts))
             }
-            Ok(permit) => Reauthorization::Replaced(Box::new(permit)),
-            Err(no) if no.unanswered => {
+            Ok(permit) => {
+                let mut event = self.event(
+                    names::CONNECTION_REAUTHORIZED,
+                    Outcome::Success,
+                    Reason::Ok,
+                    accepted,
+                    &on,
+                    &verdicts,
+                );
+                event.client_id = Some(permit.client_id.to_string());
+                event.device_id = Some(permit.device_id.to_string());
+                self.audit.record(event);
+                Reauthorization::Replaced(Box::new(permit))
+            }
+            Err(no) if no.unanswered && !Self::is_stale(current) => {
+                let mut event = self.event(
+                    names::CONNECTION_REAUTHORIZED,
+                    Outcome::Error,
+                    no.reason(),
+                    accepted,
+                    &on,
+                    &verdicts,
+                );
+                event.client_id = Some(current.client_id.to_string());
+                event.device_id = Some(current.device_id.to_string());
+                self.audit.record(no.tell(event));
                 tracing::warn!(
                     connection = accepted.id,
                     by = no.by.as_deref(),
@@ -226,10 +254,7 @@ impl Gate {
                 );
                 Reauthorization::Kept
             }
-            Err(no) => {
-                self.metrics.decided(&accepted.listener, Stage::Connect, no.reason());
-                Reauthorization::Withdrawn(self.refuse(no, accepted, &on, &verdicts))
-            }
+            Err(no) => Reauthorization::Withdrawn(self.withdraw(&no, accepted, &on, &verdicts)),
         }
     }
 
@@ -237,25 +262,39 @@ impl Gate {
         self.settings.listeners.get(&accepted.listener).copied().or(self.settings.other_listeners)
     }
 
-    /// Audits and counts a refusal.
-    fn refuse(&self, no: No, accepted: &Accepted, on: &Connection, verdicts: &[PluginVerdict]) -> Refusal {
+    /// Whether a permit ran out too long ago.
+    fn is_stale(permit: &Permit) -> bool {
+        let (Some(granted_at), Some(validity)) = (permit.granted_at, permit.valid_for) else { return false };
+        let age = Duration::from_millis(clock::now().0.saturating_sub(granted_at.0));
+        age > validity.saturating_add(MAX_STALE)
+    }
+
+    /// Audits the refusal of a CONNECT: those that are alike are one record and a count.
+    fn refuse(&self, no: &No, accepted: &Accepted, on: &Connection, verdicts: &[PluginVerdict]) -> Refusal {
+        let event = self.refused(no, accepted, on, verdicts);
+        self.audit.record_refusal(accepted.peer.address, event);
+        self.answer(no, self.policy(accepted).unwrap_or_default())
+    }
+
+    /// Audits and counts the end of a session that lost its permit.
+    fn withdraw(&self, no: &No, accepted: &Accepted, on: &Connection, verdicts: &[PluginVerdict]) -> Refusal {
+        self.metrics.decided(&accepted.listener, Stage::Connect, no.reason());
+        let event = self.refused(no, accepted, on, verdicts);
+        self.audit.record(event);
+        self.answer(no, self.policy(accepted).unwrap_or_default())
+    }
+
+    fn refused(
+        &self,
+        no: &No,
+        accepted: &Accepted,
+        on: &Connection,
+        verdicts: &[PluginVerdict],
+    ) -> AuditEvent {
         let reason = no.reason();
         let outcome = if no.unanswered { Outcome::Error } else { Outcome::Failure };
         let mut event = self.event(names::CONNECTION_REFUSED, outcome, reason, accepted, on, verdicts);
         event.device_id = no.device_id.clone();
-        if let Some(by) = &no.by {
-            event = event.field("refused_by", &**by);
-        }
-        if let Some(detail) = no.detail.as_deref() {
-            event = event.field("detail", detail);
-        }
-        if let Some(denial) = &no.denial {
-            if let Some(detail) = denial.audit_detail.as_deref() {
-                event = event.field("plugin.detail", detail);
-            }
-            event.fields.extend(denial.attributes.iter().cloned().map(facts::plugin_field));
-        }
-        self.audit.record(event);
         tracing::debug!(
             connection = accepted.id,
             %reason,
@@ -263,7 +302,7 @@ impl Gate {
             detail = no.detail.as_deref(),
             "connection refused"
         );
-        self.answer(&no, self.policy(accepted).unwrap_or_default())
+        no.tell(event)
     }
 
     fn answer(&self, no: &No, policy: ListenerPolicy) -> Refusal {

@@ -105,6 +105,10 @@ fn a_permit_that_is_over_is_asked_about() {
         wait 59 => nothing
         wait 1 => Reauthorize
     "#);
+    // Nobody could be asked: that is tried again soon, however long the permit was for.
+    let long = ["connect c clean", "admit valid-for=300", "wait 10", "wait 290", "kept", "wait 59", "wait 1"];
+    let last = play(&long);
+    assert!(last.trim_end().ends_with("wait 59 => nothing\nwait 1 => Reauthorize"), "{last}");
     // The clock of a new permit starts with it, also when nobody waited for it.
     let replaced = [
         "connect c clean",

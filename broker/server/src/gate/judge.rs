@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytestring::ByteString;
+use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
 use mqgate_identity::hooks::{
     Acl, AclRule, Connection, Denial, Grant, HookSet, Identity, RegistrationDecision,
@@ -279,6 +280,23 @@ impl No {
         self
     }
 
+    /// Who said no, and in which words.
+    pub(super) fn tell(&self, mut event: AuditEvent) -> AuditEvent {
+        if let Some(by) = &self.by {
+            event = event.field("refused_by", &**by);
+        }
+        if let Some(detail) = self.detail.as_deref() {
+            event = event.field("detail", detail);
+        }
+        if let Some(denial) = &self.denial {
+            if let Some(detail) = denial.audit_detail.as_deref() {
+                event = event.field("plugin.detail", detail);
+            }
+            event.fields.extend(denial.attributes.iter().cloned().map(facts::plugin_field));
+        }
+        event
+    }
+
     pub(super) fn reason(&self) -> Reason {
         self.reason.unwrap_or(Reason::Other)
     }
@@ -351,7 +369,7 @@ pub(super) fn permit(decision: &Decision, accepted: &Accepted, generation: u64) 
     let fingerprint = |certificate: &Arc<ClientCertificate>| -> CertificateFingerprint {
         certificate.leaf.certificate_fingerprint
     };
-    Permit::granted_by(&Granted {
+    let mut permit = Permit::granted_by(&Granted {
         client_id: decision.client_id.clone(),
         assigned: decision.assigned,
         device_id: &decision.identity.device_id,
@@ -368,5 +386,7 @@ pub(super) fn permit(decision: &Decision, accepted: &Accepted, generation: u64) 
         no.detail = Some(error.to_string());
         no.unanswered = true;
         no
-    })
+    })?;
+    permit.granted_at = Some(clock::now());
+    Ok(permit)
 }

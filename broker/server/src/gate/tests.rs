@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use mqgate_codec::{ConnectProperties, ProtocolVersion};
 use mqgate_identity::hooks::{
@@ -78,12 +78,15 @@ impl World {
         )
     }
 
+    /// Each from another address, so that refusals are written down one by one.
     fn accepted(&self, listener: &str, device: Option<&TestCertificate>) -> Accepted {
+        static NUMBER: AtomicU8 = AtomicU8::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         Accepted {
             id: 7,
             listener: listener.into(),
             accepted_at: UnixMillis(1),
-            peer: Peer { address: [192, 0, 2, 1].into(), port: 40000, via_proxy: None },
+            peer: Peer { address: [192, 0, 2, number].into(), port: 40000, via_proxy: None },
             tls: None,
             certificate: device.map(|device| device.proved(&self.ca)),
         }
@@ -171,7 +174,6 @@ fn said(admission: &Admission) -> String {
 #[tokio::test]
 async fn what_the_chains_say() {
     let world = World::new().await;
-    let accepted = world.accepted("one_way", None);
     let abstain = || authenticator(Ok(Authentication::Abstain));
     let deny = |reason| authenticator(Ok(Authentication::Deny(denial(reason))));
     let cases: Vec<(&str, Vec<Arc<FakeHook>>)> = vec![
@@ -216,6 +218,7 @@ async fn what_the_chains_say() {
     let mut table = String::new();
     for (name, chain) in cases {
         let members = chain.iter().enumerate().map(|(at, hook)| member(&format!("p{at}"), hook)).collect();
+        let accepted = world.accepted("one_way", None);
         let admission = world.gate(members).admit(&accepted, &connect("c1")).await;
         writeln!(table, "{name}: {}", said(&admission)).unwrap();
     }
@@ -456,7 +459,7 @@ async fn client_ids() {
 async fn a_grant_says_how_long_its_permit_lasts() {
     let world = World::new().await;
     let accepted = world.accepted("one_way", None);
-    let seconds = std::time::Duration::from_secs;
+    let seconds = Duration::from_secs;
     for (granted, expected) in
         [(None, None), (Some(seconds(90)), Some(seconds(90))), (Some(seconds(0)), Some(seconds(1)))]
     {
@@ -549,6 +552,51 @@ async fn asking_again_about_a_live_session() {
     assert_eq!(again(vec![]).await, "withdrawn all_abstained");
     world.registry.revoke(device.id(), RevocationReason::Unspecified, "admin:test").await.unwrap();
     assert_eq!(again(vec![member("a", &allow())]).await, "withdrawn cert_revoked");
+    let audited = world.audited();
+    let said: Vec<_> = audited.lines().filter(|line| line.starts_with("connection.re")).collect();
+    assert_eq!(
+        said,
+        [
+            "connection.reauthorized success ok device-7 [\"a/authorizer=allow\"]",
+            "connection.reauthorized error plugin_unavailable device-7 [\"a/authorizer=trap\"]",
+            "connection.refused failure plugin_denied device-7 [\"a/authorizer=deny\"]",
+            "connection.refused failure all_abstained device-7 []",
+            "connection.refused failure cert_revoked device-7 []",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_grant_that_ran_out_is_not_kept_for_ever() {
+    let world = World::new().await;
+    let accepted = world.accepted("one_way", None);
+    let valid_for = Some(Duration::from_secs(60));
+    let may = authorizer(Ok(Authorization::Allow(Grant { valid_for, ..grant("#") })));
+    let gate = world.gate(vec![member("w", &authenticator(accept("d"))), member("a", &may)]);
+    let Admission::Admitted(mut permit) = gate.admit(&accepted, &connect("c")).await else {
+        panic!("refused")
+    };
+    let fails = authorizer(Err(FailureKind::Trap));
+    gate.hooks()
+        .store(hooks(vec![member("w", &authenticator(accept("d"))), member("a", &fails)]).load_full());
+    let now = clock::now().0;
+    let minutes = |minutes: u64| Some(UnixMillis(now - minutes * 60_000));
+    for (granted_at, valid_for, kept) in [
+        (minutes(0), valid_for, true),
+        (minutes(60), valid_for, true),
+        (minutes(62), valid_for, false),
+        (minutes(62), None, true),
+    ] {
+        (permit.granted_at, permit.valid_for) = (granted_at, valid_for);
+        match gate.reauthorize(&accepted, &connect("c"), &permit).await {
+            Reauthorization::Kept => assert!(kept, "{granted_at:?}"),
+            Reauthorization::Withdrawn(refusal) => {
+                assert!(!kept, "{granted_at:?}");
+                assert_eq!(refusal.reason, Reason::PluginUnavailable);
+            }
+            Reauthorization::Replaced(_) => panic!("replaced"),
+        }
+    }
 }
 
 #[test]
