@@ -14,10 +14,9 @@ const CLIENTS_FIELDS: [&str; 3] = ["user_name", "topic", "filter"];
 
 /// Cuts long strings short. Fingerprints and reasons are whole in any case.
 pub(super) fn clip(event: &mut AuditEvent) {
-    for text in [&mut event.client_id, &mut event.device_id, &mut event.subject, &mut event.server_name] {
-        if let Some(text) = text {
-            clip_text(text, OF_CLIENTS);
-        }
+    let texts = [&mut event.client_id, &mut event.device_id, &mut event.subject, &mut event.server_name];
+    for text in texts.into_iter().flatten() {
+        clip_text(text, OF_CLIENTS);
     }
     for field in &mut event.fields {
         let most = if CLIENTS_FIELDS.contains(&&*field.name) { OF_CLIENTS } else { OF_OTHERS };
