@@ -22,7 +22,7 @@ use mqgate_identity::reason::Reason;
 pub use self::effect::{
     Acknowledgement, Closing, Denied, DeniedAction, Effect, Input, Limited, NewSubscription, Refused, Routed,
 };
-pub use self::fault::{Fault, Initiator};
+pub use self::fault::{Fault, Initiator, bars};
 use self::online::Online;
 use self::terms::Terms;
 use crate::limits::Limits;
@@ -152,6 +152,31 @@ impl Connection {
             State::Online(online) => !online.is_paused(),
             State::AwaitingVerdict { .. } | State::AwaitingSession { .. } | State::Closed { .. } => false,
         }
+    }
+
+    /// The driver says when it stops to read and when it goes on: a client that is not read cannot be heard,
+    /// so its silence does not count.
+    pub fn set_reading(&mut self, now: Instant, reading: bool) {
+        if let State::Online(online) = &mut self.state {
+            online.set_reading(now, reading);
+        }
+    }
+
+    /// Sends retained messages that wait, about `bytes` of them at once; says whether there were any that can
+    /// be sent now. The driver calls this whenever it has room.
+    pub fn send_backlog(&mut self, now: Instant, bytes: usize) -> bool {
+        match &mut self.state {
+            State::Online(online) => online.send_backlog(now, bytes, &mut self.effects),
+            State::AwaitingConnect { .. }
+            | State::AwaitingVerdict { .. }
+            | State::AwaitingSession { .. }
+            | State::Closed { .. } => false,
+        }
+    }
+
+    /// How many more retained messages may wait for the client.
+    pub fn backlog_room(&self) -> usize {
+        self.session().map_or(0, |session| self.limits.retained_backlog.saturating_sub(session.backlog.len()))
     }
 
     /// Messages above QoS 0 that may be sent now; `None`: none of any kind, older ones come first.

@@ -21,6 +21,8 @@ pub struct Limits {
     pub retain_available: bool,
     pub subscriptions_per_session: usize,
     pub filters_per_subscribe: usize,
+    /// Bytes of all Topic Filters of a session.
+    pub filter_bytes_per_session: usize,
     /// Unacknowledged QoS 1 and 2 messages the client may have under way to us.
     pub receive_maximum: NonZeroU16,
     /// Unacknowledged QoS 1 and 2 messages we have under way to a client, whatever it would take.
@@ -39,6 +41,10 @@ pub struct Limits {
     pub retained_per_subscription: usize,
     /// Retained messages that wait for one session.
     pub retained_backlog: usize,
+    /// Topic levels that are looked at for the retained messages of one SUBSCRIBE.
+    pub retained_visits_per_subscribe: usize,
+    /// How long a client may take none of what is waiting for it.
+    pub write_stall_timeout: Duration,
     pub outbox: OutboxLimits,
     pub retained: RetainedLimits,
     pub denied_publish: DeniedPublish,
@@ -92,6 +98,7 @@ impl Default for Limits {
             retain_available: true,
             subscriptions_per_session: 1_000,
             filters_per_subscribe: 100,
+            filter_bytes_per_session: 256 * 1024,
             receive_maximum: const { NonZeroU16::new(100).expect("not zero") },
             inflight_maximum: const { NonZeroU16::new(32).expect("not zero") },
             topic_alias_maximum: 64,
@@ -102,6 +109,8 @@ impl Default for Limits {
             sessions_per_device: 1_000,
             retained_per_subscription: 10_000,
             retained_backlog: 20_000,
+            retained_visits_per_subscribe: 100_000,
+            write_stall_timeout: Duration::from_secs(60),
             outbox: OutboxLimits::default(),
             retained: RetainedLimits::default(),
             denied_publish: DeniedPublish::Drop,

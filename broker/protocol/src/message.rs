@@ -29,15 +29,23 @@ pub struct Message {
 
 /// Encoded forms of one message, made by the first receiver that needs them: for 3.x and 5.0, by QoS.
 #[derive(Debug, Default)]
-pub struct Frames([OnceLock<Box<EncodedPublish>>; 6]);
+pub struct Frames {
+    slots: [OnceLock<Box<EncodedPublish>>; 6],
+    /// The message stays: what it takes is what it counts, so no encoding stays with it.
+    closed: bool,
+}
+
+/// What a user property takes besides its texts: two texts that refer to memory of their own.
+const USER_PROPERTY_OVERHEAD: usize = 64;
 
 impl Frames {
-    pub fn slot(&self, version: ProtocolVersion, qos: QoS) -> &OnceLock<Box<EncodedPublish>> {
+    /// `None` if the message keeps no encodings.
+    pub fn slot(&self, version: ProtocolVersion, qos: QoS) -> Option<&OnceLock<Box<EncodedPublish>>> {
         let family = match version {
             ProtocolVersion::V3_1 | ProtocolVersion::V3_1_1 => 0,
             ProtocolVersion::V5 => 3,
         };
-        &self.0[family + qos as usize]
+        (!self.closed).then(|| &self.slots[family + qos as usize])
     }
 }
 
@@ -88,11 +96,22 @@ impl Message {
         }
     }
 
+    /// As [`Message::detached`], and without memory of encodings: for what is stored.
+    #[must_use]
+    pub fn stored(&self) -> Self {
+        let mut stored = self.detached();
+        stored.frames.closed = true;
+        stored
+    }
+
     /// What it counts against limits in bytes.
     pub fn size(&self) -> usize {
         let properties = self.properties.as_deref().map_or(0, |properties| {
-            let user: usize =
-                properties.user_properties.iter().map(|(name, value)| name.len() + value.len()).sum();
+            let user: usize = properties
+                .user_properties
+                .iter()
+                .map(|(name, value)| name.len() + value.len() + USER_PROPERTY_OVERHEAD)
+                .sum();
             user + properties.correlation_data.as_ref().map_or(0, Bytes::len)
                 + properties.response_topic.as_ref().map_or(0, |topic| topic.as_str().len())
                 + properties.content_type.as_ref().map_or(0, |text| text.len())

@@ -51,6 +51,11 @@ impl<K, V> Map<K, V> {
         self.root.is_none()
     }
 
+    /// Goes through the entries until `f` has had enough; says whether it had.
+    pub(crate) fn any<'a>(&'a self, f: &mut impl FnMut(&'a K, &'a V) -> bool) -> bool {
+        self.root.as_ref().is_some_and(|root| root.any(f))
+    }
+
     pub(crate) fn for_each<'a>(&'a self, f: &mut impl FnMut(&'a K, &'a V)) {
         if let Some(root) = &self.root {
             root.for_each(f);
@@ -112,6 +117,14 @@ impl<K, V> Branch<K, V> {
     fn slot_of(&self, hash: u64) -> Option<usize> {
         let bit = Self::bit(hash);
         (self.bitmap & bit != 0).then(|| self.position(bit))
+    }
+
+    fn any<'a>(&'a self, f: &mut impl FnMut(&'a K, &'a V) -> bool) -> bool {
+        self.slots.iter().any(|slot| match slot {
+            Slot::Leaf(key, value) => f(key, value),
+            Slot::Branch(child) => child.any(f),
+            Slot::Collided(list) => list.iter().any(|(key, value)| f(key, value)),
+        })
     }
 
     fn for_each<'a>(&'a self, f: &mut impl FnMut(&'a K, &'a V)) {

@@ -80,7 +80,7 @@ impl Retained {
         if count > self.limits.messages || bytes > self.limits.bytes {
             return Kept::Full;
         }
-        let message = Arc::new(message.detached());
+        let message = Arc::new(message.stored());
         if let Some(at) = message.expires_at {
             self.expiries.insert((at, message.topic.as_text().clone()));
         }
@@ -130,9 +130,16 @@ impl Retained {
 }
 
 impl Snapshot {
-    /// Every message whose topic a filter matches and whose time has not passed, at most `limit`.
-    pub fn matching(&self, filter: &TopicFilter, now: Instant, limit: usize) -> Vec<Arc<Message>> {
-        let mut search = Search { seed: self.seed, now, limit, found: Vec::new() };
+    /// Every message whose topic a filter matches and whose time has not passed, at most `limit`. Looks at no
+    /// more topic levels than are left in `visits`.
+    pub fn matching(
+        &self,
+        filter: &TopicFilter,
+        now: Instant,
+        limit: usize,
+        visits: &mut usize,
+    ) -> Vec<Arc<Message>> {
+        let mut search = Search { seed: self.seed, now, limit, visits, found: Vec::new() };
         search.filter(&self.root, Some(filter.filter()), true);
         search.found
     }
@@ -173,25 +180,38 @@ impl Node {
     }
 }
 
-struct Search {
+struct Search<'v> {
     seed: Seed,
     now: Instant,
     limit: usize,
+    visits: &'v mut usize,
     found: Vec<Arc<Message>>,
 }
 
-impl Search {
+impl Search<'_> {
+    fn is_over(&self) -> bool {
+        self.found.len() >= self.limit || *self.visits == 0
+    }
+
     fn filter(&mut self, node: &Node, filter: Option<&str>, first: bool) {
+        if self.is_over() {
+            return;
+        }
         let Some(filter) = filter else { return self.take(node) };
         let (level, rest) = split(filter);
         match level {
             "#" => self.below(node, first),
-            "+" => node.children.for_each(&mut |level, child| {
-                if !(first && level.starts_with('$')) {
-                    self.filter(child, rest, false);
-                }
-            }),
+            "+" => {
+                node.children.any(&mut |level, child| {
+                    *self.visits = self.visits.saturating_sub(1);
+                    if !(first && level.starts_with('$')) {
+                        self.filter(child, rest, false);
+                    }
+                    self.is_over()
+                });
+            }
             literal => {
+                *self.visits = self.visits.saturating_sub(1);
                 if let Some(child) = node.children.get(self.seed, literal) {
                     self.filter(child, rest, false);
                 }
@@ -201,13 +221,15 @@ impl Search {
 
     fn below(&mut self, node: &Node, first: bool) {
         self.take(node);
-        if self.found.len() >= self.limit {
+        if self.is_over() {
             return;
         }
-        node.children.for_each(&mut |level, child| {
+        node.children.any(&mut |level, child| {
+            *self.visits = self.visits.saturating_sub(1);
             if !(first && level.starts_with('$')) {
                 self.below(child, false);
             }
+            self.is_over()
         });
     }
 
@@ -249,7 +271,7 @@ mod tests {
 
     fn found(retained: &Retained, filter: &str, now: Instant) -> Vec<String> {
         let filter = TopicFilter::parse(filter.into()).unwrap();
-        let found = retained.snapshot().matching(&filter, now, usize::MAX);
+        let found = retained.snapshot().matching(&filter, now, usize::MAX, &mut { usize::MAX });
         let mut topics: Vec<_> = found.iter().map(|message| message.topic.as_str().to_owned()).collect();
         topics.sort();
         topics
@@ -290,8 +312,39 @@ mod tests {
         let snapshot = retained.snapshot();
         retained.remove(&TopicName::parse("a".into()).unwrap());
         let all = TopicFilter::parse("#".into()).unwrap();
-        assert_eq!(snapshot.matching(&all, Instant::ZERO, 10).len(), 1);
-        assert!(retained.snapshot().matching(&all, Instant::ZERO, 10).is_empty());
+        assert_eq!(snapshot.matching(&all, Instant::ZERO, 10, &mut 10).len(), 1);
+        assert!(retained.snapshot().matching(&all, Instant::ZERO, 10, &mut 10).is_empty());
+    }
+
+    #[test]
+    fn a_lookup_ends_where_it_was_told_to() {
+        let mut retained = Retained::new(RetainedLimits::default(), Seed(1));
+        for number in 0..1000 {
+            retained.keep(&message(&format!("a/{number}/b"), "x", None));
+        }
+        for filter in ["#", "+/+/c", "a/#", "a/+/+"] {
+            let filter = TopicFilter::parse(filter.into()).unwrap();
+            let mut visits = 100;
+            assert!(retained.snapshot().matching(&filter, Instant::ZERO, 1000, &mut visits).len() < 100);
+            assert_eq!(visits, 0);
+            let mut visits = 100;
+            assert!(retained.snapshot().matching(&filter, Instant::ZERO, 5, &mut visits).len() <= 5);
+        }
+    }
+
+    /// What is stored counts with what it takes.
+    #[test]
+    fn stored_messages_keep_no_encodings_and_count_their_properties() {
+        let mut retained = Retained::new(RetainedLimits::default(), Seed(1));
+        let mut with = Arc::into_inner(message("a", "x", None)).unwrap();
+        assert!(with.frames.slot(mqgate_codec::ProtocolVersion::V5, QoS::AtMostOnce).is_some());
+        let user_properties = vec![(ByteString::new(), ByteString::new()); 1000];
+        with.properties = Some(Box::new(PublishProperties { user_properties, ..Default::default() }));
+        assert!(with.size() > 1000 * 48);
+        retained.keep(&with);
+        let all = TopicFilter::parse("#".into()).unwrap();
+        let found = retained.snapshot().matching(&all, Instant::ZERO, 10, &mut 10);
+        assert!(found[0].frames.slot(mqgate_codec::ProtocolVersion::V5, QoS::AtMostOnce).is_none());
     }
 
     proptest! {

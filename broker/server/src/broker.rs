@@ -58,7 +58,7 @@ pub struct Broker {
     connections: Connections,
     connection_ids: AtomicU64,
     started: tokio::time::Instant,
-    reauthorizations: Semaphore,
+    pub(crate) reauthorizations: Semaphore,
     /// Connections that ended before anybody was asked: a storm of them is not a storm of audit records.
     strangers: Mutex<Coalescer<(Arc<str>, std::net::IpAddr, Reason)>>,
 }

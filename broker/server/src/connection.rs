@@ -14,9 +14,10 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use mqgate_codec::{Connect, DecodeLimits, Decoder, Output, Packet, PacketType, ProtocolVersion, ReasonCode};
 use mqgate_identity::reason::Reason;
-use mqgate_protocol::connection::{Closing, Connection, DeniedAction, Effect, Input, Limited, Refused};
+use mqgate_protocol::connection::{Closing, Connection, DeniedAction, Effect, Input, Limited, Refused, bars};
 use mqgate_protocol::outbox::Outgoing;
 use mqgate_protocol::session::Session;
+use mqgate_protocol::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,13 @@ use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::{Tally, Transport};
 use crate::sessions::{Handover, Name, Opened};
 
-/// With this much to be written, nothing more is read or taken from the mailbox: the client is slow.
+/// With this much to be written, no message is taken from the mailbox: the client is slow.
 const OUTPUT_HIGH_WATER: usize = 128 * 1024;
+/// With this much to be written, nothing is read either: the client asks for answers and does not take them.
+const ANSWERS_HIGH_WATER: usize = 2 * OUTPUT_HIGH_WATER;
+/// What leaves comes before what arrives, but not always: a client that takes as fast as others publish is
+/// read and timed as well.
+const READ_FIRST_EVERY: u8 = 8;
 /// Bytes of messages taken from the mailbox at once.
 const BATCH_BYTES: usize = 64 * 1024;
 
@@ -70,7 +76,7 @@ impl Drop for Presence {
 
 struct Driver<S> {
     stream: S,
-    accepted: Accepted,
+    accepted: Arc<Accepted>,
     broker: Arc<Broker>,
     handle: Arc<ConnectionHandle>,
     machine: Connection,
@@ -86,8 +92,17 @@ struct Driver<S> {
     mail: bool,
     /// What cannot be done at once.
     todo: Option<Todo>,
-    /// Read, but not to be handled before the gate was asked again.
+    /// The gate is asked about this session, which goes on meanwhile but for PUBLISH and SUBSCRIBE.
+    asking: Option<Asking>,
+    /// It is to be asked once more: its answer may be older than the question.
+    ask_again: bool,
+    /// Read, but not to be handled before the gate has answered.
     held: Option<Packet>,
+    turn: u8,
+    /// Of what is to be written some was written: it may begin in the middle of a packet.
+    begun: bool,
+    /// Since when the client takes nothing of what is to be written.
+    stalled: Option<Instant>,
     /// Generation of hooks that the gate was asked about this session.
     asked_generation: u64,
     tally: Tally,
@@ -106,8 +121,9 @@ struct Driver<S> {
 enum Todo {
     Authorize(Arc<Connect>),
     OpenSession { client_id: bytestring::ByteString, device_id: Arc<str>, clean_start: bool },
-    Reauthorize,
 }
+
+type Asking = Pin<Box<dyn Future<Output = Reauthorization> + Send>>;
 
 enum Event {
     Ordered,
@@ -137,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             machine,
             decoder,
             stream,
-            accepted,
+            accepted: Arc::new(accepted),
             broker,
             handle,
             input: BytesMut::new(),
@@ -147,7 +163,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             mailbox: None,
             mail: false,
             todo: None,
+            asking: None,
+            ask_again: false,
             held: None,
+            turn: 0,
+            begun: false,
+            stalled: None,
             asked_generation: 0,
             tally: Tally::new(transport),
             inflight: 0,
@@ -168,16 +189,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             }
             self.tally.add_to(&self.broker.metrics);
             if let Some(closing) = self.closing {
+                self.asking = None;
                 return closing;
             }
             if std::mem::take(&mut self.pressing) {
                 tokio::task::yield_now().await;
             }
             match poll_fn(|cx| self.poll(cx, shutdown.as_mut())).await {
-                Event::Ordered | Event::Wrote => {}
+                Event::Ordered => {}
+                Event::Wrote => {
+                    self.stalled = None;
+                    self.begun = self.output.has_remaining();
+                }
                 Event::Mail => self.mail = true,
                 Event::Read(count) => self.tally.bytes_received(count),
                 Event::Gone => self.handle(Input::TransportClosed),
+                Event::Timeout if self.stall_ends().is_some_and(|end| end <= self.broker.now()) => {
+                    self.close(ReasonCode::KEEP_ALIVE_TIMEOUT, Reason::KeepAliveTimeout);
+                }
                 Event::Timeout => {
                     self.machine.handle_timeout(self.broker.now());
                     self.effects();
@@ -194,25 +223,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     fn poll(&mut self, cx: &mut Context<'_>, shutdown: Pin<&mut impl Future<Output = ()>>) -> Poll<Event> {
         let order = self.handle.orders(cx.waker());
         if let Some(farewell) = order.farewell {
-            self.handle(Input::Close { code: farewell.code, reason: farewell.reason });
+            self.close(farewell.code, farewell.reason);
             return Poll::Ready(Event::Ordered);
         }
         if order.reauthorize && self.connect.is_some() {
-            self.todo = Some(Todo::Reauthorize);
+            self.ask();
+        }
+        if let Some(asking) = &mut self.asking
+            && let Poll::Ready(answer) = asking.as_mut().poll(cx)
+        {
+            self.answered(answer);
             return Poll::Ready(Event::Ordered);
+        }
+        self.turn = (self.turn + 1) % READ_FIRST_EVERY;
+        if self.turn == 0 {
+            if let Poll::Ready(event) = self.poll_input(cx) {
+                return Poll::Ready(event);
+            }
+            if self.poll_timer(cx).is_ready() {
+                return Poll::Ready(Event::Timeout);
+            }
         }
         if let Poll::Ready(event) = self.poll_write(cx) {
             return Poll::Ready(event);
+        }
+        if self.output.has_remaining() {
+            self.stalled.get_or_insert_with(|| self.broker.now());
         }
         if let Some(mailbox) = &self.mailbox
             && mailbox.poll_news(cx.waker())
         {
             return Poll::Ready(Event::Mail);
         }
-        if self.machine.wants_packet()
-            && self.output.remaining() < OUTPUT_HIGH_WATER
-            && let Poll::Ready(event) = self.poll_read(cx)
-        {
+        if let Poll::Ready(event) = self.poll_input(cx) {
             return Poll::Ready(event);
         }
         if self.poll_timer(cx).is_ready() {
@@ -221,9 +264,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         shutdown.poll(cx).map(|()| Event::Shutdown)
     }
 
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.machine.wants_packet() && self.reads() { self.poll_read(cx) } else { Poll::Pending }
+    }
+
+    /// Whether there is room for what the client says.
+    fn reads(&self) -> bool {
+        self.held.is_none() && self.output.remaining() < ANSWERS_HIGH_WATER
+    }
+
+    fn stall_ends(&self) -> Option<Instant> {
+        Some(self.stalled?.after(self.broker.limits.write_stall_timeout))
+    }
+
     /// The machine's deadline mostly moves away: the timer follows only when it has run out.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.machine.deadline() else { return Poll::Pending };
+        let deadlines = [self.machine.deadline(), self.stall_ends()];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
         let deadline = self.broker.when(deadline);
         if deadline < self.timer.deadline() {
             self.timer.as_mut().reset(deadline);
@@ -241,11 +298,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     /// Everything that can be done without waiting.
     fn work(&mut self) {
-        if let Some(packet) = self.held.take_if(|_| self.todo.is_none()) {
+        if let Some(packet) = self.held.take_if(|_| self.asking.is_none()) {
             self.packet(packet);
         }
         self.packets();
         self.take_mail();
+        let reads = self.reads();
+        self.machine.set_reading(self.broker.now(), reads);
         let inflight = self.machine.session().map_or(self.inflight, |session| session.inflight.len());
         self.tally.inflight(inflight as i64 - self.inflight as i64);
         self.inflight = inflight;
@@ -256,7 +315,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         while self.closing.is_none()
             && self.todo.is_none()
             && self.machine.wants_packet()
-            && self.output.remaining() < OUTPUT_HIGH_WATER
+            && self.reads()
             && !self.input.is_empty()
         {
             match self.decoder.decode(&mut self.input) {
@@ -266,8 +325,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                         lazy.filter(|generation| asks && *generation != self.asked_generation)
                     {
                         self.asked_generation = generation;
+                        self.ask();
+                    }
+                    if asks && self.asking.is_some() {
                         self.held = Some(packet);
-                        self.todo = Some(Todo::Reauthorize);
                         return;
                     }
                     self.packet(packet);
@@ -307,6 +368,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     /// Moves waiting messages to the output, as many as the client takes.
     fn take_mail(&mut self) {
+        while self.closing.is_none()
+            && self.output.remaining() < OUTPUT_HIGH_WATER
+            && self.machine.send_backlog(self.broker.now(), BATCH_BYTES)
+        {
+            self.effects();
+        }
         let Some(mailbox) = self.mailbox.clone().filter(|_| self.mail && self.closing.is_none()) else {
             return;
         };
@@ -360,7 +427,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             Effect::Subscribe(subscriptions) => {
                 let Some(mailbox) = &self.mailbox else { return };
                 let now = self.broker.now();
-                let retained = self.broker.router.subscribe(mailbox, &subscriptions, now);
+                let retained =
+                    self.broker.router.subscribe(mailbox, &subscriptions, now, self.machine.backlog_room());
                 if !retained.is_empty() {
                     self.machine.handle(now, Input::Retained(retained));
                 }
@@ -370,7 +438,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     self.broker.router.unsubscribe(mailbox.key, filters.iter());
                 }
             }
-            Effect::Reauthorize => self.todo = Some(Todo::Reauthorize),
+            Effect::Reauthorize => self.ask(),
             Effect::Authorize(connect) => self.todo = Some(Todo::Authorize(connect)),
             Effect::OpenSession { client_id, device_id, clean_start } => {
                 self.todo = Some(Todo::OpenSession { client_id, device_id, clean_start });
@@ -458,25 +526,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     Err(refused) => self.handle(Input::SessionRefused(refused)),
                 }
             }
-            Todo::Reauthorize => self.reauthorize().await,
         }
     }
 
-    /// Asks the gate about a session that is live. Orders and packets wait meanwhile; the gate has a deadline.
-    async fn reauthorize(&mut self) {
+    /// Has the gate judge a session that is live. It goes on meanwhile: an order to close it does not wait.
+    fn ask(&mut self) {
+        if self.asking.is_some() {
+            self.ask_again = true;
+            return;
+        }
         let (Some(connect), Some(permit)) = (self.connect.clone(), self.machine.permit().cloned()) else {
             return;
         };
-        match self.broker.reauthorize(&self.accepted, &connect, &permit).await {
+        let (broker, accepted) = (Arc::clone(&self.broker), Arc::clone(&self.accepted));
+        self.asking = Some(Box::pin(async move { broker.reauthorize(&accepted, &connect, &permit).await }));
+    }
+
+    fn answered(&mut self, answer: Reauthorization) {
+        self.asking = None;
+        match answer {
             Reauthorization::Kept => self.handle(Input::PermitKept),
             Reauthorization::Replaced(permit) => {
                 self.handle.permitted(&permit);
                 self.handle(Input::Reauthorized(permit));
             }
-            Reauthorization::Withdrawn(refusal) => {
-                self.held = None;
-                self.handle(Input::Close { code: WITHDRAWN, reason: refusal.reason });
-            }
+            Reauthorization::Withdrawn(refusal) => return self.close(WITHDRAWN, refusal.reason),
+        }
+        if std::mem::take(&mut self.ask_again) {
+            self.ask();
+        }
+    }
+
+    /// Ends the connection from this side. A client that is barred gets nothing that still waits for it; if it
+    /// got a part of a packet, there is no place for a last word either.
+    fn close(&mut self, code: ReasonCode, reason: Reason) {
+        let barred = bars(reason);
+        if barred {
+            self.held = None;
+            self.output.release();
+        }
+        self.handle(Input::Close { code, reason });
+        if barred && self.begun {
+            self.output.release();
         }
     }
 

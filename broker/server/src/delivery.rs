@@ -187,11 +187,12 @@ pub(crate) fn write(
     };
     if subscription_identifiers.is_none() || version != ProtocolVersion::V5 {
         let slot = message.frames.slot(version, *qos);
-        let encoded = match slot.get() {
-            Some(encoded) => Some(encoded),
+        let encoded = match (slot, slot.and_then(|slot| slot.get())) {
+            (_, Some(encoded)) => Some(encoded),
+            (None, None) => None,
             // Nobody else has it: it goes straight into the output.
-            None if Arc::strong_count(message) == 1 => None,
-            None => {
+            (Some(_), None) if Arc::strong_count(message) == 1 => None,
+            (Some(slot), None) => {
                 let publish = publish(delivery, now);
                 let encoded = EncodedPublish::new(&publish, version).map_err(|_| TooLarge)?;
                 Some(slot.get_or_init(|| Box::new(encoded)))

@@ -25,6 +25,8 @@ use crate::metrics::mqtt::{MqttMetrics, SubscriptionKind, Tally};
 
 /// Lookups that one worker thread remembers.
 const REMEMBERED: usize = 1024;
+/// Receivers in all those lookups together; one lookup may have more, and is remembered alone then.
+const REMEMBERED_RECEIVERS: usize = 64 * 1024;
 
 pub(crate) struct Router {
     /// Tells routers apart in the memory of a thread.
@@ -34,6 +36,7 @@ pub(crate) struct Router {
     writer: Mutex<()>,
     retained: Mutex<Retained>,
     retained_per_subscription: usize,
+    retained_visits: usize,
     metrics: Arc<MqttMetrics>,
 }
 
@@ -50,6 +53,14 @@ pub(crate) struct Outcome {
 struct Memory {
     of: (u64, u64),
     known: HashMap<TopicName, Rc<Matches<Arc<Mailbox>>>>,
+    receivers: usize,
+}
+
+impl Memory {
+    fn forget(&mut self) {
+        self.known.clear();
+        self.receivers = 0;
+    }
 }
 
 thread_local! {
@@ -67,6 +78,7 @@ impl Router {
             writer: Mutex::default(),
             retained: Mutex::new(Retained::new(limits.retained, seed)),
             retained_per_subscription: limits.retained_per_subscription,
+            retained_visits: limits.retained_visits_per_subscribe,
             metrics,
         }
     }
@@ -114,13 +126,17 @@ impl Router {
         let of = (self.id, snapshot.generation());
         MEMORY.with_borrow_mut(|memory| {
             if memory.of != of || memory.known.len() >= REMEMBERED {
-                memory.known.clear();
+                memory.forget();
                 memory.of = of;
             }
             if let Some(known) = memory.known.get(topic) {
                 return Rc::clone(known);
             }
             let found = Rc::new(snapshot.matches(topic));
+            if memory.receivers + found.receivers.len() > REMEMBERED_RECEIVERS {
+                memory.forget();
+            }
+            memory.receivers += found.receivers.len();
             // The key must not keep a receive buffer alive.
             if let Ok(topic) = TopicName::parse(topic.as_str().into()) {
                 memory.known.insert(topic, Rc::clone(&found));
@@ -129,12 +145,13 @@ impl Router {
         })
     }
 
-    /// Enters subscriptions; gives the retained messages they are to get.
+    /// Enters subscriptions; gives the retained messages they are to get, at most `room`.
     pub(crate) fn subscribe(
         &self,
         mailbox: &Arc<Mailbox>,
         subscriptions: &[NewSubscription],
         now: Instant,
+        room: usize,
     ) -> Vec<Outgoing> {
         self.change(|index| {
             for new in subscriptions {
@@ -148,22 +165,33 @@ impl Router {
                 );
             }
         });
-        let mut messages = Vec::new();
+        let (mut messages, mut visits) = (Vec::new(), self.retained_visits);
         for new in subscriptions {
             if new.is_new {
                 self.metrics.subscriptions(kind(&new.subscribed.filter)).inc();
             }
             if new.send_retained {
-                self.retained_for(new, now, &mut messages);
+                self.retained_for(new, now, room, &mut visits, &mut messages);
             }
+        }
+        if visits == 0 || messages.len() == room {
+            tracing::debug!(room, visits, "not every retained message was looked for");
         }
         messages
     }
 
-    fn retained_for(&self, new: &NewSubscription, now: Instant, messages: &mut Vec<Outgoing>) {
+    fn retained_for(
+        &self,
+        new: &NewSubscription,
+        now: Instant,
+        room: usize,
+        visits: &mut usize,
+        messages: &mut Vec<Outgoing>,
+    ) {
+        let limit = self.retained_per_subscription.min(room.saturating_sub(messages.len()));
         let snapshot = lock(&self.retained).snapshot();
         let subscribed = &new.subscribed;
-        let found = snapshot.matching(&subscribed.filter, now, self.retained_per_subscription);
+        let found = snapshot.matching(&subscribed.filter, now, limit, visits);
         messages.extend(found.into_iter().map(|message| Outgoing {
             qos: message.qos.min(subscribed.options.qos),
             retain: true, // [MQTT-3.3.1-8]

@@ -229,7 +229,6 @@ pub fn limits(config: &Config) -> Limits {
         session_expiry_maximum: limits.max_session_expiry.0,
         will_delay_maximum: limits.max_will_delay.0,
         sessions: limits.max_sessions as usize,
-        sessions_per_device: defaults.sessions_per_device,
         retained_per_subscription: limits.max_retained_per_subscription as usize,
         retained_backlog: limits.max_retained_backlog as usize,
         outbox: OutboxLimits {
@@ -249,6 +248,7 @@ pub fn limits(config: &Config) -> Limits {
             model::DeniedPublish::Drop => DeniedPublish::Drop,
             model::DeniedPublish::Disconnect => DeniedPublish::Disconnect,
         },
+        ..defaults
     }
 }
 

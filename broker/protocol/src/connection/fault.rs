@@ -44,6 +44,15 @@ pub enum Fault {
     PublishDenied,
 }
 
+/// Whether a connection that this side ends for `reason` ends because the client has no right to be here any
+/// more: nothing is published for it then, and nothing sent to it.
+pub const fn bars(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::ServerShuttingDown | Reason::TakenOver | Reason::AdminAction | Reason::KeepAliveTimeout
+    )
+}
+
 /// Who ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Initiator {

@@ -95,7 +95,7 @@ impl Connection {
         self.answer(version, terms.maximum_packet_size, ReasonCode::SUCCESS, session_present, properties);
         let mut online = Online::new(now, connect, terms, permit, *session);
         online.review_subscriptions(&mut self.effects);
-        online.pump(now, &mut self.effects);
+        online.pump(&mut self.effects);
         State::Online(Box::new(online))
     }
 

@@ -32,12 +32,17 @@ impl Online {
         if let Some(Acknowledgement { packet_id, qos }) = acknowledgement {
             if qos == QoS::ExactlyOnce && self.session.received.contains(&packet_id) {
                 // Sent again because our PUBREC was lost: not to be routed again [MQTT-4.3.3-10].
+                self.received_before.remove(&packet_id);
                 let again = self.ack(packet_id, ReasonCode::SUCCESS);
                 self.send(Packet::PubRec(again), effects);
                 return Ok(());
             }
-            let under_way = self.session.received.len() + self.unacknowledged;
-            if under_way >= usize::from(self.terms.receive_maximum_from_client.get()) {
+            // What an earlier connection left is not counted before it comes again; 3.1.1 knows no maximum but
+            // the number of packet ids.
+            let received = self.session.received.len() - self.received_before.len();
+            let under_way = received + self.unacknowledged;
+            let counts = self.terms.version == ProtocolVersion::V5;
+            if counts && under_way >= usize::from(self.terms.receive_maximum_from_client.get()) {
                 return Err(Fault::ReceiveMaximumExceeded); // [MQTT-3.3.4-7]
             }
         }
@@ -137,6 +142,7 @@ impl Online {
     }
 
     pub(super) fn pubrel(&mut self, packet_id: PacketId, effects: &mut VecDeque<Effect>) {
+        self.received_before.remove(&packet_id);
         let reason = if self.session.received.remove(&packet_id) {
             ReasonCode::SUCCESS
         } else {

@@ -1,6 +1,6 @@
 //! A client that is connected: which packet goes where, its time limits, and how it ends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use mqgate_identity::reason::Reason;
 
 use super::rate::Rate;
 use super::terms::Terms;
-use super::{Connection, Effect, Fault, Initiator, Input, State};
+use super::{Connection, Denied, DeniedAction, Effect, Fault, Initiator, Input, State, bars};
 use crate::message::Message;
 use crate::permit::Permit;
 use crate::session::{PendingWill, Session, SessionExpiry};
@@ -34,6 +34,12 @@ pub(super) struct Online {
     pub(super) paused_until: Option<Instant>,
     /// When the gate is to be asked about the permit; `None` also while it is asked.
     permit_ends: Option<Instant>,
+    /// Whether the will may still be published.
+    will: bool,
+    /// The driver has no room for what the client says.
+    unread: bool,
+    /// Ids in [`Session::received`] that came on an earlier connection, and not yet again on this one.
+    pub(super) received_before: BTreeSet<PacketId>,
     last_packet: Instant,
 }
 
@@ -66,24 +72,25 @@ impl Connection {
                 Ok(())
             }
             Input::Retained(messages) => {
-                online.retained(now, messages, self.limits.retained_backlog, &mut self.effects);
+                online.retained(messages, self.limits.retained_backlog, &mut self.effects);
                 Ok(())
             }
             Input::TooLarge(packet_id) => {
-                online.too_large(now, packet_id, &mut self.effects);
+                online.too_large(packet_id, &mut self.effects);
                 Ok(())
             }
             Input::Reauthorized(permit) => {
-                online.permit = permit;
-                online.renew_permit(now);
-                online.review_subscriptions(&mut self.effects);
+                online.replace_permit(now, permit, &self.limits, &mut self.effects);
                 Ok(())
             }
             Input::PermitKept => {
                 online.keep_permit(now);
                 Ok(())
             }
-            Input::Close { code, reason } => return self.dismiss(now, online, code, reason),
+            Input::Close { code, reason } => {
+                online.will &= !bars(reason);
+                return self.dismiss(now, online, code, reason);
+            }
             Input::TransportClosed => {
                 let session = online.finish(now, true);
                 return self.closed(
@@ -114,11 +121,13 @@ impl Connection {
             Packet::Publish(publish) => {
                 return online.publish(now, publish, self.limits.denied_publish, effects);
             }
-            Packet::PubAck(ack) => online.puback(now, ack.packet_id, effects),
-            Packet::PubRec(ack) => online.pubrec(now, &ack, effects),
+            Packet::PubAck(ack) => online.puback(ack.packet_id, effects),
+            Packet::PubRec(ack) => online.pubrec(&ack, effects),
             Packet::PubRel(ack) => online.pubrel(ack.packet_id, effects),
-            Packet::PubComp(ack) => online.pubcomp(now, ack.packet_id, effects),
-            Packet::Subscribe(subscribe) => online.subscribe(&subscribe, effects),
+            Packet::PubComp(ack) => online.pubcomp(ack.packet_id, effects),
+            Packet::Subscribe(subscribe) => {
+                online.subscribe(&subscribe, self.limits.filter_bytes_per_session, effects);
+            }
             Packet::Unsubscribe(unsubscribe) => online.unsubscribe(&unsubscribe, effects),
             Packet::PingReq => effects.push_back(Effect::Send(Packet::PingResp)), // [MQTT-3.12.4-1]
             Packet::Connect(_) => return Err(Fault::SecondConnect),               // [MQTT-3.1.0-2]
@@ -184,6 +193,7 @@ impl Online {
         session: Session,
     ) -> Self {
         let rate = Rate::new(&permit.limits, now);
+        let received_before = session.received.clone();
         let mut online = Self {
             connect,
             terms,
@@ -194,10 +204,56 @@ impl Online {
             rate,
             paused_until: None,
             permit_ends: None,
+            will: true,
+            unread: false,
+            received_before,
             last_packet: now,
         };
         online.renew_permit(now);
         online
+    }
+
+    /// What a new permit does not cover any more ends here, also what was promised for later.
+    fn replace_permit(
+        &mut self,
+        now: Instant,
+        permit: Box<Permit>,
+        limits: &crate::limits::Limits,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let older = std::mem::replace(&mut self.permit, permit);
+        self.renew_permit(now);
+        self.terms.renew(limits, &self.permit);
+        let rates =
+            |permit: &Permit| (permit.limits.publishes_per_second, permit.limits.publish_bytes_per_second);
+        if rates(&older) != rates(&self.permit) {
+            self.rate = Rate::new(&self.permit.limits, now);
+        }
+        if let Some(will) = self.connect.will.as_ref().filter(|_| self.will) {
+            self.will = will.qos <= self.terms.maximum_qos
+                && (!will.retain || self.terms.retain_available)
+                && self.permit.may_publish(&will.topic, will.qos, will.retain);
+            if !self.will {
+                effects.push_back(Effect::Denied(Denied {
+                    action: DeniedAction::Will,
+                    topic: will.topic.as_text().clone(),
+                    qos: will.qos,
+                }));
+            }
+        }
+        self.review_subscriptions(effects);
+    }
+
+    pub(super) fn set_reading(&mut self, now: Instant, reading: bool) {
+        if reading && self.unread {
+            self.last_packet = now; // It was this side that did not read.
+        }
+        self.unread = !reading;
+    }
+
+    fn silence_ends(&self) -> Option<Instant> {
+        let allowed = self.terms.silence_allowed().filter(|_| !self.unread)?;
+        Some(self.last_packet.after(allowed))
     }
 
     /// The permit's time counts from here.
@@ -212,8 +268,7 @@ impl Online {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         // A client that is not read cannot be heard.
-        let silence = || self.terms.silence_allowed().map(|allowed| self.last_packet.after(allowed));
-        [self.paused_until.or_else(silence), self.permit_ends].into_iter().flatten().min()
+        [self.paused_until.or_else(|| self.silence_ends()), self.permit_ends].into_iter().flatten().min()
     }
 
     pub(super) fn timeout(&mut self, now: Instant, effects: &mut VecDeque<Effect>) -> Option<Fault> {
@@ -221,8 +276,7 @@ impl Online {
             self.paused_until = None;
             self.last_packet = now; // It was this side that did not read.
         }
-        let silent =
-            self.terms.silence_allowed().is_some_and(|allowed| self.last_packet.after(allowed) <= now);
+        let silent = self.silence_ends().is_some_and(|at| at <= now);
         if silent && self.paused_until.is_none() {
             return Some(Fault::KeepAlive);
         }
@@ -282,7 +336,7 @@ impl Online {
         let mut session = std::mem::replace(&mut self.session, placeholder);
         session.ends_at = session.expiry.ends_at(now);
         session.inflight.restart();
-        if let Some(will) = self.connect.will.as_ref().filter(|_| with_will) {
+        if let Some(will) = self.connect.will.as_ref().filter(|_| with_will && self.will) {
             let due = now.after_seconds(will.delay_interval);
             let due = session.ends_at.map_or(due, |end| due.min(end)); // [MQTT-3.1.3-9]
             let message = Message::from_will(will.clone(), session.key, due);

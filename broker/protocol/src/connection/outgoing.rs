@@ -17,8 +17,8 @@ impl Online {
         self.session.backlog.is_empty().then_some(quota)
     }
 
-    /// Sends again what an earlier connection left, then retained messages, as far as the client takes them.
-    pub(super) fn pump(&mut self, now: Instant, effects: &mut VecDeque<Effect>) {
+    /// Sends again what an earlier connection left, as far as the client takes it.
+    pub(super) fn pump(&mut self, effects: &mut VecDeque<Effect>) {
         while let Some(redelivery) = self.session.inflight.redeliver(self.terms.receive_maximum) {
             match redelivery {
                 Redelivery::Publish(delivery) => effects.push_back(Effect::Deliver(delivery)),
@@ -28,24 +28,38 @@ impl Online {
                 }
             }
         }
-        while let Some(next) = self.session.backlog.front() {
+    }
+
+    /// Retained messages, as far as the client takes them and `bytes` go.
+    pub(super) fn send_backlog(
+        &mut self,
+        now: Instant,
+        bytes: usize,
+        effects: &mut VecDeque<Effect>,
+    ) -> bool {
+        let (mut taken, mut any) = (0, false);
+        while taken < bytes
+            && let Some(next) = self.session.backlog.front()
+        {
             let blocked =
                 next.qos != QoS::AtMostOnce && self.session.inflight.quota(self.terms.receive_maximum) == 0;
             if blocked {
                 break;
             }
             let Some(next) = self.session.backlog.pop_front() else { break };
+            taken = next.message.size().saturating_add(taken);
+            any = true;
             self.deliver(now, next, effects);
         }
         if self.session.backlog.is_empty() && self.session.backlog.capacity() > 0 {
             self.session.backlog = VecDeque::new();
         }
+        any
     }
 
     /// Takes retained messages as far as there is room.
     pub(super) fn retained(
         &mut self,
-        now: Instant,
         mut messages: Vec<Outgoing>,
         limit: usize,
         effects: &mut VecDeque<Effect>,
@@ -57,7 +71,6 @@ impl Online {
             messages.truncate(room);
         }
         self.session.backlog.extend(messages);
-        self.pump(now, effects);
     }
 
     pub(super) fn deliver(&mut self, now: Instant, outgoing: Outgoing, effects: &mut VecDeque<Effect>) {
@@ -69,28 +82,23 @@ impl Online {
     }
 
     /// A message the client cannot take counts as delivered [MQTT-3.1.2-25].
-    pub(super) fn too_large(
-        &mut self,
-        now: Instant,
-        packet_id: Option<PacketId>,
-        effects: &mut VecDeque<Effect>,
-    ) {
+    pub(super) fn too_large(&mut self, packet_id: Option<PacketId>, effects: &mut VecDeque<Effect>) {
         effects.push_back(Effect::Dropped { reason: DropReason::TooLarge, count: 1 });
         if let Some(packet_id) = packet_id {
             self.session.inflight.abandon(packet_id);
-            self.pump(now, effects);
+            self.pump(effects);
         }
     }
 
-    pub(super) fn puback(&mut self, now: Instant, packet_id: PacketId, effects: &mut VecDeque<Effect>) {
+    pub(super) fn puback(&mut self, packet_id: PacketId, effects: &mut VecDeque<Effect>) {
         if self.session.inflight.puback(packet_id) == Acknowledged::Finished {
-            self.pump(now, effects);
+            self.pump(effects);
         }
     }
 
-    pub(super) fn pubrec(&mut self, now: Instant, ack: &Ack, effects: &mut VecDeque<Effect>) {
+    pub(super) fn pubrec(&mut self, ack: &Ack, effects: &mut VecDeque<Effect>) {
         match self.session.inflight.pubrec(ack.packet_id, !ack.reason.is_error()) {
-            Acknowledged::Finished => self.pump(now, effects),
+            Acknowledged::Finished => self.pump(effects),
             Acknowledged::Release => {
                 let release = self.ack(ack.packet_id, ReasonCode::SUCCESS);
                 self.send(Packet::PubRel(release), effects); // [MQTT-4.3.3-6]
@@ -104,9 +112,9 @@ impl Online {
         }
     }
 
-    pub(super) fn pubcomp(&mut self, now: Instant, packet_id: PacketId, effects: &mut VecDeque<Effect>) {
+    pub(super) fn pubcomp(&mut self, packet_id: PacketId, effects: &mut VecDeque<Effect>) {
         if self.session.inflight.pubcomp(packet_id) == Acknowledged::Finished {
-            self.pump(now, effects);
+            self.pump(effects);
         }
     }
 }

@@ -13,14 +13,27 @@ use crate::message::detached_text;
 use crate::session::Subscribed;
 
 impl Online {
-    pub(super) fn subscribe(&mut self, subscribe: &Subscribe, effects: &mut VecDeque<Effect>) {
-        let mut taken = Vec::with_capacity(subscribe.filters.len());
+    pub(super) fn subscribe(
+        &mut self,
+        subscribe: &Subscribe,
+        filter_bytes: usize,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let mut taken: Vec<NewSubscription> = Vec::with_capacity(subscribe.filters.len());
+        let known: usize = self.session.subscriptions.keys().map(|text| text.len()).sum();
+        let mut room = filter_bytes.saturating_sub(known);
         let reasons = subscribe
             .filters
             .iter()
             .map(|(filter, options)| {
-                match self.judge(subscribe, filter, *options, effects) {
-                    Ok(new) => {
+                match self.judge(subscribe, filter, *options, &mut room, effects) {
+                    Ok(mut new) => {
+                        // Named twice, it gets its retained messages once.
+                        for older in &mut taken {
+                            if older.subscribed.filter == new.subscribed.filter {
+                                new.send_retained |= std::mem::take(&mut older.send_retained);
+                            }
+                        }
                         let granted = ReasonCode(new.subscribed.options.qos as u8);
                         taken.push(new);
                         granted
@@ -44,6 +57,7 @@ impl Online {
         subscribe: &Subscribe,
         filter: &TopicFilter,
         options: SubscriptionOptions,
+        room: &mut usize,
         effects: &mut VecDeque<Effect>,
     ) -> Result<NewSubscription, ReasonCode> {
         let Some(qos) = self.permit.granted_qos(filter, options.qos) else {
@@ -55,6 +69,9 @@ impl Online {
         let known = self.session.subscriptions.contains_key(&text);
         if !known && self.session.subscriptions.len() >= self.terms.subscriptions {
             return Err(ReasonCode::QUOTA_EXCEEDED);
+        }
+        if !known {
+            *room = room.checked_sub(text.len()).ok_or(ReasonCode::QUOTA_EXCEEDED)?;
         }
         let subscribed = Subscribed {
             filter,

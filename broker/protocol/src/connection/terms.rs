@@ -62,18 +62,21 @@ impl Terms {
             maximum_packet_size_from_client: granted
                 .maximum_packet_size
                 .map_or(limits.maximum_packet_size, |granted| granted.min(limits.maximum_packet_size)),
-            maximum_qos: granted
-                .maximum_qos
-                .and_then(QoS::from_bits)
-                .map_or(limits.maximum_qos, |granted| granted.min(limits.maximum_qos)),
-            retain_available: limits.retain_available && granted.retain_available.unwrap_or(true),
+            maximum_qos: maximum_qos(limits, permit),
+            retain_available: retain_available(limits, permit),
             topic_alias_maximum: granted
                 .topic_alias_maximum
                 .map_or(alias_maximum, |granted| granted.min(alias_maximum)),
-            subscriptions: granted.subscriptions.map_or(limits.subscriptions_per_session, |granted| {
-                limits.subscriptions_per_session.min(granted as usize)
-            }),
+            subscriptions: subscriptions(limits, permit),
         }
+    }
+
+    /// What another permit changes about a connection that is up. A client that goes on as it was told at
+    /// first is closed with the reason, and learns the rest when it connects again.
+    pub(super) fn renew(&mut self, limits: &Limits, permit: &Permit) {
+        self.maximum_qos = maximum_qos(limits, permit);
+        self.retain_available = retain_available(limits, permit);
+        self.subscriptions = subscriptions(limits, permit);
     }
 
     /// What an MQTT 5.0 client has to be told [MQTT 5.0, 3.2.2.3].
@@ -100,6 +103,20 @@ impl Terms {
     pub(super) fn silence_allowed(&self) -> Option<Duration> {
         (self.keep_alive > 0).then(|| Duration::from_millis(u64::from(self.keep_alive) * 1500))
     }
+}
+
+fn maximum_qos(limits: &Limits, permit: &Permit) -> QoS {
+    let granted = permit.limits.maximum_qos.and_then(QoS::from_bits);
+    granted.map_or(limits.maximum_qos, |granted| granted.min(limits.maximum_qos))
+}
+
+fn retain_available(limits: &Limits, permit: &Permit) -> bool {
+    limits.retain_available && permit.limits.retain_available.unwrap_or(true)
+}
+
+fn subscriptions(limits: &Limits, permit: &Permit) -> usize {
+    let maximum = limits.subscriptions_per_session;
+    permit.limits.subscriptions.map_or(maximum, |granted| maximum.min(granted as usize))
 }
 
 /// Only an MQTT 5.0 client can be told another value than its own [MQTT-3.1.2-21].

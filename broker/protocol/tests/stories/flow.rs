@@ -349,3 +349,38 @@ fn a_client_that_is_not_read_is_not_silent() {
     "#
     );
 }
+
+/// MQTT 3.1.1 has no Receive Maximum; in 5.0 it counts what this connection brought.
+#[test]
+fn the_receive_maximum_counts_where_it_was_told() {
+    let limits = || Limits { receive_maximum: NonZeroU16::new(2).unwrap(), ..Limits::default() };
+    let publishes = ["publish a qos=2 id=1", "publish a qos=2 id=2", "publish a qos=2 id=3"];
+    let old = [&["connect c v3 clean", "admit"], &publishes[..]].concat();
+    assert!(!play_with(limits(), &old).contains("Close"));
+    let mut resumed = vec!["connect c expiry=60", "admit", publishes[0], publishes[1], "lost", "again"];
+    resumed.extend(["connect c expiry=60", "admit", publishes[2], "publish a qos=2 id=1 dup", "pubrel 2"]);
+    assert!(!play_with(limits(), &resumed).contains("0x93"));
+    resumed.push("publish a qos=2 id=4");
+    assert!(play_with(limits(), &resumed).ends_with(
+        "publish a qos=2 id=4 => DISCONNECT 0x93, Close(Server 0x93 protocol_error session ends in 60s)\n"
+    ));
+}
+
+#[test]
+fn a_narrower_permit_narrows_rate_and_qos_and_takes_the_will() {
+    let story = play(&["connect c clean will=gone", "admit", "reauthorize +a", "lost"]);
+    assert!(story.contains("reauthorize +a => Denied(Will gone)\n"), "{story}");
+    assert!(!story.contains("will gone in"), "{story}");
+    let story = play(&["connect c clean", "admit", "reauthorize rate=1", "publish a", "publish a"]);
+    assert!(story.ends_with("publish a => Limited(Messages), Publish(a)\n"), "{story}");
+    let story = play(&["connect c clean", "admit", "reauthorize qos=0", "publish a qos=1 id=1"]);
+    assert!(story.contains("DISCONNECT 0x9b"), "{story}");
+}
+
+/// Who is not authorized any more does not publish any more.
+#[test]
+fn a_barred_client_has_no_will() {
+    let story = |end| play(&["connect c clean will=gone", "admit", end]);
+    assert!(story("close 98").contains("will gone in 0s"));
+    assert!(!story("revoke").contains("will gone in 0s"));
+}

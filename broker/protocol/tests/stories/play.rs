@@ -140,10 +140,14 @@ impl Stage {
             }
         }
         let mut seen = Vec::new();
-        while let Some(effect) = self.connection.poll_effect() {
-            seen.push(self.effect(effect));
+        loop {
+            while let Some(effect) = self.connection.poll_effect() {
+                seen.push(self.effect(effect));
+            }
+            if !self.connection.send_backlog(self.now, 1) {
+                return seen;
+            }
         }
-        seen
     }
 
     fn pass(&mut self, words: &Words<'_>) {
@@ -159,6 +163,7 @@ impl Stage {
             "kept" => Input::PermitKept,
             "deny" => Input::Refused(Refused::new(code(words.plain[0]), Reason::PluginDenied)),
             "close" => Input::Close { code: code(words.plain[0]), reason: Reason::AdminAction },
+            "revoke" => Input::Close { code: ReasonCode::NOT_AUTHORIZED, reason: Reason::CertRevoked },
             "lost" => Input::TransportClosed,
             "malformed" => Input::Malformed { error: DecodeError::Truncated, version: None },
             "deliver" => Input::Deliver(outgoing(words.plain[0], words, self.now, false)),

@@ -1,6 +1,8 @@
 //! Subscriptions: what is granted, what is refused, retained messages, permits that change.
 
-use crate::play::play;
+use mqgate_protocol::limits::Limits;
+
+use crate::play::{play, play_with};
 
 #[test]
 fn each_filter_gets_its_answer() {
@@ -206,4 +208,28 @@ fn a_narrower_permit_ends_what_it_does_not_cover() {
         admit +b => OpenSession(c), Connected, CONNACK 0x00 present, Denied(Subscribe a), Unsubscribe(a)
     "#
     );
+}
+
+#[test]
+fn the_bytes_of_filters_are_bounded() {
+    let limits = Limits { filter_bytes_per_session: 10, ..Limits::default() };
+    let story = play_with(
+        limits,
+        &[
+            "connect c clean",
+            "admit",
+            "subscribe 12345678",
+            "subscribe abc",
+            "subscribe 12345678",
+            "subscribe ab",
+        ],
+    );
+    let refused: Vec<_> = story.lines().map(|line| line.contains("0x97") || line.contains("151")).collect();
+    assert_eq!(refused, [false, false, false, true, false, false], "{story}");
+}
+
+#[test]
+fn a_filter_that_is_named_twice_gets_its_retained_messages_once() {
+    let story = play(&["connect c clean", "admit", "subscribe a a b a"]);
+    assert_eq!(story.matches("with retained").count(), 2, "{story}");
 }

@@ -2,6 +2,7 @@
 
 mod ends;
 mod messages;
+mod pressure;
 mod sessions;
 
 use std::collections::HashSet;
