@@ -106,7 +106,7 @@ impl Default for Limits {
             session_expiry_maximum: Duration::from_secs(2 * 60 * 60),
             will_delay_maximum: Duration::from_secs(24 * 60 * 60),
             sessions: 1_000_000,
-            sessions_per_device: 1_000,
+            sessions_per_device: 20_000,
             retained_per_subscription: 10_000,
             retained_backlog: 20_000,
             retained_visits_per_subscribe: 100_000,

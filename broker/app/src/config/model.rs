@@ -408,8 +408,14 @@ pub struct Limits {
     pub max_will_delay: Span,
     /// Sessions, connected or not.
     pub max_sessions: u32,
+    /// Sessions of one device, connected or not: how many client ids it may use at a time.
+    pub max_sessions_per_device: u32,
     /// Subscriptions of one client.
     pub max_subscriptions: u32,
+    /// Bytes of the filters of those subscriptions.
+    pub max_filter_bytes: Size,
+    /// How long a client may take none of what is waiting for it before it is closed.
+    pub write_stall_timeout: Span,
     /// Topic Filters in one SUBSCRIBE.
     pub max_filters_per_subscribe: u32,
     /// QoS 1 and 2 messages waiting for one client.
@@ -606,7 +612,10 @@ impl Default for Limits {
             max_session_expiry: Span::secs(2 * 3_600),
             max_will_delay: Span::secs(86_400),
             max_sessions: 1_000_000,
+            max_sessions_per_device: 20_000,
             max_subscriptions: 1_000,
+            max_filter_bytes: Size(256 << 10),
+            write_stall_timeout: Span::secs(60),
             max_filters_per_subscribe: 100,
             max_queued_messages: 1_000,
             max_queued_qos0_messages: 10_000,

@@ -229,6 +229,9 @@ pub fn limits(config: &Config) -> Limits {
         session_expiry_maximum: limits.max_session_expiry.0,
         will_delay_maximum: limits.max_will_delay.0,
         sessions: limits.max_sessions as usize,
+        sessions_per_device: limits.max_sessions_per_device as usize,
+        filter_bytes_per_session: usize::try_from(limits.max_filter_bytes.0).unwrap_or(usize::MAX),
+        write_stall_timeout: limits.write_stall_timeout.0,
         retained_per_subscription: limits.max_retained_per_subscription as usize,
         retained_backlog: limits.max_retained_backlog as usize,
         outbox: OutboxLimits {
