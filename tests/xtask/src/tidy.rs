@@ -116,6 +116,7 @@ fn check_text(path: &str, text: &str, findings: &mut Vec<String>) {
     if path.ends_with("rust-toolchain.toml") || path.ends_with("rust-toolchain") {
         findings.push(format!("{path}: makes rustup download a toolchain; the version stands in Cargo.toml"));
     }
+    let places = places_of_this_machine();
     for (number, line) in text.lines().enumerate() {
         let at = format!("{path}:{}", number + 1);
         for marker in ["TODO", "FIXME", "XXX:", "todo!(", "unimplemented!(", "dbg!("] {
@@ -123,8 +124,8 @@ fn check_text(path: &str, text: &str, findings: &mut Vec<String>) {
                 findings.push(format!("{at}: {marker} is left; finish it or leave it out and say so"));
             }
         }
-        for place in ["/work/", "/root/", "/home/"] {
-            if line.contains(place) && !line.contains("/home/user") {
+        for place in &places {
+            if line.contains(place) {
                 findings.push(format!("{at}: a path of one machine ({place})"));
             }
         }
@@ -138,6 +139,14 @@ fn check_text(path: &str, text: &str, findings: &mut Vec<String>) {
     if path.ends_with(".md") {
         check_links(path, text, findings);
     }
+}
+
+/// The checkout's folder and the home folder: a path that leaked into a file begins with one of them.
+fn places_of_this_machine() -> Vec<String> {
+    let home = std::env::var("HOME").unwrap_or_default();
+    let folder = crate::root().display().to_string();
+    // A home of `/` says nothing.
+    [home, folder].into_iter().filter(|place| place.len() > 2).map(|place| place + "/").collect()
 }
 
 fn check_source(path: &str, text: &str, findings: &mut Vec<String>) {
@@ -197,7 +206,8 @@ mod tests {
         assert_eq!(findings("a.rs", "//! Fine.\nfn a() {}\n"), Vec::<String>::new());
         assert_eq!(findings("a.rs", "fn a() {}\n").len(), 1);
         assert_eq!(findings("a.rs", "//! x\n// FIXME later\n").len(), 1);
-        assert_eq!(findings("a.toml", "path = \"/root/x\"\n").len(), 1);
+        let leaked = format!("path = \"{}\"\n", crate::root().join("x").display());
+        assert_eq!(findings("a.toml", &leaked).len(), 1);
         assert_eq!(findings("broker/codec/src/a.rs", "//! x\nuse tokio::net;\n").len(), 1);
         assert_eq!(findings("broker/codec/src/a.rs", "//! x\n// unlike tokio::net\n").len(), 0);
         assert_eq!(findings("x.md", "[a](no/such/file.md)").len(), 1);
