@@ -123,18 +123,16 @@ fn fetch(packages: &[&str], into: &Path) {
     if fs::create_dir_all(&downloads).is_err() {
         return;
     }
-    let known = |package: &str| {
-        output(Command::new("apt-cache").args(["policy", package]))
-            .is_some_and(|text| text.contains("Candidate: "))
+    let download = || {
+        let mut apt = Command::new("apt-get");
+        apt.arg("-qq").arg("download").args(packages).current_dir(&downloads);
+        apt.output().is_ok_and(|output| output.status.success())
     };
-    if !packages.iter().all(|package| known(package))
-        && output(Command::new("id").arg("-u")).as_deref() == Some("0\n")
-    {
-        let _ = run(Command::new("apt-get").args(["-qq", "update"]));
-    }
-    let download =
-        Command::new("apt-get").arg("-qq").arg("download").args(packages).current_dir(&downloads).output();
-    if !download.is_ok_and(|output| output.status.success()) {
+    // A new machine's package index is absent, or names packages that the archive has replaced since.
+    let is_root = || output(Command::new("id").arg("-u")).as_deref() == Some("0\n");
+    let update = || run(Command::new("apt-get").args(["-qq", "update"])).is_ok();
+    let fetched = download() || is_root() && update() && download();
+    if !fetched {
         return;
     }
     for archive in fs::read_dir(&downloads).into_iter().flatten().flatten() {

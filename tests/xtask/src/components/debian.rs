@@ -56,19 +56,25 @@ pub fn fetched() -> Option<Fetched> {
     found.pop()
 }
 
-/// Downloads and unpacks the compiler that apt offers.
+/// Downloads and unpacks the compiler that apt offers. A new machine's package index is absent or names
+/// packages that the archive has replaced; root can mend that.
 pub fn fetch(progress: &Progress<'_>) -> Result<Fetched> {
+    match fetch_once(progress) {
+        Ok(fetched) => Ok(fetched),
+        Err(error) if nix::unistd::Uid::effective().is_root() => {
+            progress.step(&format!("{error:#}; the package index may be old: apt-get update"));
+            run(apt_get().arg("update"), "apt-get update")?;
+            fetch_once(progress)
+        }
+        Err(error) => Err(error.context("if the package index is old, `sudo apt-get update` mends it")),
+    }
+}
+
+fn fetch_once(progress: &Progress<'_>) -> Result<Fetched> {
     for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
         ensure!(runs(tool), "{tool} is not there (this is not Debian or one of its descendants)");
     }
-    if offers(&[COMPILER.into()])?.is_empty() {
-        ensure!(
-            nix::unistd::Uid::effective().is_root(),
-            "{COMPILER} is not offered; try `sudo apt-get update`"
-        );
-        progress.step("apt-get update");
-        run(apt_get().arg("update"), "apt-get update")?;
-    }
+    ensure!(!offers(&[COMPILER.into()])?.is_empty(), "{COMPILER} is not offered");
     let mut names = vec![COMPILER.to_owned(), SOURCE.to_owned()];
     names.extend(libraries(&dependencies(COMPILER)?));
     let packages = offers(&names)?;
