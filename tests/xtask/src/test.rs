@@ -12,7 +12,7 @@ use crate::tools;
 
 #[derive(clap::Args, Default)]
 pub struct Options {
-    /// The slow suites too: longer property runs, kill -9 loops, the demo from a clean clone.
+    /// Tests marked `#[ignore]` for being slow, too. There are none yet: the fast tier is all there is.
     #[arg(long)]
     full: bool,
     /// Only tests whose name contains this.
