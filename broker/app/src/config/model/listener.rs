@@ -1,0 +1,160 @@
+//! Keys of a listener: transport, address, what clients must show.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::AllowDeny;
+use crate::config::units::Span;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listener {
+    /// Transport: `tls` or, without any protection of what is sent, `tcp`.
+    #[serde(rename = "type")]
+    pub kind: Transport,
+    /// Address and port, for example `"0.0.0.0:8883"` or `"[::]:8883"`. Port 0 takes a free one.
+    pub bind: String,
+    /// Whether clients need a certificate: `one-way` (none is asked for), `mutual` (one of a trusted CA), or
+    /// `per-device` (and each certificate must be in the registry). Only for `tls`. The default is `mutual`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_mode: Option<AuthMode>,
+    /// What happens in mode `per-device` with a valid certificate that the registry does not know: `auto` asks
+    /// the chain's registrars, and refuses if there is none; `manual` refuses until `mqgate cert register`.
+    pub registration: Registration,
+    /// EMQX's name for the same thing: `verify_peer` asks for a client certificate, `verify_none` does not.
+    /// Must not contradict `auth_mode`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
+    /// In mode `mutual`: refuse a client without a certificate. With `false` it may connect, and the chain judges it by
+    /// other means; a bad certificate is refused in any case. The default is `true`, and `false` in mode `one-way`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fail_if_no_peer_cert: Option<bool>,
+    /// Certificate of the server, PEM; intermediates after it. Required for `tls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certfile: Option<PathBuf>,
+    /// Private key of the server, PEM (PKCS #8, PKCS #1 or SEC 1), not encrypted. Required for `tls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyfile: Option<PathBuf>,
+    /// CA certificates that clients' certificates may lead to, PEM, one or many. CAs added with
+    /// `mqgate ca add` are trusted too, in every mode that asks for a certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cacertfile: Option<PathBuf>,
+    /// More files like `cacertfile`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cacertfiles: Vec<PathBuf>,
+    /// TLS versions.
+    pub versions: Vec<TlsVersion>,
+    /// How many intermediates may stand between a client's certificate and a trusted CA: 0 to 6.
+    pub depth: u8,
+    /// X.509 version 1 certificates of clients, as `openssl x509 -req` makes without `-extfile`: `allow` takes them
+    /// as plain end-entity certificates, `deny` refuses them.
+    pub x509_v1_leaf: AllowDeny,
+    /// Take a certificate that becomes valid within this time: devices' factories have clocks too.
+    pub clock_skew: Span,
+    /// Time for the TLS handshake.
+    pub handshake_timeout: Span,
+    /// Whether TLS sessions may be resumed. Certificates are judged again in any case.
+    pub session_resumption: bool,
+    /// Connections at the same time; more wait in the kernel's queue.
+    pub max_connections: u32,
+    /// TLS handshakes at the same time; more wait.
+    pub max_handshakes: u32,
+    /// Whether refused MQTT 5.0 clients are sent a reason in words.
+    pub send_reason_string: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    #[default]
+    #[serde(alias = "ssl")]
+    Tls,
+    Tcp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthMode {
+    #[serde(alias = "one_way")]
+    OneWay,
+    #[default]
+    Mutual,
+    #[serde(alias = "per_device")]
+    PerDevice,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Registration {
+    #[default]
+    Auto,
+    Manual,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verify {
+    VerifyNone,
+    VerifyPeer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum TlsVersion {
+    #[serde(rename = "tlsv1.2", alias = "1.2")]
+    Tls12,
+    #[serde(rename = "tlsv1.3", alias = "1.3")]
+    Tls13,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            kind: Transport::Tls,
+            bind: String::from("127.0.0.1:8883"),
+            auth_mode: None,
+            registration: Registration::Auto,
+            verify: None,
+            fail_if_no_peer_cert: None,
+            certfile: None,
+            keyfile: None,
+            cacertfile: None,
+            cacertfiles: Vec::new(),
+            versions: vec![TlsVersion::Tls13, TlsVersion::Tls12],
+            depth: 6,
+            x509_v1_leaf: AllowDeny::Allow,
+            clock_skew: Span::secs(300),
+            handshake_timeout: Span::secs(15),
+            session_resumption: true,
+            max_connections: 100_000,
+            max_handshakes: 256,
+            send_reason_string: true,
+        }
+    }
+}
+
+impl Listener {
+    /// What `auth_mode` and `verify` say together; [`crate::config::check`] has refused contradictions.
+    pub fn mode(&self) -> AuthMode {
+        match (self.auth_mode, self.verify) {
+            (Some(mode), _) => mode,
+            (None, Some(Verify::VerifyNone)) => AuthMode::OneWay,
+            (None, Some(Verify::VerifyPeer) | None) => AuthMode::Mutual,
+        }
+    }
+
+    /// Whether a client without a certificate is refused in the handshake.
+    pub fn certificate_required(&self) -> bool {
+        match self.mode() {
+            AuthMode::OneWay => false,
+            AuthMode::Mutual => self.fail_if_no_peer_cert.unwrap_or(true),
+            AuthMode::PerDevice => true,
+        }
+    }
+
+    /// Every file of CA certificates.
+    pub fn ca_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.cacertfile.iter().chain(&self.cacertfiles)
+    }
+}

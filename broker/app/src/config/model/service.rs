@@ -1,0 +1,115 @@
+//! Keys of what an operator sees: admin API, metrics, audit log, own log.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::units::{Size, Span};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Whether there is an admin API.
+    pub enable: bool,
+    /// Address and port. It is plain HTTP: anything but a loopback address is refused unless `allow_remote` is set.
+    pub bind: String,
+    /// Permit `bind` to name an address that others can reach, because a proxy in front adds TLS.
+    pub allow_remote: bool,
+    /// `Host` names that requests may carry besides loopback names and the bound address: a defence against
+    /// DNS rebinding.
+    pub hosts: Vec<String>,
+    /// File with the bearer token; created with mode 0600 at first start. The default is `admin.token` in `data_dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// Largest component that can be uploaded.
+    pub max_upload: Size,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Whether `/metrics` is served.
+    pub enable: bool,
+    /// An address of its own, for example `"0.0.0.0:9883"`; serves only `/metrics`, `/health` and `/ready`, without a
+    /// token. By default the admin listener serves them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bind: Option<String>,
+    /// Ask for the admin token on `/metrics`.
+    pub require_token: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// The file. The default is `audit/audit.jsonl` in `data_dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// A file that reaches this size is renamed and a new one begun.
+    pub rotate_size: Size,
+    /// Renamed files kept; 0 keeps all.
+    pub rotate_keep: u32,
+    /// Events waiting for the disk. When three quarters of it are used, new connections are refused: nobody comes in
+    /// without a record of it.
+    pub queue: u32,
+    /// Events kept for auditor plugins that lag behind.
+    pub window: u32,
+    /// Written events are forced to the disk after at most this long.
+    pub sync_interval: Span,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// What to write: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `"info,mqgate_server=debug"`.
+    /// The environment variable `RUST_LOG` overrides it.
+    pub filter: String,
+    /// `text` or `json`; to standard error.
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            enable: true,
+            bind: String::from("127.0.0.1:18083"),
+            allow_remote: false,
+            hosts: Vec::new(),
+            token_file: None,
+            max_upload: Size(32 << 20),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { enable: true, bind: None, require_token: false }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            path: None,
+            rotate_size: Size(64 << 20),
+            rotate_keep: 10,
+            queue: 65_536,
+            window: 16_384,
+            sync_interval: Span::millis(100),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: String::from("info,fjall=warn,lsm_tree=warn"), format: LogFormat::Text }
+    }
+}
