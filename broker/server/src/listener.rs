@@ -1,37 +1,35 @@
 //! Accepts connections on one address: with a bound on how many, only while the broker is ready, and through
 //! the TLS handshake where there is one.
 //!
-//! Does not know MQTT: a connection whose transport is up is handed to [`serve`].
+//! Does not know MQTT: a connection whose transport is up is handed to [`crate::broker::serve`].
 
+mod accept;
+mod incoming;
+mod report;
+mod socket;
 mod source;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use mqgate_identity::audit::{AuditEvent, Outcome, names};
-use mqgate_identity::hooks::Peer;
 use mqgate_identity::reason::Reason;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::socket::bind;
 use self::source::Unfinished;
 pub(crate) use self::source::source_of;
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
-use crate::broker::{Broker, serve};
+use crate::broker::Broker;
 use crate::clock;
-use crate::gate::{Accepted, event_about};
 use crate::metrics::GateMetrics;
-use crate::metrics::gate::{HandshakeResult, NAMESPACE, Stage};
+use crate::metrics::gate::NAMESPACE;
 use crate::readiness::Readiness;
-use crate::stream::ServerStream;
-use crate::tls::{HandshakeFailure, Handshaken, TlsServer};
+use crate::tls::TlsServer;
 
 /// How one listener accepts.
 #[derive(Clone)]
@@ -195,52 +193,6 @@ impl Listener {
         }
         self.bound.send_replace(address);
     }
-
-    /// Returns when the broker is not ready any more, or at shutdown.
-    async fn accept_while_ready(
-        &self,
-        socket: &TcpListener,
-        places: &Arc<Semaphore>,
-        tasks: &TaskTracker,
-        shutdown: &CancellationToken,
-    ) {
-        let mut watch = tokio::time::interval(WATCH);
-        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut pause = FIRST_PAUSE;
-        loop {
-            // The place first: whoever has none is not accepted, and waits in the kernel's queue.
-            let next = async {
-                let place = Arc::clone(places).acquire_owned().await.ok();
-                (place, socket.accept().await)
-            };
-            let (place, accepted) = tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = watch.tick() => {
-                    self.inner.housekeeping();
-                    if self.inner.parts.readiness.obstacles().is_empty() {
-                        continue;
-                    }
-                    return;
-                }
-                next = next => next,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    pause = FIRST_PAUSE;
-                    let inner = Arc::clone(&self.inner);
-                    tasks.spawn(inner.handle(stream, peer, place, shutdown.clone()));
-                }
-                Err(problem) if is_of_the_peer(&problem) => {}
-                Err(problem) => {
-                    // No file descriptors or no memory: accepting at once again would spin.
-                    let listener = &*self.inner.settings.name;
-                    tracing::error!(listener, %problem, ?pause, "accepting failed");
-                    sleep(pause, shutdown).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
-    }
 }
 
 impl ListenerSettings {
@@ -250,122 +202,6 @@ impl ListenerSettings {
 }
 
 impl Inner {
-    async fn handle(
-        self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        place: Option<OwnedSemaphorePermit>,
-        shutdown: CancellationToken,
-    ) {
-        let listener = &*self.settings.name;
-        let metrics = &self.parts.metrics;
-        metrics.listener_accepted.with_label_values(&[listener]).inc();
-        let _open = Raised::new(metrics.listener_connections.with_label_values(&[listener]));
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%peer, %error, "no TCP_NODELAY");
-        }
-        let mut accepted = Accepted {
-            id: self.parts.broker.next_connection_id(),
-            listener: Arc::clone(&self.settings.name),
-            accepted_at: clock::now(),
-            peer: Peer { address: peer.ip().to_canonical(), port: peer.port(), via_proxy: None },
-            tls: None,
-            certificate: None,
-        };
-        let Some(tls) = &self.settings.tls else {
-            let broker = Arc::clone(&self.parts.broker);
-            serve(ServerStream::Tcp(stream), accepted, broker, shutdown).await;
-            return;
-        };
-        let started = Instant::now();
-        let Some(unfinished) = self.unfinished.enter(peer.ip()) else {
-            metrics.listener_rejected.with_label_values(&[listener, "max_conn"]).inc();
-            tracing::debug!(listener, %peer, "closed: its source has too many unfinished handshakes");
-            return;
-        };
-        let handshake = tokio::select! {
-            () = shutdown.cancelled() => return,
-            handshake = tls.accept(stream, tls.settings().handshake_timeout, &self.handshakes) => handshake,
-        };
-        drop(unfinished);
-        let Handshaken { stream, session, group, certificate } = match handshake {
-            Ok(handshaken) => handshaken,
-            Err(failure) => return self.failed(failure, &accepted),
-        };
-        let version = if session.version == 0x0303 { "1.2" } else { "1.3" };
-        self.count(&session, version, group, certificate.is_some(), started);
-        let has_certificate = if certificate.is_some() { "present" } else { "none" };
-        let labels = [listener, version, has_certificate];
-        let _live = Raised::new(metrics.tls_live_connections.with_label_values(&labels));
-        accepted.tls = Some(session);
-        accepted.certificate = certificate;
-        let broker = Arc::clone(&self.parts.broker);
-        serve(ServerStream::Tls(Box::new(stream)), accepted, broker, shutdown).await;
-        drop(place);
-    }
-
-    fn count(
-        &self,
-        session: &mqgate_identity::hooks::TlsSession,
-        version: &str,
-        group: Option<rustls::NamedGroup>,
-        has_certificate: bool,
-        started: Instant,
-    ) {
-        let listener = &*self.settings.name;
-        let metrics = &self.parts.metrics;
-        metrics.tls_handshakes.with_label_values(&[listener, HandshakeResult::Ok.as_str()]).inc();
-        let kind = if session.resumed { "resumed" } else { "full" };
-        let took = started.elapsed().as_secs_f64();
-        metrics.tls_handshake_duration.with_label_values(&[listener, kind]).observe(took);
-        let cipher = rustls::CipherSuite::from(session.cipher_suite);
-        let cipher = cipher.as_str().unwrap_or("other");
-        let group = group.map_or("none", |group| group.as_str().unwrap_or("other"));
-        metrics.tls_sessions.with_label_values(&[listener, version, cipher, group]).inc();
-        if session.resumed {
-            metrics.tls_resumptions.with_label_values(&[listener, "accepted"]).inc();
-        }
-        if has_certificate {
-            metrics.decided(listener, Stage::Cert, Reason::Ok);
-        }
-    }
-
-    fn failed(&self, failure: HandshakeFailure, accepted: &Accepted) {
-        let listener = &*self.settings.name;
-        let metrics = &self.parts.metrics;
-        let result = match failure.reason {
-            Reason::TlsHandshakeTimeout => HandshakeResult::Timeout,
-            _ => HandshakeResult::Failed,
-        };
-        metrics.tls_handshakes.with_label_values(&[listener, result.as_str()]).inc();
-        metrics.tls_handshake_failures.with_label_values(&[listener, failure.reason.as_str()]).inc();
-        if failure.certificate_fingerprint.is_some() {
-            metrics.decided(listener, Stage::Cert, failure.reason);
-        }
-        if failure.crowded && failure.reason == Reason::TlsHandshakeTimeout {
-            metrics.listener_rejected.with_label_values(&[listener, "rate"]).inc();
-        }
-        if failure.resumed {
-            metrics.tls_resumptions.with_label_values(&[listener, "reverify_failed"]).inc();
-        }
-        tracing::debug!(
-            listener,
-            peer = %accepted.peer.address,
-            reason = %failure.reason,
-            detail = failure.detail,
-            "TLS handshake failed"
-        );
-        let event = AuditEvent::new(names::HANDSHAKE_FAILED, Outcome::Failure, failure.reason);
-        let mut event = event_about(event, accepted).field("detail", failure.detail);
-        event.server_name = failure.server_name;
-        event.certificate_fingerprint = failure.certificate_fingerprint;
-        event.subject = failure.subject;
-        let due = self.failures().offer(clock::now(), (accepted.peer.address, failure.reason), event);
-        for event in due {
-            self.parts.audit.record(event);
-        }
-    }
-
     fn housekeeping(&self) {
         self.parts.audit.flush_refusals();
         let due = self.failures().flush(clock::now());
@@ -373,51 +209,6 @@ impl Inner {
             self.parts.audit.record(event);
         }
     }
-
-    fn failures(&self) -> std::sync::MutexGuard<'_, Coalescer<(IpAddr, Reason)>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A gauge that is one higher as long as this lives.
-struct Raised(prometheus::IntGauge);
-
-impl Raised {
-    fn new(gauge: prometheus::IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Raised {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restarted broker must not wait for the connections of its predecessor to be forgotten.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // `[::]` means IPv6; IPv4 is a listener of its own, whatever the system's default is.
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(backlog)?;
-    TcpListener::from_std(socket.into())
-}
-
-/// The connection was gone before it was accepted; the next one may be fine.
-fn is_of_the_peer(problem: &io::Error) -> bool {
-    matches!(
-        problem.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
 }
 
 async fn sleep(time: Duration, shutdown: &CancellationToken) {

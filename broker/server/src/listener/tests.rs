@@ -3,6 +3,7 @@ use std::sync::atomic::Ordering;
 use mqgate_identity::hooks::HookSet;
 use mqgate_protocol::limits::Limits;
 use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::audit::AuditSettings;

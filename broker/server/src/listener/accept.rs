@@ -1,0 +1,71 @@
+//! The accept loop: a place first, then a connection, as long as the broker is ready.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{FIRST_PAUSE, LONGEST_PAUSE, Listener, WATCH, sleep};
+
+impl Listener {
+    /// Returns when the broker is not ready any more, or at shutdown.
+    pub(super) async fn accept_while_ready(
+        &self,
+        socket: &TcpListener,
+        places: &Arc<Semaphore>,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) {
+        let mut watch = tokio::time::interval(WATCH);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // The place first: whoever has none is not accepted, and waits in the kernel's queue.
+            let next = async {
+                let place = Arc::clone(places).acquire_owned().await.ok();
+                (place, socket.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = watch.tick() => {
+                    self.inner.housekeeping();
+                    if self.inner.parts.readiness.obstacles().is_empty() {
+                        continue;
+                    }
+                    return;
+                }
+                next = next => next,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    pause = FIRST_PAUSE;
+                    let inner = Arc::clone(&self.inner);
+                    tasks.spawn(inner.handle(stream, peer, place, shutdown.clone()));
+                }
+                Err(problem) if is_of_the_peer(&problem) => {}
+                Err(problem) => {
+                    // No file descriptors or no memory: accepting at once again would spin.
+                    let listener = &*self.inner.settings.name;
+                    tracing::error!(listener, %problem, ?pause, "accepting failed");
+                    sleep(pause, shutdown).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+/// The connection was gone before it was accepted; the next one may be fine.
+fn is_of_the_peer(problem: &io::Error) -> bool {
+    matches!(
+        problem.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
