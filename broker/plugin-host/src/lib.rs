@@ -18,6 +18,7 @@ mod instance;
 mod loading;
 mod metrics;
 mod plugin;
+mod poison;
 mod question;
 mod settings;
 

@@ -75,6 +75,7 @@ pub(crate) struct Metrics {
     queued: IntGaugeVec,
     memory: IntGaugeVec,
     memory_peak: IntGaugeVec,
+    poisoned: IntGaugeVec,
     host_calls: IntCounterVec,
     compile: HistogramVec,
 }
@@ -86,6 +87,7 @@ pub(crate) struct PluginMetrics {
     pub(crate) queued: IntGauge,
     pub(crate) memory: IntGauge,
     pub(crate) memory_peak: IntGauge,
+    pub(crate) poisoned: IntGauge,
     host_calls: [[IntCounter; HostCallResult::ALL.len()]; Interface::ALL.len()],
 }
 
@@ -155,6 +157,11 @@ impl Metrics {
                 "Most linear memory one instance of a plugin had.",
                 &["plugin"],
             )?,
+            poisoned: gauges(
+                "mqgate_plugin_poisoned_subjects",
+                "Clients and certificates that broke a call and may have to wait for the next.",
+                &["plugin"],
+            )?,
             host_calls: counters(
                 "mqgate_plugin_host_calls_total",
                 "Calls of a plugin to the broker by interface and result.",
@@ -186,6 +193,7 @@ impl Metrics {
             queued: self.queued.with_label_values(&[plugin]),
             memory: self.memory.with_label_values(&[plugin]),
             memory_peak: self.memory_peak.with_label_values(&[plugin]),
+            poisoned: self.poisoned.with_label_values(&[plugin]),
             host_calls: Interface::ALL.map(|interface| {
                 HostCallResult::ALL.map(|result| {
                     self.host_calls.with_label_values(&[plugin, interface.as_str(), result.as_str()])
@@ -259,7 +267,7 @@ impl Metrics {
                 remove(self.host_calls.remove_label_values(&[plugin, interface.as_str(), result.as_str()]));
             }
         }
-        for gauges in [&self.inflight, &self.queued, &self.memory, &self.memory_peak] {
+        for gauges in [&self.inflight, &self.queued, &self.memory, &self.memory_peak, &self.poisoned] {
             remove(gauges.remove_label_values(&[plugin]));
         }
         remove(self.compile.remove_label_values(&[plugin]));

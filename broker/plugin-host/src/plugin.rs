@@ -1,7 +1,7 @@
 //! A live plugin: how a hook call gets a place, an instance and an end.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mqgate_identity::audit::AuditEvent;
@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::capability::log::Voice;
 use crate::hook::Hook;
 use crate::instance::{CallError, Runnable, Running};
+use crate::poison::{PoisonList, Poisoned, Subject};
 use crate::question::Credentials;
 use crate::settings::Capability;
 use crate::{answer, question};
@@ -35,6 +36,8 @@ pub(crate) struct LivePlugin {
     instances: Arc<Semaphore>,
     /// The one instance that sees all audit events.
     auditor: Arc<Mutex<Option<Running>>>,
+    /// Who has to wait after breaking a call. Ends with this version of the plugin.
+    poisoned: StdMutex<PoisonList>,
 }
 
 impl LivePlugin {
@@ -47,7 +50,8 @@ impl LivePlugin {
         instances: Arc<Semaphore>,
     ) -> Self {
         let places = Arc::new(Semaphore::new(runnable.limits.concurrency));
-        Self { name, digest, runnable, hooks, runtime, places, instances, auditor: Arc::default() }
+        let poisoned = StdMutex::new(PoisonList::new(runnable.limits.backoff));
+        Self { name, digest, runnable, hooks, runtime, places, instances, auditor: Arc::default(), poisoned }
     }
 
     pub(crate) fn member(self: &Arc<Self>) -> ChainMember {
@@ -65,7 +69,10 @@ impl LivePlugin {
     /// The one way a hook is called. Everything that can go wrong ends here as a [`HookFailure`].
     async fn call<C: HookCall>(&self, call: C) -> Result<C::Answer, HookFailure> {
         let begun = Instant::now();
-        let outcome = self.attempt(call).await;
+        let outcome = match call.subject() {
+            Some(subject) => self.attempt_unless_poisoned(call, subject).await,
+            None => self.attempt(call).await,
+        };
         let metrics = self.runnable.metrics.hook(C::HOOK);
         metrics.duration.observe(begun.elapsed().as_secs_f64());
         match &outcome {
@@ -73,6 +80,31 @@ impl LivePlugin {
             Err(failure) => metrics.failed(failure.kind),
         }
         outcome
+    }
+
+    async fn attempt_unless_poisoned<C: HookCall>(
+        &self,
+        call: C,
+        subject: Subject,
+    ) -> Result<C::Answer, HookFailure> {
+        let poisoned = self.poisoned().check(&subject, Instant::now());
+        if let Some(Poisoned { kind, failures, wait }) = poisoned {
+            let detail = format!(
+                "not called: {failures} calls for this client ended so in a row; the next in {} ms",
+                wait.as_millis()
+            );
+            return Err(HookFailure { kind, detail });
+        }
+        let outcome = self.attempt(call).await;
+        let failure = outcome.as_ref().err().map(|failure| failure.kind);
+        let mut list = self.poisoned();
+        list.ended(subject, failure, Instant::now());
+        self.runnable.metrics.poisoned.set(i64::try_from(list.len()).unwrap_or(i64::MAX));
+        outcome
+    }
+
+    fn poisoned(&self) -> MutexGuard<'_, PoisonList> {
+        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn attempt<C: HookCall>(&self, call: C) -> Result<C::Answer, HookFailure> {
@@ -154,6 +186,9 @@ trait HookCall: Sized + Send + 'static {
     /// The label `result` for an answer.
     fn result(answer: &Self::Answer) -> &'static str;
 
+    /// Whom the question is about. `None`: about no client.
+    fn subject(&self) -> Option<Subject>;
+
     fn on_fresh(
         self,
         plugin: &Runnable,
@@ -228,6 +263,10 @@ impl HookCall for Authenticate {
         answer::authentication(answer).map_err(CallError::Invalid)
     }
 
+    fn subject(&self) -> Option<Subject> {
+        Some(Subject::of(&self.on))
+    }
+
     fn result(answer: &Authentication) -> &'static str {
         match answer {
             Authentication::Accept { .. } => "allow",
@@ -251,6 +290,10 @@ impl HookCall for Register {
         answer::registration_decision(answer).map_err(CallError::Invalid)
     }
 
+    fn subject(&self) -> Option<Subject> {
+        Some(Subject::of(&self.on))
+    }
+
     fn result(answer: &RegistrationDecision) -> &'static str {
         match answer {
             RegistrationDecision::Register(_) => "allow",
@@ -272,6 +315,10 @@ impl HookCall for Authorize {
         let who = question::identity(&self.who);
         let answer = guest.call_authorize(&mut on.store, &asked, &who).await?.map_err(CallError::Hook)?;
         answer::authorization(answer).map_err(CallError::Invalid)
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        Some(Subject::of(&self.on))
     }
 
     fn result(answer: &Authorization) -> &'static str {
@@ -301,6 +348,10 @@ impl HookCall for RecordEvents {
             )));
         }
         Ok(safe)
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        None
     }
 
     fn result(_answer: &u64) -> &'static str {

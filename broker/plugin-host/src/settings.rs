@@ -194,6 +194,9 @@ pub struct Limits {
     pub queue_wait: Duration,
     /// Bytes a plugin may hand to the host in one call.
     pub answer_bytes: usize,
+    /// How long a client on which a call broke is refused without another call: the first time, doubled with
+    /// each further failure up to ten minutes. Zero asks the plugin every time.
+    pub backoff: Duration,
 }
 
 impl Default for Limits {
@@ -206,6 +209,7 @@ impl Default for Limits {
             concurrency: 16,
             queue_wait: Duration::from_millis(100),
             answer_bytes: 1 << 20,
+            backoff: Duration::from_secs(1),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::tools;
 
 #[derive(clap::Args, Default)]
 pub struct Options {
-    /// Tests marked `#[ignore]` for being slow, too. There are none yet: the fast tier is all there is.
+    /// Tests marked `#[ignore]` for being slow, too.
     #[arg(long)]
     full: bool,
     /// Only tests whose name contains this.

@@ -136,5 +136,6 @@ fn limits(limits: &model::PluginLimits) -> Limits {
         concurrency: limits.concurrency as usize,
         queue_wait: limits.queue_wait.0,
         answer_bytes: usize::try_from(limits.answer.0).unwrap_or(usize::MAX),
+        backoff: limits.backoff.0,
     }
 }

@@ -37,10 +37,21 @@ impl Fixture {
 
     /// Asks the authenticator of one plugin, on a listener of the given name.
     pub async fn authenticate(&self, plugin: &str, listener: &str) -> Result<Authentication, HookFailure> {
+        self.authenticate_as(plugin, listener, "c").await
+    }
+
+    pub async fn authenticate_as(
+        &self,
+        plugin: &str,
+        listener: &str,
+        client_id: &str,
+    ) -> Result<Authentication, HookFailure> {
         let set = self.host.hooks().load_full();
         let member = set.members.iter().find(|member| &*member.name == plugin).expect("the plugin is live");
         let authenticator = member.authenticator.clone().expect("it has the hook");
-        authenticator.authenticate(&connection(listener)).await
+        let mut on = (*connection(listener)).clone();
+        on.connect.client_id = client_id.to_owned();
+        authenticator.authenticate(&Arc::new(on)).await
     }
 
     pub async fn kind_of_failure(&self, plugin: &str) -> FailureKind {
@@ -71,12 +82,14 @@ impl Fixture {
     }
 }
 
-/// Settings that a loaded machine does not turn into failures; tests about a limit set that one.
+/// Settings that a loaded machine does not turn into failures, and that ask the plugin every time; tests about a
+/// limit set that one.
 pub fn settings(name: &str, component: Vec<u8>) -> PluginSettings {
     let mut settings = PluginSettings::new(name, Source::Bytes(component.into()));
     settings.limits.wall = Duration::from_secs(20);
     settings.limits.queue_wait = Duration::from_secs(20);
     settings.limits.init = Duration::from_secs(20);
+    settings.limits.backoff = Duration::ZERO;
     settings
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use mqgate_identity::hooks::{Authentication, FailureKind};
-use mqgate_plugin_host::{Capability, Grants, Position};
+use mqgate_identity::hooks::{Authentication, FailureKind, Reauthorize};
+use mqgate_plugin_host::{Capability, Grants, Position, Source};
 
 use crate::fixture::{Fixture, device_id, settings};
 use crate::guest::{ABSTAIN, Guest, LISTENER_LENGTH, LOOP, TRAP, accept, accepts_as, transient};
@@ -44,6 +44,32 @@ async fn a_loop_ends_at_the_deadline_and_holds_nobody_up() {
         Some(1.0)
     );
     fixture.no_instance_left().await;
+}
+
+#[tokio::test]
+async fn a_client_that_broke_a_call_waits_and_no_other_does() {
+    let fixture = Fixture::new();
+    let body = format!(
+        "(if (i32.eq (i32.load offset={LISTENER_LENGTH} (local.get 0)) (i32.const 4)) (then {LOOP})) {ABSTAIN}"
+    );
+    let mut plugin = settings("bad", Guest::new().authenticator(&body).build());
+    plugin.limits.backoff = Duration::from_secs(600);
+    fixture.host.load(plugin.clone(), Position::Last).await.expect("loads");
+
+    let broke = fixture.authenticate("bad", "loop").await.expect_err("no answer");
+    assert_eq!(broke.kind, FailureKind::Deadline);
+    let waits = fixture.authenticate("bad", "other").await.expect_err("it would abstain if it were asked");
+    assert_eq!(waits.kind, FailureKind::Deadline);
+    assert!(waits.detail.starts_with("not called"), "{}", waits.detail);
+    let other = fixture.authenticate_as("bad", "other", "another-client").await;
+    assert_eq!(other.ok(), Some(Authentication::Abstain));
+    let subjects = "mqgate_plugin_poisoned_subjects{plugin=\"bad\"}";
+    assert_eq!(fixture.metric(subjects), Some(1.0));
+
+    // Another version may do better.
+    let Source::Bytes(component) = plugin.source else { unreachable!("it was made from bytes") };
+    fixture.host.swap("bad", component, None, Reauthorize::None).await.expect("swaps");
+    assert_eq!(fixture.authenticate("bad", "other").await.ok(), Some(Authentication::Abstain));
 }
 
 #[tokio::test]

@@ -116,7 +116,10 @@ async fn a_plugin_that_loops_on_one_client_harms_no_other() {
         async move {
             let mut refused = 0_u32;
             let until = Instant::now() + Duration::from_secs(2);
+            // Its handshakes cost the others their share of two cores, plugin or not: it comes 20 times a second.
+            let mut pace = tokio::time::interval(Duration::from_millis(50));
             while Instant::now() < until {
+                pace.tick().await;
                 let started = Instant::now();
                 let error = Client::connect(options.clone()).await.err().expect("the plugin never answers");
                 assert_eq!(error.reason_code(), Some(ReasonCode::SERVER_UNAVAILABLE), "{error}");
@@ -131,8 +134,8 @@ async fn a_plugin_that_loops_on_one_client_harms_no_other() {
     let refused = endless.await.expect("it was refused each time");
     assert!(refused > 0);
     assert!(broker.admin().metric(series) >= f64::from(refused));
-    // «The same rate», on a machine with two noisy cores, one of which the looping plugin may hold.
-    assert!(meanwhile * 3 > alone, "{meanwhile} connections while a plugin looped, {alone} without");
+    // «The same rate», measured on a machine that runs other tests beside this one.
+    assert!(meanwhile * 2 > alone, "{meanwhile} connections while a plugin looped, {alone} without");
     let line = broker.audited("the deadline", |line| line["reason"] == "plugin_timeout").await;
     assert_eq!(line["client_id"], "endless");
 }

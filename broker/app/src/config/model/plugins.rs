@@ -92,6 +92,9 @@ pub struct PluginLimits {
     pub queue_wait: Span,
     /// Bytes it may hand to the broker in one call.
     pub answer: Size,
+    /// A client on which a call ran out of time or memory, or trapped, is refused without a call for this long;
+    /// twice as long after each further failure, up to ten minutes. `"0s"` asks the plugin every time.
+    pub backoff: Span,
 }
 
 /// `grant = ["kv"]` is short for `grant = { capabilities = ["kv"] }`.
@@ -139,6 +142,7 @@ impl Default for PluginLimits {
             concurrency: 16,
             queue_wait: Span::millis(100),
             answer: Size(1 << 20),
+            backoff: Span::secs(1),
         }
     }
 }
