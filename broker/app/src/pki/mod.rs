@@ -1,7 +1,8 @@
 //! Certificates to try things with: a CA, a server certificate, device certificates. Not a CA product: no
 //! revocation lists, no policies; keys lie in files.
 
-use std::io::Write;
+mod files;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -13,7 +14,8 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 
-use crate::exit::{Exit, Failure};
+pub use self::files::{check_folder, create_folder, write_private};
+use crate::exit::Failure;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// A certificate with less life than this is made anew.
@@ -198,58 +200,6 @@ fn write_pair(dir: &Path, name: &str, pem: &str, key: &KeyPair) -> Result<(PathB
     Ok((certificate, key_file))
 }
 
-/// Creates a folder for secrets, with mode 0700.
-pub fn create_folder(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("{} cannot be created", dir.display()))
-}
-
-/// Refuses a folder in which others could put their files in the place of the broker's.
-pub fn check_folder(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let found = std::fs::metadata(dir).with_context(|| format!("{} cannot be looked at", dir.display()))?;
-    let mode = found.permissions().mode() & 0o7777;
-    if mode & 0o022 != 0 {
-        return Err(Failure::new(
-            Exit::Config,
-            format!(
-                "others can write into {dir} (mode {mode:03o}): they could replace registry, token and compiled \
-                 components\n  help: chmod go-w {dir}, or set `node.data_dir` to a folder of the broker's own",
-                dir = dir.display()
-            ),
-        )
-        .into());
-    }
-    Ok(())
-}
-
-/// Writes a file that only its owner can read, in one step: no reader sees half of it, no old mode stays.
-/// Its name until then cannot be guessed, and whatever has it already is not written to.
-pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.new", hex::encode(random)));
-    replace(path, &PathBuf::from(name), bytes)
-        .with_context(|| format!("{} cannot be written", path.display()))
-}
-
-/// Writes `bytes` into `fresh`, which must not be there, not even as a link, and makes it `path`.
-fn replace(path: &Path, fresh: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
-    let mut write = || {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(fresh, path)
-    };
-    write().inspect_err(|_| drop(std::fs::remove_file(fresh)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,34 +220,6 @@ mod tests {
         assert_eq!(created(&demo(&dir).expect("all anew")), 4);
         let mode = |name: &str| std::fs::metadata(dir.join(name)).expect(name).permissions().mode() & 0o777;
         assert_eq!((mode("ca.key"), mode("device-1.key")), (0o600, 0o600));
-    }
-
-    #[test]
-    fn a_file_that_waits_under_the_new_name_is_not_written_to() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (file, fresh) = (folder.path().join("token"), folder.path().join("token.new"));
-        let victim = folder.path().join("victim");
-        std::fs::write(&victim, "kept").expect("written");
-        std::os::unix::fs::symlink(&victim, &fresh).expect("a link");
-        let error = replace(&file, &fresh, b"secret").expect_err("refused");
-        assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
-        assert_eq!(std::fs::read_to_string(&victim).expect("there"), "kept");
-        assert!(fresh.is_symlink() && !file.exists(), "nothing was removed or made");
-
-        write_private(&file, b"one").expect("written");
-        write_private(&file, b"two").expect("written");
-        assert_eq!(std::fs::read_to_string(&file).expect("there"), "two");
-        assert_eq!(std::fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 3, "nothing is left over");
-    }
-
-    #[test]
-    fn a_folder_that_others_can_write_into_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        for (mode, good) in [(0o700, true), (0o755, true), (0o775, false), (0o757, false), (0o1777, false)] {
-            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).expect("a mode");
-            assert_eq!(check_folder(folder.path()).is_ok(), good, "{mode:o}");
-        }
     }
 
     #[test]
