@@ -63,7 +63,7 @@ enum Command {
     /// Users of a password file
     #[command(subcommand)]
     Passwd(passwd::Command),
-    /// Certificates to try things with
+    /// Certificates: make CAs and certificates, sign requests, look at what others made
     #[command(subcommand)]
     Pki(pki::Command),
 }
@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
         Command::Ca(command) => ca::run(command, explicit),
         Command::Config(command) => config::run(command, explicit),
         Command::Passwd(command) => passwd::run(command),
-        Command::Pki(command) => pki::run(command),
+        Command::Pki(command) => pki::run(command, explicit),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -37,24 +37,72 @@ pub fn check_folder(dir: &Path) -> Result<()> {
 }
 
 /// Writes a file that only its owner can read, in one step: no reader sees half of it, no old mode stays.
-/// Its name until then cannot be guessed, and whatever has it already is not written to.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    write(path, bytes, Secrecy::Private, Existing::Replaced)
+}
+
+/// Who may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrecy {
+    /// Its owner.
+    Private,
+    /// Everybody, if the process's umask has nothing against it.
+    Public,
+}
+
+/// What happens to a file that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and writing fails.
+    Kept,
+    Replaced,
+}
+
+/// Writes a file in one step. Its name until then cannot be guessed, and whatever has it already is not
+/// written to.
+pub fn write(path: &Path, bytes: &[u8], secrecy: Secrecy, existing: Existing) -> Result<()> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.new", hex::encode(random)));
-    replace(path, &PathBuf::from(name), bytes)
-        .with_context(|| format!("{} cannot be written", path.display()))
+    match place(path, &PathBuf::from(name), bytes, secrecy, existing) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && existing == Existing::Kept => {
+            Err(is_there(path).into())
+        }
+        result => result.with_context(|| format!("{} cannot be written", path.display())),
+    }
+}
+
+/// What is said of a file that would be overwritten.
+pub fn is_there(path: &Path) -> Failure {
+    Failure::refused(format!(
+        "{} is there already and is not overwritten\n  help: choose another --name or --dir, or give --force",
+        path.display()
+    ))
 }
 
 /// Writes `bytes` into `fresh`, which must not be there, not even as a link, and makes it `path`.
-fn replace(path: &Path, fresh: &Path, bytes: &[u8]) -> std::io::Result<()> {
+fn place(
+    path: &Path,
+    fresh: &Path,
+    bytes: &[u8],
+    secrecy: Secrecy,
+    existing: Existing,
+) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
+    let mode = match secrecy {
+        Secrecy::Private => 0o600,
+        Secrecy::Public => 0o644,
+    };
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(fresh)?;
     let mut write = || {
         file.write_all(bytes)?;
         file.sync_all()?;
-        std::fs::rename(fresh, path)
+        match existing {
+            Existing::Replaced => std::fs::rename(fresh, path),
+            // Unlike a rename, a link fails if the name is taken.
+            Existing::Kept => std::fs::hard_link(fresh, path).and_then(|()| std::fs::remove_file(fresh)),
+        }
     };
     write().inspect_err(|_| drop(std::fs::remove_file(fresh)))
 }
@@ -80,7 +128,8 @@ mod tests {
         let victim = folder.path().join("victim");
         std::fs::write(&victim, "kept").expect("written");
         std::os::unix::fs::symlink(&victim, &fresh).expect("a link");
-        let error = replace(&file, &fresh, b"secret").expect_err("refused");
+        let error =
+            place(&file, &fresh, b"secret", Secrecy::Private, Existing::Replaced).expect_err("refused");
         assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read_to_string(&victim).expect("there"), "kept");
         assert!(fresh.is_symlink() && !file.exists(), "nothing was removed or made");
@@ -90,5 +139,18 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&file).expect("there"), "two");
         assert_eq!(std::fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 3, "nothing is left over");
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_kept_unless_asked_otherwise() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("ca.key");
+        write(&file, b"one", Secrecy::Private, Existing::Kept).expect("written");
+        let error = write(&file, b"two", Secrecy::Private, Existing::Kept).expect_err("refused");
+        assert!(error.to_string().contains("ca.key is there already"), "{error}");
+        assert_eq!(std::fs::read_to_string(&file).expect("there"), "one");
+        write(&file, b"two", Secrecy::Public, Existing::Replaced).expect("written");
+        assert_eq!(std::fs::read_to_string(&file).expect("there"), "two");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing is left over");
     }
 }

@@ -58,7 +58,7 @@ pub fn reauthorize(configured: model::Reauthorize) -> Reauthorize {
     }
 }
 
-fn path_policy(listener: &model::Listener) -> PathPolicy {
+pub fn path_policy(listener: &model::Listener) -> PathPolicy {
     PathPolicy {
         max_depth: PathDepth::new(listener.depth.min(PathDepth::MAX))
             .unwrap_or_else(|_| PathPolicy::default().max_depth),

@@ -1,6 +1,6 @@
 //! `mqgate run`: puts the parts together, waits for the signal to stop, takes them apart in order.
 
-mod build;
+pub mod build;
 mod chain;
 mod endpoints;
 mod first_start;
