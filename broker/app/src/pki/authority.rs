@@ -88,8 +88,8 @@ impl Authority {
     /// Reads `{name}.pem` and `{name}.key` in `dir`.
     pub fn open(dir: &Path, name: &str, password: Option<&str>) -> Result<Self> {
         let (file, key_file) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
-        let text = std::fs::read(&file)
-            .with_context(|| format!("{} cannot be read: make a CA with `mqgate pki ca`", file.display()))?;
+        let text = super::read(&file)
+            .map_err(|error| error.context("a CA is needed: make one with `mqgate pki ca`"))?;
         let ders = certificates_from_pem(&text)
             .map_err(|error| Failure::refused(format!("{}: {error}", file.display())))?;
         let key = key::read(&key_file, password)?;
@@ -99,7 +99,7 @@ impl Authority {
     /// `ders`: its own certificate first.
     fn new(ders: &[Vec<u8>], key: KeyPair) -> Result<Self> {
         let own = ders.first().context("no certificate")?;
-        let facts = CertificateFacts::parse(own)?;
+        let facts = CertificateFacts::parse(own).map_err(|error| Failure::refused(error.to_string()))?;
         let refused =
             |why: &str| Err(Failure::refused(format!("\"{}\" {why}", facts.subject.display)).into());
         if !facts.is_ca {
@@ -113,7 +113,7 @@ impl Authority {
         }
         let mut chain = Vec::new();
         for der in ders {
-            let each = CertificateFacts::parse(der)?;
+            let each = CertificateFacts::parse(der).map_err(|error| Failure::refused(error.to_string()))?;
             if each.subject.raw != each.issuer.raw {
                 chain.push(der.clone());
             }

@@ -213,7 +213,7 @@ fn one(row: &Row, settings: &Settings<'_>) -> Result<Done> {
         }
     };
     if files.certificate.exists() {
-        let text = std::fs::read(&files.certificate)?;
+        let text = super::read(&files.certificate)?;
         let facts = certificates_from_pem(&text)
             .and_then(|ders| CertificateFacts::parse(ders.first().map_or(&[][..], |der| der)));
         let own_key = <[u8; 32]>::from(Sha256::digest(key.subject_public_key_info()));

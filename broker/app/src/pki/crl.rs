@@ -82,7 +82,7 @@ impl Contents {
     ) -> Result<()> {
         let file = Path::new(what);
         let serial = if file.is_file() {
-            let text = std::fs::read(file).with_context(|| format!("{what} cannot be read"))?;
+            let text = super::read(file)?;
             let facts = certificates_from_pem(&text)
                 .and_then(|ders| CertificateFacts::parse(ders.first().map_or(&[][..], |der| der)))
                 .map_err(|error| refused(format!("{what}: {error}")))?;

@@ -36,6 +36,12 @@ pub fn check_folder(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Reads a file that somebody named.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path)
+        .map_err(|error| Failure::refused(format!("{} cannot be read: {error}", path.display())).into())
+}
+
 /// Writes a file that only its owner can read, in one step: no reader sees half of it, no old mode stays.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, bytes, Secrecy::Private, Existing::Replaced)

@@ -86,8 +86,7 @@ fn without_public_key(der: &[u8]) -> Vec<u8> {
 
 /// Reads the first private key of a PEM file: PKCS #8, encrypted or not, PKCS #1 or SEC 1.
 pub fn read(path: &Path, password: Option<&str>) -> Result<KeyPair> {
-    let text = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    from_pem(&text, password).with_context(|| format!("{} holds no usable key", path.display()))
+    from_pem(&super::read(path)?, password).with_context(|| format!("{} holds no usable key", path.display()))
 }
 
 fn from_pem(text: &[u8], password: Option<&str>) -> Result<KeyPair> {
@@ -97,16 +96,20 @@ fn from_pem(text: &[u8], password: Option<&str>) -> Result<KeyPair> {
             return Err(Failure::refused("it is encrypted: give its password by --ca-password-file").into());
         };
         let (_, document) = SecretDocument::from_pem(section(&shown[start..]))
-            .map_err(|error| anyhow!("the encrypted key is no PEM: {error}"))?;
+            .map_err(|error| Failure::refused(format!("the encrypted key is no PEM: {error}")))?;
         let encrypted = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
-            .map_err(|error| anyhow!("the encrypted key cannot be read: {error}"))?;
+            .map_err(|error| Failure::refused(format!("the encrypted key cannot be read: {error}")))?;
         let plain = encrypted
             .decrypt(password)
             .map_err(|_| Failure::refused("the password is wrong, or the encryption is not known here"))?;
-        return KeyPair::try_from(plain.as_bytes()).context("its kind of key is not supported");
+        return KeyPair::try_from(plain.as_bytes()).map_err(|_| unsupported());
     }
-    let key = PrivateKeyDer::from_pem_slice(text).map_err(|error| anyhow!("{error}"))?;
-    KeyPair::try_from(&key).context("its kind of key is not supported")
+    let key = PrivateKeyDer::from_pem_slice(text).map_err(|error| Failure::refused(error.to_string()))?;
+    KeyPair::try_from(&key).map_err(|_| unsupported())
+}
+
+fn unsupported() -> anyhow::Error {
+    Failure::refused("its kind of key is not supported: ECDSA (P-256, P-384), Ed25519 and RSA are").into()
 }
 
 /// From `text`, which begins with a PEM section, that section alone.

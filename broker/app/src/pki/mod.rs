@@ -20,7 +20,7 @@ use rcgen::KeyPair;
 
 pub use self::authority::{Authority, Issued, Role, Template, root};
 pub use self::demo::{Outcome, demo};
-pub use self::files::{Existing, Secrecy, check_folder, create_folder, is_there, write, write_private};
+pub use self::files::{Existing, Secrecy, check_folder, create_folder, is_there, read, write, write_private};
 pub use self::key::KeyKind;
 pub use self::names::{Subject, alternative_name, check_file_name};
 

@@ -46,9 +46,6 @@ impl Request {
         if !rest.is_empty() {
             return Err(refused("no readable certificate request: bytes follow it"));
         }
-        parsed.verify_signature().map_err(|error| {
-            refused(format!("its signature does not hold, so its sender may not have the key ({error})"))
-        })?;
         let info = &parsed.certification_request_info;
         let weak = match info.subject_pki.parsed() {
             Ok(PublicKey::RSA(key)) => key.key_size() < SMALLEST_RSA,
@@ -60,6 +57,9 @@ impl Request {
                 "its RSA key is too small: at least {SMALLEST_RSA} bits are needed"
             )));
         }
+        parsed.verify_signature().map_err(|error| {
+            refused(format!("its signature does not hold, so its sender may not have the key ({error})"))
+        })?;
         let public_key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw).map_err(|_| {
             refused("its kind of key is not supported: ECDSA (P-256, P-384, P-521), Ed25519 and RSA are")
         })?;

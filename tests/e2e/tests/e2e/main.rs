@@ -7,6 +7,7 @@ mod bad_input;
 mod first_start;
 mod metrics;
 mod native_members;
+mod pki_commands;
 mod plugin_lifecycle;
 mod real_clients;
 mod registration;
