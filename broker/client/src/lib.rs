@@ -1,8 +1,9 @@
-//! MQTT client on the codec: behind `mqgate pub|sub`, the tests, and whatever else has to speak to a broker.
+//! MQTT client on the codec: behind `mqgate pub|sub|bench`, the tests, and whatever else has to speak to a broker.
 //!
 //! [`Client`] is one connection with correct QoS flows both ways. [`RawConnection`] sends anything, right or
 //! wrong. One connection is one session's time here: reconnecting is the caller's decision.
 
+pub mod bench;
 pub mod cli;
 mod client;
 mod driver;

@@ -1,5 +1,6 @@
 //! How to connect.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,8 @@ pub struct ConnectOptions {
     /// Name or address.
     pub host: String,
     pub port: u16,
+    /// The address to connect from; the system chooses one without.
+    pub source: Option<IpAddr>,
     /// `None` is plain TCP.
     pub tls: Option<TlsOptions>,
     pub version: ProtocolVersion,
@@ -56,6 +59,7 @@ impl ConnectOptions {
         Self {
             host: host.into(),
             port,
+            source: None,
             tls: None,
             version: ProtocolVersion::V5,
             client_id: ByteString::new(),

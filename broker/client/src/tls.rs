@@ -63,6 +63,8 @@ enum Sessions {
     /// Kept with the configuration that they belong to: sessions of another CA or another client
     /// certificate are never resumed.
     Shared(Arc<OnceLock<Arc<ClientConfig>>>),
+    /// As [`Sessions::Own`], but the configuration is made once.
+    OwnReadOnce(Arc<OnceLock<Arc<ClientConfig>>>),
 }
 
 impl fmt::Debug for Sessions {
@@ -70,6 +72,7 @@ impl fmt::Debug for Sessions {
         f.write_str(match self {
             Self::Own => "Own",
             Self::Shared(_) => "Shared",
+            Self::OwnReadOnce(_) => "OwnReadOnce",
         })
     }
 }
@@ -90,8 +93,17 @@ impl TlsOptions {
         self.sessions = Sessions::Shared(Arc::default());
     }
 
+    /// All clones made from now on read files once, at the first connection, and make full handshakes; options
+    /// must not be changed any more.
+    pub fn read_once(&mut self) {
+        self.sessions = Sessions::OwnReadOnce(Arc::default());
+    }
+
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, TlsError> {
-        let Sessions::Shared(shared) = &self.sessions else { return self.build().map(Arc::new) };
+        let shared = match &self.sessions {
+            Sessions::Own => return self.build().map(Arc::new),
+            Sessions::Shared(shared) | Sessions::OwnReadOnce(shared) => shared,
+        };
         if let Some(config) = shared.get() {
             return Ok(config.clone());
         }
@@ -121,7 +133,7 @@ impl TlsOptions {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols.clone_from(&self.alpn);
-        if let Sessions::Own = self.sessions {
+        if let Sessions::Own | Sessions::OwnReadOnce(_) = self.sessions {
             config.resumption = rustls::client::Resumption::disabled();
         }
         Ok(config)

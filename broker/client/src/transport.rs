@@ -1,10 +1,12 @@
 //! The byte stream under a connection.
 
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use crate::{ConnectError, ConnectOptions};
@@ -34,7 +36,7 @@ impl Transport {
             Some(tls) => Some((tls.config()?, tls.server_name(&host)?)),
             None => None,
         };
-        let stream = TcpStream::connect((host.as_str(), port)).await;
+        let stream = connect(&host, port, options.source).await;
         let stream = stream.map_err(|source| ConnectError::Tcp { host: host.clone(), port, source })?;
         // Small packets must not wait for each other's acknowledgement. A socket that refuses still works.
         let _ = stream.set_nodelay(true);
@@ -44,4 +46,14 @@ impl Transport {
         let tls_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
         Ok(Self { stream: Box::new(stream), tls_resumed })
     }
+}
+
+async fn connect(host: &str, port: u16, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect((host, port)).await };
+    let same_family = |address: &SocketAddr| address.is_ipv4() == source.is_ipv4();
+    let address = lookup_host((host, port)).await?.find(same_family);
+    let address = address.ok_or_else(|| io::Error::other("it has no address of the family of the source"))?;
+    let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(address).await
 }

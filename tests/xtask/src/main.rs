@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the commands that a person who works on mqgate, or tries it, types.
 
+mod bench;
 mod demo;
 mod process;
 mod test;
@@ -28,6 +29,10 @@ enum Command {
     ///
     /// Example: cargo xtask test plugin_swap
     Test(test::Options),
+    /// Measure mqgate beside other brokers, and write the table of docs/performance.md.
+    ///
+    /// Example: cargo xtask bench --against mosquitto,rumqttd --loads pairs,fan-in
+    Bench(bench::Options),
     /// Build the bundled WebAssembly components into target/components.
     Components,
     /// Check what no compiler checks: layering, file sizes, stray markers, machine paths.
@@ -38,6 +43,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Components => components(),
         Command::Tidy => tidy::run(),
     };

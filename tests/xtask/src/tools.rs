@@ -117,6 +117,32 @@ impl Tools {
     }
 }
 
+/// The broker, for comparisons.
+pub fn mosquitto(say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
+    let unpacked = crate::root().join("target/tools/debian");
+    let binary = unpacked.join("usr/sbin/mosquitto");
+    if !binary.exists() {
+        let packages = ["mosquitto", "libmosquitto1", "libcjson1", "libdlt2", "libwrap0"];
+        say(&format!("mosquitto: fetching {} from Debian's archive", packages.join(", ")));
+        fs::create_dir_all(&unpacked)?;
+        fetch(&packages, &unpacked);
+    }
+    if binary.exists() {
+        return Ok(binary);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed =
+        std::env::split_paths(&path).map(|folder| folder.join("mosquitto")).find(|path| path.exists());
+    installed
+        .ok_or_else(|| anyhow::anyhow!("mosquitto cannot be fetched; install it, or give mosquitto=PATH"))
+}
+
+/// Where the libraries of unpacked packages are.
+pub fn debian_libraries() -> PathBuf {
+    let target = format!("target/tools/debian/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    crate::root().join(target)
+}
+
 /// Downloads `packages` and unpacks them below `into`; whether it worked shows when the tool is tried.
 fn fetch(packages: &[&str], into: &Path) {
     let downloads = into.join("archives");

@@ -1,5 +1,6 @@
 //! The command line: one thin module per command.
 
+mod bench;
 mod ca;
 mod cert;
 mod config;
@@ -48,6 +49,9 @@ enum Command {
     Pub(Box<publish::Args>),
     /// Subscribe, and print what arrives
     Sub(Box<subscribe::Args>),
+    /// Put load on a broker and measure
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Components in the running broker
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -76,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Run => crate::run::command(explicit),
         Command::Pub(args) => publish::run(*args),
         Command::Sub(args) => subscribe::run(*args),
+        Command::Bench(command) => bench::run(command),
         Command::Plugin(command) => plugin::run(command, explicit),
         Command::Cert(command) => cert::run(command, explicit),
         Command::Ca(command) => ca::run(command, explicit),

@@ -38,6 +38,7 @@ use crate::config::{Config, ConfigError, Inputs};
 use crate::exit::{Exit, Failure};
 use crate::pki::{check_folder, create_folder};
 use endpoints::Endpoints;
+pub use process::raise_file_limit;
 
 /// How often expired entries of plugins' key-value spaces are removed.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -52,7 +53,7 @@ pub fn command(explicit: Option<&Path>) -> Result<()> {
     let first_start = first_start::applies(&inputs, &loaded.config);
     let config = first_start::complete(&inputs, loaded.config);
     logging::start(&config.log)?;
-    process::raise_file_limit();
+    raise_file_limit();
     if config.listeners.is_empty() {
         return Err(Failure::new(
             Exit::Config,
