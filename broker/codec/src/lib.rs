@@ -18,7 +18,10 @@ mod reason;
 mod topic;
 
 pub use decode::{DecodeLimits, Decoder, Side};
-pub use encode::{EncodedPublish, MAXIMUM_REMAINING_LENGTH, Output, PublishPatch, encode, encoded_len};
+pub use encode::{
+    EncodedPublish, MAXIMUM_REMAINING_LENGTH, Output, PublishLength, PublishParts, PublishPatch, encode,
+    encoded_len,
+};
 pub use error::{DecodeError, EncodeError};
 pub use packet::*;
 pub use packet_type::PacketType;

@@ -461,6 +461,35 @@ proptest! {
         prop_assert_eq!(&bytes[..], &encoded(std::slice::from_ref(&message), version)[..]);
     }
 
+    #[test]
+    fn a_publish_by_its_parts_is_the_packet((version, message) in versions().prop_flat_map(|version| (Just(version), publish(version)))) {
+        let Packet::Publish(publish) = &message else { unreachable!("only PUBLISH is made") };
+        prop_assume!(publish.topic.is_some());
+        let mut properties = publish.properties.clone();
+        (properties.message_expiry_interval, properties.topic_alias) = (None, None);
+        properties.subscription_identifiers = Vec::new();
+        let parts = PublishParts {
+            topic: publish.topic.as_ref().unwrap(),
+            payload: &publish.payload,
+            qos: publish.qos,
+            properties: (properties != PublishProperties::default()).then_some(&properties),
+            subscription_identifiers: &publish.properties.subscription_identifiers,
+            patch: PublishPatch {
+                packet_id: publish.packet_id,
+                dup: publish.dup,
+                retain: publish.retain,
+                message_expiry_interval: publish.properties.message_expiry_interval,
+            },
+        };
+        let length = parts.measure(version).unwrap();
+        let mut bytes = BytesMut::from(&b"before"[..]);
+        parts.write(version, length, &mut bytes);
+        prop_assert_eq!(bytes.len(), 6 + length.packet_size());
+        let mut whole = publish.clone();
+        whole.properties.topic_alias = None;
+        prop_assert_eq!(&bytes[6..], &encoded(&[Packet::Publish(whole)], version)[..]);
+    }
+
     /// Within the maximum, or an error that says how large it is. [MQTT-3.1.2-24]
     #[test]
     fn a_fitted_packet_fits((version, packets) in stream(1..2), maximum in 0..200_u32) {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use mqgate_codec::QoS;
 
 use crate::limits::{OutboxLimits, WhenFull};
@@ -85,24 +86,64 @@ impl DropReason {
 
 #[derive(Debug)]
 pub struct Outbox {
+    /// QoS 0 messages as the client gets them, all older than those in `queue`.
+    written: BytesMut,
+    written_messages: usize,
     queue: VecDeque<Outgoing>,
     limits: OutboxLimits,
+    /// Of both.
     bytes: usize,
     /// How many of `queue` are QoS 0.
     qos0: usize,
 }
 
+/// Written messages are moved together up to this size: an outbox that fills does not grow in small steps.
+const FIRST_WRITTEN: usize = 1024;
+
 impl Outbox {
     pub fn new(limits: OutboxLimits) -> Self {
-        Self { queue: VecDeque::new(), limits, bytes: 0, qos0: 0 }
+        Self {
+            written: BytesMut::new(),
+            written_messages: 0,
+            queue: VecDeque::new(),
+            limits,
+            bytes: 0,
+            qos0: 0,
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.queue.len()
+        self.written_messages + self.queue.len()
     }
 
     pub fn is_empty(&self) -> bool {
+        self.written_messages == 0 && self.queue.is_empty()
+    }
+
+    /// Whether a message may be written at once: none waits that would be overtaken.
+    pub fn may_write(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Takes one QoS 0 message of `size` bytes, which `write` appends as the client gets it. The caller has
+    /// looked at [`Outbox::may_write`], and the client is online.
+    pub fn push_written(&mut self, size: usize, write: impl FnOnce(&mut BytesMut)) -> Pushed {
+        if self.written_messages >= self.limits.qos0_messages || self.bytes + size > self.limits.bytes {
+            return Pushed::Dropped(DropReason::Slow);
+        }
+        if self.written.capacity() < size {
+            self.written.reserve(size.max(FIRST_WRITTEN));
+        }
+        write(&mut self.written);
+        self.written_messages += 1;
+        self.bytes += size;
+        self.queued()
+    }
+
+    /// What was written, and how many messages that are. To be taken before the others.
+    pub fn take_written(&mut self) -> (BytesMut, usize) {
+        self.bytes -= self.written.len();
+        (std::mem::take(&mut self.written), std::mem::take(&mut self.written_messages))
     }
 
     pub fn bytes(&self) -> usize {
@@ -116,7 +157,8 @@ impl Outbox {
             if presence == Presence::Offline {
                 return Pushed::Dropped(DropReason::Qos0);
             }
-            if self.qos0 >= self.limits.qos0_messages || self.bytes + size > self.limits.bytes {
+            let qos0 = self.qos0 + self.written_messages;
+            if qos0 >= self.limits.qos0_messages || self.bytes + size > self.limits.bytes {
                 return Pushed::Dropped(DropReason::Slow);
             }
             self.qos0 += 1;
@@ -139,8 +181,12 @@ impl Outbox {
     fn append(&mut self, outgoing: Outgoing, size: usize) -> Pushed {
         self.bytes += size;
         self.queue.push_back(outgoing);
+        self.queued()
+    }
+
+    fn queued(&self) -> Pushed {
         let pressing = self.bytes > self.limits.bytes / 2
-            || self.qos0 > self.limits.qos0_messages / 2
+            || self.qos0 + self.written_messages > self.limits.qos0_messages / 2
             || self.queue.len() - self.qos0 > self.limits.messages / 2;
         if pressing { Pushed::Pressing } else { Pushed::Queued }
     }
@@ -191,7 +237,8 @@ impl Outbox {
 
     /// Forgets what is not kept for a client that is away; says how many.
     pub fn drop_qos0(&mut self) -> usize {
-        let before = self.queue.len();
+        let before = self.len();
+        self.take_written();
         self.queue.retain(|outgoing| outgoing.qos != QoS::AtMostOnce);
         self.bytes = self.queue.iter().map(|outgoing| outgoing.message.size()).sum();
         self.qos0 = 0;
@@ -261,6 +308,32 @@ mod tests {
         let huge = outgoing("larger than everything", QoS::AtLeastOnce);
         assert_eq!(outbox.push(huge, Presence::Offline), Pushed::Dropped(DropReason::QueueFull));
         assert_eq!(taken(&mut outbox, 9, 99), ["2", "3"], "no room is made for what never fits");
+    }
+
+    #[test]
+    fn what_is_written_at_once_counts_and_comes_first() {
+        let mut outbox = outbox(WhenFull::DropNewest);
+        let write = |outbox: &mut Outbox, text: &'static [u8]| {
+            outbox.push_written(text.len(), |buffer| buffer.extend_from_slice(text))
+        };
+        assert_eq!(
+            write(&mut outbox, b"a packet that is too long for 20"),
+            Pushed::Dropped(DropReason::Slow)
+        );
+        assert_eq!(write(&mut outbox, b"a"), Pushed::Queued);
+        assert_eq!(write(&mut outbox, b"b"), Pushed::Pressing);
+        assert_eq!(write(&mut outbox, b"c"), Pushed::Dropped(DropReason::Slow), "two of QoS 0 are allowed");
+        let queued = outbox.push(outgoing("d", QoS::AtMostOnce), Presence::Online);
+        assert_eq!(queued, Pushed::Dropped(DropReason::Slow), "however they wait");
+        assert!(outbox.may_write());
+        outbox.push(outgoing("1", QoS::AtLeastOnce), Presence::Online);
+        assert!(!outbox.may_write(), "it would overtake 1");
+        assert_eq!((outbox.len(), outbox.bytes()), (3, 4));
+        assert_eq!(outbox.take_written(), (BytesMut::from(&b"ab"[..]), 2));
+        assert_eq!((outbox.len(), outbox.bytes()), (1, 2));
+        assert_eq!(taken(&mut outbox, 9, 99), ["1"]);
+        write(&mut outbox, b"e");
+        assert_eq!((outbox.drop_qos0(), outbox.len(), outbox.bytes()), (1, 0, 0));
     }
 
     #[test]

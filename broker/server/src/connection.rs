@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
-use mqgate_codec::{Connect, DecodeLimits, Decoder, Output, Packet, PacketType, ProtocolVersion, ReasonCode};
+use mqgate_codec::{
+    Connect, DecodeLimits, Decoder, Output, Packet, PacketType, ProtocolVersion, QoS, ReasonCode,
+};
 use mqgate_identity::reason::Reason;
 use mqgate_protocol::connection::{Closing, Connection, DeniedAction, Effect, Input, Limited, Refused, bars};
 use mqgate_protocol::outbox::Outgoing;
@@ -24,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ending::Denials;
 use crate::broker::{Broker, WITHDRAWN};
-use crate::delivery::{self, Mailbox};
+use crate::delivery::{self, Lane, Mailbox};
 use crate::directory::{ConnectionHandle, Farewell};
 use crate::gate::{Accepted, Admission, Reauthorization};
 use crate::metrics::gate::Stage;
@@ -98,6 +100,8 @@ struct Driver<S> {
     ask_again: bool,
     /// Read, but not to be handled before the gate has answered.
     held: Option<Packet>,
+    /// As of the last time the task was woken: no clock is read for each packet of a batch.
+    now: Instant,
     turn: u8,
     /// Of what is to be written some was written: it may begin in the middle of a packet.
     begun: bool,
@@ -166,6 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             asking: None,
             ask_again: false,
             held: None,
+            now,
             turn: 0,
             begun: false,
             stalled: None,
@@ -204,11 +209,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 Event::Mail => self.mail = true,
                 Event::Read(count) => self.tally.bytes_received(count),
                 Event::Gone => self.handle(Input::TransportClosed),
-                Event::Timeout if self.stall_ends().is_some_and(|end| end <= self.broker.now()) => {
+                Event::Timeout if self.stall_ends().is_some_and(|end| end <= self.now) => {
                     self.close(ReasonCode::KEEP_ALIVE_TIMEOUT, Reason::KeepAliveTimeout);
                 }
                 Event::Timeout => {
-                    self.machine.handle_timeout(self.broker.now());
+                    self.machine.handle_timeout(self.now);
                     self.effects();
                 }
                 Event::Shutdown => self.handle(Input::Close {
@@ -221,6 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     /// The next thing that happens. What leaves comes before what arrives.
     fn poll(&mut self, cx: &mut Context<'_>, shutdown: Pin<&mut impl Future<Output = ()>>) -> Poll<Event> {
+        self.now = self.broker.now();
         let order = self.handle.orders(cx.waker());
         if let Some(farewell) = order.farewell {
             self.close(farewell.code, farewell.reason);
@@ -248,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             return Poll::Ready(event);
         }
         if self.output.has_remaining() {
-            self.stalled.get_or_insert_with(|| self.broker.now());
+            self.stalled.get_or_insert(self.now);
         }
         if let Some(mailbox) = &self.mailbox
             && mailbox.poll_news(cx.waker())
@@ -304,7 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         self.packets();
         self.take_mail();
         let reads = self.reads();
-        self.machine.set_reading(self.broker.now(), reads);
+        self.machine.set_reading(self.now, reads);
         let inflight = self.machine.session().map_or(self.inflight, |session| session.inflight.len());
         self.tally.inflight(inflight as i64 - self.inflight as i64);
         self.inflight = inflight;
@@ -362,7 +368,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     }
 
     fn handle(&mut self, input: Input) {
-        self.machine.handle(self.broker.now(), input);
+        self.machine.handle(self.now, input);
         self.effects();
     }
 
@@ -370,7 +376,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     fn take_mail(&mut self) {
         while self.closing.is_none()
             && self.output.remaining() < OUTPUT_HIGH_WATER
-            && self.machine.send_backlog(self.broker.now(), BATCH_BYTES)
+            && self.machine.send_backlog(self.now, BATCH_BYTES)
         {
             self.effects();
         }
@@ -380,16 +386,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let mut batch: Vec<Outgoing> = Vec::new();
         while self.output.remaining() < OUTPUT_HIGH_WATER {
             let Some(quota) = self.machine.quota() else { return };
-            let (messages, bytes) = mailbox.take(&mut batch, quota, BATCH_BYTES);
-            if messages == 0 {
+            let taken = mailbox.take(&mut self.output, &mut batch, quota, BATCH_BYTES);
+            if taken.messages == 0 {
                 // Empty, or waiting for acknowledgements: those that come are a reason to look again.
                 self.mail = quota == 0;
                 return;
             }
-            self.tally.queued(-(messages as i64), -(bytes as i64));
-            let now = self.broker.now();
+            self.tally.queued(-(taken.messages as i64), -(taken.bytes as i64));
+            self.tally.messages_sent(QoS::AtMostOnce, taken.written);
             for outgoing in batch.drain(..) {
-                self.machine.handle(now, Input::Deliver(outgoing));
+                self.machine.handle(self.now, Input::Deliver(outgoing));
                 self.effects();
             }
         }
@@ -410,7 +416,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 else {
                     return; // It was closed meanwhile; the session keeps what was not acknowledged.
                 };
-                let now = self.broker.now();
+                let now = self.now;
                 match delivery::write(&delivery, version, maximum, now, &mut self.output) {
                     Ok(()) => self.tally.message_sent(delivery.qos),
                     Err(delivery::TooLarge) => self.machine.handle(now, Input::TooLarge(delivery.packet_id)),
@@ -421,12 +427,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 self.pressing |= outcome.pressing;
                 if let Some(acknowledgement) = acknowledgement {
                     let routed = outcome.routed;
-                    self.machine.handle(self.broker.now(), Input::Published { acknowledgement, routed });
+                    self.machine.handle(self.now, Input::Published { acknowledgement, routed });
                 }
             }
             Effect::Subscribe(subscriptions) => {
                 let Some(mailbox) = &self.mailbox else { return };
-                let now = self.broker.now();
+                let now = self.now;
                 let retained =
                     self.broker.router.subscribe(mailbox, &subscriptions, now, self.machine.backlog_room());
                 if !retained.is_empty() {
@@ -446,6 +452,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             Effect::Connected { version } => {
                 self.connected = true;
                 self.mail = true;
+                self.open_lane(version);
                 let limits = *self.decoder.limits();
                 let maximum_packet_size =
                     self.machine.maximum_packet_size_from_client().unwrap_or(limits.maximum_packet_size);
@@ -471,6 +478,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         }
     }
 
+    /// A client that takes messages as they are gets those of QoS 0 without a detour. Not with topic aliases:
+    /// those are chosen message by message.
+    fn open_lane(&self, version: ProtocolVersion) {
+        let aliases = self.connect.as_ref().and_then(|connect| connect.properties.topic_alias_maximum);
+        if let (Some(mailbox), Some(maximum_packet_size), None | Some(0)) =
+            (&self.mailbox, self.machine.maximum_packet_size(), aliases)
+        {
+            mailbox.set_lane(Some(Lane { version, maximum_packet_size }));
+        }
+    }
+
     fn send(&mut self, packet: &Packet) {
         let version = self.decoder.version().unwrap_or(ProtocolVersion::V3_1_1);
         match self.output.push(packet, version) {
@@ -493,6 +511,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             Todo::Authorize(connect) => {
                 self.connect = Some(Arc::clone(&connect));
                 let admission = self.broker.admit(&self.accepted, &connect).await;
+                self.now = self.broker.now();
                 self.handle(match admission {
                     Admission::Admitted(permit) => {
                         self.handle.permitted(&permit);
@@ -517,6 +536,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     .sessions
                     .open(&self.handle, Name { device_id, client_id }, clean_start, || broker.now())
                     .await;
+                self.now = self.broker.now();
                 match opened {
                     Ok(Opened { session, mailbox, present }) => {
                         self.inflight = session.inflight.len();

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
+use bytes::BytesMut;
 use mqgate_codec::{
-    EncodedPublish, Output, Packet, ProtocolVersion, Publish, PublishPatch, PublishProperties, QoS,
+    EncodedPublish, Output, ProtocolVersion, Publish, PublishParts, PublishPatch, PublishProperties, QoS,
 };
 use mqgate_protocol::limits::OutboxLimits;
 use mqgate_protocol::message::Message;
@@ -18,6 +19,9 @@ use crate::directory::lock;
 /// the receive buffers of others alive.
 const DETACH_FROM: usize = 64;
 
+/// A payload that is larger is not copied for each receiver.
+const SHARED_FROM: usize = 1024;
+
 /// The outbox of one session, filled from many tasks and emptied by one. Lives as long as the session.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
@@ -29,6 +33,8 @@ pub(crate) struct Mailbox {
 struct Inner {
     outbox: Outbox,
     presence: Presence,
+    /// How QoS 0 messages are written at once; `None` while the client is away, or needs each by itself.
+    lane: Option<Lane>,
     waker: Option<Waker>,
     /// The owner knows that there is something: it is not woken again before it took everything.
     told: bool,
@@ -37,11 +43,22 @@ struct Inner {
     closed: bool,
 }
 
+/// What has to be known of a client to write a QoS 0 message for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lane {
+    pub(crate) version: ProtocolVersion,
+    pub(crate) maximum_packet_size: u32,
+}
+
 /// One message for many receivers.
 pub(crate) struct Post<'a> {
     pub(crate) message: &'a Arc<Message>,
     /// A copy with memory of its own, made for the first receiver that has to keep it.
     detached: Option<Arc<Message>>,
+    /// Whether nobody else gets it.
+    alone: bool,
+    /// As QoS 0, for 3.x and for 5.0, with RETAIN and without; made for the first receiver that needs it.
+    written: [[BytesMut; 2]; 2],
 }
 
 /// What a push changed.
@@ -52,9 +69,52 @@ pub(crate) struct PushOutcome {
     pub(crate) bytes: i64,
 }
 
+/// What [`Mailbox::take`] moved.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken {
+    /// Messages that are written already.
+    pub(crate) written: usize,
+    /// All messages.
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
 impl<'a> Post<'a> {
-    pub(crate) fn new(message: &'a Arc<Message>) -> Self {
-        Self { message, detached: None }
+    pub(crate) fn new(message: &'a Arc<Message>, receivers: usize) -> Self {
+        Self { message, detached: None, alone: receivers == 1, written: Default::default() }
+    }
+
+    /// Writes it as QoS 0 at once, if nothing has to be done about it later and it is not large.
+    fn write(&mut self, outbox: &mut Outbox, lane: Lane, retain: bool) -> Option<Pushed> {
+        let message = self.message;
+        if message.expires_at.is_some() || message.payload.len() > SHARED_FROM {
+            return None;
+        }
+        let fits = |size: usize| u32::try_from(size).is_ok_and(|size| size <= lane.maximum_packet_size);
+        let written =
+            &mut self.written[usize::from(lane.version == ProtocolVersion::V5)][usize::from(retain)];
+        if !written.is_empty() {
+            let size = written.len();
+            return fits(size).then(|| outbox.push_written(size, |buffer| buffer.extend_from_slice(written)));
+        }
+        let parts = PublishParts {
+            topic: &message.topic,
+            payload: &message.payload,
+            qos: QoS::AtMostOnce,
+            properties: message.properties.as_deref(),
+            subscription_identifiers: &[],
+            patch: PublishPatch { retain, ..PublishPatch::default() },
+        };
+        let length = parts.measure(lane.version).ok()?;
+        let size = length.packet_size();
+        if !fits(size) {
+            return None; // Which is counted where it is sent.
+        }
+        if self.alone {
+            return Some(outbox.push_written(size, |buffer| parts.write(lane.version, length, buffer)));
+        }
+        parts.write(lane.version, length, written);
+        Some(outbox.push_written(size, |buffer| buffer.extend_from_slice(written)))
     }
 
     fn kept(&mut self) -> Arc<Message> {
@@ -68,6 +128,7 @@ impl Mailbox {
         let inner = Inner {
             outbox,
             presence: Presence::Online,
+            lane: None,
             waker: None,
             told: false,
             news: false,
@@ -86,15 +147,24 @@ impl Mailbox {
         post: &mut Post<'_>,
         qos: QoS,
         retain: bool,
-        subscription_identifiers: SubscriptionIdentifiers,
+        subscription_identifiers: &SubscriptionIdentifiers,
     ) -> PushOutcome {
-        let mut inner = lock(&self.inner);
+        let mut guard = lock(&self.inner);
+        let inner = &mut *guard;
         let (messages, bytes) = (inner.outbox.len(), inner.outbox.bytes());
-        let keeps = inner.presence == Presence::Offline && qos != QoS::AtMostOnce || messages >= DETACH_FROM;
-        let message = if keeps { post.kept() } else { Arc::clone(post.message) };
-        let outgoing = Outgoing { message, qos, retain, subscription_identifiers };
-        let presence = if inner.closed { Presence::Offline } else { inner.presence };
-        let pushed = inner.outbox.push(outgoing, presence);
+        let lane = inner.lane.filter(|_| {
+            qos == QoS::AtMostOnce && subscription_identifiers.is_none() && inner.outbox.may_write()
+        });
+        let written = lane.and_then(|lane| post.write(&mut inner.outbox, lane, retain));
+        let pushed = written.unwrap_or_else(|| {
+            let keeps =
+                inner.presence == Presence::Offline && qos != QoS::AtMostOnce || messages >= DETACH_FROM;
+            let message = if keeps { post.kept() } else { Arc::clone(post.message) };
+            let subscription_identifiers = subscription_identifiers.clone();
+            let outgoing = Outgoing { message, qos, retain, subscription_identifiers };
+            let presence = if inner.closed { Presence::Offline } else { inner.presence };
+            inner.outbox.push(outgoing, presence)
+        });
         let outcome = PushOutcome {
             pushed,
             messages: inner.outbox.len() as i64 - messages as i64,
@@ -106,22 +176,41 @@ impl Mailbox {
         inner.told = true;
         inner.news = true;
         let waker = inner.waker.clone();
-        drop(inner);
+        drop(guard);
         if let Some(waker) = waker {
             waker.wake();
         }
         outcome
     }
 
-    /// Moves what may be sent into `batch`; says how many messages and bytes that were.
-    pub(crate) fn take(&self, batch: &mut Vec<Outgoing>, quota: usize, bytes: usize) -> (usize, usize) {
+    /// Moves what may be sent to `output` and into `batch`, in this order.
+    pub(crate) fn take(
+        &self,
+        output: &mut Output,
+        batch: &mut Vec<Outgoing>,
+        quota: usize,
+        bytes: usize,
+    ) -> Taken {
         let mut inner = lock(&self.inner);
         let before = (inner.outbox.len(), inner.outbox.bytes());
-        inner.outbox.take(batch, quota, bytes);
+        let (mut packets, written) = inner.outbox.take_written();
+        if packets.len() < bytes {
+            inner.outbox.take(batch, quota, bytes - packets.len());
+        }
         // What is left waits for the client; the owner looks again when that has moved.
         inner.told = !inner.outbox.is_empty();
         inner.news = false;
-        (before.0 - inner.outbox.len(), before.1 - inner.outbox.bytes())
+        let after = (inner.outbox.len(), inner.outbox.bytes());
+        drop(inner);
+        if written > 0 {
+            output.take(&mut packets);
+        }
+        Taken { written, messages: before.0 - after.0, bytes: before.1 - after.1 }
+    }
+
+    /// From now on QoS 0 messages are written as they come, or not.
+    pub(crate) fn set_lane(&self, lane: Option<Lane>) {
+        lock(&self.inner).lane = lane;
     }
 
     /// Leaves the owner's waker, and says whether something came since it last asked.
@@ -147,6 +236,7 @@ impl Mailbox {
         let mut inner = lock(&self.inner);
         let bytes = inner.outbox.bytes();
         inner.presence = Presence::Offline;
+        inner.lane = None;
         inner.waker = None;
         let dropped = inner.outbox.drop_qos0();
         inner.outbox.detach();
@@ -161,6 +251,7 @@ impl Mailbox {
         inner.outbox = Outbox::new(none);
         inner.presence = Presence::Offline;
         inner.closed = true;
+        inner.lane = None;
         inner.waker = None;
         waiting
     }
@@ -204,14 +295,24 @@ pub(crate) fn write(
             return Ok(());
         }
     }
-    let publish = publish(delivery, now);
-    if publish.payload.len() > 1024 || maximum_packet_size != u32::MAX {
-        let encoded = EncodedPublish::new(&publish, version).map_err(|_| TooLarge)?;
+    if message.payload.len() > SHARED_FROM {
+        let encoded = EncodedPublish::new(&publish(delivery, now), version).map_err(|_| TooLarge)?;
         fits(encoded.packet_size(), maximum_packet_size)?;
         output.push_publish(&encoded, patch);
         return Ok(());
     }
-    output.push(&Packet::Publish(publish), version).map_err(|_| TooLarge)
+    let parts = PublishParts {
+        topic: &message.topic,
+        payload: &message.payload,
+        qos: *qos,
+        properties: message.properties.as_deref(),
+        subscription_identifiers: subscription_identifiers.as_deref().unwrap_or_default(),
+        patch,
+    };
+    let length = parts.measure(version).map_err(|_| TooLarge)?;
+    fits(length.packet_size(), maximum_packet_size)?;
+    parts.write(version, length, output.buffer());
+    Ok(())
 }
 
 fn fits(size: usize, maximum_packet_size: u32) -> Result<(), TooLarge> {

@@ -12,7 +12,7 @@ use mqgate_codec::{QoS, TopicFilter, TopicName};
 use mqgate_protocol::connection::{NewSubscription, Routed};
 use mqgate_protocol::limits::Limits;
 use mqgate_protocol::message::Message;
-use mqgate_protocol::outbox::{DropReason, Outgoing, Pushed};
+use mqgate_protocol::outbox::{DropReason, Outgoing, Pushed, SubscriptionIdentifiers};
 use mqgate_protocol::persistent::Seed;
 use mqgate_protocol::retained::Retained;
 use mqgate_protocol::session::SessionKey;
@@ -91,8 +91,8 @@ impl Router {
         }
         let matches = self.matches(&message.topic);
         let mut outcome = Outcome { routed: Routed::NoSubscribers, pressing: false };
-        let mut post = Post::new(message);
-        let mut put = |mailbox: &Mailbox, qos: QoS, retain, identifiers| {
+        let mut post = Post::new(message, matches.receivers.len() + matches.groups.len());
+        let mut put = |mailbox: &Mailbox, qos: QoS, retain, identifiers: &SubscriptionIdentifiers| {
             let pushed = mailbox.push(&mut post, qos.min(message.qos), message.retain && retain, identifiers);
             outcome.routed = Routed::Delivered;
             tally.queued(pushed.messages, pushed.bytes);
@@ -107,12 +107,12 @@ impl Router {
             }
         };
         for receiver in matches.receivers_for(message.publisher) {
-            put(&receiver.handle, receiver.qos, receiver.retain_as_published, receiver.identifiers.clone());
+            put(&receiver.handle, receiver.qos, receiver.retain_as_published, &receiver.identifiers);
         }
         for group in &matches.groups {
             let Some((_, member)) = one_of(group) else { continue };
             let identifiers = member.identifier.map(|identifier| Arc::from([identifier]));
-            put(&member.handle, member.qos, member.retain_as_published, identifiers);
+            put(&member.handle, member.qos, member.retain_as_published, &identifiers);
         }
         if outcome.routed == Routed::NoSubscribers {
             let own = !matches.receivers.is_empty();

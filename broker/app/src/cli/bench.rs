@@ -16,7 +16,7 @@ use super::transport::{TransportArgs, qos};
 use crate::exit::{Exit, Failure};
 
 #[derive(clap::Args)]
-struct Common {
+pub struct Common {
     /// QoS of messages and subscriptions: 0, 1 or 2
     #[arg(short = 'q', long, value_parser = qos, default_value = "0")]
     qos: QoS,
@@ -164,7 +164,7 @@ pub fn run(command: Command) -> Result<()> {
     crate::run::raise_file_limit();
     let (load, common) = command.apart()?;
     let Common { qos, payload, topic, window, rate, sources, json, .. } = common;
-    let process = common.pid.map(Process::of).transpose()?;
+    let process = common.pid.map_or(Ok(Process::NONE), Process::of)?;
     let mut connect = common.transport.options();
     if connect.client_id.is_empty() {
         connect.client_id = "bench-".into();

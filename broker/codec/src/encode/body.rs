@@ -354,7 +354,7 @@ fn short<S: Sink>(sink: &mut S, id: PropertyId, value: Option<u16>) {
     }
 }
 
-fn int<S: Sink>(sink: &mut S, id: PropertyId, value: Option<u32>) {
+pub(super) fn int<S: Sink>(sink: &mut S, id: PropertyId, value: Option<u32>) {
     if let Some(value) = value {
         sink.u8(id as u8);
         sink.u32(value);

@@ -18,7 +18,7 @@ use crate::{EncodeError, Packet, PacketType, ProtocolVersion};
 use sink::Counter;
 
 pub use output::Output;
-pub use publish::{EncodedPublish, PublishPatch};
+pub use publish::{EncodedPublish, PublishLength, PublishParts, PublishPatch};
 
 /// What four bytes of length can tell. [MQTT 5.0, 1.5.5]
 pub const MAXIMUM_REMAINING_LENGTH: usize = 268_435_455;

@@ -37,6 +37,21 @@ impl Output {
         }
     }
 
+    /// Where [`PublishParts::write`](super::PublishParts::write) may append.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.tail
+    }
+
+    /// Takes packets that are encoded already; `bytes` is empty afterwards.
+    pub fn take(&mut self, bytes: &mut BytesMut) {
+        if self.tail.is_empty() {
+            std::mem::swap(&mut self.tail, bytes);
+        } else {
+            self.tail.extend_from_slice(bytes);
+            bytes.clear();
+        }
+    }
+
     /// Appends bytes that are encoded already.
     pub fn push_bytes(&mut self, bytes: &[u8]) {
         self.tail.extend_from_slice(bytes);

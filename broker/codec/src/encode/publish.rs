@@ -1,11 +1,16 @@
 //! PUBLISH, encoded once for all who get the same bytes.
 
+use std::num::NonZeroU32;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::body;
 use super::sink::{self, Counter, Sink};
 use super::{MAXIMUM_REMAINING_LENGTH, packet_size, type_bits};
-use crate::{EncodeError, PacketId, PacketType, ProtocolVersion, Publish, QoS};
+use crate::{
+    EncodeError, PacketId, PacketType, PropertyId, ProtocolVersion, Publish, PublishProperties, QoS,
+    TopicName,
+};
 
 /// A payload up to this size is copied with the header in one go, which is cheaper than a piece of its own
 /// in a vectored write.
@@ -98,6 +103,98 @@ impl EncodedPublish {
             head[at..at + 4].copy_from_slice(&seconds.to_be_bytes());
         }
         &self.payload
+    }
+}
+
+/// A PUBLISH by its parts, for one receiver: written straight into its buffer, without anything in between.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishParts<'a> {
+    pub topic: &'a TopicName,
+    pub payload: &'a [u8],
+    pub qos: QoS,
+    /// `None` when there are none. Holds neither expiry nor alias nor subscription identifiers.
+    pub properties: Option<&'a PublishProperties>,
+    pub subscription_identifiers: &'a [NonZeroU32],
+    pub patch: PublishPatch,
+}
+
+impl PublishParts<'_> {
+    /// The size of the whole packet, to be held against the receiver's Maximum Packet Size; what
+    /// [`PublishParts::write`] wants to be told.
+    pub fn measure(&self, version: ProtocolVersion) -> Result<PublishLength, EncodeError> {
+        if version == ProtocolVersion::V5
+            && self.subscription_identifiers.iter().any(|&identifier| body::is_too_large(identifier))
+        {
+            return Err(EncodeError::SubscriptionIdentifierTooLarge);
+        }
+        if self.patch.packet_id.is_some() != (self.qos != QoS::AtMostOnce) {
+            return Err(EncodeError::PacketId);
+        }
+        let packet_id = if self.qos == QoS::AtMostOnce { 0 } else { 2 };
+        let mut remaining = 2 + self.topic.as_str().len() + packet_id + self.payload.len();
+        let mut properties = 0;
+        if version == ProtocolVersion::V5 {
+            if self.has_properties() {
+                let mut counter = Counter::default();
+                self.properties(&mut counter);
+                properties = counter.finish()?;
+            }
+            remaining += sink::var_int_len(properties) + properties;
+        }
+        if remaining > MAXIMUM_REMAINING_LENGTH {
+            let limit = MAXIMUM_REMAINING_LENGTH as u32;
+            return Err(EncodeError::PacketTooLarge { size: remaining, limit });
+        }
+        Ok(PublishLength { remaining, properties })
+    }
+
+    /// Appends the packet that was measured for the same version.
+    pub fn write(&self, version: ProtocolVersion, length: PublishLength, buffer: &mut BytesMut) {
+        buffer.reserve(length.packet_size());
+        buffer.put_u8(type_bits(PacketType::Publish) | flags(self.patch.dup, self.qos, self.patch.retain));
+        sink::put_var_int(buffer, length.remaining);
+        buffer.field(self.topic.as_str().as_bytes());
+        if let Some(packet_id) = self.patch.packet_id {
+            buffer.put_u16(packet_id.get());
+        }
+        if version == ProtocolVersion::V5 {
+            sink::put_var_int(buffer, length.properties);
+            if length.properties > 0 {
+                self.properties(buffer);
+            }
+        }
+        buffer.put_slice(self.payload);
+    }
+
+    fn has_properties(&self) -> bool {
+        self.properties.is_some()
+            || self.patch.message_expiry_interval.is_some()
+            || !self.subscription_identifiers.is_empty()
+    }
+
+    fn properties<S: Sink>(&self, sink: &mut S) {
+        body::int(sink, PropertyId::MessageExpiryInterval, self.patch.message_expiry_interval);
+        if let Some(properties) = self.properties {
+            body::Properties::write(properties, sink);
+        }
+        for identifier in self.subscription_identifiers {
+            sink.u8(PropertyId::SubscriptionIdentifier as u8);
+            sink.var_int(identifier.get() as usize);
+        }
+    }
+}
+
+/// How long a PUBLISH is, and a part of it.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishLength {
+    remaining: usize,
+    properties: usize,
+}
+
+impl PublishLength {
+    /// [MQTT-3.1.2-24, MQTT-3.1.2-25]
+    pub fn packet_size(self) -> usize {
+        packet_size(self.remaining)
     }
 }
 

@@ -248,6 +248,14 @@ impl Tally {
         self.sent(PacketType::Publish);
     }
 
+    /// The same `count` times.
+    pub fn messages_sent(&mut self, qos: QoS, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.messages_sent[qos as usize] += count;
+        self.packets_sent[PacketType::Publish as usize - 1] += count;
+        self.dirty |= count > 0;
+    }
+
     pub fn dropped(&mut self, reason: DropReason) {
         self.messages_dropped[reason as usize] += 1;
         self.dirty = true;

@@ -11,20 +11,22 @@ use crate::exit::{Exit, Failure};
 const TICKS_PER_SECOND: u64 = 100;
 
 pub struct Process {
-    pid: i32,
+    /// `None`: no process is looked at.
+    pid: Option<i32>,
 }
 
 impl Process {
+    pub const NONE: Self = Self { pid: None };
+
     /// Fails if there is no such process.
     pub fn of(pid: i32) -> Result<Self> {
-        let process = Self { pid };
-        process.read().map_err(|error| Failure::new(Exit::Usage, format!("--pid {pid}: {error:#}")))?;
-        Ok(process)
+        Self::read(pid).map_err(|error| Failure::new(Exit::Usage, format!("--pid {pid}: {error:#}")))?;
+        Ok(Self { pid: Some(pid) })
     }
 
-    fn read(&self) -> Result<Usage> {
+    fn read(pid: i32) -> Result<Usage> {
         let read = |name: &str| {
-            let path = format!("/proc/{}/{name}", self.pid);
+            let path = format!("/proc/{pid}/{name}");
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
         };
         let cpu = cpu(&read("stat")?).context("/proc/PID/stat has another form than expected")?;
@@ -33,9 +35,9 @@ impl Process {
     }
 }
 
-impl Probe for Option<Process> {
+impl Probe for Process {
     fn usage(&self) -> Option<Usage> {
-        self.as_ref()?.read().ok()
+        Self::read(self.pid?).ok()
     }
 }
 
@@ -69,8 +71,8 @@ mod tests {
     #[test]
     fn this_process_is_seen_and_another_is_not() {
         let own = Process::of(std::process::id() as i32).unwrap();
-        assert!(Some(own).usage().unwrap().resident_bytes > 0);
+        assert!(own.usage().unwrap().resident_bytes > 0);
         assert!(Process::of(-1).is_err());
-        assert_eq!(None.usage(), None::<Usage>);
+        assert_eq!(Process::NONE.usage(), None);
     }
 }
