@@ -27,7 +27,6 @@ use crate::audit::coalesce::Coalescer;
 use crate::broker::Broker;
 use crate::clock;
 use crate::metrics::GateMetrics;
-use crate::metrics::gate::NAMESPACE;
 use crate::readiness::Readiness;
 use crate::tls::TlsServer;
 
@@ -111,9 +110,7 @@ impl Listener {
         let protocol = settings.protocol();
         parts.metrics.add_listener(&settings.name, protocol, settings.max_connections);
         if let Some(tls) = &settings.tls {
-            let not_after = tls.certificate().not_after.0 as f64;
-            let labels = [&*settings.name, NAMESPACE, &*settings.name];
-            parts.metrics.tls_certificate_not_after.with_label_values(&labels).set(not_after);
+            parts.metrics.note_certificates(&settings.name, None, tls.current().certificates());
         }
         let inner = Inner {
             handshakes: Semaphore::new(settings.max_handshakes.clamp(1, Semaphore::MAX_PERMITS)),

@@ -26,6 +26,8 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::metrics::{BuildInfo, Metrics};
+use crate::tls::material::Pem;
+use crate::tls::{BoundCertificate, CertificateSet, CertificateSource, ServerCertificate};
 
 /// A CA of its own.
 pub(crate) struct TestCa {
@@ -77,8 +79,14 @@ impl TestCa {
     }
 
     pub(crate) fn server(&self) -> TestCertificate {
-        self.issue("localhost", ExtendedKeyUsagePurpose::ServerAuth, |params| {
-            params.subject_alt_names.push(rcgen::SanType::DnsName("localhost".try_into().unwrap()));
+        self.server_named(&["localhost"])
+    }
+
+    pub(crate) fn server_named(&self, names: &[&str]) -> TestCertificate {
+        self.issue(names[0], ExtendedKeyUsagePurpose::ServerAuth, |params| {
+            for name in names {
+                params.subject_alt_names.push(rcgen::SanType::DnsName((*name).try_into().unwrap()));
+            }
         })
     }
 
@@ -131,6 +139,20 @@ impl TestCertificate {
 
     pub(crate) fn id(&self) -> CertificateFingerprint {
         self.facts().certificate_fingerprint
+    }
+
+    /// As a listener's only certificate.
+    pub(crate) fn served(&self) -> CertificateSet {
+        let (chain, key) = (self.pem(), self.key.serialize_pem());
+        let pem = Pem {
+            chain: chain.as_bytes(),
+            key: key.as_bytes(),
+            password: None,
+            chain_name: "c",
+            key_name: "k",
+        };
+        let certificate = ServerCertificate::from_pem(pem, crate::clock::now().seconds()).unwrap();
+        CertificateSet::new(vec![BoundCertificate::new(CertificateSource::Builtin, certificate)])
     }
 
     /// As a finished handshake leaves it.

@@ -12,10 +12,14 @@ use mqgate_identity::evaluation::{Anchor, PathDepth, PathPolicy, V1Leaf};
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_protocol::limits::{DeniedPublish, Limits, OutboxLimits, RetainedLimits, WhenFull};
 use mqgate_server::audit::AuditSettings;
+use mqgate_server::clock;
 use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
 use mqgate_server::listener::ListenerSettings;
 use mqgate_server::registry::RegistrySettings;
-use mqgate_server::tls::{ClientAuth, ServerCertificate, TlsServer, TlsSettings, TlsVersion, Verify};
+use mqgate_server::tls::{
+    BoundCertificate, CertificateSet, CertificateSource, ClientAuth, Resumption, ServerCertificate,
+    TlsServer, TlsSet, TlsSettings, TlsVersion, Verify,
+};
 use mqgate_server::trust::TrustStore;
 
 use crate::config::check::bind_address;
@@ -81,7 +85,7 @@ pub fn listener(
     let address = bind_address(&listener.bind).map_err(|error| wrong(&key("bind"), error))?;
     let tls = match listener.kind {
         model::Transport::Tcp => None,
-        model::Transport::Tls => Some(Arc::new(tls(name, listener, trust)?)),
+        model::Transport::Tls => Some(Arc::new(TlsServer::new(tls(name, listener, trust)?))),
     };
     let mut settings = ListenerSettings::new(name, address, tls);
     settings.max_connections = listener.max_connections as usize;
@@ -90,13 +94,23 @@ pub fn listener(
     Ok(settings)
 }
 
-fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> Result<TlsServer> {
+/// What a listener speaks TLS with: complete and checked, or an error that names the key.
+pub fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> Result<TlsSet> {
     let key = |field: &str| format!("listeners.{name}.{field}");
     let (Some(certificate), Some(private)) = (&listener.certfile, &listener.keyfile) else {
         return Err(wrong(&key("certfile"), "missing").into());
     };
-    let certificate =
-        ServerCertificate::load(certificate, private).map_err(|error| wrong(&key("certfile"), error))?;
+    let source = CertificateSource::Files {
+        certificate: certificate.display().to_string(),
+        key: private.display().to_string(),
+        label: None,
+    };
+    let certificate = ServerCertificate::load(certificate, private, None, clock::now().seconds())
+        .map_err(|error| wrong(&key("certfile"), error))?;
+    for warning in certificate.warnings() {
+        tracing::warn!(listener = name, "{warning}");
+    }
+    let certificates = CertificateSet::new(vec![BoundCertificate::new(source, certificate)]);
     let verify = listener.verify.map(|verify| match verify {
         model::Verify::VerifyNone => Verify::None,
         model::Verify::VerifyPeer => Verify::Peer,
@@ -117,14 +131,17 @@ fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> Resul
         max_version,
         client_auth,
         handshake_timeout: listener.handshake_timeout.0,
-        resumption: listener.session_resumption,
+        resumption: match listener.session_resumption {
+            true => Resumption::Tickets,
+            false => Resumption::Off,
+        },
         policy: path_policy(listener),
         ..TlsSettings::default()
     };
     if client_auth != ClientAuth::None && trust.current().anchors.is_empty() {
         tracing::warn!(listener = name, "no CA is trusted yet: nobody can connect before `mqgate ca add`");
     }
-    Ok(TlsServer::new(settings, certificate, Arc::clone(trust))
+    Ok(TlsSet::new(settings, certificates, Arc::clone(trust))
         .map_err(|error| wrong(&key("versions"), error))?)
 }
 

@@ -37,7 +37,7 @@ pub fn verify_signature(
 }
 
 /// As [`verify_signature`], for an algorithm named by the content of an `AlgorithmIdentifier`.
-pub(super) fn verify_certificate_signature(
+pub fn verify_certificate_signature(
     key: &SubjectPublicKeyInfoDer<'_>,
     algorithm_identifier: &[u8],
     message: &[u8],

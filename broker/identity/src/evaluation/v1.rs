@@ -89,6 +89,11 @@ impl<'a> Signed<'a> {
     }
 }
 
+/// Whether the signature of a certificate, of any version, is by this key. Says nothing else of either.
+pub fn check_signed_by(certificate: &[u8], key: &SubjectPublicKeyInfoDer<'_>) -> Result<(), Rejection> {
+    Signed::read(certificate)?.check_signed_by(key)
+}
+
 /// A CA certificate that the client sent.
 struct Candidate<'a> {
     facts: CertificateFacts,

@@ -104,6 +104,8 @@ pub const fn connack_code(reason: Reason) -> ReasonCode {
         Reason::TlsVersionUnsupported
         | Reason::TlsNoSharedCipher
         | Reason::TlsNoPeerCert
+        | Reason::TlsSniRequired
+        | Reason::TlsSniUnknown
         | Reason::TlsHandshakeTimeout
         | Reason::TlsProtocol
         | Reason::CertMalformed

@@ -50,15 +50,17 @@ impl Inner {
             tracing::debug!(listener, %peer, "closed: its source has too many unfinished handshakes");
             return;
         };
+        let timeout = tls.current().settings().handshake_timeout;
         let handshake = tokio::select! {
             () = shutdown.cancelled() => return,
-            handshake = tls.accept(stream, tls.settings().handshake_timeout, &self.handshakes) => handshake,
+            handshake = tls.accept(stream, timeout, &self.handshakes) => handshake,
         };
         drop(unfinished);
-        let Handshaken { stream, session, group, certificate } = match handshake {
+        let Handshaken { stream, session, group, certificate, sni } = match handshake {
             Ok(handshaken) => handshaken,
             Err(failure) => return self.failed(failure, &accepted),
         };
+        metrics.tls_sni.with_label_values(&[listener, sni.as_str()]).inc();
         let version = if session.version == 0x0303 { "1.2" } else { "1.3" };
         self.count(&session, version, group, certificate.is_some(), started);
         let has_certificate = if certificate.is_some() { "present" } else { "none" };

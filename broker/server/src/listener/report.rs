@@ -50,6 +50,9 @@ impl Inner {
         };
         metrics.tls_handshakes.with_label_values(&[listener, result.as_str()]).inc();
         metrics.tls_handshake_failures.with_label_values(&[listener, failure.reason.as_str()]).inc();
+        if let Some(sni) = failure.sni {
+            metrics.tls_sni.with_label_values(&[listener, sni.as_str()]).inc();
+        }
         if failure.certificate_fingerprint.is_some() {
             metrics.decided(listener, Stage::Cert, failure.reason);
         }

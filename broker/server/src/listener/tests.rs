@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::metrics::mqtt::MqttMetrics;
 use crate::registry::Registry;
 use crate::testing::{MemoryStorage, TestCa, hooks, metrics};
-use crate::tls::{ServerCertificate, TlsSettings};
+use crate::tls::{TlsSet, TlsSettings};
 use crate::trust::TrustStore;
 
 struct World {
@@ -48,13 +48,10 @@ impl World {
     }
 
     fn tls(&self) -> Arc<TlsServer> {
-        let ca = TestCa::new("CA");
-        let server = ca.server();
-        let key = server.key.serialize_pem();
-        let certificate =
-            ServerCertificate::from_pem(server.pem().as_bytes(), key.as_bytes(), "c", "k").unwrap();
         let settings = TlsSettings { handshake_timeout: Duration::from_secs(5), ..TlsSettings::default() };
-        Arc::new(TlsServer::new(settings, certificate, Arc::new(TrustStore::new(1))).unwrap())
+        let certificates = TestCa::new("CA").server().served();
+        let set = TlsSet::new(settings, certificates, Arc::new(TrustStore::new(1))).unwrap();
+        Arc::new(TlsServer::new(set))
     }
 
     fn listener(&self, tls: Option<Arc<TlsServer>>) -> Listener {
@@ -148,10 +145,9 @@ async fn whoever_says_nothing_keeps_nobody_out() {
     let world = World::new();
     let ca = TestCa::new("CA");
     let server = ca.server();
-    let certificate =
-        ServerCertificate::from_pem(server.pem().as_bytes(), server.key.serialize_pem().as_bytes(), "c", "k");
     let settings = TlsSettings { client_auth: crate::tls::ClientAuth::None, ..TlsSettings::default() };
-    let tls = TlsServer::new(settings, certificate.unwrap(), Arc::new(TrustStore::new(1))).unwrap();
+    let set = TlsSet::new(settings, server.served(), Arc::new(TrustStore::new(1))).unwrap();
+    let tls = TlsServer::new(set);
     let mut settings = ListenerSettings::new("mqtts", "127.0.0.1:0".parse().unwrap(), Some(Arc::new(tls)));
     settings.max_handshakes = 1;
     let listener = Listener::new(settings, world.parts.clone());

@@ -8,6 +8,8 @@ use mqgate_identity::audit::Outcome;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::{CaState, DeviceState};
 
+use crate::tls::{CertificateSet, SniMatch};
+
 /// The one namespace there is so far; the label is there so that dashboards survive more of them.
 pub const NAMESPACE: &str = "default";
 
@@ -60,7 +62,9 @@ pub struct GateMetrics {
     pub tls_sessions: IntCounterVec,
     pub tls_live_connections: IntGaugeVec,
     pub tls_resumptions: IntCounterVec,
+    pub tls_sni: IntCounterVec,
     pub tls_certificate_not_after: GaugeVec,
+    pub tls_certificate_not_before: GaugeVec,
     pub ca_certificates: IntGaugeVec,
     pub ca_certificates_limit: IntGaugeVec,
     pub ca_not_after: GaugeVec,
@@ -154,9 +158,19 @@ impl GateMetrics {
                 "Resumed TLS sessions by the outcome of judging the certificate again.",
                 &["listener", "outcome"],
             )?,
+            tls_sni: counter(
+                "mqgate_tls_sni_total",
+                "Clients by how the server name that they gave was met.",
+                &["listener", "match"],
+            )?,
             tls_certificate_not_after: time(
                 "mqgate_tls_certificate_not_after_timestamp_seconds",
-                "When the listener's server certificate expires, Unix time.",
+                "When a server certificate of the listener expires, Unix time.",
+                &["bundle", "namespace", "listener"],
+            )?,
+            tls_certificate_not_before: time(
+                "mqgate_tls_certificate_not_before_timestamp_seconds",
+                "When a server certificate of the listener became valid, Unix time.",
                 &["bundle", "namespace", "listener"],
             )?,
             ca_certificates: gauge(
@@ -286,6 +300,27 @@ impl GateMetrics {
         for outcome in ["accepted", "reverify_failed"] {
             self.tls_resumptions.with_label_values(&[listener, outcome]);
         }
+        for found in SniMatch::ALL {
+            self.tls_sni.with_label_values(&[listener, found.as_str()]);
+        }
+    }
+
+    /// Shows how long the certificates of a listener are valid; those of `before` are forgotten.
+    pub fn note_certificates(&self, listener: &str, before: Option<&CertificateSet>, now: &CertificateSet) {
+        for bound in before.into_iter().flat_map(CertificateSet::iter) {
+            let (namespace, bundle) = bound.source.labels(listener);
+            let labels = [bundle, namespace, listener];
+            // Not there: two places of one source, the other was first.
+            let _ = self.tls_certificate_not_after.remove_label_values(&labels);
+            let _ = self.tls_certificate_not_before.remove_label_values(&labels);
+        }
+        for bound in now.iter() {
+            let (namespace, bundle) = bound.source.labels(listener);
+            let labels = [bundle, namespace, listener];
+            let facts = bound.certificate.facts();
+            self.tls_certificate_not_after.with_label_values(&labels).set(facts.not_after.0 as f64);
+            self.tls_certificate_not_before.with_label_values(&labels).set(facts.not_before.0 as f64);
+        }
     }
 
     /// Creates the label sets of one CA.
@@ -326,6 +361,8 @@ pub const HANDSHAKE_REASONS: &[Reason] = &[
     Reason::TlsVersionUnsupported,
     Reason::TlsNoSharedCipher,
     Reason::TlsNoPeerCert,
+    Reason::TlsSniRequired,
+    Reason::TlsSniUnknown,
     Reason::TlsHandshakeTimeout,
     Reason::TlsProtocol,
     Reason::CertMalformed,

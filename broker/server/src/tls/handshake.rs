@@ -18,7 +18,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::verifier::{FINDINGS, Findings};
-use super::{ClientAuth, TlsServer};
+use super::{ClientAuth, SniMatch, TlsServer, TlsSet};
 use crate::clock;
 
 /// What a finished handshake leaves: the key is proved, the path judged by today's trust set and clock.
@@ -27,6 +27,8 @@ pub struct Handshaken<S> {
     pub session: TlsSession,
     pub group: Option<NamedGroup>,
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// How the name that the client gave was met.
+    pub sni: SniMatch,
 }
 
 /// Why there is no connection, and what is known about who tried.
@@ -36,6 +38,8 @@ pub struct HandshakeFailure {
     /// For the operator.
     pub detail: String,
     pub server_name: Option<String>,
+    /// How that name was met; nothing before the client has said hello.
+    pub sni: Option<SniMatch>,
     /// Sent by the client; whether it holds the key was not proved.
     pub certificate_fingerprint: Option<CertificateFingerprint>,
     pub subject: Option<String>,
@@ -85,7 +89,7 @@ impl TlsServer {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let started = match LazyConfigAcceptor::new(Acceptor::default(), stream).await {
+        let mut started = match LazyConfigAcceptor::new(Acceptor::default(), stream).await {
             Ok(started) => started,
             Err(error) => {
                 failure.explain(&error);
@@ -93,11 +97,19 @@ impl TlsServer {
             }
         };
         failure.server_name = started.client_hello().server_name().map(str::to_owned);
+        // The set that counts for this connection to the end.
+        let set = self.current();
+        let sni = set.sni_match(failure.server_name.as_deref());
+        failure.sni = Some(sni);
+        if sni == SniMatch::Rejected {
+            failure.unknown_name(&mut started.io).await;
+            return None;
+        }
         failure.crowded = true;
         // Nobody closes the semaphore.
         let _place = places.acquire().await.ok()?;
         failure.crowded = false;
-        let config = match self.config() {
+        let config = match set.config() {
             Ok(config) => config,
             Err(error) => {
                 failure.detail = error.to_string();
@@ -128,7 +140,7 @@ impl TlsServer {
 
         let (session, group) = describe(&stream);
         failure.resumed = session.resumed;
-        let certificate = match self.judge(&stream, findings, clock::now()) {
+        let certificate = match set.judge(&stream, findings, clock::now()) {
             Ok(certificate) => certificate,
             Err((leaf, rejection)) => {
                 if let Some(leaf) = leaf {
@@ -141,9 +153,11 @@ impl TlsServer {
                 return None;
             }
         };
-        Some(Handshaken { stream, session, group, certificate: certificate.map(Arc::new) })
+        Some(Handshaken { stream, session, group, certificate: certificate.map(Arc::new), sni })
     }
+}
 
+impl TlsSet {
     /// Judges the client's chain as the session holds it, restored or fresh.
     fn judge<S>(
         &self,
@@ -153,7 +167,7 @@ impl TlsServer {
     ) -> Result<Option<ClientCertificate>, (Option<Box<CertificateFacts>>, Rejection)> {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let Some((end_entity, intermediates)) = chain.split_first() else {
-            return match self.settings.client_auth {
+            return match self.settings().client_auth {
                 ClientAuth::None | ClientAuth::Optional => Ok(None),
                 ClientAuth::Required => {
                     let detail = "the session holds no client certificate".to_owned();
@@ -167,7 +181,7 @@ impl TlsServer {
             Some(leaf) => leaf,
             None => CertificateFacts::parse(end_entity).map_err(|error| (None, Rejection::from(error)))?,
         };
-        let trust = self.trust.current();
+        let trust = self.trust().current();
         let path: ValidatedPath = match findings.judged {
             Some((generation, Ok(path))) if was_fresh && generation == trust.generation => path,
             _ => {
@@ -175,7 +189,7 @@ impl TlsServer {
                     &leaf,
                     intermediates,
                     &trust.anchors,
-                    &self.settings.policy,
+                    &self.settings().policy,
                     now.seconds(),
                 );
                 match judged {
@@ -217,11 +231,27 @@ impl HandshakeFailure {
             reason: Reason::Other,
             detail: String::new(),
             server_name: None,
+            sni: None,
             certificate_fingerprint: None,
             subject: None,
             resumed: false,
             crowded: false,
         }
+    }
+
+    /// The library has no alert for it: the record is written out. Nothing is encrypted yet.
+    async fn unknown_name<S: AsyncWrite + Unpin>(&mut self, stream: &mut S) {
+        // RFC 6066, section 3: unrecognized_name. RFC 8446, section 9.2: missing_extension.
+        let (reason, detail, alert) = match &self.server_name {
+            Some(name) => {
+                (Reason::TlsSniUnknown, format!("no certificate is for the server name \"{name}\""), 112)
+            }
+            None => (Reason::TlsSniRequired, "the client named no server".to_owned(), 109),
+        };
+        (self.reason, self.detail) = (reason, detail);
+        let fatal_alert = [0x15, 3, 3, 0, 2, 2, alert];
+        let _ = stream.write_all(&fatal_alert).await;
+        let _ = stream.shutdown().await;
     }
 
     fn rejected(&mut self, rejection: Rejection) {

@@ -3,30 +3,63 @@
 //! Knows CAs and certificates, not the registry: whether a device may come in is asked after the handshake
 //! has proved possession of the key.
 
+mod certificates;
 mod handshake;
+mod key;
 pub mod material;
+mod set;
+mod suites;
 mod verifier;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use mqgate_identity::evaluation::PathPolicy;
-use rustls::server::{NoServerSessionStorage, ServerConfig};
-use rustls::sign::SingleCertAndKey;
-use rustls::version::{TLS12, TLS13};
+use rustls::crypto::CryptoProvider;
 
+pub use self::certificates::{BoundCertificate, CertificateSet, CertificateSource, SniMatch};
 pub use self::handshake::{HandshakeFailure, Handshaken};
+pub use self::key::KeyError;
 pub use self::material::{MaterialError, ServerCertificate};
-use self::verifier::Verifier;
+pub use self::set::{TlsServer, TlsSet};
+pub use self::suites::{CipherSuites, KeyExchangeGroups, NameError};
 use crate::gate::AuthMode;
-use crate::trust::TrustStore;
 
 /// A TLS version that a listener may speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
     V1_2,
     V1_3,
+}
+
+impl std::fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+        })
+    }
+}
+
+/// Whether TLS sessions may be resumed. Certificates are judged again in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumption {
+    Off,
+    /// The client keeps the session, encrypted with a key of this listener that changes every six hours.
+    Tickets,
+    /// The broker keeps this many, the oldest are forgotten.
+    Cache {
+        sessions: usize,
+    },
+}
+
+impl Resumption {
+    /// Off where clients are asked for certificates.
+    pub const fn default_for(client_auth: ClientAuth) -> Self {
+        match client_auth {
+            ClientAuth::None => Self::Tickets,
+            ClientAuth::Optional | ClientAuth::Required => Self::Off,
+        }
+    }
 }
 
 /// What is asked of a client in the handshake.
@@ -68,6 +101,14 @@ pub enum TlsError {
         "the lowest TLS version is above the highest: set min_version and max_version to \"1.2\" or \"1.3\""
     )]
     Versions,
+    #[error(
+        "no cipher suite of TLS {version} is in the list: add one of {suites}, or take {version} out of the versions"
+    )]
+    NoSuite { version: TlsVersion, suites: String },
+    #[error("every key-exchange group in the list is of TLS 1.3 only: add X25519 or secp256r1 for TLS 1.2")]
+    NoGroup,
+    #[error("no certificate is left: a listener of type `tls` needs one that is enabled")]
+    NoCertificate,
     #[error("the TLS library refuses: {0}")]
     Library(String),
 }
@@ -82,8 +123,13 @@ pub struct TlsSettings {
     pub alpn: Vec<String>,
     /// From the first byte to the last, waiting for a free place included.
     pub handshake_timeout: Duration,
-    /// Whether sessions may be resumed; certificates are judged again in any case.
-    pub resumption: bool,
+    pub resumption: Resumption,
+    pub cipher_suites: CipherSuites,
+    pub groups: KeyExchangeGroups,
+    /// Whether the order of our cipher suites counts, or the client's.
+    pub honor_cipher_order: bool,
+    /// Refuse clients whose server name no certificate has, or that name none.
+    pub strict_sni: bool,
     pub policy: PathPolicy,
 }
 
@@ -95,8 +141,39 @@ impl Default for TlsSettings {
             client_auth: ClientAuth::Required,
             alpn: vec!["mqtt".into()],
             handshake_timeout: Duration::from_secs(15),
-            resumption: true,
+            resumption: Resumption::Off,
+            cipher_suites: CipherSuites::default(),
+            groups: KeyExchangeGroups::default(),
+            honor_cipher_order: true,
+            strict_sni: false,
             policy: PathPolicy::default(),
+        }
+    }
+}
+
+impl TlsSettings {
+    /// Refuses what contradicts itself.
+    pub fn check(&self) -> Result<(), TlsError> {
+        if self.min_version > self.max_version {
+            return Err(TlsError::Versions);
+        }
+        for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+            let spoken = (self.min_version..=self.max_version).contains(&version);
+            if spoken && !self.cipher_suites.serves(version) {
+                return Err(TlsError::NoSuite { version, suites: CipherSuites::all_of(version) });
+            }
+        }
+        if self.min_version == TlsVersion::V1_2 && !self.groups.serves_tls12() {
+            return Err(TlsError::NoGroup);
+        }
+        Ok(())
+    }
+
+    fn provider(&self) -> CryptoProvider {
+        CryptoProvider {
+            cipher_suites: self.cipher_suites.to_vec(),
+            kx_groups: self.groups.to_vec(),
+            ..rustls::crypto::aws_lc_rs::default_provider()
         }
     }
 }
@@ -120,93 +197,6 @@ impl ClientAuth {
             (AuthMode::Mutual, _, Some(false)) => Ok(Self::Optional),
             (AuthMode::Mutual | AuthMode::PerDevice, _, None | Some(true)) => Ok(Self::Required),
         }
-    }
-}
-
-/// The TLS side of one listener.
-pub struct TlsServer {
-    settings: TlsSettings,
-    certificate: ServerCertificate,
-    trust: Arc<TrustStore>,
-    /// Made for one generation of the trust set: the CAs named to clients, and keys for tickets, are of it.
-    config: ArcSwapOption<Generation>,
-}
-
-struct Generation {
-    trust: u64,
-    config: Arc<ServerConfig>,
-}
-
-impl TlsServer {
-    /// Fails if the settings or the certificate cannot work.
-    pub fn new(
-        settings: TlsSettings,
-        certificate: ServerCertificate,
-        trust: Arc<TrustStore>,
-    ) -> Result<Self, TlsError> {
-        if settings.min_version > settings.max_version {
-            return Err(TlsError::Versions);
-        }
-        let server = Self { settings, certificate, trust, config: ArcSwapOption::empty() };
-        server.config()?;
-        Ok(server)
-    }
-
-    pub const fn settings(&self) -> &TlsSettings {
-        &self.settings
-    }
-
-    pub const fn certificate(&self) -> &ServerCertificate {
-        &self.certificate
-    }
-
-    /// The configuration for a new connection. When the trust set changed it is made anew: sessions from
-    /// before the change cannot be resumed.
-    fn config(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let trust = self.trust.current();
-        if let Some(current) = &*self.config.load()
-            && current.trust == trust.generation
-        {
-            return Ok(Arc::clone(&current.config));
-        }
-        let library = |error: rustls::Error| TlsError::Library(error.to_string());
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let versions: Vec<_> = [(TlsVersion::V1_3, &TLS13), (TlsVersion::V1_2, &TLS12)]
-            .into_iter()
-            .filter(|(version, _)| (self.settings.min_version..=self.settings.max_version).contains(version))
-            .map(|(_, version)| version)
-            .collect();
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&versions)
-            .map_err(library)?;
-        let builder = match self.settings.client_auth {
-            ClientAuth::None => builder.with_no_client_auth(),
-            ClientAuth::Optional | ClientAuth::Required => {
-                builder.with_client_cert_verifier(Arc::new(Verifier {
-                    trust: Arc::clone(&self.trust),
-                    hints: Arc::clone(&trust.hints),
-                    policy: self.settings.policy.clone(),
-                    mandatory: self.settings.client_auth == ClientAuth::Required,
-                    algorithms: provider.signature_verification_algorithms,
-                }))
-            }
-        };
-        let resolver = SingleCertAndKey::from(Arc::clone(&self.certificate.certified));
-        let mut config = builder.with_cert_resolver(Arc::new(resolver));
-        config.alpn_protocols = self.settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        // Nothing may be sent before the handshake has proved who sends it.
-        config.max_early_data_size = 0;
-        // Tickets hold the session, encrypted with keys of this listener and this trust set.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        if self.settings.resumption {
-            config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(library)?;
-        } else {
-            config.send_tls13_tickets = 0;
-        }
-        let config = Arc::new(config);
-        let made = Generation { trust: trust.generation, config: Arc::clone(&config) };
-        self.config.store(Some(Arc::new(made)));
-        Ok(config)
     }
 }
 

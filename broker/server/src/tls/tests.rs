@@ -1,13 +1,17 @@
 use std::sync::Arc;
 
+use crate::trust::TrustStore;
+
 use mqgate_identity::reason::Reason;
-use rustls::client::{ClientConfig, Resumption};
+use rustls::client::{ClientConfig, Resumption as ClientResumption};
 use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::{TLS12, TLS13};
 use rustls::{AlertDescription, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsConnector;
 
+use super::material::Pem;
 use super::*;
 use crate::testing::{TestCa, TestCertificate};
 
@@ -32,11 +36,19 @@ impl World {
     }
 
     fn server(&self, settings: TlsSettings) -> TlsServer {
-        let certificate = self.server_ca.server();
-        let key = certificate.key.serialize_pem();
-        let certificate =
-            ServerCertificate::from_pem(certificate.pem().as_bytes(), key.as_bytes(), "s.crt", "s.key");
-        TlsServer::new(settings, certificate.unwrap(), Arc::clone(&self.trust)).unwrap()
+        TlsServer::new(self.set(settings, vec![self.bound("localhost")]).unwrap())
+    }
+
+    fn set(&self, settings: TlsSettings, bound: Vec<BoundCertificate>) -> Result<TlsSet, TlsError> {
+        TlsSet::new(settings, CertificateSet::new(bound), Arc::clone(&self.trust))
+    }
+
+    /// A certificate of ours for a server name, as a bundle called like it.
+    fn bound(&self, name: &str) -> BoundCertificate {
+        let certificate = self.server_ca.server_named(&[name]);
+        let certificate = read(&certificate.pem(), &certificate.key.serialize_pem(), None).unwrap();
+        let source = CertificateSource::Bundle { namespace: "global".into(), name: name.into() };
+        BoundCertificate::new(source, certificate)
     }
 
     fn client(&self, version: TlsVersion, device: Option<&TestCertificate>) -> Arc<ClientConfig> {
@@ -59,9 +71,20 @@ impl World {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
-        config.resumption = Resumption::in_memory_sessions(16);
+        config.resumption = ClientResumption::in_memory_sessions(16);
         Arc::new(config)
     }
+}
+
+fn read(chain: &str, key: &str, password: Option<&str>) -> Result<ServerCertificate, MaterialError> {
+    let pem = Pem {
+        chain: chain.as_bytes(),
+        key: key.as_bytes(),
+        password,
+        chain_name: "s.crt",
+        key_name: "s.key",
+    };
+    ServerCertificate::from_pem(pem, crate::clock::now().seconds())
 }
 
 /// What both sides see; a connection that stands carries one byte each way, so that tickets arrive.
@@ -93,6 +116,10 @@ fn alert(error: std::io::Error) -> AlertDescription {
         Some(rustls::Error::AlertReceived(alert)) => *alert,
         other => panic!("no alert but {other:?} ({error})"),
     }
+}
+
+fn resuming() -> TlsSettings {
+    TlsSettings { resumption: Resumption::Tickets, ..TlsSettings::default() }
 }
 
 const BOTH: [TlsVersion; 2] = [TlsVersion::V1_2, TlsVersion::V1_3];
@@ -184,7 +211,7 @@ async fn a_resumed_session_is_judged_again() {
     for version in BOTH {
         for device in 0..2 {
             let world = World::new();
-            let server = world.server(TlsSettings::default());
+            let server = world.server(resuming());
             let device = match device {
                 0 => world.device_ca.device("device-7"),
                 _ => world.device_ca.v1_device("device-7"),
@@ -199,10 +226,10 @@ async fn a_resumed_session_is_judged_again() {
             assert_eq!(resumed.certificate.unwrap().leaf.certificate_fingerprint, device.id());
 
             // The CA goes. Should the tickets outlive it, the session is resumed, and still refused.
-            let config = server.config().unwrap();
+            let config = server.current().config().unwrap();
             world.trust.configure(vec![TestCa::new("another").anchor()]).unwrap();
             let trust = world.trust.current().generation;
-            server.config.store(Some(Arc::new(Generation { trust, config })));
+            server.current().pretend(trust, config);
             let (refused, heard) = connect(&server, &client).await;
             let failure = refused.err().unwrap();
             assert!(failure.resumed, "{version:?}: the verifier was asked, this test shows nothing");
@@ -216,7 +243,7 @@ async fn a_resumed_session_is_judged_again() {
 #[tokio::test]
 async fn a_changed_trust_set_counts_at_once_and_ends_resumption() {
     let world = World::new();
-    let server = world.server(TlsSettings::default());
+    let server = world.server(resuming());
     let device = world.device_ca.device("device-7");
     for version in BOTH {
         let client = world.client(version, Some(&device));
@@ -235,7 +262,7 @@ async fn a_changed_trust_set_counts_at_once_and_ends_resumption() {
 #[tokio::test]
 async fn without_resumption_every_handshake_is_full() {
     let world = World::new();
-    let server = world.server(TlsSettings { resumption: false, ..TlsSettings::default() });
+    let server = world.server(TlsSettings { resumption: Resumption::Off, ..TlsSettings::default() });
     let device = world.device_ca.device("device-7");
     for version in BOTH {
         let client = world.client(version, Some(&device));
@@ -272,8 +299,7 @@ async fn versions_that_do_not_meet() {
         max_version: TlsVersion::V1_2,
         ..TlsSettings::default()
     };
-    let certificate = world.server(TlsSettings::default()).certificate.clone();
-    assert_eq!(TlsServer::new(backwards, certificate, world.trust).err(), Some(TlsError::Versions));
+    assert_eq!(world.set(backwards, vec![world.bound("localhost")]).err(), Some(TlsError::Versions));
 }
 
 #[tokio::test]
@@ -353,15 +379,14 @@ fn wrong_material_says_which_file_and_why() {
     ];
     let answers: Vec<String> = cases
         .iter()
-        .map(|(chain, key)| {
-            match ServerCertificate::from_pem(chain.as_bytes(), key.as_bytes(), "s.crt", "s.key") {
-                Ok(certificate) => format!("fine: {}", certificate.subject),
-                Err(error) => error.to_string(),
-            }
+        .map(|(chain, key)| match read(chain, key, None) {
+            Ok(certificate) => format!("fine: {}", certificate.facts().subject.display),
+            Err(error) => error.to_string(),
         })
         .collect();
     insta::assert_snapshot!(answers.join("\n"));
-    let missing = ServerCertificate::load("no/such.crt".as_ref(), "no/such.key".as_ref());
+    let now = crate::clock::now().seconds();
+    let missing = ServerCertificate::load("no/such.crt".as_ref(), "no/such.key".as_ref(), None, now);
     assert!(missing.err().unwrap().to_string().starts_with("no/such.crt: "));
 }
 
@@ -376,7 +401,7 @@ async fn a_certificate_revoked_between_two_sessions_is_out_also_when_the_session
     use mqgate_identity::registry::rules::RevocationReason;
 
     let world = World::new();
-    let server = world.server(TlsSettings::default());
+    let server = world.server(resuming());
     let metrics = Arc::clone(&metrics().gate);
     let audit = Arc::new(AuditLog::default());
     let storage = Arc::new(MemoryStorage::default());
