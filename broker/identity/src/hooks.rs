@@ -19,6 +19,21 @@ pub trait Authenticator: Send + Sync {
     fn authenticate<'a>(&'a self, on: &'a Arc<Connection>) -> HookFuture<'a, Authentication>;
 }
 
+/// Says who a client is that asked for enhanced authentication [MQTT 5.0, 4.12], in one or more steps.
+///
+/// It keeps nothing between the steps: what it has to remember it hands out as state and gets back. The first
+/// of the chain that speaks the client's method and does not abstain decides.
+pub trait EnhancedAuthenticator: Send + Sync {
+    /// The Authentication Methods it speaks.
+    fn methods(&self) -> &[String];
+
+    fn step<'a>(
+        &'a self,
+        on: &'a Arc<Connection>,
+        exchange: Exchange<'a>,
+    ) -> HookFuture<'a, AuthenticationStep>;
+}
+
 /// Decides whether an unknown certificate becomes a registered device.
 pub trait Registrar: Send + Sync {
     fn register<'a>(
@@ -47,6 +62,7 @@ pub struct ChainMember {
     /// `sha256:…` of the component; `None` for native implementations.
     pub digest: Option<Arc<str>>,
     pub authenticator: Option<Arc<dyn Authenticator>>,
+    pub enhanced_authenticator: Option<Arc<dyn EnhancedAuthenticator>>,
     pub registrar: Option<Arc<dyn Registrar>>,
     pub authorizer: Option<Arc<dyn Authorizer>>,
     pub auditor: Option<Arc<dyn AuditSink>>,
@@ -248,6 +264,38 @@ pub enum Authentication {
     },
     Deny(Denial),
     /// No opinion; the next of the chain is asked.
+    Abstain,
+}
+
+/// How far an enhanced authentication is.
+#[derive(Debug, Clone, Copy)]
+pub struct Exchange<'a> {
+    pub method: &'a str,
+    /// From 0 on.
+    pub round: u32,
+    /// What the step before said to remember; empty at first. The client has not seen it.
+    pub state: &'a [u8],
+    /// Authentication Data of CONNECT or AUTH, if there was any.
+    pub data: Option<&'a [u8]>,
+    /// The client is online and proves once more who it is.
+    pub again: bool,
+}
+
+/// The answer to one step of an enhanced authentication.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AuthenticationStep {
+    /// The client is sent `data` and goes on.
+    Continue {
+        data: Option<Vec<u8>>,
+        state: Secret,
+    },
+    /// It is proved. The client is sent `data` with the good news.
+    Accept {
+        identity: Identity,
+        data: Option<Vec<u8>>,
+    },
+    Deny(Denial),
+    /// No opinion, in the first step only; the next of the chain is asked.
     Abstain,
 }
 

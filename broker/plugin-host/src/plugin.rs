@@ -60,6 +60,7 @@ impl LivePlugin {
             name: Arc::clone(&self.name),
             digest: Some(Arc::clone(&self.digest)),
             authenticator: has(Hook::Authenticator).then(|| Arc::clone(self) as Arc<dyn Authenticator>),
+            enhanced_authenticator: None,
             registrar: has(Hook::Registrar).then(|| Arc::clone(self) as Arc<dyn Registrar>),
             authorizer: has(Hook::Authorizer).then(|| Arc::clone(self) as Arc<dyn Authorizer>),
             auditor: has(Hook::Auditor).then(|| Arc::clone(self) as Arc<dyn AuditSink>),

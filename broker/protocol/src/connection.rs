@@ -3,6 +3,8 @@
 //! Takes [`Input`]s, emits [`Effect`]s, and never waits, locks or reads a clock. Knows nothing of bytes,
 //! sockets and other connections: what concerns those is an effect that the driver carries out, in order.
 
+mod aliases;
+mod authentication;
 mod effect;
 mod fault;
 mod handshake;
@@ -46,6 +48,11 @@ enum State {
     AwaitingVerdict {
         connect: Arc<Connect>,
     },
+    /// The gate has asked the client to go on with its authentication.
+    AwaitingProof {
+        connect: Arc<Connect>,
+        deadline: Instant,
+    },
     /// The session is fetched, from an older connection if need be.
     AwaitingSession {
         connect: Arc<Connect>,
@@ -77,6 +84,13 @@ impl Connection {
             (State::AwaitingConnect { .. }, Input::Malformed { error, version }) => {
                 self.fail_before_online(version, Fault::Malformed(error))
             }
+            (State::AwaitingVerdict { connect }, Input::Challenge(data)) => {
+                self.challenge(now, connect, data)
+            }
+            (State::AwaitingProof { connect, .. }, Input::Packet(packet)) => self.proof(connect, packet),
+            (State::AwaitingProof { connect, .. }, Input::Malformed { error, .. }) => {
+                self.fail_connect(&connect, Fault::Malformed(error))
+            }
             (State::AwaitingVerdict { connect }, Input::Admitted(permit)) => self.admitted(connect, permit),
             (State::AwaitingVerdict { connect }, Input::Refused(refused)) => self.refused(&connect, &refused),
             (
@@ -91,17 +105,26 @@ impl Connection {
                 self.closed(None, Initiator::Server, code, reason)
             }
             (
-                State::AwaitingVerdict { connect } | State::AwaitingSession { connect, .. },
+                State::AwaitingVerdict { connect }
+                | State::AwaitingProof { connect, .. }
+                | State::AwaitingSession { connect, .. },
                 Input::Close { code, reason },
             ) => self.refused(&connect, &Refused::new(code, reason)),
+            (State::AwaitingProof { connect, .. }, Input::Refused(refused)) => {
+                self.refused(&connect, &refused)
+            }
             (
-                State::AwaitingConnect { .. } | State::AwaitingVerdict { .. } | State::AwaitingSession { .. },
+                State::AwaitingConnect { .. }
+                | State::AwaitingVerdict { .. }
+                | State::AwaitingProof { .. }
+                | State::AwaitingSession { .. },
                 Input::TransportClosed,
             ) => self.closed(None, Initiator::Network, ReasonCode::UNSPECIFIED_ERROR, Reason::Other),
             // Nothing is read while an answer is awaited, so these come from a driver that asked nothing.
             (
                 state @ (State::AwaitingConnect { .. }
                 | State::AwaitingVerdict { .. }
+                | State::AwaitingProof { .. }
                 | State::AwaitingSession { .. }
                 | State::Closed { .. }),
                 _,
@@ -121,7 +144,7 @@ impl Connection {
     /// When [`Connection::handle_timeout`] is to be called; may move later without notice.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::AwaitingConnect { deadline } => Some(*deadline),
+            State::AwaitingConnect { deadline } | State::AwaitingProof { deadline, .. } => Some(*deadline),
             State::Online(online) => online.deadline(),
             State::AwaitingVerdict { .. } | State::AwaitingSession { .. } | State::Closed { .. } => None,
         }
@@ -132,6 +155,10 @@ impl Connection {
             State::AwaitingConnect { deadline } if *deadline <= now => {
                 self.state = self.fail_before_online(None, Fault::ConnectTimeout);
             }
+            State::AwaitingProof { connect, deadline } if *deadline <= now => {
+                let connect = Arc::clone(connect);
+                self.state = self.fail_connect(&connect, Fault::AuthenticationTimeout);
+            }
             State::Online(online) => {
                 if let Some(fault) = online.timeout(now, &mut self.effects) {
                     self.fail(now, fault);
@@ -139,6 +166,7 @@ impl Connection {
             }
             State::AwaitingConnect { .. }
             | State::AwaitingVerdict { .. }
+            | State::AwaitingProof { .. }
             | State::AwaitingSession { .. }
             | State::Closed { .. } => {}
         }
@@ -148,7 +176,7 @@ impl Connection {
     /// client publishes faster than it may.
     pub fn wants_packet(&self) -> bool {
         match &self.state {
-            State::AwaitingConnect { .. } => true,
+            State::AwaitingConnect { .. } | State::AwaitingProof { .. } => true,
             State::Online(online) => !online.is_paused(),
             State::AwaitingVerdict { .. } | State::AwaitingSession { .. } | State::Closed { .. } => false,
         }
@@ -169,6 +197,7 @@ impl Connection {
             State::Online(online) => online.send_backlog(now, bytes, &mut self.effects),
             State::AwaitingConnect { .. }
             | State::AwaitingVerdict { .. }
+            | State::AwaitingProof { .. }
             | State::AwaitingSession { .. }
             | State::Closed { .. } => false,
         }
@@ -185,6 +214,7 @@ impl Connection {
             State::Online(online) => online.quota(),
             State::AwaitingConnect { .. }
             | State::AwaitingVerdict { .. }
+            | State::AwaitingProof { .. }
             | State::AwaitingSession { .. }
             | State::Closed { .. } => None,
         }
@@ -209,7 +239,10 @@ impl Connection {
         match &self.state {
             State::AwaitingSession { permit, .. } => Some(permit),
             State::Online(online) => Some(&online.permit),
-            State::AwaitingConnect { .. } | State::AwaitingVerdict { .. } | State::Closed { .. } => None,
+            State::AwaitingConnect { .. }
+            | State::AwaitingVerdict { .. }
+            | State::AwaitingProof { .. }
+            | State::Closed { .. } => None,
         }
     }
 
@@ -219,6 +252,7 @@ impl Connection {
             State::Online(online) => Some(&online.session),
             State::AwaitingConnect { .. }
             | State::AwaitingVerdict { .. }
+            | State::AwaitingProof { .. }
             | State::AwaitingSession { .. }
             | State::Closed { .. } => None,
         }
@@ -234,6 +268,7 @@ impl Connection {
             State::Closed { session } => session.take(),
             State::AwaitingConnect { .. }
             | State::AwaitingVerdict { .. }
+            | State::AwaitingProof { .. }
             | State::AwaitingSession { .. }
             | State::Online(_) => None,
         }
@@ -243,7 +278,10 @@ impl Connection {
         match &self.state {
             State::AwaitingSession { terms, .. } => Some(terms),
             State::Online(online) => Some(&online.terms),
-            State::AwaitingConnect { .. } | State::AwaitingVerdict { .. } | State::Closed { .. } => None,
+            State::AwaitingConnect { .. }
+            | State::AwaitingVerdict { .. }
+            | State::AwaitingProof { .. }
+            | State::Closed { .. } => None,
         }
     }
 

@@ -1,9 +1,12 @@
 //! Every bound of the data path, by name, with its default.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mqgate_codec::QoS;
+
+use crate::subscriptions::ShareStrategy;
 
 /// What one listener allows. A grant may lower a value, never raise it.
 #[derive(Debug, Clone)]
@@ -48,6 +51,21 @@ pub struct Limits {
     pub outbox: OutboxLimits,
     pub retained: RetainedLimits,
     pub denied_publish: DeniedPublish,
+    /// Aliases we set for the topics of messages to a client, if it takes any.
+    pub topic_aliases_to_client: u16,
+    /// Who of a shared subscription gets a message.
+    pub share_strategy: ShareStrategy,
+    /// Whether a payload that is said to be UTF-8 is looked at [MQTT 5.0, 3.3.2.3.2].
+    pub payload_format_check: bool,
+    /// Whether MQTT 3.1 is spoken.
+    pub mqtt_3_1: bool,
+    /// Whether an MQTT 5.0 client is told in words what it did wrong.
+    pub reason_strings: bool,
+    /// What a client that asks for it is told to build its response topics from; `${client-id}` and
+    /// `${device-id}` are replaced [MQTT 5.0, 3.2.2.3.14].
+    pub response_information: Option<Arc<str>>,
+    /// Where clients find another server when this one shuts down [MQTT 5.0, 3.14.2.2.5].
+    pub server_reference: Option<Arc<str>>,
 }
 
 /// Bounds of what one session has accepted and not yet sent.
@@ -114,6 +132,13 @@ impl Default for Limits {
             outbox: OutboxLimits::default(),
             retained: RetainedLimits::default(),
             denied_publish: DeniedPublish::Drop,
+            topic_aliases_to_client: 16,
+            share_strategy: ShareStrategy::RoundRobin,
+            payload_format_check: false,
+            mqtt_3_1: true,
+            reason_strings: true,
+            response_information: None,
+            server_reference: None,
         }
     }
 }

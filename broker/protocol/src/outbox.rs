@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use mqgate_codec::QoS;
+use mqgate_codec::{QoS, TopicFilter};
 
 use crate::limits::{OutboxLimits, WhenFull};
 use crate::message::Message;
@@ -18,12 +18,36 @@ pub struct Outgoing {
     pub qos: QoS,
     /// The RETAIN flag to send.
     pub retain: bool,
-    /// Of every subscription that matched.
-    pub subscription_identifiers: SubscriptionIdentifiers,
+    /// What is to be known of the subscriptions that matched. Mostly nothing.
+    pub origin: Option<Arc<Origin>>,
 }
 
-/// Mostly none, so that an [`Outgoing`] stays small.
-pub type SubscriptionIdentifiers = Option<Arc<[NonZeroU32]>>;
+/// What a delivery keeps of the subscriptions it is made for. Made once per subscription, not per message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Of every subscription that matched and has one [MQTT-3.3.4-3].
+    pub identifiers: Box<[NonZeroU32]>,
+    /// The shared subscription whose message this is: another member gets it if this one goes.
+    pub shared: Option<TopicFilter>,
+}
+
+impl Origin {
+    /// `None` if there is nothing to be known.
+    pub fn new(identifiers: Vec<NonZeroU32>, shared: Option<TopicFilter>) -> Option<Arc<Self>> {
+        let any = !identifiers.is_empty() || shared.is_some();
+        any.then(|| Arc::new(Self { identifiers: identifiers.into(), shared }))
+    }
+
+    /// Subscription Identifiers to be sent.
+    pub fn identifiers(origin: Option<&Arc<Self>>) -> &[NonZeroU32] {
+        origin.map_or(&[], |origin| &origin.identifiers)
+    }
+
+    /// Whether a message came by a shared subscription.
+    pub fn is_shared(origin: Option<&Arc<Self>>) -> bool {
+        origin.is_some_and(|origin| origin.shared.is_some())
+    }
+}
 
 /// Whether a message can be kept for a client that is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,6 +252,19 @@ impl Outbox {
         }
     }
 
+    /// Takes out what came by shared subscriptions, in order, for another member of each.
+    pub fn take_shared(&mut self) -> Vec<Outgoing> {
+        let shared = |outgoing: &Outgoing| Origin::is_shared(outgoing.origin.as_ref());
+        if !self.queue.iter().any(shared) {
+            return Vec::new();
+        }
+        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(shared);
+        self.queue = kept.into();
+        self.bytes -= taken.iter().map(|outgoing| outgoing.message.size()).sum::<usize>();
+        self.qos0 = self.queue.iter().filter(|outgoing| outgoing.qos == QoS::AtMostOnce).count();
+        taken
+    }
+
     /// Gives every message memory of its own; see [`Message::detached`].
     pub fn detach(&mut self) {
         for outgoing in &mut self.queue {
@@ -267,7 +304,7 @@ mod tests {
         };
         let topic = TopicName::parse("t".into()).unwrap();
         let message = Message::published(topic, publish, SessionKey(1), Instant::ZERO);
-        Outgoing { message, qos, retain: false, subscription_identifiers: None }
+        Outgoing { message, qos, retain: false, origin: None }
     }
 
     fn outbox(when_full: WhenFull) -> Outbox {

@@ -7,10 +7,11 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use mqgate_codec::{QoS, TopicFilter, TopicName};
 use mqgate_identity::certificate::CertificateFingerprint;
-use mqgate_identity::hooks::{AclRule, Effect, GrantLimits};
+use mqgate_identity::hooks::{AclRule, Effect, GrantLimits, Identity};
 use mqgate_identity::time::UnixMillis;
 
 use self::rules::Rules;
@@ -35,6 +36,10 @@ pub struct Permit {
     pub granted_at: Option<UnixMillis>,
     /// Generation of the hook set that decided.
     pub generation: u64,
+    /// Who enhanced authentication proved it to be. Set by the gate, which asks nobody twice.
+    pub proved: Option<Arc<Identity>>,
+    /// The last word of enhanced authentication to the client. Set by the gate.
+    pub authentication_data: Option<Bytes>,
     rules: Arc<Rules>,
 }
 
@@ -74,6 +79,8 @@ impl Permit {
             valid_for: granted.valid_for.map(|validity| validity.max(SHORTEST_VALIDITY)),
             granted_at: None,
             generation: granted.generation,
+            proved: None,
+            authentication_data: None,
             rules: Arc::new(Rules::compile(granted)?),
         })
     }

@@ -15,14 +15,29 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqgate_codec::{PacketId, SubscriptionOptions, TopicFilter};
 
-pub use self::inflight::{Acknowledged, Delivery, Inflight, Redelivery};
+pub use self::inflight::{Acknowledged, Alias, Delivery, Inflight, Redelivery};
 use crate::message::Message;
 use crate::outbox::Outgoing;
 use crate::time::Instant;
 
-/// Names a session among those of this broker process; never reused.
+/// Names a session among those of this broker process; never reused. Above a running number it carries a few
+/// bits that are the same for every session of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SessionKey(pub u64);
+
+impl SessionKey {
+    /// A million new sessions a second for twelve days.
+    const NUMBER_BITS: u32 = 40;
+
+    pub fn new(number: u64, client_hash: u64) -> Self {
+        Self(client_hash << Self::NUMBER_BITS | number & ((1 << Self::NUMBER_BITS) - 1))
+    }
+
+    /// Says which client it is, more or less: what must not change when it connects again can go by this.
+    pub fn client_hash(self) -> u64 {
+        self.0 >> Self::NUMBER_BITS
+    }
+}
 
 #[derive(Debug)]
 pub struct Session {

@@ -5,16 +5,18 @@
 //! what the driver needs to reach a session; it is never looked at here.
 
 mod matching;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use mqgate_codec::{QoS, SubscriptionOptions, TopicFilter};
 
 pub use self::matching::{Matches, Receiver};
+pub use self::shared::{Choice, Group, ShareStrategy};
+use crate::outbox::Origin;
 use crate::persistent::{Map, Seed};
 use crate::session::SessionKey;
 
@@ -53,16 +55,8 @@ pub struct Subscriber<S> {
     pub qos: QoS,
     pub no_local: bool,
     pub retain_as_published: bool,
-    pub identifier: Option<NonZeroU32>,
-}
-
-/// A shared subscription: each message goes to one member.
-#[derive(Debug, Clone)]
-pub struct Group<S> {
-    name: Arc<str>,
-    pub members: Vec<(SessionKey, Subscriber<S>)>,
-    /// Whose turn it is; goes on counting in every snapshot.
-    turn: Arc<AtomicUsize>,
+    /// Its identifier, and the filter if it is shared.
+    pub origin: Option<Arc<Origin>>,
 }
 
 impl<S> Default for Node<S> {
@@ -101,8 +95,10 @@ impl<S: Clone> Subscriptions<S> {
         identifier: Option<NonZeroU32>,
     ) {
         let SubscriptionOptions { qos, no_local, retain_as_published, .. } = options;
-        let subscriber = Subscriber { handle, qos, no_local, retain_as_published, identifier };
         let share_name = filter.share_name();
+        let shared = share_name.map(|_| filter.clone());
+        let origin = Origin::new(identifier.into_iter().collect(), shared);
+        let subscriber = Subscriber { handle, qos, no_local, retain_as_published, origin };
         self.generation += 1;
         alter(&mut self.root, self.seed, &mut filter.levels(), &mut |subscribers| {
             let subscribers = Arc::make_mut(subscribers.get_or_insert_with(Arc::default));
@@ -113,6 +109,23 @@ impl<S: Clone> Subscriptions<S> {
                 Some(name) => subscribers.group(name).put(key, subscriber.clone()),
             }
         });
+    }
+
+    /// The members of a shared subscription.
+    pub fn group(&self, filter: &TopicFilter) -> Option<Arc<Group<S>>> {
+        let name = filter.share_name()?;
+        let mut node = &self.root;
+        let mut levels = filter.levels();
+        let place = loop {
+            match levels.next() {
+                None => break &node.here,
+                Some("#") => break &node.rest,
+                Some("+") => node = node.any.as_ref()?,
+                Some(level) => node = node.children.get(self.seed, level)?,
+            }
+        };
+        let subscribers = place.as_ref()?;
+        subscribers.position(name).map(|at| Arc::clone(&subscribers.groups[at]))
     }
 
     /// Removes a subscription, if it is there.
@@ -171,32 +184,23 @@ impl<S> Default for Subscribers<S> {
 
 impl<S: Clone> Subscribers<S> {
     fn group(&mut self, name: &str) -> &mut Group<S> {
-        let at = self.groups.iter().position(|group| &*group.name == name).unwrap_or_else(|| {
-            self.groups.push(Arc::new(Group {
-                name: name.into(),
-                members: Vec::new(),
-                turn: Arc::default(),
-            }));
+        let at = self.position(name).unwrap_or_else(|| {
+            self.groups.push(Arc::new(Group::new(name)));
             self.groups.len() - 1
         });
         Arc::make_mut(&mut self.groups[at])
     }
 
+    fn position(&self, name: &str) -> Option<usize> {
+        self.groups.iter().position(|group| group.name() == name)
+    }
+
     fn leave(&mut self, name: &str, key: SessionKey) {
-        let Some(at) = self.groups.iter().position(|group| &*group.name == name) else { return };
+        let Some(at) = self.position(name) else { return };
         let group = Arc::make_mut(&mut self.groups[at]);
         group.members.retain(|(member, _)| *member != key);
         if group.members.is_empty() {
             self.groups.remove(at);
-        }
-    }
-}
-
-impl<S> Group<S> {
-    fn put(&mut self, key: SessionKey, subscriber: Subscriber<S>) {
-        match self.members.iter_mut().find(|(member, _)| *member == key) {
-            Some((_, known)) => *known = subscriber,
-            None => self.members.push((key, subscriber)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What all connections share: who judges, who is connected, where sessions are and how messages find them.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::clock;
 use crate::directory::{Connections, lock};
-use crate::gate::{Accepted, Admission, Gate, Reauthorization};
+use crate::gate::{Accepted, Admission, Dialogue, Gate, Reauthorization};
 use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::MqttMetrics;
 use crate::routing::Router;
@@ -46,6 +47,8 @@ pub struct BrokerParts {
     pub audit: Arc<AuditLog>,
     pub metrics: Arc<MqttMetrics>,
     pub limits: Limits,
+    /// What holds for the clients of some listeners instead; what all sessions share stays as it is.
+    pub listener_limits: HashMap<Arc<str>, Limits>,
 }
 
 pub struct Broker {
@@ -53,6 +56,7 @@ pub struct Broker {
     audit: Arc<AuditLog>,
     pub(crate) metrics: Arc<MqttMetrics>,
     pub(crate) limits: Arc<Limits>,
+    listener_limits: HashMap<Arc<str>, Arc<Limits>>,
     pub(crate) router: Arc<Router>,
     pub(crate) sessions: Sessions,
     connections: Connections,
@@ -66,8 +70,10 @@ pub struct Broker {
 impl Broker {
     /// To be called within a tokio runtime: time counts from here.
     pub fn new(parts: BrokerParts) -> Arc<Self> {
-        let BrokerParts { admitter, audit, metrics, limits } = parts;
+        let BrokerParts { admitter, audit, metrics, limits, listener_limits } = parts;
         let limits = Arc::new(limits);
+        let listener_limits =
+            listener_limits.into_iter().map(|(name, limits)| (name, Arc::new(limits))).collect();
         let router =
             Arc::new(Router::new(&limits, Arc::clone(&metrics), Seed(getrandom::u64().unwrap_or(0))));
         Arc::new(Self {
@@ -76,6 +82,7 @@ impl Broker {
             sessions: Sessions::new(Arc::clone(&limits), Arc::clone(&router), Arc::clone(&metrics)),
             metrics,
             limits,
+            listener_limits,
             router,
             connections: Connections::default(),
             connection_ids: AtomicU64::new(1),
@@ -88,6 +95,11 @@ impl Broker {
     /// Everyone connected: to list, to disconnect, to ask again.
     pub fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    /// What holds for the clients of a listener.
+    pub(crate) fn limits_of(&self, listener: &str) -> &Arc<Limits> {
+        self.listener_limits.get(listener).unwrap_or(&self.limits)
     }
 
     /// An id for [`Accepted`], never given twice.
@@ -139,9 +151,14 @@ impl Broker {
         }
     }
 
-    pub(crate) async fn admit(&self, accepted: &Accepted, connect: &Connect) -> Admission {
+    pub(crate) async fn admit(
+        &self,
+        accepted: &Accepted,
+        connect: &Connect,
+        dialogue: Option<Dialogue>,
+    ) -> Admission {
         match &self.admitter {
-            Admitter::Gate(gate) => gate.admit(accepted, connect).await,
+            Admitter::Gate(gate) => gate.admit_with(accepted, connect, dialogue).await,
             Admitter::Rule(rule) => rule(accepted, connect),
         }
     }
@@ -159,10 +176,11 @@ impl Broker {
         accepted: &Accepted,
         connect: &Connect,
         current: &Permit,
+        dialogue: Option<Dialogue>,
     ) -> Reauthorization {
         let _one_of_some = self.reauthorizations.acquire().await;
         match &self.admitter {
-            Admitter::Gate(gate) => gate.reauthorize(accepted, connect, current).await,
+            Admitter::Gate(gate) => gate.reauthorize_with(accepted, connect, current, dialogue).await,
             Admitter::Rule(rule) => match rule(accepted, connect) {
                 Admission::Admitted(permit) => Reauthorization::Replaced(permit),
                 Admission::Refused(refusal) => Reauthorization::Withdrawn(refusal),

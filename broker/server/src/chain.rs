@@ -8,14 +8,18 @@ use std::time::{Duration, Instant};
 
 use mqgate_identity::audit::PluginVerdict;
 use mqgate_identity::hooks::{
-    Authentication, Authorization, ChainMember, Connection, Denial, FailureKind, Grant, HookFailure, HookSet,
-    Identity, RegistrationDecision,
+    Authentication, AuthenticationStep, Authorization, ChainMember, Connection, Denial, Exchange,
+    FailureKind, Grant, HookFailure, HookSet, Identity, RegistrationDecision, Secret,
 };
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::check_device_id;
 
+use crate::gate::Dialogue;
+
 /// A hook has its own, shorter deadline; this one is for hooks whose deadline does not work.
 const BACKSTOP: Duration = Duration::from_secs(15);
+/// Steps of one enhanced authentication; more is a loop.
+const MOST_ROUNDS: u32 = 16;
 /// Longest tag, in bytes.
 const LONGEST_TAG: usize = 256;
 const MOST_TAGS: usize = 64;
@@ -56,6 +60,67 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Enhanced authentication: `None` if nobody speaks the method, or all who do abstained.
+    pub(crate) async fn prove(
+        &mut self,
+        dialogue: &mut Dialogue,
+        again: bool,
+    ) -> Result<Option<(Identity, Option<Vec<u8>>)>, Stop> {
+        let method = self.on.connect.authentication_method.as_deref().unwrap_or_default();
+        let first = dialogue.first();
+        for member in &self.hooks.members {
+            let Some(hook) = &member.enhanced_authenticator else { continue };
+            if !hook.methods().iter().any(|spoken| spoken == method) {
+                continue;
+            }
+            let (mut data, mut state) = (first.clone(), Secret(Vec::new()));
+            let (mut spent, mut abstained) = (Duration::ZERO, false);
+            for round in 0..MOST_ROUNDS {
+                let exchange = Exchange { method, round, state: &state.0, data: data.as_deref(), again };
+                let (answer, took) = timed(hook.step(self.on, exchange)).await;
+                spent += took;
+                let answer = match answer {
+                    Ok(AuthenticationStep::Continue { data: challenge, state: next }) => {
+                        state = next;
+                        match dialogue.ask(challenge).await {
+                            Some(proof) => data = proof,
+                            // The client has gone: nobody hears the answer.
+                            None => return self.stopped(member, FailureKind::Unavailable, "the client went"),
+                        }
+                        continue;
+                    }
+                    Ok(AuthenticationStep::Accept { identity, data }) => {
+                        check_identity(&identity).map(|()| Some(Ok((identity, data))))
+                    }
+                    Ok(AuthenticationStep::Deny(denial)) => Ok(Some(Err(denial))),
+                    Ok(AuthenticationStep::Abstain) if round == 0 => Ok(None),
+                    Ok(AuthenticationStep::Abstain) => Err(HookFailure {
+                        kind: FailureKind::Invalid,
+                        detail: "it abstained after it had begun".into(),
+                    }),
+                    Err(failure) => Err(failure),
+                };
+                match self.note(member, "enhanced-authenticator", "accept", answer, spent)? {
+                    Some(proved) => return Ok(Some(proved)),
+                    None => {
+                        abstained = true;
+                        break;
+                    }
+                }
+            }
+            if !abstained {
+                return self.stopped(member, FailureKind::Invalid, "it never comes to an end");
+            }
+        }
+        Ok(None)
+    }
+
+    /// A member's exchange came to nothing.
+    fn stopped<T>(&mut self, member: &ChainMember, kind: FailureKind, why: &str) -> Result<Option<T>, Stop> {
+        let failure = HookFailure { kind, detail: why.to_owned() };
+        self.note(member, "enhanced-authenticator", "accept", Err(failure), Duration::ZERO)
     }
 
     /// `None`: all abstained, or there is no registrar.

@@ -1,6 +1,7 @@
 //! One connection's task: moves bytes between the transport and the machine of `mqgate-protocol`, and does
 //! what the machine wants done. Decides nothing itself.
 
+mod dialogue;
 mod ending;
 mod io;
 #[cfg(test)]
@@ -16,7 +17,7 @@ use mqgate_codec::{
     Connect, DecodeLimits, Decoder, Output, Packet, PacketType, ProtocolVersion, QoS, ReasonCode,
 };
 use mqgate_identity::reason::Reason;
-use mqgate_protocol::connection::{Closing, Connection, DeniedAction, Effect, Input, Limited, Refused, bars};
+use mqgate_protocol::connection::{Closing, Connection, DeniedAction, Effect, Input, Limited, bars};
 use mqgate_protocol::outbox::Outgoing;
 use mqgate_protocol::session::Session;
 use mqgate_protocol::time::Instant;
@@ -24,11 +25,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::dialogue::Talk;
 use self::ending::Denials;
 use crate::broker::{Broker, WITHDRAWN};
 use crate::delivery::{self, Lane, Mailbox};
-use crate::directory::{ConnectionHandle, Farewell};
-use crate::gate::{Accepted, Admission, Reauthorization};
+use crate::directory::ConnectionHandle;
+use crate::gate::{Accepted, Reauthorization};
 use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::{Tally, Transport};
 use crate::sessions::{Handover, Name, Opened};
@@ -96,6 +98,8 @@ struct Driver<S> {
     todo: Option<Todo>,
     /// The gate is asked about this session, which goes on meanwhile but for PUBLISH and SUBSCRIBE.
     asking: Option<Asking>,
+    /// Enhanced authentication is going on.
+    talk: Option<Box<Talk>>,
     /// It is to be asked once more: its answer may be older than the question.
     ask_again: bool,
     /// Read, but not to be handled before the gate has answered.
@@ -142,10 +146,10 @@ enum Event {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     fn new(stream: S, accepted: Accepted, broker: Arc<Broker>, handle: Arc<ConnectionHandle>) -> Self {
         let now = broker.now();
-        let machine = Connection::new(now, Arc::clone(&broker.limits));
+        let machine = Connection::new(now, Arc::clone(broker.limits_of(&accepted.listener)));
         let deadline = machine.deadline().unwrap_or(now);
         let transport = if accepted.tls.is_some() { Transport::Tls } else { Transport::Tcp };
-        let limits = &broker.limits;
+        let limits = broker.limits_of(&accepted.listener);
         let decoder = Decoder::server(DecodeLimits {
             maximum_packet_size: limits.maximum_packet_size,
             maximum_topic_levels: u16::try_from(limits.topic_levels).unwrap_or(u16::MAX),
@@ -168,6 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             mail: false,
             todo: None,
             asking: None,
+            talk: None,
             ask_again: false,
             held: None,
             now,
@@ -195,6 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             self.tally.add_to(&self.broker.metrics);
             if let Some(closing) = self.closing {
                 self.asking = None;
+                self.talk = None;
                 return closing;
             }
             if std::mem::take(&mut self.pressing) {
@@ -216,10 +222,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     self.machine.handle_timeout(self.now);
                     self.effects();
                 }
-                Event::Shutdown => self.handle(Input::Close {
-                    code: ReasonCode::SERVER_SHUTTING_DOWN,
-                    reason: Reason::ServerShuttingDown,
-                }),
+                Event::Shutdown => {
+                    let elsewhere = self.broker.limits.server_reference.is_some();
+                    let code = if elsewhere {
+                        ReasonCode::USE_ANOTHER_SERVER
+                    } else {
+                        ReasonCode::SERVER_SHUTTING_DOWN
+                    };
+                    self.handle(Input::Close { code, reason: Reason::ServerShuttingDown });
+                }
             }
         }
     }
@@ -239,6 +250,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             && let Poll::Ready(answer) = asking.as_mut().poll(cx)
         {
             self.answered(answer);
+            return Poll::Ready(Event::Ordered);
+        }
+        if self.poll_talk(cx).is_ready() {
             return Poll::Ready(Event::Ordered);
         }
         self.turn = (self.turn + 1) % READ_FIRST_EVERY;
@@ -312,7 +326,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let reads = self.reads();
         self.machine.set_reading(self.now, reads);
         let inflight = self.machine.session().map_or(self.inflight, |session| session.inflight.len());
-        self.tally.inflight(inflight as i64 - self.inflight as i64);
+        if inflight != self.inflight {
+            self.tally.inflight(inflight as i64 - self.inflight as i64);
+            if let Some(mailbox) = &self.mailbox {
+                mailbox.set_unacknowledged(inflight);
+            }
+        }
         self.inflight = inflight;
     }
 
@@ -445,6 +464,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 }
             }
             Effect::Reauthorize => self.ask(),
+            Effect::Authorize(connect) if connect.properties.authentication_method.is_some() => {
+                self.talk(connect);
+            }
+            Effect::Proof(data) => self.proof(data),
+            Effect::Reauthenticate(data) => self.talk_again(data),
             Effect::Authorize(connect) => self.todo = Some(Todo::Authorize(connect)),
             Effect::OpenSession { client_id, device_id, clean_start } => {
                 self.todo = Some(Todo::OpenSession { client_id, device_id, clean_start });
@@ -510,25 +534,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         match todo {
             Todo::Authorize(connect) => {
                 self.connect = Some(Arc::clone(&connect));
-                let admission = self.broker.admit(&self.accepted, &connect).await;
+                let admission = self.broker.admit(&self.accepted, &connect, None).await;
                 self.now = self.broker.now();
-                self.handle(match admission {
-                    Admission::Admitted(permit) => {
-                        self.handle.permitted(&permit);
-                        match self.handle.farewell() {
-                            None => Input::Admitted(permit),
-                            // Revoked while the gate was thinking.
-                            Some(Farewell { code, reason }) => Input::Close { code, reason },
-                        }
-                    }
-                    Admission::Refused(refusal) => Input::Refused(Refused {
-                        code: refusal.code,
-                        reason: refusal.reason,
-                        reason_string: refusal.reason_string,
-                        server_reference: refusal.server_reference,
-                        retry_after: refusal.retry_after,
-                    }),
-                });
+                self.judged(admission);
             }
             Todo::OpenSession { client_id, device_id, clean_start } => {
                 let broker = Arc::clone(&self.broker);
@@ -559,7 +567,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             return;
         };
         let (broker, accepted) = (Arc::clone(&self.broker), Arc::clone(&self.accepted));
-        self.asking = Some(Box::pin(async move { broker.reauthorize(&accepted, &connect, &permit).await }));
+        self.asking =
+            Some(Box::pin(async move { broker.reauthorize(&accepted, &connect, &permit, None).await }));
     }
 
     fn answered(&mut self, answer: Reauthorization) {

@@ -1,5 +1,6 @@
 //! Messages on their way to one client: the mailbox that publishers fill, and the bytes that go out.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -9,7 +10,7 @@ use mqgate_codec::{
 };
 use mqgate_protocol::limits::OutboxLimits;
 use mqgate_protocol::message::Message;
-use mqgate_protocol::outbox::{Outbox, Outgoing, Presence, Pushed, SubscriptionIdentifiers};
+use mqgate_protocol::outbox::{Origin, Outbox, Outgoing, Presence, Pushed};
 use mqgate_protocol::session::{Delivery, SessionKey};
 use mqgate_protocol::time::Instant;
 
@@ -26,6 +27,8 @@ const SHARED_FROM: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     pub(crate) key: SessionKey,
+    /// Sent and not acknowledged, as far as the owner has told.
+    unacknowledged: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
@@ -134,11 +137,28 @@ impl Mailbox {
             news: false,
             closed: false,
         };
-        Self { key, inner: Mutex::new(inner) }
+        Self { key, unacknowledged: AtomicUsize::new(0), inner: Mutex::new(inner) }
     }
 
     pub(crate) fn is_online(&self) -> bool {
         lock(&self.inner).presence == Presence::Online
+    }
+
+    /// Messages that wait or are not acknowledged.
+    pub(crate) fn outstanding(&self) -> usize {
+        lock(&self.inner).outbox.len() + self.unacknowledged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_unacknowledged(&self, count: usize) {
+        self.unacknowledged.store(count, Ordering::Relaxed);
+    }
+
+    /// Takes out what came by shared subscriptions; says what that changed.
+    pub(crate) fn take_shared(&self) -> (Vec<Outgoing>, usize) {
+        let mut inner = lock(&self.inner);
+        let bytes = inner.outbox.bytes();
+        let shared = inner.outbox.take_shared();
+        (shared, bytes - inner.outbox.bytes())
     }
 
     /// Takes one message; wakes the owner if it does not know yet that there is something.
@@ -147,21 +167,21 @@ impl Mailbox {
         post: &mut Post<'_>,
         qos: QoS,
         retain: bool,
-        subscription_identifiers: &SubscriptionIdentifiers,
+        origin: Option<&Arc<Origin>>,
     ) -> PushOutcome {
         let mut guard = lock(&self.inner);
         let inner = &mut *guard;
         let (messages, bytes) = (inner.outbox.len(), inner.outbox.bytes());
         let lane = inner.lane.filter(|_| {
-            qos == QoS::AtMostOnce && subscription_identifiers.is_none() && inner.outbox.may_write()
+            let plain = Origin::identifiers(origin).is_empty();
+            qos == QoS::AtMostOnce && plain && inner.outbox.may_write()
         });
         let written = lane.and_then(|lane| post.write(&mut inner.outbox, lane, retain));
         let pushed = written.unwrap_or_else(|| {
             let keeps =
                 inner.presence == Presence::Offline && qos != QoS::AtMostOnce || messages >= DETACH_FROM;
             let message = if keeps { post.kept() } else { Arc::clone(post.message) };
-            let subscription_identifiers = subscription_identifiers.clone();
-            let outgoing = Outgoing { message, qos, retain, subscription_identifiers };
+            let outgoing = Outgoing { message, qos, retain, origin: origin.cloned() };
             let presence = if inner.closed { Presence::Offline } else { inner.presence };
             inner.outbox.push(outgoing, presence)
         });
@@ -269,14 +289,15 @@ pub(crate) fn write(
     now: Instant,
     output: &mut Output,
 ) -> Result<(), TooLarge> {
-    let Delivery { message, qos, retain, dup, packet_id, subscription_identifiers } = delivery;
+    let Delivery { message, qos, retain, dup, packet_id, origin, alias } = delivery;
+    let identifiers = Origin::identifiers(origin.as_ref());
     let patch = PublishPatch {
         packet_id: *packet_id,
         dup: *dup,
         retain: *retain,
         message_expiry_interval: message.expiry_left(now),
     };
-    if subscription_identifiers.is_none() || version != ProtocolVersion::V5 {
+    if identifiers.is_empty() && alias.is_none() || version != ProtocolVersion::V5 {
         let slot = message.frames.slot(version, *qos);
         let encoded = match (slot, slot.and_then(|slot| slot.get())) {
             (_, Some(encoded)) => Some(encoded),
@@ -295,7 +316,7 @@ pub(crate) fn write(
             return Ok(());
         }
     }
-    if message.payload.len() > SHARED_FROM {
+    if alias.is_some() || message.payload.len() > SHARED_FROM {
         let encoded = EncodedPublish::new(&publish(delivery, now), version).map_err(|_| TooLarge)?;
         fits(encoded.packet_size(), maximum_packet_size)?;
         output.push_publish(&encoded, patch);
@@ -306,7 +327,7 @@ pub(crate) fn write(
         payload: &message.payload,
         qos: *qos,
         properties: message.properties.as_deref(),
-        subscription_identifiers: subscription_identifiers.as_deref().unwrap_or_default(),
+        subscription_identifiers: identifiers,
         patch,
     };
     let length = parts.measure(version).map_err(|_| TooLarge)?;
@@ -320,16 +341,17 @@ fn fits(size: usize, maximum_packet_size: u32) -> Result<(), TooLarge> {
 }
 
 fn publish(delivery: &Delivery, now: Instant) -> Publish {
-    let Delivery { message, qos, retain, dup, packet_id, subscription_identifiers } = delivery;
+    let Delivery { message, qos, retain, dup, packet_id, origin, alias } = delivery;
     let mut properties = message.properties.as_deref().cloned().unwrap_or_else(PublishProperties::default);
     properties.message_expiry_interval = message.expiry_left(now);
-    properties.subscription_identifiers =
-        subscription_identifiers.as_deref().map(<[_]>::to_vec).unwrap_or_default();
+    properties.subscription_identifiers = Origin::identifiers(origin.as_ref()).to_vec();
+    properties.topic_alias = alias.map(|alias| alias.number);
+    let known = alias.is_some_and(|alias| alias.known);
     Publish {
         dup: *dup,
         qos: *qos,
         retain: *retain,
-        topic: Some(message.topic.clone()),
+        topic: (!known).then(|| message.topic.clone()),
         packet_id: *packet_id,
         payload: message.payload.clone(),
         properties,

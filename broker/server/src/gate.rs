@@ -5,6 +5,7 @@
 //! sessions or how a plugin runs.
 
 mod answer;
+mod dialogue;
 mod facts;
 mod judge;
 
@@ -23,6 +24,8 @@ use mqgate_identity::time::UnixMillis;
 use mqgate_protocol::permit::Permit;
 
 pub use self::answer::connack_code;
+pub use self::dialogue::Dialogue;
+pub(crate) use self::dialogue::{Data, Interpreter};
 pub(crate) use self::facts::event_about;
 use self::judge::{Asked, No, permit};
 use crate::audit::AuditLog;
@@ -154,12 +157,23 @@ impl Gate {
     /// Runs registry, authenticators, registrars and authorizers for one CONNECT, and audits the outcome.
     ///
     /// The connection is in the directory by now: a certificate that is revoked while this runs reaches it.
+    /// A client that asks for enhanced authentication is refused: see [`Gate::admit_with`].
     pub async fn admit(&self, accepted: &Accepted, connect: &Connect) -> Admission {
+        self.admit_with(accepted, connect, None).await
+    }
+
+    /// The same; a client that asks for enhanced authentication is spoken to by `dialogue`.
+    pub async fn admit_with(
+        &self,
+        accepted: &Accepted,
+        connect: &Connect,
+        dialogue: Option<Dialogue>,
+    ) -> Admission {
         let started = Instant::now();
         let hooks = self.hooks.load_full();
         let on = Arc::new(facts::connection(accepted, connect));
         let mut walk = Walk::new(&hooks, &on);
-        let judged = self.judge(&mut walk, accepted, &on, &hooks, Asked::New).await;
+        let judged = self.judge(&mut walk, accepted, &on, &hooks, Asked::New { dialogue }).await;
         let verdicts = std::mem::take(&mut walk.verdicts);
 
         let admission = match judged.and_then(|decision| {
@@ -210,10 +224,24 @@ impl Gate {
         connect: &Connect,
         current: &Permit,
     ) -> Reauthorization {
+        self.reauthorize_with(accepted, connect, current, None).await
+    }
+
+    /// The same; with `dialogue` the client proves once more who it is, and a failure ends the session.
+    pub async fn reauthorize_with(
+        &self,
+        accepted: &Accepted,
+        connect: &Connect,
+        current: &Permit,
+        dialogue: Option<Dialogue>,
+    ) -> Reauthorization {
         let hooks = self.hooks.load_full();
         let on = Arc::new(facts::connection(accepted, connect));
         let mut walk = Walk::new(&hooks, &on);
-        let judged = self.judge(&mut walk, accepted, &on, &hooks, Asked::Again { current }).await;
+        // With a dialogue it is the client that wants to be asked, and nothing but a proof counts.
+        let by_client = dialogue.is_some();
+        let asked = Asked::Again { current, dialogue };
+        let judged = self.judge(&mut walk, accepted, &on, &hooks, asked).await;
         let verdicts = std::mem::take(&mut walk.verdicts);
         match judged.and_then(|decision| permit(&decision, accepted, hooks.generation)) {
             Ok(permit) if permit.device_id != current.device_id => {
@@ -234,7 +262,7 @@ impl Gate {
                 self.audit.record(event);
                 Reauthorization::Replaced(Box::new(permit))
             }
-            Err(no) if no.unanswered && !Self::is_stale(current) => {
+            Err(no) if no.unanswered && !by_client && !Self::is_stale(current) => {
                 let mut event = self.event(
                     names::CONNECTION_REAUTHORIZED,
                     Outcome::Error,

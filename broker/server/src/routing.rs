@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use mqgate_codec::{QoS, TopicFilter, TopicName};
+use mqgate_codec::{TopicFilter, TopicName};
 use mqgate_protocol::connection::{NewSubscription, Routed};
 use mqgate_protocol::limits::Limits;
 use mqgate_protocol::message::Message;
-use mqgate_protocol::outbox::{DropReason, Outgoing, Pushed, SubscriptionIdentifiers};
+use mqgate_protocol::outbox::{DropReason, Origin, Outgoing, Pushed};
 use mqgate_protocol::persistent::Seed;
 use mqgate_protocol::retained::Retained;
 use mqgate_protocol::session::SessionKey;
-use mqgate_protocol::subscriptions::{Group, Matches, Subscriptions};
+use mqgate_protocol::subscriptions::{Choice, Group, Matches, ShareStrategy, Subscriptions};
 use mqgate_protocol::time::Instant;
 
-use crate::delivery::{Mailbox, Post};
+use crate::delivery::{Mailbox, Post, PushOutcome};
 use crate::directory::lock;
 use crate::metrics::mqtt::{MqttMetrics, SubscriptionKind, Tally};
 
@@ -37,6 +37,9 @@ pub(crate) struct Router {
     retained: Mutex<Retained>,
     retained_per_subscription: usize,
     retained_visits: usize,
+    share_strategy: ShareStrategy,
+    /// Lots for those strategies that draw them.
+    lots: AtomicU64,
     metrics: Arc<MqttMetrics>,
 }
 
@@ -79,6 +82,8 @@ impl Router {
             retained: Mutex::new(Retained::new(limits.retained, seed)),
             retained_per_subscription: limits.retained_per_subscription,
             retained_visits: limits.retained_visits_per_subscribe,
+            share_strategy: limits.share_strategy,
+            lots: AtomicU64::new(seed.0),
             metrics,
         }
     }
@@ -92,8 +97,7 @@ impl Router {
         let matches = self.matches(&message.topic);
         let mut outcome = Outcome { routed: Routed::NoSubscribers, pressing: false };
         let mut post = Post::new(message, matches.receivers.len() + matches.groups.len());
-        let mut put = |mailbox: &Mailbox, qos: QoS, retain, identifiers: &SubscriptionIdentifiers| {
-            let pushed = mailbox.push(&mut post, qos.min(message.qos), message.retain && retain, identifiers);
+        let mut note = |pushed: PushOutcome| {
             outcome.routed = Routed::Delivered;
             tally.queued(pushed.messages, pushed.bytes);
             match pushed.pushed {
@@ -107,18 +111,99 @@ impl Router {
             }
         };
         for receiver in matches.receivers_for(message.publisher) {
-            put(&receiver.handle, receiver.qos, receiver.retain_as_published, &receiver.identifiers);
+            let retain = message.retain && receiver.retain_as_published;
+            let qos = receiver.qos.min(message.qos);
+            note(receiver.handle.push(&mut post, qos, retain, receiver.origin.as_ref()));
         }
         for group in &matches.groups {
-            let Some((_, member)) = one_of(group) else { continue };
-            let identifiers = member.identifier.map(|identifier| Arc::from([identifier]));
-            put(&member.handle, member.qos, member.retain_as_published, &identifiers);
+            if let Some(pushed) = self.to_one_of(group, &mut post, None) {
+                note(pushed);
+            }
         }
         if outcome.routed == Routed::NoSubscribers {
             let own = !matches.receivers.is_empty();
             tally.dropped(if own { DropReason::NoLocal } else { DropReason::NoSubscribers });
         }
         outcome
+    }
+
+    /// Gives a message to the member whose turn it is; to the next one if that is away or cannot take it.
+    /// `None` if there is nobody but `except`.
+    fn to_one_of(
+        &self,
+        group: &Group<Arc<Mailbox>>,
+        post: &mut Post<'_>,
+        except: Option<SessionKey>,
+    ) -> Option<PushOutcome> {
+        let message = post.message;
+        let choice = Choice {
+            strategy: self.share_strategy,
+            publisher: message.publisher,
+            topic: &message.topic,
+            random: self.draw(),
+        };
+        let members: Vec<_> = group
+            .order(&choice, |mailbox| mailbox.outstanding())
+            .filter(|(key, _)| Some(*key) != except)
+            .map(|member| (member, member.1.handle.is_online()))
+            .collect();
+        let of =
+            |online: bool| members.iter().filter(move |(_, is)| *is == online).map(|(member, _)| *member);
+        let mut last = None;
+        for (key, member) in of(true).chain(of(false)) {
+            let (qos, retain) = (member.qos.min(message.qos), message.retain && member.retain_as_published);
+            let pushed = member.handle.push(post, qos, retain, member.origin.as_ref());
+            last = Some(pushed);
+            if !matches!(pushed.pushed, Pushed::Dropped(_)) {
+                group.served_by(*key);
+                break;
+            }
+        }
+        last
+    }
+
+    /// Another number each time, for those who do not know the seed.
+    fn draw(&self) -> u64 {
+        if self.share_strategy != ShareStrategy::Random && self.share_strategy != ShareStrategy::Sticky {
+            return 0;
+        }
+        // The finisher of SplitMix64.
+        let mut lot = self.lots.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        lot = (lot ^ (lot >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        lot = (lot ^ (lot >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        lot ^ (lot >> 31)
+    }
+
+    /// Gives messages of shared subscriptions to other members, because `gone` cannot have them; gives back
+    /// those for which there is nobody else. With `online_only` a member that is away is nobody.
+    pub(crate) fn hand_on(
+        &self,
+        shared: Vec<Outgoing>,
+        gone: SessionKey,
+        online_only: bool,
+        tally: &mut Tally,
+    ) -> Vec<Outgoing> {
+        let snapshot = self.snapshot.load();
+        let mut left = Vec::new();
+        for outgoing in shared {
+            let filter = outgoing.origin.as_ref().and_then(|origin| origin.shared.as_ref());
+            let group = filter.and_then(|filter| snapshot.group(filter)).filter(|group| {
+                let mut others = group.members.iter().filter(|(key, _)| *key != gone);
+                others.any(|(_, member)| !online_only || member.handle.is_online())
+            });
+            let pushed =
+                group.and_then(|group| self.to_one_of(&group, &mut Post::new(&outgoing.message, 1), Some(gone)));
+            match pushed {
+                None => left.push(outgoing),
+                Some(pushed) => {
+                    tally.queued(pushed.messages, pushed.bytes);
+                    if let Pushed::Dropped(reason) = pushed.pushed {
+                        tally.dropped(reason);
+                    }
+                }
+            }
+        }
+        left
     }
 
     fn matches(&self, topic: &TopicName) -> Rc<Matches<Arc<Mailbox>>> {
@@ -192,10 +277,11 @@ impl Router {
         let snapshot = lock(&self.retained).snapshot();
         let subscribed = &new.subscribed;
         let found = snapshot.matching(&subscribed.filter, now, limit, visits);
+        let origin = Origin::new(subscribed.identifier.into_iter().collect(), None);
         messages.extend(found.into_iter().map(|message| Outgoing {
             qos: message.qos.min(subscribed.options.qos),
             retain: true, // [MQTT-3.3.1-8]
-            subscription_identifiers: subscribed.identifier.map(|identifier| Arc::from([identifier])),
+            origin: origin.clone(),
             message,
         }));
     }
@@ -243,18 +329,6 @@ impl Router {
         self.metrics.messages_retained.set(retained.len() as i64);
         self.metrics.retained_bytes.set(retained.bytes() as i64);
     }
-}
-
-/// Whose turn it is, a member that is connected if there is one.
-fn one_of(
-    group: &Group<Arc<Mailbox>>,
-) -> Option<&(SessionKey, mqgate_protocol::subscriptions::Subscriber<Arc<Mailbox>>)> {
-    let mut in_turn = group.in_turn();
-    let first = in_turn.next()?;
-    if first.1.handle.is_online() {
-        return Some(first);
-    }
-    in_turn.find(|(_, member)| member.handle.is_online()).or(Some(first))
 }
 
 fn kind(filter: &TopicFilter) -> SubscriptionKind {

@@ -15,11 +15,12 @@ use mqgate_codec::ReasonCode;
 use mqgate_identity::reason::Reason;
 use mqgate_protocol::connection::Refused;
 use mqgate_protocol::limits::Limits;
+use mqgate_protocol::outbox::{DropReason, Outgoing};
 use mqgate_protocol::session::{Session, SessionKey};
 use mqgate_protocol::time::Instant;
 use tokio::sync::oneshot;
 
-use crate::delivery::Mailbox;
+use crate::delivery::{Mailbox, Post};
 use crate::directory::{ConnectionHandle, lock};
 use crate::metrics::mqtt::{MqttMetrics, Tally, Transport};
 use crate::routing::Router;
@@ -143,7 +144,8 @@ impl Sessions {
             }
             self.end(session, &mailbox);
         }
-        let key = SessionKey(self.keys.fetch_add(1, Ordering::Relaxed));
+        let number = self.keys.fetch_add(1, Ordering::Relaxed);
+        let key = SessionKey::new(number, self.hasher.hash_one(&name));
         let mailbox = Arc::new(Mailbox::new(key, self.limits.outbox));
         let session = Box::new(Session::new(key, name.client_id, name.device_id));
         Ok(Opened { session, mailbox, present: false })
@@ -216,6 +218,7 @@ impl Sessions {
         }
         self.metrics.sessions_offline.inc();
         let Handover { mut session, mailbox } = handover;
+        let (key, waiting) = (session.key, Arc::clone(&mailbox));
         session.inflight.detach();
         let will = session.take_due_will(now);
         if let Some(at) = session.due() {
@@ -223,6 +226,7 @@ impl Sessions {
         }
         shard.add(&name, Place::Parked(Handover { session, mailbox }));
         drop(shard);
+        self.share_out(key, &waiting);
         self.publish(will);
     }
 
@@ -272,9 +276,35 @@ impl Sessions {
             let filters = session.subscriptions.values().map(|subscribed| &subscribed.filter);
             self.router.unsubscribe(session.key, filters);
         }
+        let inflight = session.inflight.len();
+        let mut shared = session.inflight.take_shared();
+        let (waiting, waiting_bytes) = mailbox.take_shared();
+        self.metrics.forget_queued(waiting.len(), waiting_bytes, 0);
+        shared.extend(waiting);
         let (messages, bytes) = mailbox.close();
-        self.metrics.forget_queued(messages, bytes, session.inflight.len());
+        self.metrics.forget_queued(messages, bytes, inflight);
+        if !shared.is_empty() {
+            let mut tally = Tally::new(Transport::Tcp);
+            let lost = self.router.hand_on(shared, session.key, false, &mut tally).len();
+            self.metrics.dropped(DropReason::NoSubscribers, lost as u64);
+            tally.add_to(&self.metrics);
+        }
         self.publish_will(&mut session);
+    }
+
+    /// What a client that is away has not been sent of its shared subscriptions goes to members that are there.
+    fn share_out(&self, key: SessionKey, mailbox: &Mailbox) {
+        let (shared, bytes) = mailbox.take_shared();
+        if shared.is_empty() {
+            return;
+        }
+        self.metrics.forget_queued(shared.len(), bytes, 0);
+        let mut tally = Tally::new(Transport::Tcp);
+        for Outgoing { message, qos, retain, origin } in self.router.hand_on(shared, key, true, &mut tally) {
+            let pushed = mailbox.push(&mut Post::new(&message, 1), qos, retain, origin.as_ref());
+            tally.queued(pushed.messages, pushed.bytes);
+        }
+        tally.add_to(&self.metrics);
     }
 
     fn publish_will(&self, session: &mut Session) {

@@ -359,6 +359,7 @@ pub(crate) fn member(name: &str, hook: &Arc<FakeHook>) -> Arc<ChainMember> {
         name: name.into(),
         digest: Some("sha256:00".into()),
         authenticator: hook.authentication.is_some().then(|| Arc::clone(hook) as Arc<dyn Authenticator>),
+        enhanced_authenticator: None,
         registrar: hook.registration.is_some().then(|| Arc::clone(hook) as Arc<dyn Registrar>),
         authorizer: hook.authorization.is_some().then(|| Arc::clone(hook) as Arc<dyn Authorizer>),
         auditor: None,

@@ -4,6 +4,7 @@
 
 mod limits;
 mod listener;
+mod mqtt;
 mod plugins;
 mod policy;
 mod service;
@@ -18,6 +19,7 @@ use super::units::Span;
 
 pub use self::limits::{DeniedPublish, Limits, WhenFull};
 pub use self::listener::{AuthMode, Listener, Registration, TlsVersion, Transport, Verify};
+pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::plugins::{Capability, Native, Plugin, PluginGrant, PluginLimits};
 pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};
 pub use self::service::{Admin, Audit, Log, LogFormat, Metrics};
@@ -43,6 +45,8 @@ pub struct Config {
     pub audit: Audit,
     /// What one client, or all of them together, may use.
     pub limits: Limits,
+    /// How MQTT is spoken, where the specification leaves a choice.
+    pub mqtt: Mqtt,
     /// The broker's own log, for its operator.
     pub log: Log,
 }

@@ -37,6 +37,7 @@ impl Anonymous {
             name: name.into(),
             digest: None,
             authenticator: Some(this.clone()),
+            enhanced_authenticator: None,
             registrar: None,
             authorizer: Some(this),
             auditor: None,

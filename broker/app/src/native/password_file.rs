@@ -178,6 +178,7 @@ impl PasswordFile {
             name: name.into(),
             digest: None,
             authenticator: Some(Arc::new(Login(this))),
+            enhanced_authenticator: None,
             registrar: None,
             authorizer,
             auditor: None,

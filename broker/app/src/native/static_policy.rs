@@ -123,6 +123,7 @@ impl StaticPolicy {
             name: name.into(),
             digest: None,
             authenticator: Some(this.clone()),
+            enhanced_authenticator: None,
             registrar: None,
             authorizer: Some(this),
             auditor: None,

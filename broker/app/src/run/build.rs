@@ -11,6 +11,7 @@ use mqgate_identity::certificate::certificates_from_pem;
 use mqgate_identity::evaluation::{Anchor, PathDepth, PathPolicy, V1Leaf};
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_protocol::limits::{DeniedPublish, Limits, OutboxLimits, RetainedLimits, WhenFull};
+use mqgate_protocol::subscriptions::ShareStrategy;
 use mqgate_server::audit::AuditSettings;
 use mqgate_server::clock;
 use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
@@ -268,8 +269,31 @@ pub fn limits(config: &Config) -> Limits {
             model::DeniedPublish::Drop => DeniedPublish::Drop,
             model::DeniedPublish::Disconnect => DeniedPublish::Disconnect,
         },
+        topic_aliases_to_client: config.mqtt.topic_aliases_to_client,
+        share_strategy: match config.mqtt.share_strategy {
+            model::ShareStrategy::RoundRobin => ShareStrategy::RoundRobin,
+            model::ShareStrategy::Random => ShareStrategy::Random,
+            model::ShareStrategy::Sticky => ShareStrategy::Sticky,
+            model::ShareStrategy::HashClient => ShareStrategy::HashClient,
+            model::ShareStrategy::HashTopic => ShareStrategy::HashTopic,
+            model::ShareStrategy::LeastOutstanding => ShareStrategy::LeastOutstanding,
+        },
+        payload_format_check: config.mqtt.payload_format_check,
+        response_information: config.mqtt.response_information.as_deref().map(Into::into),
+        server_reference: config.mqtt.server_reference.as_deref().map(Into::into),
         ..defaults
     }
+}
+
+/// What differs from [`limits`] by listener.
+pub fn listener_limits(config: &Config) -> HashMap<Arc<str>, Limits> {
+    let common = limits(config);
+    let own = |listener: &model::Listener| Limits {
+        mqtt_3_1: listener.mqtt_3_1,
+        reason_strings: listener.send_reason_string,
+        ..common.clone()
+    };
+    config.listeners.iter().map(|(name, listener)| (name.as_str().into(), own(listener))).collect()
 }
 
 #[cfg(test)]

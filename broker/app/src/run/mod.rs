@@ -254,6 +254,7 @@ async fn open(config: Config) -> Result<Parts> {
         audit: Arc::clone(&audit),
         metrics: Arc::new(MqttMetrics::register(metrics.registry())?),
         limits: build::limits(&config),
+        listener_limits: build::listener_limits(&config),
     });
     registry.disconnects(&broker);
     let readiness = Readiness::new(host.hooks(), Arc::clone(&audit), Some(Arc::clone(&registry)));

@@ -129,6 +129,7 @@ fn native(name: &str) -> ChainMember {
         name: name.into(),
         digest: None,
         authenticator: None,
+        enhanced_authenticator: None,
         registrar: None,
         authorizer: None,
         auditor: None,

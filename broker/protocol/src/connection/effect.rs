@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use mqgate_codec::{Connect, DecodeError, Packet, PacketId, ProtocolVersion, QoS, ReasonCode, TopicFilter};
 use mqgate_identity::reason::Reason;
@@ -24,6 +25,10 @@ pub enum Input {
     /// Answers to [`Effect::Authorize`].
     Admitted(Box<Permit>),
     Refused(Refused),
+    /// The gate wants the client to go on with its authentication; then comes [`Effect::Proof`].
+    Challenge(Option<Bytes>),
+    /// The client has proved who it is once more, as it asked with [`Effect::Reauthenticate`].
+    Reauthenticated(Box<Permit>),
     /// Answers to [`Effect::OpenSession`].
     SessionOpened {
         session: Box<Session>,
@@ -59,6 +64,10 @@ pub enum Effect {
     Deliver(Delivery),
     /// Ask the gate.
     Authorize(Arc<Connect>),
+    /// What the client answers to [`Input::Challenge`].
+    Proof(Option<Bytes>),
+    /// The client wants to prove again who it is, beginning with this.
+    Reauthenticate(Option<Bytes>),
     /// The permit's time is over: ask the gate again. The client stays connected meanwhile.
     Reauthorize,
     /// Fetch or make the session of the client that the permit names.

@@ -20,9 +20,17 @@ pub enum Fault {
     ClientIdEmpty,
     #[error("the client identifier is too long")]
     ClientIdTooLong,
-    #[error("extended authentication is not supported")]
-    AuthenticationMethod,
-    #[error("AUTH without extended authentication")]
+    #[error("MQTT 3.1 is not spoken here")]
+    Mqtt31,
+    #[error("something else than AUTH before CONNACK")]
+    NotAuth,
+    #[error("the authentication method is not that of CONNECT")]
+    AuthenticationMethodChanged,
+    #[error("no AUTH in time")]
+    AuthenticationTimeout,
+    #[error("what the authentication needs does not fit the client's maximum packet size")]
+    AuthTooLarge,
+    #[error("AUTH where none is expected")]
     UnexpectedAuth,
     #[error("the permit does not cover the will")]
     WillDenied,
@@ -32,6 +40,10 @@ pub enum Fault {
     QosNotSupported,
     #[error("retained messages are not available")]
     RetainNotSupported,
+    #[error("the payload is not the UTF-8 text that it is said to be")]
+    PayloadFormat,
+    #[error("CONNACK does not fit the client's maximum packet size")]
+    ConnAckTooLarge,
     #[error("more unacknowledged messages than the receive maximum")]
     ReceiveMaximumExceeded,
     #[error("a topic alias of 0 or above the maximum")]
@@ -71,11 +83,16 @@ impl Fault {
             | Self::NotConnect
             | Self::SecondConnect
             | Self::ServerPacket
+            | Self::NotAuth
+            | Self::AuthenticationMethodChanged
             | Self::UnexpectedAuth
             | Self::TopicAliasUnknown
             | Self::SessionExpiryRevived => ReasonCode::PROTOCOL_ERROR,
+            Self::Mqtt31 => ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+            Self::AuthenticationTimeout => ReasonCode::NOT_AUTHORIZED,
+            Self::AuthTooLarge | Self::ConnAckTooLarge => ReasonCode::PACKET_TOO_LARGE,
+            Self::PayloadFormat => ReasonCode::PAYLOAD_FORMAT_INVALID,
             Self::ClientIdEmpty | Self::ClientIdTooLong => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
-            Self::AuthenticationMethod => ReasonCode::BAD_AUTHENTICATION_METHOD,
             Self::WillDenied | Self::PublishDenied => ReasonCode::NOT_AUTHORIZED,
             Self::KeepAlive => ReasonCode::KEEP_ALIVE_TIMEOUT,
             Self::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
@@ -100,10 +117,15 @@ impl Fault {
             Self::ClientIdEmpty | Self::ClientIdTooLong => Reason::ClientIdInvalid,
             Self::WillDenied | Self::PublishDenied => Reason::AclDenied,
             Self::KeepAlive => Reason::KeepAliveTimeout,
-            Self::NotConnect
+            Self::Mqtt31 => Reason::UnsupportedProtocolVersion,
+            Self::AuthenticationTimeout => Reason::BadCredentials,
+            Self::AuthTooLarge | Self::ConnAckTooLarge => Reason::PacketTooLarge,
+            Self::NotAuth
+            | Self::AuthenticationMethodChanged
+            | Self::PayloadFormat
+            | Self::NotConnect
             | Self::SecondConnect
             | Self::ServerPacket
-            | Self::AuthenticationMethod
             | Self::UnexpectedAuth
             | Self::QosNotSupported
             | Self::RetainNotSupported

@@ -9,6 +9,8 @@ use mqgate_codec::{
     Will,
 };
 
+use super::authentication::maximum_packet_size;
+use super::incoming::is_as_said;
 use super::online::Online;
 use super::terms::Terms;
 use super::{Connection, Denied, DeniedAction, Effect, Fault, Initiator, Refused, State};
@@ -20,7 +22,7 @@ use crate::time::Instant;
 impl Connection {
     pub(super) fn connect(&mut self, connect: Connect) -> State {
         if let Err(fault) = self.check(&connect) {
-            return self.fail_before_online(Some(connect.version), fault);
+            return self.fail_connect(&connect, fault);
         }
         let mut connect = detached(&connect);
         if let Some(will) = &mut connect.will {
@@ -34,16 +36,21 @@ impl Connection {
 
     /// What can be judged without knowing who it is.
     fn check(&self, connect: &Connect) -> Result<(), Fault> {
+        if connect.version == ProtocolVersion::V3_1 && !self.limits.mqtt_3_1 {
+            return Err(Fault::Mqtt31);
+        }
         if connect.client_id.is_empty() && !connect.clean_start {
             return Err(Fault::ClientIdEmpty); // [MQTT-3.1.3-8]
         }
         if connect.client_id.len() > self.limits.client_id_length {
             return Err(Fault::ClientIdTooLong);
         }
-        if connect.properties.authentication_method.is_some() {
-            return Err(Fault::AuthenticationMethod);
-        }
         match &connect.will {
+            Some(will)
+                if self.limits.payload_format_check && !is_as_said(&will.properties, &will.payload) =>
+            {
+                Err(Fault::PayloadFormat)
+            }
             Some(will) if will.qos > self.limits.maximum_qos => Err(Fault::QosNotSupported), // [MQTT-3.2.2-12]
             Some(will) if will.retain && !self.limits.retain_available => Err(Fault::RetainNotSupported), // [MQTT-3.2.2-13]
             Some(_) | None => Ok(()),
@@ -54,10 +61,10 @@ impl Connection {
         let terms = Terms::agree(&connect, &self.limits, &permit);
         if let Some(will) = &connect.will {
             if will.qos > terms.maximum_qos {
-                return self.fail_before_online(Some(terms.version), Fault::QosNotSupported);
+                return self.fail_connect(&connect, Fault::QosNotSupported);
             }
             if will.retain && !terms.retain_available {
-                return self.fail_before_online(Some(terms.version), Fault::RetainNotSupported);
+                return self.fail_connect(&connect, Fault::RetainNotSupported);
             }
             if !permit.may_publish(&will.topic, will.qos, will.retain) {
                 self.effects.push_back(Effect::Denied(Denied {
@@ -65,7 +72,7 @@ impl Connection {
                     topic: will.topic.as_text().clone(),
                     qos: will.qos,
                 }));
-                return self.fail_before_online(Some(terms.version), Fault::WillDenied);
+                return self.fail_connect(&connect, Fault::WillDenied);
             }
         }
         self.effects.push_back(Effect::OpenSession {
@@ -90,10 +97,15 @@ impl Connection {
         session.ends_at = None;
         // 3.1 has no Session Present flag.
         let session_present = present && version != ProtocolVersion::V3_1;
-        let properties = terms.tell(&connect, &permit);
+        let properties = terms.tell(&connect, &permit, &self.limits);
         self.effects.push_back(Effect::Connected { version });
-        self.answer(version, terms.maximum_packet_size, ReasonCode::SUCCESS, session_present, properties);
+        let told =
+            self.answer(version, terms.maximum_packet_size, ReasonCode::SUCCESS, session_present, properties);
         let mut online = Online::new(now, connect, terms, permit, *session);
+        if !told {
+            // It can be told neither that it is connected nor why it is not [MQTT-3.1.2-24].
+            return self.vanish(now, online, Fault::ConnAckTooLarge);
+        }
         online.review_subscriptions(&mut self.effects);
         online.pump(&mut self.effects);
         State::Online(Box::new(online))
@@ -109,8 +121,7 @@ impl Connection {
             user_properties: retry_after.into_iter().collect(),
             ..ConnAckProperties::default()
         };
-        let maximum = connect.properties.maximum_packet_size.map_or(u32::MAX, std::num::NonZeroU32::get);
-        self.answer(connect.version, maximum, refused.code, false, properties);
+        self.answer(connect.version, maximum_packet_size(connect), refused.code, false, properties);
         self.closed(None, Initiator::Server, refused.code, refused.reason)
     }
 
@@ -122,6 +133,21 @@ impl Connection {
         self.closed(None, Initiator::Server, fault.code(), fault.reason())
     }
 
+    /// The same, once its CONNECT could be read.
+    pub(super) fn fail_connect(&mut self, connect: &Connect, fault: Fault) -> State {
+        let properties = match connect.version {
+            ProtocolVersion::V5 if self.limits.reason_strings => {
+                ConnAckProperties { reason_string: Some(fault.to_string().into()), ..Default::default() }
+            }
+            ProtocolVersion::V3_1 | ProtocolVersion::V3_1_1 | ProtocolVersion::V5 => {
+                ConnAckProperties::default()
+            }
+        };
+        self.answer(connect.version, maximum_packet_size(connect), fault.code(), false, properties);
+        self.closed(None, Initiator::Server, fault.code(), fault.reason())
+    }
+
+    /// Says whether there was a word for it that the client takes.
     fn answer(
         &mut self,
         version: ProtocolVersion,
@@ -129,13 +155,15 @@ impl Connection {
         code: ReasonCode,
         session_present: bool,
         properties: ConnAckProperties,
-    ) {
+    ) -> bool {
         // MQTT 3.1.1 has no word for some refusals: the connection is closed without one.
-        let Some(code) = ConnAckCode::for_version(connack_code(code), version) else { return };
+        let Some(code) = ConnAckCode::for_version(connack_code(code), version) else { return false };
         let mut packet = Packet::ConnAck(Box::new(ConnAck { session_present, code, properties }));
-        if packet.fit(version, maximum_packet_size).is_ok() {
+        let fits = packet.fit(version, maximum_packet_size).is_ok();
+        if fits {
             self.effects.push_back(Effect::Send(packet));
         }
+        fits
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 
-use mqgate_codec::{Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicName};
+use mqgate_codec::{
+    Packet, PacketId, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode, TopicName,
+};
 
 use super::online::Online;
 use super::{Acknowledgement, Denied, DeniedAction, Effect, Fault, Routed};
-use crate::limits::DeniedPublish;
+use crate::limits::{DeniedPublish, Limits};
 use crate::message::{Message, detached_topic};
 use crate::time::Instant;
 
@@ -15,7 +17,7 @@ impl Online {
         &mut self,
         now: Instant,
         mut publish: Publish,
-        denied_publish: DeniedPublish,
+        limits: &Limits,
         effects: &mut VecDeque<Effect>,
     ) -> Result<(), Fault> {
         if publish.qos > self.terms.maximum_qos {
@@ -25,6 +27,9 @@ impl Online {
             return Err(Fault::RetainNotSupported); // [MQTT-3.2.2-14]
         }
         let topic = self.resolve(&mut publish)?;
+        if limits.payload_format_check && !is_as_said(&publish.properties, &publish.payload) {
+            return self.misformatted(&publish, effects);
+        }
         self.count(now, topic.as_str().len() + publish.payload.len(), effects);
         let acknowledgement =
             publish.packet_id.map(|packet_id| Acknowledgement { packet_id, qos: publish.qos });
@@ -47,7 +52,7 @@ impl Online {
             }
         }
         if !self.permit.may_publish(&topic, publish.qos, publish.retain) {
-            return self.deny(&topic, publish.qos, acknowledgement, denied_publish, effects);
+            return self.deny(&topic, publish.qos, acknowledgement, limits.denied_publish, effects);
         }
         match acknowledgement {
             Some(Acknowledgement { packet_id, qos: QoS::ExactlyOnce }) => {
@@ -81,6 +86,13 @@ impl Online {
             }
             None => self.aliases.get(at).cloned().flatten().ok_or(Fault::TopicAliasUnknown),
         }
+    }
+
+    /// A payload that is not what it is said to be goes nowhere; who cannot be told is dismissed.
+    fn misformatted(&self, publish: &Publish, effects: &mut VecDeque<Effect>) -> Result<(), Fault> {
+        let packet_id = publish.packet_id.ok_or(Fault::PayloadFormat)?;
+        self.acknowledge(packet_id, publish.qos, ReasonCode::PAYLOAD_FORMAT_INVALID, effects);
+        Ok(())
     }
 
     fn count(&mut self, now: Instant, size: usize, effects: &mut VecDeque<Effect>) {
@@ -151,4 +163,9 @@ impl Online {
         let ack = self.ack(packet_id, reason);
         self.send(Packet::PubComp(ack), effects); // [MQTT-4.3.3-11]
     }
+}
+
+/// Whether a payload is UTF-8 where its Payload Format Indicator says so.
+pub(super) fn is_as_said(properties: &PublishProperties, payload: &[u8]) -> bool {
+    properties.payload_format_indicator != Some(true) || std::str::from_utf8(payload).is_ok()
 }

@@ -8,6 +8,8 @@ use bytestring::ByteString;
 use mqgate_codec::{Ack, Connect, Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, TopicName};
 use mqgate_identity::reason::Reason;
 
+use super::aliases::Aliases;
+use super::authentication::Exchange;
 use super::rate::Rate;
 use super::terms::Terms;
 use super::{Connection, Denied, DeniedAction, Effect, Fault, Initiator, Input, State, bars};
@@ -27,6 +29,9 @@ pub(super) struct Online {
     pub(super) session: Session,
     /// By alias, from 1 on.
     pub(super) aliases: Vec<Option<TopicName>>,
+    /// Those that this side set; none before the first message.
+    pub(super) our_aliases: Option<Box<Aliases>>,
+    pub(super) exchange: Exchange,
     /// Messages of QoS 1 that are being routed.
     pub(super) unacknowledged: usize,
     pub(super) rate: Option<Box<Rate>>,
@@ -79,6 +84,10 @@ impl Connection {
                 online.too_large(packet_id, &mut self.effects);
                 Ok(())
             }
+            Input::Challenge(data) => online.challenge_again(now, data, &self.limits, &mut self.effects),
+            Input::Reauthenticated(permit) => {
+                online.reauthenticated(now, permit, &self.limits, &mut self.effects)
+            }
             Input::Reauthorized(permit) => {
                 online.replace_permit(now, permit, &self.limits, &mut self.effects);
                 Ok(())
@@ -111,7 +120,7 @@ impl Connection {
                 online.ask_when_over(now, &mut self.effects);
                 State::Online(online)
             }
-            Err(fault) => self.dismiss(now, online, fault.code(), fault.reason()),
+            Err(fault) => self.dismiss_for(now, online, fault),
         }
     }
 
@@ -119,7 +128,7 @@ impl Connection {
         let effects = &mut self.effects;
         match packet {
             Packet::Publish(publish) => {
-                return online.publish(now, publish, self.limits.denied_publish, effects);
+                return online.publish(now, publish, &self.limits, effects);
             }
             Packet::PubAck(ack) => online.puback(ack.packet_id, effects),
             Packet::PubRec(ack) => online.pubrec(&ack, effects),
@@ -131,7 +140,7 @@ impl Connection {
             Packet::Unsubscribe(unsubscribe) => online.unsubscribe(&unsubscribe, effects),
             Packet::PingReq => effects.push_back(Effect::Send(Packet::PingResp)), // [MQTT-3.12.4-1]
             Packet::Connect(_) => return Err(Fault::SecondConnect),               // [MQTT-3.1.0-2]
-            Packet::Auth(_) => return Err(Fault::UnexpectedAuth),
+            Packet::Auth(auth) => return online.auth(auth, effects),
             // DISCONNECT was taken before.
             Packet::Disconnect(_)
             | Packet::ConnAck(_)
@@ -151,21 +160,46 @@ impl Connection {
     pub(super) fn fail(&mut self, now: Instant, fault: Fault) {
         let state = std::mem::replace(&mut self.state, State::Closed { session: None });
         self.state = match state {
-            State::Online(online) => self.dismiss(now, online, fault.code(), fault.reason()),
+            State::Online(online) => self.dismiss_for(now, online, fault),
             state @ (State::AwaitingConnect { .. }
             | State::AwaitingVerdict { .. }
+            | State::AwaitingProof { .. }
             | State::AwaitingSession { .. }
             | State::Closed { .. }) => state,
         };
     }
 
-    /// This side ends it; only an MQTT 5.0 client can be told why.
+    /// The client did something wrong.
+    fn dismiss_for(&mut self, now: Instant, online: Box<Online>, fault: Fault) -> State {
+        let reason_string = self.limits.reason_strings.then(|| fault.to_string().into());
+        self.farewell(&online, fault.code(), reason_string);
+        self.vanish(now, *online, fault)
+    }
+
+    /// This side ends it.
     fn dismiss(&mut self, now: Instant, mut online: Box<Online>, code: ReasonCode, reason: Reason) -> State {
-        if online.terms.version == ProtocolVersion::V5 {
-            online.send(Packet::Disconnect(Disconnect::new(disconnect_code(code))), &mut self.effects);
-        }
+        self.farewell(&online, code, None);
         let session = online.finish(now, true);
         self.closed(Some(session), Initiator::Server, code, reason)
+    }
+
+    /// Only an MQTT 5.0 client can be told why.
+    fn farewell(&mut self, online: &Online, code: ReasonCode, reason_string: Option<ByteString>) {
+        if online.terms.version != ProtocolVersion::V5 {
+            return;
+        }
+        let elsewhere = matches!(code, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
+        let server_reference =
+            self.limits.server_reference.as_deref().filter(|_| elsewhere).map(ByteString::from);
+        let disconnect =
+            Disconnect { reason_string, server_reference, ..Disconnect::new(disconnect_code(code)) };
+        online.send(Packet::Disconnect(disconnect), &mut self.effects);
+    }
+
+    /// Ends without a word.
+    pub(super) fn vanish(&mut self, now: Instant, mut online: Online, fault: Fault) -> State {
+        let session = online.finish(now, true);
+        self.closed(Some(session), Initiator::Server, fault.code(), fault.reason())
     }
 }
 
@@ -200,6 +234,8 @@ impl Online {
             permit,
             session,
             aliases: Vec::new(),
+            our_aliases: None,
+            exchange: Exchange::None,
             unacknowledged: 0,
             rate,
             paused_until: None,
@@ -214,7 +250,7 @@ impl Online {
     }
 
     /// What a new permit does not cover any more ends here, also what was promised for later.
-    fn replace_permit(
+    pub(super) fn replace_permit(
         &mut self,
         now: Instant,
         permit: Box<Permit>,
@@ -268,7 +304,8 @@ impl Online {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         // A client that is not read cannot be heard.
-        [self.paused_until.or_else(|| self.silence_ends()), self.permit_ends].into_iter().flatten().min()
+        let heard_from = self.paused_until.or_else(|| self.silence_ends());
+        [heard_from, self.permit_ends, self.exchange_ends()].into_iter().flatten().min()
     }
 
     pub(super) fn timeout(&mut self, now: Instant, effects: &mut VecDeque<Effect>) -> Option<Fault> {
@@ -279,6 +316,9 @@ impl Online {
         let silent = self.silence_ends().is_some_and(|at| at <= now);
         if silent && self.paused_until.is_none() {
             return Some(Fault::KeepAlive);
+        }
+        if self.exchange_ends().is_some_and(|at| at <= now) {
+            return Some(Fault::AuthenticationTimeout);
         }
         self.ask_when_over(now, effects);
         None

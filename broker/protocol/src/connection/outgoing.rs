@@ -5,10 +5,16 @@ use std::collections::VecDeque;
 use mqgate_codec::{Ack, Packet, PacketId, QoS, ReasonCode};
 
 use super::Effect;
+use super::aliases::Aliases;
 use super::online::Online;
-use crate::outbox::{DropReason, Outgoing};
-use crate::session::{Acknowledged, Redelivery};
+use crate::outbox::{DropReason, Origin, Outgoing};
+use crate::session::{Acknowledged, Delivery, Redelivery};
 use crate::time::Instant;
+
+/// What a PUBLISH takes at most besides what [`Message::size`] counts and its Subscription Identifiers.
+///
+/// [`Message::size`]: crate::message::Message::size
+const PUBLISH_FRAME: usize = 64;
 
 impl Online {
     /// What may be taken from the outbox: nothing while retained messages wait, because they are older.
@@ -21,7 +27,7 @@ impl Online {
     pub(super) fn pump(&mut self, effects: &mut VecDeque<Effect>) {
         while let Some(redelivery) = self.session.inflight.redeliver(self.terms.receive_maximum) {
             match redelivery {
-                Redelivery::Publish(delivery) => effects.push_back(Effect::Deliver(delivery)),
+                Redelivery::Publish(delivery) => self.push_delivery(delivery, effects),
                 Redelivery::Release(packet_id) => {
                     let ack = self.ack(packet_id, ReasonCode::SUCCESS);
                     self.send(Packet::PubRel(ack), effects);
@@ -78,7 +84,22 @@ impl Online {
             effects.push_back(Effect::Dropped { reason: DropReason::Expired, count: 1 }); // [MQTT-3.3.2-5]
             return;
         }
-        effects.push_back(Effect::Deliver(self.session.inflight.send(outgoing)));
+        let delivery = self.session.inflight.send(outgoing);
+        self.push_delivery(delivery, effects);
+    }
+
+    /// Sends a message, by an alias where the client takes them.
+    fn push_delivery(&mut self, mut delivery: Delivery, effects: &mut VecDeque<Effect>) {
+        if let Some(maximum) = self.terms.topic_aliases_to_client {
+            // One that may not fit must not set an alias: the client would not hear of it.
+            let identifiers = Origin::identifiers(delivery.origin.as_ref()).len();
+            let at_most = delivery.message.size() + PUBLISH_FRAME + 5 * identifiers;
+            if u32::try_from(at_most).is_ok_and(|size| size <= self.terms.maximum_packet_size) {
+                let aliases = self.our_aliases.get_or_insert_with(|| Box::new(Aliases::new(maximum)));
+                delivery.alias = Some(aliases.alias(&delivery.message.topic));
+            }
+        }
+        effects.push_back(Effect::Deliver(delivery));
     }
 
     /// A message the client cannot take counts as delivered [MQTT-3.1.2-25].

@@ -3,6 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
+use bytestring::ByteString;
 use mqgate_codec::{ConnAckProperties, Connect, ProtocolVersion, QoS};
 
 use crate::limits::Limits;
@@ -27,6 +28,8 @@ pub(super) struct Terms {
     pub(super) maximum_qos: QoS,
     pub(super) retain_available: bool,
     pub(super) topic_alias_maximum: u16,
+    /// Towards the client; `None` for none.
+    pub(super) topic_aliases_to_client: Option<NonZeroU16>,
     pub(super) subscriptions: usize,
 }
 
@@ -67,6 +70,10 @@ impl Terms {
             topic_alias_maximum: granted
                 .topic_alias_maximum
                 .map_or(alias_maximum, |granted| granted.min(alias_maximum)),
+            // [MQTT-3.1.2-26, MQTT-3.1.2-27]
+            topic_aliases_to_client: NonZeroU16::new(
+                properties.topic_alias_maximum.unwrap_or(0).min(limits.topic_aliases_to_client),
+            ),
             subscriptions: subscriptions(limits, permit),
         }
     }
@@ -80,7 +87,7 @@ impl Terms {
     }
 
     /// What an MQTT 5.0 client has to be told [MQTT 5.0, 3.2.2.3].
-    pub(super) fn tell(&self, connect: &Connect, permit: &Permit) -> ConnAckProperties {
+    pub(super) fn tell(&self, connect: &Connect, permit: &Permit, limits: &Limits) -> ConnAckProperties {
         if self.version != ProtocolVersion::V5 {
             return ConnAckProperties::default();
         }
@@ -95,6 +102,9 @@ impl Terms {
             assigned_client_id: permit.assigned.then(|| permit.client_id.clone()),
             topic_alias_maximum: Some(self.topic_alias_maximum).filter(|maximum| *maximum != 0),
             server_keep_alive: Some(self.keep_alive).filter(|given| *given != connect.keep_alive),
+            response_information: response_information(connect, permit, limits),
+            authentication_method: connect.properties.authentication_method.clone(), // [MQTT-4.12.0-5]
+            authentication_data: permit.authentication_data.clone(),
             ..ConnAckProperties::default()
         }
     }
@@ -103,6 +113,15 @@ impl Terms {
     pub(super) fn silence_allowed(&self) -> Option<Duration> {
         (self.keep_alive > 0).then(|| Duration::from_millis(u64::from(self.keep_alive) * 1500))
     }
+}
+
+/// Only for who asks for it [MQTT-3.1.2-28].
+fn response_information(connect: &Connect, permit: &Permit, limits: &Limits) -> Option<ByteString> {
+    let template = limits.response_information.as_deref()?;
+    let asked = connect.properties.request_response_information == Some(true);
+    let text =
+        || template.replace("${client-id}", &permit.client_id).replace("${device-id}", &permit.device_id);
+    asked.then(|| text().into())
 }
 
 fn maximum_qos(limits: &Limits, permit: &Permit) -> QoS {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mqgate_codec::{PacketId, QoS};
 
 use crate::message::Message;
-use crate::outbox::{Outgoing, SubscriptionIdentifiers};
+use crate::outbox::{Origin, Outgoing};
 
 /// In the order in which the messages were first sent [MQTT-4.6.0-1].
 #[derive(Debug, Default)]
@@ -41,7 +41,17 @@ pub struct Delivery {
     pub dup: bool,
     /// Present exactly when `qos` is above 0.
     pub packet_id: Option<PacketId>,
-    pub subscription_identifiers: SubscriptionIdentifiers,
+    pub origin: Option<Arc<Origin>>,
+    /// Stands for the topic, or will from now on.
+    pub alias: Option<Alias>,
+}
+
+/// A Topic Alias of one PUBLISH to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alias {
+    pub number: NonZeroU16,
+    /// The client knows what it stands for: the topic itself is not sent.
+    pub known: bool,
 }
 
 /// What an acknowledgement meant.
@@ -184,6 +194,23 @@ impl Inflight {
         }
     }
 
+    /// Takes out the messages of shared subscriptions that may go to another member now that this session ends:
+    /// those of QoS 1. Of QoS 2 none may [MQTT-4.8.2-5].
+    pub fn take_shared(&mut self) -> Vec<Outgoing> {
+        let mut taken = Vec::new();
+        self.entries.retain(|entry| match &entry.state {
+            State::Published(outgoing)
+                if outgoing.qos == QoS::AtLeastOnce && Origin::is_shared(outgoing.origin.as_ref()) =>
+            {
+                taken.push(outgoing.clone());
+                false
+            }
+            State::Published(_) | State::Released => true,
+        });
+        self.sent = 0; // Nothing is acknowledged any more.
+        taken
+    }
+
     /// Gives every message that is kept memory of its own; see [`Message::detached`].
     pub fn detach(&mut self) {
         for entry in &mut self.entries {
@@ -195,6 +222,6 @@ impl Inflight {
 }
 
 fn delivery(outgoing: Outgoing, packet_id: Option<PacketId>, dup: bool) -> Delivery {
-    let Outgoing { message, qos, retain, subscription_identifiers } = outgoing;
-    Delivery { message, qos, retain, dup, packet_id, subscription_identifiers }
+    let Outgoing { message, qos, retain, origin } = outgoing;
+    Delivery { message, qos, retain, dup, packet_id, origin, alias: None }
 }

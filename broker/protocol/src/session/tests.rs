@@ -17,7 +17,7 @@ fn outgoing(text: &'static str, qos: QoS) -> Outgoing {
     };
     let topic = TopicName::parse("t".into()).unwrap();
     let message = Message::published(topic, publish, SessionKey(1), Instant::ZERO);
-    Outgoing { message, qos, retain: false, subscription_identifiers: None }
+    Outgoing { message, qos, retain: false, origin: None }
 }
 
 fn id(number: u16) -> PacketId {

@@ -2,12 +2,11 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use mqgate_codec::{QoS, TopicName};
 
 use super::{Group, Node, Subscriber, Subscribers, Subscriptions};
-use crate::outbox::SubscriptionIdentifiers;
+use crate::outbox::Origin;
 use crate::persistent::Seed;
 use crate::session::SessionKey;
 
@@ -29,8 +28,8 @@ pub struct Receiver<S> {
     /// The highest of the subscriptions that match.
     pub qos: QoS,
     pub retain_as_published: bool,
-    /// Of all subscriptions that match and have one.
-    pub identifiers: SubscriptionIdentifiers,
+    /// With the identifiers of all subscriptions that match and have one.
+    pub origin: Option<Arc<Origin>>,
 }
 
 impl<S: Clone> Subscriptions<S> {
@@ -115,16 +114,21 @@ fn receiver<'s, 'a: 's, S: Clone + 'a>(
     mut same: impl Iterator<Item = &'s (SessionKey, &'a Subscriber<S>)>,
 ) -> Option<Receiver<S>> {
     let (key, first) = same.next()?;
-    let Subscriber { handle, mut qos, mut retain_as_published, .. } = (*first).clone();
-    let mut identifiers: Vec<NonZeroU32> = first.identifier.into_iter().collect();
+    let Subscriber { handle, mut qos, mut retain_as_published, mut origin, .. } = (*first).clone();
     for (_, subscriber) in same {
         qos = qos.max(subscriber.qos);
         retain_as_published |= subscriber.retain_as_published;
-        identifiers.extend(subscriber.identifier);
+        origin = both(origin, subscriber.origin.as_ref());
     }
-    identifiers.sort_unstable();
-    let identifiers = (!identifiers.is_empty()).then(|| Arc::from(identifiers));
-    Some(Receiver { key: *key, handle, qos, retain_as_published, identifiers })
+    Some(Receiver { key: *key, handle, qos, retain_as_published, origin })
+}
+
+/// The identifiers of two subscriptions, neither of them shared.
+fn both(one: Option<Arc<Origin>>, other: Option<&Arc<Origin>>) -> Option<Arc<Origin>> {
+    let (Some(left), Some(right)) = (&one, other) else { return one.or_else(|| other.cloned()) };
+    let mut all: Vec<NonZeroU32> = left.identifiers.iter().chain(&right.identifiers).copied().collect();
+    all.sort_unstable();
+    Origin::new(all, None)
 }
 
 impl<S> Matches<S> {
@@ -137,13 +141,5 @@ impl<S> Matches<S> {
         let own = self.own.iter().find(|(key, _)| *key == publisher);
         let others = self.receivers.iter().filter(move |receiver| own.is_none() || receiver.key != publisher);
         others.chain(own.and_then(|(_, receiver)| receiver.as_ref()))
-    }
-}
-
-impl<S> Group<S> {
-    /// The members, beginning with the one whose turn it is: the first that can take the message gets it.
-    pub fn in_turn(&self) -> impl Iterator<Item = &(SessionKey, Subscriber<S>)> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.members.len().max(1);
-        self.members[first..].iter().chain(&self.members[..first])
     }
 }

@@ -36,7 +36,7 @@ fn overlapping_subscriptions_give_one_delivery() {
     let [receiver] = matches.receivers.as_slice() else { panic!("{matches:?}") };
     assert_eq!(receiver.qos, QoS::ExactlyOnce);
     let identifiers: Vec<_> =
-        receiver.identifiers.iter().flat_map(|all| all.iter().map(|id| id.get())).collect();
+        Origin::identifiers(receiver.origin.as_ref()).iter().map(|id| id.get()).collect();
     assert_eq!(identifiers, [3, 7]);
 }
 
@@ -71,7 +71,13 @@ fn a_group_takes_turns() {
         .map(|_| {
             let matches = index.matches(&topic("a/b"));
             assert_eq!((matches.receivers.len(), matches.groups.len()), (0, 1));
-            matches.groups[0].in_turn().next().unwrap().1.handle
+            let choice = Choice {
+                strategy: ShareStrategy::RoundRobin,
+                publisher: SessionKey(9),
+                topic: &topic("a/b"),
+                random: 0,
+            };
+            matches.groups[0].order(&choice, |_| 0).next().unwrap().1.handle
         })
         .collect();
     assert_eq!(turns, [1, 3, 1, 3]);

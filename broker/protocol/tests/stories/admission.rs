@@ -248,12 +248,18 @@ fn every_fault_has_its_words() {
         Fault::ServerPacket,
         Fault::ClientIdEmpty,
         Fault::ClientIdTooLong,
-        Fault::AuthenticationMethod,
+        Fault::Mqtt31,
+        Fault::NotAuth,
+        Fault::AuthenticationMethodChanged,
+        Fault::AuthenticationTimeout,
+        Fault::AuthTooLarge,
         Fault::UnexpectedAuth,
         Fault::WillDenied,
         Fault::KeepAlive,
         Fault::QosNotSupported,
         Fault::RetainNotSupported,
+        Fault::PayloadFormat,
+        Fault::ConnAckTooLarge,
         Fault::ReceiveMaximumExceeded,
         Fault::TopicAliasInvalid,
         Fault::TopicAliasUnknown,
@@ -272,12 +278,18 @@ fn every_fault_has_its_words() {
         a packet that only a server sends: 0x82, -, protocol_error
         the client identifier is empty, but the session is to be kept: 0x85, 2, clientid_invalid
         the client identifier is too long: 0x85, 2, clientid_invalid
-        extended authentication is not supported: 0x8c, 5, protocol_error
-        AUTH without extended authentication: 0x82, -, protocol_error
+        MQTT 3.1 is not spoken here: 0x84, 1, unsupported_protocol_version
+        something else than AUTH before CONNACK: 0x82, -, protocol_error
+        the authentication method is not that of CONNECT: 0x82, -, protocol_error
+        no AUTH in time: 0x87, 5, bad_credentials
+        what the authentication needs does not fit the client's maximum packet size: 0x95, -, packet_too_large
+        AUTH where none is expected: 0x82, -, protocol_error
         the permit does not cover the will: 0x87, 5, acl_denied
         no packet for one and a half keep-alives: 0x8d, -, keep_alive_timeout
         the QoS is above the maximum: 0x9b, 5, protocol_error
         retained messages are not available: 0x9a, 5, protocol_error
+        the payload is not the UTF-8 text that it is said to be: 0x99, -, protocol_error
+        CONNACK does not fit the client's maximum packet size: 0x95, -, packet_too_large
         more unacknowledged messages than the receive maximum: 0x93, -, protocol_error
         a topic alias of 0 or above the maximum: 0x94, -, protocol_error
         a topic alias that was not set: 0x82, -, protocol_error

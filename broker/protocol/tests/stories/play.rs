@@ -4,13 +4,16 @@
 //!
 //! ```text
 //! connect ID [v3|v31|v5] [clean] [keep-alive=N] [expiry=N] [receive-maximum=N] [maximum=N] [no-problem-info]
-//!            [will=TOPIC] [will-qos=N] [will-delay=N] [will-retain]
+//!            [will=TOPIC] [will-qos=N] [will-delay=N] [will-retain] [will-expiry=N] [will-not-text]
+//!            [aliases=N] [response-info|no-response-info] [method=M] [data=D]
 //! admit [RULE,RULE…] [subscriptions=N] [rate=N] [bytes=N] [expiry=N] [keep-alive=N] [qos=N] [valid-for=SECONDS]
+//!            [data=D (of authentication)]
+//! challenge [data=D] | proved (as admit)
 //! (a rule: +filter or -filter) | reauthorize (as admit) | kept (the permit, by the gate) | deny CODE | close CODE
 //! wait SECONDS | late SECONDS (nobody looks at the timer) | lost | malformed | nobody (is subscribed from now on)
-//! publish TOPIC [qos=N] [id=N] [dup] [retain] [alias=N] | puback ID | pubrec ID [CODE] | pubrel ID | pubcomp ID
-//! subscribe FILTER… [qos=N] [handling=N] [id=N] | unsubscribe FILTER… | ping | disconnect [CODE] [expiry=N] | auth
-//! deliver TOPIC [qos=N] [expiry=N] | retained TOPIC… | again (the same session on a new connection; then `connect`)
+//! publish TOPIC [qos=N] [id=N] [dup] [retain] [alias=N] [text|not-text] | puback ID | pubrec ID [CODE] | pubrel ID | pubcomp ID
+//! subscribe FILTER… [qos=N] [handling=N] [id=N] [sid=N] | unsubscribe FILTER… | ping | disconnect [CODE] [expiry=N]
+//! auth [CODE] [method=M] [data=D] | deliver TOPIC [qos=N] [expiry=N] [size=N] | retained TOPIC… | again (the same session on a new connection; then `connect`)
 //! ```
 
 #![allow(clippy::unwrap_used, reason = "these are the helpers of tests")]
@@ -90,6 +93,14 @@ impl<'a> Words<'a> {
         self.named.get(name).map(|text| text.parse().unwrap())
     }
 
+    fn bytes(&self, name: &str) -> Option<Bytes> {
+        self.named.get(name).map(|text| Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn text(&self, name: &str) -> Option<ByteString> {
+        self.named.get(name).map(|text| ByteString::from(*text))
+    }
+
     fn has(&self, word: &str) -> bool {
         self.plain.contains(&word)
     }
@@ -160,6 +171,8 @@ impl Stage {
             "connect" => Input::Packet(Packet::Connect(Box::new(self.connect(words)))),
             "admit" => Input::Admitted(self.permit(words)),
             "reauthorize" => Input::Reauthorized(self.permit(words)),
+            "challenge" => Input::Challenge(words.bytes("data")),
+            "proved" => Input::Reauthenticated(self.permit(words)),
             "kept" => Input::PermitKept,
             "deny" => Input::Refused(Refused::new(code(words.plain[0]), Reason::PluginDenied)),
             "close" => Input::Close { code: code(words.plain[0]), reason: Reason::AdminAction },
@@ -186,11 +199,15 @@ impl Stage {
         self.client_id = if first == "nameless" { ByteString::new() } else { first.into() };
         let will = words.named.get("will").map(|will| Will {
             topic: topic(will),
-            payload: Bytes::from_static(b"gone"),
+            payload: Bytes::from_static(if words.has("will-not-text") { b"\xFF" } else { b"gone" }),
             qos: words.qos("will-qos"),
             retain: words.has("will-retain"),
             delay_interval: words.number("will-delay").unwrap_or(0),
-            properties: PublishProperties::default(),
+            properties: PublishProperties {
+                payload_format_indicator: words.has("will-not-text").then_some(true),
+                message_expiry_interval: words.number("will-expiry"),
+                ..PublishProperties::default()
+            },
         });
         Connect {
             version,
@@ -205,6 +222,17 @@ impl Stage {
                 receive_maximum: words.number::<NonZeroU16>("receive-maximum"),
                 maximum_packet_size: words.number::<NonZeroU32>("maximum"),
                 request_problem_information: words.has("no-problem-info").then_some(false),
+                request_response_information: match (
+                    words.has("response-info"),
+                    words.has("no-response-info"),
+                ) {
+                    (true, _) => Some(true),
+                    (false, true) => Some(false),
+                    (false, false) => None,
+                },
+                topic_alias_maximum: words.number("aliases"),
+                authentication_method: words.text("method"),
+                authentication_data: words.bytes("data"),
                 ..ConnectProperties::default()
             },
         }
@@ -246,7 +274,9 @@ impl Stage {
             valid_for: words.number("valid-for").map(Duration::from_secs),
             generation: 1,
         };
-        Box::new(Permit::granted_by(&granted).unwrap())
+        let mut permit = Permit::granted_by(&granted).unwrap();
+        permit.authentication_data = words.bytes("data");
+        Box::new(permit)
     }
 
     fn effect(&mut self, effect: Effect) -> String {
@@ -255,6 +285,8 @@ impl Stage {
             Effect::Deliver(delivery) => show_delivery(&delivery, self.now),
             Effect::Authorize(connect) => format!("Authorize({:?})", &*connect.client_id),
             Effect::Reauthorize => "Reauthorize".to_owned(),
+            Effect::Proof(data) => format!("Proof({})", text_of(data.as_ref())),
+            Effect::Reauthenticate(data) => format!("Reauthenticate({})", text_of(data.as_ref())),
             Effect::OpenSession { client_id, device_id, clean_start } => {
                 let older = self.session.take().filter(|_| !clean_start);
                 let present = older.is_some();
@@ -278,9 +310,10 @@ impl Stage {
                     .iter()
                     .map(|new| {
                         format!(
-                            "{} qos {}{}",
+                            "{} qos {}{}{}",
                             new.subscribed.filter.as_str(),
                             new.subscribed.options.qos as u8,
+                            new.subscribed.identifier.map_or(String::new(), |id| format!(" sid {id}")),
                             if new.send_retained { " with retained" } else { "" }
                         )
                     })
@@ -329,14 +362,14 @@ fn outgoing(name: &str, words: &Words<'_>, now: Instant, retain: bool) -> Outgoi
         retain,
         topic: None,
         packet_id: None,
-        payload: Bytes::from_static(b"x"),
+        payload: Bytes::from(vec![b'x'; words.number("size").unwrap_or(1)]),
         properties: PublishProperties {
             message_expiry_interval: words.number("expiry"),
             ..PublishProperties::default()
         },
     };
     let message = Message::published(topic(name), publish, SessionKey(99), now);
-    Outgoing { message, qos, retain, subscription_identifiers: None }
+    Outgoing { message, qos, retain, origin: None }
 }
 
 fn packet(verb: &str, words: &Words<'_>) -> Packet {
@@ -352,9 +385,10 @@ fn packet(verb: &str, words: &Words<'_>) -> Packet {
             retain: words.has("retain"),
             topic: words.plain.first().filter(|text| **text != "aliased").map(|text| topic(text)),
             packet_id: (words.qos("qos") != QoS::AtMostOnce).then(id),
-            payload: Bytes::from_static(b"x"),
+            payload: Bytes::from_static(if words.has("not-text") { b"\xFF" } else { b"x" }),
             properties: PublishProperties {
                 topic_alias: words.number("alias"),
+                payload_format_indicator: (words.has("text") || words.has("not-text")).then_some(true),
                 ..PublishProperties::default()
             },
         }),
@@ -373,7 +407,7 @@ fn packet(verb: &str, words: &Words<'_>) -> Packet {
             Packet::Subscribe(Subscribe {
                 packet_id: id(),
                 filters: words.plain.iter().map(|text| (filter(text), options)).collect(),
-                subscription_identifier: None,
+                subscription_identifier: words.number("sid"),
                 user_properties: Vec::new(),
             })
         }
@@ -388,9 +422,9 @@ fn packet(verb: &str, words: &Words<'_>) -> Packet {
             ..Disconnect::new(words.plain.first().map_or(ReasonCode::SUCCESS, |text| code(text)))
         }),
         "auth" => Packet::Auth(Auth {
-            reason: ReasonCode::RE_AUTHENTICATE,
-            authentication_method: None,
-            authentication_data: None,
+            reason: words.plain.first().map_or(ReasonCode::RE_AUTHENTICATE, |text| code(text)),
+            authentication_method: words.text("method"),
+            authentication_data: words.bytes("data"),
             reason_string: None,
             user_properties: Vec::new(),
         }),
@@ -426,6 +460,9 @@ fn show(packet: &Packet) -> String {
             tell("keep-alive", properties.server_keep_alive.map(|value| value.to_string()));
             tell("qos", properties.maximum_qos.map(|qos| (qos as u8).to_string()));
             tell("retain", properties.retain_available.map(|value| value.to_string()));
+            tell("answers", properties.response_information.as_ref().map(ToString::to_string));
+            tell("method", properties.authentication_method.as_ref().map(ToString::to_string));
+            tell("data", properties.authentication_data.as_ref().map(|data| text_of(Some(data))));
             text
         }
         Packet::PubAck(it) => ack("PUBACK", it),
@@ -434,15 +471,29 @@ fn show(packet: &Packet) -> String {
         Packet::PubComp(it) => ack("PUBCOMP", it),
         Packet::SubAck(it) => format!("SUBACK {} {}", it.packet_id.get(), codes(&it.reasons)),
         Packet::UnsubAck(it) => format!("UNSUBACK {} {}", it.packet_id.get(), codes(&it.reasons)),
-        Packet::Disconnect(it) => format!("DISCONNECT {:#04x}", it.reason.0),
+        Packet::Disconnect(it) => {
+            let elsewhere = it.server_reference.as_ref().map_or(String::new(), |at| format!(" to {at}"));
+            format!("DISCONNECT {:#04x}{elsewhere}", it.reason.0)
+        }
+        Packet::Auth(it) => {
+            let method = it.authentication_method.as_deref().unwrap_or("-");
+            format!("AUTH {:#04x} {method} {}", it.reason.0, text_of(it.authentication_data.as_ref()))
+        }
         other => other.packet_type().name().to_owned(),
     }
+}
+
+fn text_of(data: Option<&Bytes>) -> String {
+    data.map_or_else(|| "-".to_owned(), |data| String::from_utf8_lossy(data).into_owned())
 }
 
 fn show_delivery(delivery: &Delivery, now: Instant) -> String {
     let mut text = format!("PUBLISH {} qos {}", delivery.message.topic.as_str(), delivery.qos as u8);
     if let Some(id) = delivery.packet_id {
         let _ = write!(text, " id {}", id.get());
+    }
+    if let Some(alias) = delivery.alias {
+        let _ = write!(text, " alias {}{}", alias.number, if alias.known { "" } else { " new" });
     }
     if delivery.dup {
         text.push_str(" dup");

@@ -60,6 +60,7 @@ impl World {
             audit: Arc::clone(&audit),
             metrics: Arc::new(MqttMetrics::register(&prometheus::Registry::new()).unwrap()),
             limits: mqgate_protocol::limits::Limits::default(),
+            listener_limits: Default::default(),
         });
         let (listener, address) = watch::channel(None);
         let readiness = Readiness::new(hooks(Vec::new()), Arc::clone(&audit), Some(Arc::clone(&registry)));

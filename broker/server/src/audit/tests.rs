@@ -226,6 +226,7 @@ fn empty_member() -> ChainMember {
         name: "auditor".into(),
         digest: None,
         authenticator: None,
+        enhanced_authenticator: None,
         registrar: None,
         authorizer: None,
         auditor: None,

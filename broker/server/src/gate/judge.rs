@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
 use mqgate_identity::hooks::{
-    Acl, AclRule, Connection, Denial, Grant, HookSet, Identity, RegistrationDecision,
+    Acl, AclRule, ConnackReason, Connection, Denial, Grant, HookSet, Identity, RegistrationDecision,
 };
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::DeviceCertificate;
 use mqgate_identity::registry::rules::effective;
 use mqgate_protocol::permit::{Granted, Permit};
 
-use super::{Accepted, AuthMode, Gate, ListenerPolicy, RegistrationMode, answer, facts};
+use super::{Accepted, AuthMode, Dialogue, Gate, ListenerPolicy, RegistrationMode, answer, facts};
 use crate::chain::{Stop, Walk, failure_reason};
 use crate::clock;
 use crate::metrics::gate::ProvisionOutcome;
@@ -27,6 +28,8 @@ pub(super) struct Decision {
     pub(super) rules: Option<Vec<AclRule>>,
     pub(super) client_id: ByteString,
     pub(super) assigned: bool,
+    proved: Option<Arc<Identity>>,
+    data: Option<Bytes>,
 }
 
 /// Why there is no decision.
@@ -45,10 +48,19 @@ pub(super) struct No {
 }
 
 /// Whether chains are asked for a new connection or about a live session.
-#[derive(Clone, Copy)]
 pub(super) enum Asked<'a> {
-    New,
-    Again { current: &'a Permit },
+    New { dialogue: Option<Dialogue> },
+    Again { current: &'a Permit, dialogue: Option<Dialogue> },
+}
+
+/// Who the client says it is, and how that was proved.
+#[derive(Default)]
+struct Claimed {
+    identity: Option<Identity>,
+    /// By enhanced authentication.
+    proved: Option<Arc<Identity>>,
+    /// The last word of that.
+    data: Option<Bytes>,
 }
 
 impl Gate {
@@ -58,7 +70,7 @@ impl Gate {
         accepted: &Accepted,
         on: &Arc<Connection>,
         hooks: &HookSet,
-        asked: Asked<'_>,
+        mut asked: Asked<'_>,
     ) -> Result<Decision, No> {
         let Some(policy) = self.policy(accepted) else {
             tracing::error!(listener = %accepted.listener, "this listener has no policy");
@@ -72,7 +84,7 @@ impl Gate {
             return Err(no);
         }
         let mut record = self.registered(accepted, policy).await?;
-        let may_register = policy.auth_mode == AuthMode::PerDevice && matches!(asked, Asked::New);
+        let may_register = policy.auth_mode == AuthMode::PerDevice && matches!(asked, Asked::New { .. });
         if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
             // An unknown certificate and no one who may change that: no plugin is asked.
             let somebody = hooks.members.iter().any(|member| member.registrar.is_some());
@@ -80,12 +92,12 @@ impl Gate {
                 return Err(No::because(Reason::CertNotRegistered));
             }
         }
-        check_binding(record.as_deref(), on, asked)?;
+        check_binding(record.as_deref(), on, &asked)?;
 
-        let claimed = walk.authenticate().await?;
+        let Claimed { identity: claimed, proved, data } = claimed(walk, on, &mut asked).await?;
         if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
             let registered = self.register(walk, accepted, claimed.as_ref()).await?;
-            check_binding(Some(&registered), on, asked)?;
+            check_binding(Some(&registered), on, &asked)?;
             record = Some(registered);
         }
         let identity = match (claimed, record.as_deref()) {
@@ -120,8 +132,8 @@ impl Gate {
                 }
             },
         };
-        let (client_id, assigned) = client_id(on, record.as_deref(), &grant, asked);
-        Ok(Decision { identity, grant, rules, client_id, assigned })
+        let (client_id, assigned) = client_id(on, record.as_deref(), &grant, &asked);
+        Ok(Decision { identity, grant, rules, client_id, assigned, proved, data })
     }
 
     /// The record of the connection's certificate, if it has one and the record lets it in. A certificate that
@@ -322,15 +334,52 @@ impl From<Stop> for No {
     }
 }
 
+/// Asks the authenticators; those of several steps if the client asked for enhanced authentication, and then
+/// nobody else.
+async fn claimed(walk: &mut Walk<'_>, on: &Connection, asked: &mut Asked<'_>) -> Result<Claimed, No> {
+    let Some(method) = on.connect.authentication_method.as_deref() else {
+        return Ok(Claimed { identity: walk.authenticate().await?, ..Claimed::default() });
+    };
+    let (dialogue, again) = match asked {
+        Asked::New { dialogue } => (dialogue, false),
+        Asked::Again { current, dialogue } => {
+            if let (None, Some(proved)) = (&dialogue, &current.proved) {
+                // It has been proved, and the client was not told to prove it again.
+                let identity = Some(Identity::clone(proved));
+                return Ok(Claimed { identity, proved: Some(Arc::clone(proved)), data: None });
+            }
+            (dialogue, true)
+        }
+    };
+    let proved = match dialogue {
+        Some(dialogue) => walk.prove(dialogue, again).await?,
+        None => None,
+    };
+    let Some((identity, data)) = proved else {
+        let mut no = No::because(Reason::BadCredentials);
+        no.denial = Some(Box::new(Denial {
+            reason: ConnackReason::BadAuthenticationMethod, // [MQTT-4.12.0-1]
+            client_message: None,
+            audit_detail: Some(format!("nobody speaks the authentication method {method:?}")),
+            server_reference: None,
+            cache: None,
+            attributes: Vec::new(),
+        }));
+        return Err(no);
+    };
+    let proved = Some(Arc::new(identity.clone()));
+    Ok(Claimed { identity: Some(identity), proved, data: data.map(Bytes::from) })
+}
+
 /// A certificate bound to a client id may use no other.
-fn check_binding(record: Option<&DeviceCertificate>, on: &Connection, asked: Asked<'_>) -> Result<(), No> {
+fn check_binding(record: Option<&DeviceCertificate>, on: &Connection, asked: &Asked<'_>) -> Result<(), No> {
     let Some(record) = record else { return Ok(()) };
     let Some(bound) = record.client_id.as_deref() else { return Ok(()) };
     let used = match asked {
-        Asked::New => &*on.connect.client_id,
-        Asked::Again { current } => &*current.client_id,
+        Asked::New { .. } => &*on.connect.client_id,
+        Asked::Again { current, .. } => &*current.client_id,
     };
-    if used == bound || (used.is_empty() && matches!(asked, Asked::New)) {
+    if used == bound || (used.is_empty() && matches!(asked, Asked::New { .. })) {
         return Ok(());
     }
     Err(No::because(Reason::ClientIdMismatch)
@@ -343,9 +392,9 @@ fn client_id(
     on: &Connection,
     record: Option<&DeviceCertificate>,
     grant: &Grant,
-    asked: Asked<'_>,
+    asked: &Asked<'_>,
 ) -> (ByteString, bool) {
-    if let Asked::Again { current } = asked {
+    if let Asked::Again { current, .. } = asked {
         return (current.client_id.clone(), current.assigned);
     }
     if !on.connect.client_id.is_empty() {
@@ -388,5 +437,7 @@ pub(super) fn permit(decision: &Decision, accepted: &Accepted, generation: u64) 
         no
     })?;
     permit.granted_at = Some(clock::now());
+    permit.proved = decision.proved.clone();
+    permit.authentication_data = decision.data.clone();
     Ok(permit)
 }

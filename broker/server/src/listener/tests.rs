@@ -37,6 +37,7 @@ impl World {
             audit: Arc::clone(&audit),
             metrics: Arc::new(MqttMetrics::register(metrics.registry()).unwrap()),
             limits: Limits::default(),
+            listener_limits: Default::default(),
         });
         let parts = ListenerParts {
             broker,

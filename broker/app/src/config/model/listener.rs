@@ -61,8 +61,10 @@ pub struct Listener {
     pub max_connections: u32,
     /// TLS handshakes at the same time; more wait.
     pub max_handshakes: u32,
-    /// Whether refused MQTT 5.0 clients are sent a reason in words.
+    /// Whether refused and dismissed MQTT 5.0 clients are sent a reason in words.
     pub send_reason_string: bool,
+    /// Whether clients of MQTT 3.1 (`MQIsdp`), which is older than 3.1.1, are taken.
+    pub mqtt_3_1: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -130,6 +132,7 @@ impl Default for Listener {
             max_connections: 100_000,
             max_handshakes: 256,
             send_reason_string: true,
+            mqtt_3_1: true,
         }
     }
 }

@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::audit::{AuditLog, AuditSettings};
 use crate::broker::{AdmissionRule, Admitter, BrokerParts};
-use crate::gate::{Gate, GateSettings, ListenerPolicy, Refusal};
+use crate::gate::{Admission, Gate, GateSettings, ListenerPolicy, Refusal};
 use crate::metrics::Metrics;
 use crate::metrics::mqtt::MqttMetrics;
 
@@ -168,6 +168,7 @@ impl World {
             audit: Arc::clone(&audit),
             metrics: Arc::new(MqttMetrics::register(metrics.registry()).unwrap()),
             limits,
+            listener_limits: Default::default(),
         });
         let shutdown = CancellationToken::new();
         tokio::spawn(Arc::clone(&broker).housekeeping(shutdown.clone()));
