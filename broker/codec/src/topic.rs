@@ -186,6 +186,7 @@ mod tests {
         TopicName::parse(text.into()).unwrap()
     }
 
+    /// [MQTT-4.7.2-1, MQTT-4.7.3-4; MQTT 3.1.1: MQTT-4.7.2-1, MQTT-4.7.3-4]
     #[test]
     fn filters_match_as_the_specification_says() {
         for (pattern, topic, expected) in [
@@ -226,6 +227,7 @@ mod tests {
         }
     }
 
+    /// [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.8.2-1, MQTT-4.8.2-2]
     #[test]
     fn bad_filters_are_refused_by_kind() {
         for (text, error) in [

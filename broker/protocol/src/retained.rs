@@ -277,6 +277,8 @@ mod tests {
         topics
     }
 
+    /// [MQTT-3.3.1-5, MQTT-3.3.1-6, MQTT-3.3.1-7; MQTT 3.1.1: MQTT-3.3.1-5, MQTT-3.3.1-7, MQTT-3.3.1-10,
+    /// MQTT-3.3.1-11]
     #[test]
     fn a_full_store_replaces_and_removes_but_does_not_grow() {
         let mut retained = Retained::new(RetainedLimits { messages: 2, bytes: 12 }, Seed(1));

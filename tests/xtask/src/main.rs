@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod process;
+mod spec;
 mod test;
 mod tidy;
 mod tools;
@@ -35,6 +36,10 @@ enum Command {
     Bench(bench::Options),
     /// Build the bundled WebAssembly components into target/components.
     Components,
+    /// Check which normative statements of MQTT are proved by which tests.
+    ///
+    /// Example: cargo xtask spec --draw 20 --seed 7
+    Spec(spec::Options),
     /// Check what no compiler checks: layering, file sizes, stray markers, machine paths.
     Tidy,
 }
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Components => components(),
+        Command::Spec(options) => spec::run(&options),
         Command::Tidy => tidy::run(),
     };
     match outcome {

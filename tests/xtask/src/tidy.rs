@@ -57,6 +57,7 @@ pub fn run() -> anyhow::Result<()> {
     step("tidy");
     let mut findings = Vec::new();
     layering(&mut findings)?;
+    findings.extend(crate::spec::findings()?);
     for path in tracked_files()? {
         if let Ok(text) = fs::read_to_string(crate::root().join(&path)) {
             check_text(&path, &text, &mut findings);
@@ -102,7 +103,7 @@ fn layering(findings: &mut Vec<String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn tracked_files() -> anyhow::Result<Vec<String>> {
+pub fn tracked_files() -> anyhow::Result<Vec<String>> {
     let mut git = std::process::Command::new("git");
     git.current_dir(crate::root()).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
     let text = output(&mut git).context("`git ls-files` failed; tidy looks at what git tracks")?;

@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::output::say;
 use crate::exit::Failure;
 use crate::native::password_file::{PasswordFileError, Users};
+use crate::native::scram::ScramUsers;
 use crate::pki::write_private;
 
 #[derive(clap::Subcommand)]
@@ -16,25 +17,36 @@ Examples:
   mqgate passwd add users.txt ann                    asks for the password
   printf %s \"$PASSWORD\" | mqgate passwd add users.txt ann
   mqgate passwd remove users.txt ann
+  mqgate passwd add --scram scram.txt ann            for `native = \"scram\"`
 
 A running broker sees the change by itself.")]
 pub enum Command {
     /// Add a user, or give one a new password, read from standard input
     Add {
+        /// Write credentials for SCRAM-SHA-256 (`native = "scram"`), not a hash for `password-file`
+        #[arg(long)]
+        scram: bool,
         /// The password file; created if it is not there
         file: PathBuf,
         /// Name of the user
         user: String,
     },
-    /// Remove a user
+    /// Remove a user, of either kind of file
     Remove { file: PathBuf, user: String },
-    /// List users
+    /// List users, of either kind of file
     List { file: PathBuf },
 }
 
 pub fn run(command: Command) -> Result<()> {
     match command {
-        Command::Add { file, user } => {
+        Command::Add { scram: true, file, user } => {
+            let mut users = if file.exists() { read_scram(&file)? } else { ScramUsers::default() };
+            let password = ask(&user)?;
+            let new = users.set(&user, &password).map_err(|error| Failure::refused(error.to_string()))?;
+            write_private(&file, users.to_string().as_bytes())?;
+            say(format!("{} {user} in {}", if new { "added" } else { "changed" }, file.display()))
+        }
+        Command::Add { scram: false, file, user } => {
             let mut users = if file.exists() { read(&file)? } else { Users::default() };
             let password = ask(&user)?;
             let new = users.set(&user, password.as_bytes()).map_err(refused)?;
@@ -42,15 +54,25 @@ pub fn run(command: Command) -> Result<()> {
             say(format!("{} {user} in {}", if new { "added" } else { "changed" }, file.display()))
         }
         Command::Remove { file, user } => {
-            let mut users = read(&file)?;
-            if !users.remove(&user) {
+            let text = match is_scram(&file) {
+                true => {
+                    let mut users = read_scram(&file)?;
+                    users.remove(&user).then(|| users.to_string())
+                }
+                false => {
+                    let mut users = read(&file)?;
+                    users.remove(&user).then(|| users.to_string())
+                }
+            };
+            let Some(text) = text else {
                 return Err(
                     Failure::refused(format!("there is no user `{user}` in {}", file.display())).into()
                 );
-            }
-            write_private(&file, users.to_string().as_bytes())?;
+            };
+            write_private(&file, text.as_bytes())?;
             say(format!("removed {user} from {}", file.display()))
         }
+        Command::List { file } if is_scram(&file) => read_scram(&file)?.names().try_for_each(say),
         Command::List { file } => read(&file)?.names().try_for_each(say),
     }
 }
@@ -65,6 +87,24 @@ fn read(file: &Path) -> Result<Users> {
     if let Some(line) = users.broken.first() {
         return Err(Failure::refused(format!(
             "{}:{line}: this line is not `user:$argon2id$…`; repair or remove it first",
+            file.display()
+        ))
+        .into());
+    }
+    Ok(users)
+}
+
+/// Whether a file is for SCRAM, by its first user.
+fn is_scram(file: &Path) -> bool {
+    ScramUsers::read(file).is_ok_and(|users| users.names().next().is_some())
+}
+
+/// As [`read`].
+fn read_scram(file: &Path) -> Result<ScramUsers> {
+    let users = ScramUsers::read(file).map_err(|error| Failure::refused(error.to_string()))?;
+    if let Some(line) = users.broken.first() {
+        return Err(Failure::refused(format!(
+            "{}:{line}: this line is not `user:SCRAM-SHA-256$…`; repair or remove it first",
             file.display()
         ))
         .into());

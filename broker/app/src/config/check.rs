@@ -16,7 +16,8 @@ use super::problem::{Problem, did_you_mean};
 use super::schema::Shape;
 use super::source::{Source, dotted, path};
 use crate::native::{
-    anonymous::AnonymousConfig, password_file::PasswordFileConfig, static_policy::StaticPolicyConfig,
+    anonymous::AnonymousConfig, password_file::PasswordFileConfig, scram::ScramConfig,
+    static_policy::StaticPolicyConfig,
 };
 
 /// The bundled components, as far as names go.
@@ -72,7 +73,7 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
     }
     for (index, plugin) in config.plugins.iter().enumerate() {
         if let Some(serde_json::Value::String(users)) = plugin.config.get("file")
-            && plugin.native == Some(Native::PasswordFile)
+            && matches!(plugin.native, Some(Native::PasswordFile | Native::Scram))
         {
             file(format!("plugins[{index}].config.file"), Path::new(users));
         }
@@ -411,6 +412,10 @@ impl Checker<'_, '_> {
             }
             Native::PasswordFile => {
                 let Some(settings) = self.settings::<PasswordFileConfig>(&key, plugin) else { return };
+                named.extend(settings.acl.map(|acl| (format!("{key}.acl"), acl)));
+            }
+            Native::Scram => {
+                let Some(settings) = self.settings::<ScramConfig>(&key, plugin) else { return };
                 named.extend(settings.acl.map(|acl| (format!("{key}.acl"), acl)));
             }
             Native::Anonymous => {

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::schema::Shape;
 use crate::native::{
-    anonymous::AnonymousConfig, password_file::PasswordFileConfig, static_policy::StaticPolicyConfig,
+    anonymous::AnonymousConfig, password_file::PasswordFileConfig, scram::ScramConfig,
+    static_policy::StaticPolicyConfig,
 };
 
 const HEAD: &str = "\
@@ -38,6 +39,7 @@ pub fn markdown() -> String {
     for (name, shape) in [
         ("static-policy", Shape::of::<StaticPolicyConfig>()),
         ("password-file", Shape::of::<PasswordFileConfig>()),
+        ("scram", Shape::of::<ScramConfig>()),
         ("anonymous", Shape::of::<AnonymousConfig>()),
     ] {
         let _ = write!(page, "\n### `{name}`\n");

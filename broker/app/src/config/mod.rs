@@ -273,7 +273,7 @@ fn anchor_paths(config: &mut Config, base: &Path) {
             anchor(&mut path);
             *source = path.to_string_lossy().into_owned();
         }
-        if plugin.native == Some(model::Native::PasswordFile)
+        if matches!(plugin.native, Some(model::Native::PasswordFile | model::Native::Scram))
             && let Some(serde_json::Value::String(file)) = plugin.config.get_mut("file")
         {
             let mut path = PathBuf::from(&*file);

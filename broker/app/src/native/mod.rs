@@ -2,6 +2,7 @@
 
 pub mod anonymous;
 pub mod password_file;
+pub mod scram;
 pub mod static_policy;
 
 use mqgate_identity::hooks::{

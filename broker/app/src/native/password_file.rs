@@ -143,7 +143,7 @@ impl std::fmt::Display for Users {
     }
 }
 
-fn is_user_name(name: &str) -> bool {
+pub(super) fn is_user_name(name: &str) -> bool {
     is_device_id(name) && !name.contains(':') && !name.starts_with('#') && name.trim() == name
 }
 

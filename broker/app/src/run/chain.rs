@@ -19,6 +19,7 @@ use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
 use crate::native::anonymous::Anonymous;
 use crate::native::password_file::PasswordFile;
+use crate::native::scram::Scram;
 use crate::native::static_policy::StaticPolicy;
 
 pub fn host_settings(config: &Config) -> HostSettings {
@@ -41,6 +42,10 @@ fn member(config: &Config, plugin: &model::Plugin, native: model::Native) -> Res
         model::Native::StaticPolicy => StaticPolicy::member(name, settings(plugin)?),
         model::Native::PasswordFile => {
             let member = PasswordFile::member(name, settings(plugin)?);
+            member.map_err(|error| Failure::new(Exit::Config, format!("plugin `{name}`: {error}")))?
+        }
+        model::Native::Scram => {
+            let member = Scram::member(name, settings(plugin)?);
             member.map_err(|error| Failure::new(Exit::Config, format!("plugin `{name}`: {error}")))?
         }
         model::Native::Anonymous => {

@@ -50,6 +50,7 @@ fn connect(level: u8, flags: u8, rest: &[u8]) -> Vec<u8> {
     body
 }
 
+/// [MQTT 3.1.1: MQTT-3.1.0-1]
 #[test]
 fn the_first_packet_is_connect() {
     // [MQTT-3.1.0-1]
@@ -75,6 +76,7 @@ fn each_side_hears_only_what_the_other_may_say() {
     assert!(decode(client(V5), &[0xE0, 0]).is_ok());
 }
 
+/// [MQTT 3.1.1: MQTT-2.2.2-1, MQTT-3.6.1-1, MQTT-3.8.1-1, MQTT-3.10.1-1, MQTT-3.14.1-1]
 #[test]
 fn reserved_types_and_flags_are_refused_by_the_first_byte() {
     // [MQTT-2.1.3-1, MQTT-3.8.1-1, MQTT-3.10.1-1, MQTT-3.6.1-1, MQTT-3.14.1-1, MQTT-3.15.1-1]
@@ -151,6 +153,7 @@ fn payload_and_topic_share_the_receive_buffer() {
     assert!(range.contains(&publish.topic.unwrap().as_str().as_ptr()));
 }
 
+/// [MQTT 3.1.1: MQTT-3.1.2-1, MQTT-3.1.2-3, MQTT-3.1.2-11, MQTT-3.1.2-13, MQTT-3.1.2-14, MQTT-3.1.2-15]
 #[test]
 fn malformed_connects() {
     use DecodeError as E;
@@ -167,8 +170,8 @@ fn malformed_connects() {
         (connect(4, 0b0000_1010, id), E::ConnectFlags(0b0000_1010)), // [MQTT-3.1.2-11]
         (connect(4, 0b0010_0010, id), E::ConnectFlags(0b0010_0010)), // [MQTT-3.1.2-13]
         (connect(4, 0b0001_1110, id), E::QoSReserved), // [MQTT-3.1.2-12]
-        (connect(4, 0b0100_0010, b"\0\x01c\0\x01p"), E::PasswordWithoutUserName), // [MQTT-3.1.2-22]
-        (connect(4, 0, b"\0\0"), E::ClientIdEmpty), // [MQTT-3.1.3-7]
+        (connect(4, 0b0100_0010, b"\0\x01c\0\x01p"), E::PasswordWithoutUserName), // [MQTT 3.1.1: MQTT-3.1.2-22]
+        (connect(4, 0, b"\0\0"), E::ClientIdEmpty), // [MQTT 3.1.1: MQTT-3.1.3-7]
         (b"\0\x06MQIsdp\x03\x02\0\0\0\0".to_vec(), E::ClientIdEmpty),
         (connect(4, 2, b"\0\x02c\0"), E::Nul),          // [MQTT-1.5.4-2]
         (connect(4, 2, b"\0\x02\xC0\x80"), E::NotUtf8), // Overlong. [MQTT-1.5.4-1]
@@ -218,6 +221,7 @@ fn wrong_properties_of_connect() {
     }
 }
 
+/// [MQTT-3.1.2-2; MQTT 3.1.1: MQTT-3.1.2-2]
 #[test]
 fn a_refused_connect_tells_in_which_version_to_answer() {
     for (body, expected) in [
@@ -257,6 +261,7 @@ fn mqtt_3_1_is_laxer() {
     assert_eq!((connect.version, connect.user_name), (ProtocolVersion::V3_1, None));
 }
 
+/// [MQTT 3.1.1: MQTT-2.3.1-1, MQTT-3.3.1-2, MQTT-3.3.1-4, MQTT-3.3.2-2]
 #[test]
 fn malformed_publishes() {
     use DecodeError as E;
@@ -306,6 +311,7 @@ fn malformed_publishes() {
     assert_eq!(identifiers, [1, 128].map(|identifier| NonZeroU32::new(identifier).unwrap()));
 }
 
+/// [MQTT 3.1.1: MQTT-3.8.3-3, MQTT-3.8.3-4, MQTT-3.10.3-2, MQTT-4.7.1-2, MQTT-4.7.1-3]
 #[test]
 fn malformed_subscriptions() {
     use DecodeError as E;
@@ -392,7 +398,7 @@ fn malformed_acknowledgements() {
         0x90,
         &[
             (b"\0\x01", E::NoFilters(PacketType::SubAck)),
-            (b"\0\x01\x03", E::ReasonCodeNotAllowed { packet: PacketType::SubAck, reason }), // [MQTT-3.9.3-2]
+            (b"\0\x01\x03", E::ReasonCodeNotAllowed { packet: PacketType::SubAck, reason }), // [MQTT 3.1.1: MQTT-3.9.3-2]
         ],
     );
     refused(&client(V5), 0xB0, &[(b"\0\x01\0", E::NoFilters(PacketType::UnsubAck))]);

@@ -65,7 +65,7 @@ fn older_versions_get_what_they_understand() {
         reason_string: Some("no".into()),
         user_properties: vec![],
     };
-    assert_eq!(bytes(&Packet::SubAck(suback), V3), [0x90, 4, 0, 1, 1, 0x80]); // [MQTT-3.9.3-2]
+    assert_eq!(bytes(&Packet::SubAck(suback), V3), [0x90, 4, 0, 1, 1, 0x80]); // [MQTT 3.1.1: MQTT-3.9.3-2]
     let unsuback = UnsubAck { packet_id, reasons: failed, reason_string: None, user_properties: vec![] };
     assert_eq!(bytes(&Packet::UnsubAck(unsuback), V3), [0xB0, 2, 0, 1]);
     let connack = Packet::ConnAck(Box::new(ConnAck {

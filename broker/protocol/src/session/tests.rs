@@ -41,6 +41,7 @@ fn redelivered(inflight: &mut Inflight, receive_maximum: u16) -> Vec<String> {
         .collect()
 }
 
+/// [MQTT-2.2.1-4, MQTT-4.3.2-1; MQTT 3.1.1: MQTT-2.3.1-4, MQTT-4.3.2-1]
 #[test]
 fn packet_ids_skip_those_under_way_after_wrapping() {
     let mut inflight = Inflight::default();
@@ -53,6 +54,7 @@ fn packet_ids_skip_those_under_way_after_wrapping() {
     assert_eq!(inflight.send(outgoing("after", QoS::AtLeastOnce)).packet_id, Some(id(2)));
 }
 
+/// [MQTT-4.4.0-1, MQTT-4.3.3-6; MQTT 3.1.1: MQTT-4.4.0-1, MQTT-4.6.0-1]
 #[test]
 fn a_resumed_session_sends_again_in_order_within_the_new_receive_maximum() {
     let mut inflight = Inflight::default();
@@ -71,6 +73,7 @@ fn a_resumed_session_sends_again_in_order_within_the_new_receive_maximum() {
     assert_eq!(inflight.quota(maximum(2)), 1);
 }
 
+/// [MQTT-4.3.2-3, MQTT-4.3.3-3, MQTT-4.3.3-5; MQTT 3.1.1: MQTT-4.3.2-1]
 #[test]
 fn an_acknowledgement_of_the_wrong_kind_frees_nothing() {
     let mut inflight = Inflight::default();
@@ -85,6 +88,7 @@ fn an_acknowledgement_of_the_wrong_kind_frees_nothing() {
     assert_eq!(inflight.len(), 1);
 }
 
+/// [MQTT-3.1.2-8, MQTT-3.1.2-10; MQTT 3.1.1: MQTT-3.1.2-10]
 #[test]
 fn a_session_is_due_at_the_earlier_of_will_and_end() {
     let mut session = Session::new(SessionKey(1), "c".into(), "c".into());

@@ -136,10 +136,10 @@ mod tests {
         group
     }
 
-    fn picks(
+    fn picks<'t>(
         group: &Group<usize>,
         strategy: ShareStrategy,
-        each: impl Iterator<Item = (u64, &'static str, u64)>,
+        each: impl Iterator<Item = (u64, &'t str, u64)>,
     ) -> Vec<u64> {
         each.map(|(client, topic, random)| {
             let topic = TopicName::parse(topic.into()).unwrap();
@@ -180,19 +180,20 @@ mod tests {
     #[test]
     fn hashes_stay_with_client_or_topic_and_reach_everybody() {
         let three = group(&[0, 0, 0]);
-        let topics = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let topics: Vec<String> = (0..40).map(|number| format!("t/{number}")).collect();
         for (strategy, same_client) in [(ShareStrategy::HashTopic, false), (ShareStrategy::HashClient, true)]
         {
             let mut seen = BTreeMap::new();
             for random in 0..4 {
-                let each = topics.iter().enumerate().map(|(client, topic)| (client as u64, *topic, random));
+                let each =
+                    topics.iter().enumerate().map(|(client, topic)| (client as u64, topic.as_str(), random));
                 for (at, pick) in picks(&three, strategy, each).into_iter().enumerate() {
                     assert_eq!(*seen.entry(at).or_insert(pick), pick, "{strategy:?}");
                 }
             }
             let reached: std::collections::BTreeSet<_> = seen.values().collect();
             assert_eq!(reached.len(), 3, "{strategy:?}");
-            let topics_of_one = topics.iter().map(|topic| (5, *topic, 0));
+            let topics_of_one = topics.iter().map(|topic| (5, topic.as_str(), 0));
             let picks: std::collections::BTreeSet<_> =
                 picks(&three, strategy, topics_of_one).into_iter().collect();
             assert_eq!(picks.len() == 1, same_client, "{strategy:?}");

@@ -26,6 +26,7 @@ fn identifier(number: u32) -> Option<NonZeroU32> {
     NonZeroU32::new(number)
 }
 
+/// [MQTT-3.3.4-2, MQTT-3.3.4-3, MQTT-3.3.4-4; MQTT 3.1.1: MQTT-3.3.5-1]
 #[test]
 fn overlapping_subscriptions_give_one_delivery() {
     let mut index = Subscriptions::new(Seed(1));
@@ -40,6 +41,7 @@ fn overlapping_subscriptions_give_one_delivery() {
     assert_eq!(identifiers, [3, 7]);
 }
 
+/// [MQTT-3.8.3-3]
 #[test]
 fn no_local_leaves_what_other_subscriptions_want() {
     let mut index = Subscriptions::new(Seed(1));
@@ -124,6 +126,8 @@ fn topic_text() -> impl Strategy<Value = String> {
 
 proptest! {
     /// The trie finds what the plain matcher of the codec finds, after any sequence of changes.
+    ///
+    /// [MQTT-3.3.2-3, MQTT-4.7.2-1, MQTT-4.7.3-4; MQTT 3.1.1: MQTT-3.3.2-3, MQTT-4.7.2-1, MQTT-4.7.3-4]
     #[test]
     fn the_trie_agrees_with_the_slow_matcher(
         steps in prop::collection::vec((0_u64..5, filter_text(), any::<bool>()), 0..60),

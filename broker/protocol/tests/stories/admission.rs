@@ -9,6 +9,7 @@ use mqgate_protocol::limits::Limits;
 
 use crate::play::{play, play_with};
 
+/// [MQTT-3.1.4-2, MQTT-3.2.2-6, MQTT-3.2.2-7; MQTT 3.1.1: MQTT-3.2.2-4, MQTT-3.2.2-5, MQTT-4.8.0-2]
 #[test]
 fn a_refused_client_hears_why() {
     insta::assert_snapshot!(play(&["connect meter-7 clean", "deny 0x87", "ping"]), @r#"
@@ -26,6 +27,7 @@ fn a_refused_client_hears_why() {
     "#);
 }
 
+/// [MQTT-3.1.3-7, MQTT-3.1.4-5, MQTT-3.2.0-1, MQTT-3.2.2-9, MQTT-3.2.2-16]
 #[test]
 fn an_admitted_client_is_told_what_differs_from_its_wishes() {
     insta::assert_snapshot!(play(&["connect meter-7 clean keep-alive=60 expiry=100", "admit"]), @r#"
@@ -46,6 +48,8 @@ fn an_admitted_client_is_told_what_differs_from_its_wishes() {
 }
 
 /// [MQTT-3.1.3-8]
+///
+/// [MQTT 3.1.1: MQTT-3.1.3-8, MQTT-3.1.3-9]
 #[test]
 fn an_empty_client_id_cannot_keep_a_session() {
     insta::assert_snapshot!(play(&["connect nameless"]), @r#"
@@ -57,6 +61,8 @@ fn an_empty_client_id_cannot_keep_a_session() {
 }
 
 /// [MQTT-3.1.0-1, MQTT-3.1.0-2]
+///
+/// [MQTT-3.1.4-1, MQTT-3.14.0-1, MQTT-3.14.4-1, MQTT-3.14.4-2, MQTT-4.13.1-1]
 #[test]
 fn connect_comes_first_and_once() {
     insta::assert_snapshot!(play(&["ping"]), @r#"
@@ -77,6 +83,8 @@ fn connect_comes_first_and_once() {
 }
 
 /// Nothing is read before the gate has spoken, however much the client sends.
+///
+/// [MQTT-3.2.0-2]
 #[test]
 fn nothing_is_read_before_the_verdict() {
     insta::assert_snapshot!(play(&["connect c clean", "publish a", "wait 60", "admit", "publish a"]), @r#"
@@ -103,6 +111,8 @@ fn a_connection_can_be_closed_while_it_is_judged() {
 }
 
 /// [MQTT-3.1.2-22]
+///
+/// [MQTT-3.2.2-22; MQTT 3.1.1: MQTT-3.1.2-24]
 #[test]
 fn silence_ends_after_one_and_a_half_keep_alives() {
     insta::assert_snapshot!(
@@ -129,6 +139,8 @@ fn silence_ends_after_one_and_a_half_keep_alives() {
 }
 
 /// [MQTT-3.1.2-8, MQTT-3.1.3-9, MQTT-3.14.4-3]
+///
+/// [MQTT-3.1.2-7, MQTT-3.1.2-10; MQTT 3.1.1: MQTT-3.1.2-8]
 #[test]
 fn a_will_stays_unless_it_is_taken_back() {
     let connect = "connect c clean expiry=60 will=gone will-delay=10";
@@ -164,6 +176,7 @@ fn a_will_stays_unless_it_is_taken_back() {
     "#);
 }
 
+/// [MQTT-3.2.2-12, MQTT-3.2.2-13]
 #[test]
 fn a_will_needs_permission_and_must_fit_the_terms() {
     insta::assert_snapshot!(play(&["connect c clean will=gone", "admit +mine/#"]), @r#"
@@ -187,6 +200,7 @@ fn a_will_needs_permission_and_must_fit_the_terms() {
     "#);
 }
 
+/// [MQTT-3.1.2-23, MQTT-3.2.2-3; MQTT 3.1.1: MQTT-3.2.2-2]
 #[test]
 fn a_session_stays_as_long_as_agreed() {
     insta::assert_snapshot!(play(&["connect c expiry=60", "admit", "lost", "connect c"]), @r#"
@@ -236,6 +250,8 @@ fn an_unasked_auth_is_a_protocol_error() {
 }
 
 /// The whole mapping, for each reader of it: MQTT 5.0 client, 3.1.1 client before CONNACK, auditor.
+///
+/// [MQTT-3.2.2-8, MQTT-3.14.2-1; MQTT 3.1.1: MQTT-3.1.2-2, MQTT-3.1.3-9, MQTT-3.1.4-1, MQTT-3.2.2-6]
 #[test]
 fn every_fault_has_its_words() {
     let faults = [

@@ -6,6 +6,7 @@ use mqgate_protocol::limits::{DeniedPublish, Limits};
 
 use crate::play::{play, play_with};
 
+/// [MQTT-2.2.1-5, MQTT-3.3.4-1, MQTT-4.3.2-4, MQTT-4.3.3-8, MQTT-4.3.3-11; MQTT 3.1.1: MQTT-3.3.4-1]
 #[test]
 fn messages_are_acknowledged_after_they_were_routed() {
     insta::assert_snapshot!(
@@ -35,6 +36,8 @@ fn messages_are_acknowledged_after_they_were_routed() {
 }
 
 /// [MQTT-4.3.3-10]
+///
+/// [MQTT-4.3.3-12]
 #[test]
 fn a_repeated_qos_2_message_is_not_routed_twice() {
     insta::assert_snapshot!(
@@ -70,6 +73,8 @@ fn a_repeated_qos_2_message_is_not_routed_twice() {
 }
 
 /// [MQTT-4.4.0-1]
+///
+/// [MQTT-3.3.1-1, MQTT-4.3.3-2, MQTT-4.3.3-4, MQTT-4.3.3-6, MQTT-4.9.0-2]
 #[test]
 fn what_was_not_acknowledged_is_sent_again_to_a_resumed_session() {
     insta::assert_snapshot!(
@@ -116,6 +121,7 @@ fn what_was_not_acknowledged_is_sent_again_to_a_resumed_session() {
     );
 }
 
+/// [MQTT-4.3.3-5; MQTT 3.1.1: MQTT-4.4.0-1, MQTT-4.3.3-1]
 #[test]
 fn a_pubrel_owed_survives_a_takeover() {
     insta::assert_snapshot!(
@@ -146,6 +152,7 @@ fn a_pubrel_owed_survives_a_takeover() {
     );
 }
 
+/// [MQTT-3.6.2-1, MQTT-3.7.2-1]
 #[test]
 fn unknown_acknowledgements_are_answered_or_ignored() {
     insta::assert_snapshot!(
@@ -169,6 +176,8 @@ fn unknown_acknowledgements_are_answered_or_ignored() {
 }
 
 /// [MQTT-4.3.3-4]
+///
+/// [MQTT-4.4.0-2]
 #[test]
 fn a_refused_qos_2_message_is_finished() {
     insta::assert_snapshot!(
@@ -207,6 +216,7 @@ fn a_client_that_sends_more_than_we_take_is_dismissed() {
     );
 }
 
+/// [MQTT-3.3.2-9, MQTT-3.3.2-12, MQTT-3.2.2-17]
 #[test]
 fn aliases_stand_for_topics() {
     insta::assert_snapshot!(
@@ -240,6 +250,7 @@ fn aliases_stand_for_topics() {
     "#);
 }
 
+/// [MQTT-3.4.2-1, MQTT-3.5.2-1; MQTT 3.1.1: MQTT-3.3.5-2]
 #[test]
 fn what_the_permit_does_not_cover_goes_nowhere() {
     insta::assert_snapshot!(
@@ -282,6 +293,7 @@ fn what_the_permit_does_not_cover_goes_nowhere() {
     "#);
 }
 
+/// [MQTT-3.2.2-11, MQTT-3.2.2-14]
 #[test]
 fn a_client_above_the_granted_qos_is_dismissed() {
     insta::assert_snapshot!(play(&["connect c clean", "admit +# qos=1", "publish a qos=2"]), @r#"

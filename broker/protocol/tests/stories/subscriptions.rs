@@ -4,6 +4,9 @@ use mqgate_protocol::limits::Limits;
 
 use crate::play::{play, play_with};
 
+/// [MQTT-2.2.1-6, MQTT-3.8.4-1, MQTT-3.8.4-2, MQTT-3.8.4-5, MQTT-3.8.4-6, MQTT-3.8.4-7, MQTT-3.9.3-1,
+/// MQTT-3.10.4-4, MQTT-3.10.4-5, MQTT-3.10.4-6, MQTT-3.11.3-1; MQTT 3.1.1: MQTT-3.8.4-5, MQTT-3.9.3-1,
+/// MQTT-3.9.3-2]
 #[test]
 fn each_filter_gets_its_answer() {
     insta::assert_snapshot!(
@@ -46,6 +49,8 @@ fn the_number_of_subscriptions_is_bounded() {
 }
 
 /// [MQTT-3.3.1-9, MQTT-3.3.1-10, MQTT-3.3.1-11]
+///
+/// [MQTT-3.8.4-4]
 #[test]
 fn retained_messages_are_sent_as_asked() {
     insta::assert_snapshot!(

@@ -11,4 +11,5 @@ mod pki_commands;
 mod plugin_lifecycle;
 mod real_clients;
 mod registration;
+mod scram;
 mod seed_commands;

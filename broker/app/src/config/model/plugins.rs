@@ -40,6 +40,7 @@ fn yes() -> bool {
 pub enum Native {
     StaticPolicy,
     PasswordFile,
+    Scram,
     Anonymous,
 }
 

@@ -7,6 +7,7 @@ use mqgate_identity::hooks::{
 use super::*;
 use crate::testing::{FakeHook, denial, failure, grant, hooks, identity, member};
 
+/// [MQTT-3.1.2-22]
 #[tokio::test(start_paused = true)]
 async fn silence_ends_a_connection_after_one_and_a_half_keep_alives() {
     let world = World::new();
@@ -37,6 +38,7 @@ async fn a_connection_without_connect_is_closed_in_time() {
     assert_eq!(audited[0]["reason"], "connect_timeout");
 }
 
+/// [MQTT-4.13.1-1, MQTT-4.13.2-1]
 #[tokio::test(start_paused = true)]
 async fn malformed_bytes_are_answered_and_disturb_nobody() {
     let world = World::new();

@@ -4,6 +4,7 @@ use mqgate_protocol::limits::OutboxLimits;
 
 use super::*;
 
+/// [MQTT-4.2.0-1, MQTT-4.3.1-1, MQTT-4.3.2-2; MQTT 3.1.1: MQTT-4.3.1-1, MQTT-7.0.0-2, MQTT-7.1.1-1]
 #[tokio::test(start_paused = true)]
 async fn messages_flow_between_all_versions_at_every_qos() {
     for (from, to) in
@@ -95,6 +96,7 @@ async fn a_slow_reader_is_bounded_and_holds_nobody_up() {
     assert_eq!(world.metric("mqgate_queued_bytes"), 0.0);
 }
 
+/// [MQTT-3.3.4-9, MQTT-4.9.0-1, MQTT-4.9.0-2]
 #[tokio::test(start_paused = true)]
 async fn the_receive_maximum_of_a_client_is_kept() {
     let world = World::new();
@@ -119,6 +121,7 @@ async fn the_receive_maximum_of_a_client_is_kept() {
     }
 }
 
+/// [MQTT-3.1.2-24, MQTT-3.1.2-25]
 #[tokio::test(start_paused = true)]
 async fn a_client_never_gets_more_than_it_takes() {
     let world = World::new();
@@ -211,6 +214,7 @@ async fn a_shared_subscription_takes_turns_among_those_connected() {
     assert_eq!(got, ["0", "1", "2", "3", "4", "5"]);
 }
 
+/// [MQTT-4.3.2-4; MQTT 3.1.1: MQTT-4.6.0-2]
 #[tokio::test(start_paused = true)]
 async fn many_packets_in_one_read_are_all_answered_in_order() {
     let world = World::new();

@@ -1,9 +1,11 @@
 //! The driver over in-memory transports, in virtual time.
 
+mod authentication;
 mod ends;
 mod messages;
 mod pressure;
 mod sessions;
+mod specification;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -267,6 +269,14 @@ impl Peer {
     pub(super) async fn is_quiet(&mut self) {
         self.send(&Packet::PingReq).await;
         assert_eq!(self.next().await, Packet::PingResp);
+    }
+
+    /// So many messages came and were not acknowledged; then nothing.
+    pub(super) async fn is_quiet_after(&mut self, messages: usize) {
+        for _ in 0..messages {
+            assert!(matches!(self.next().await, Packet::Publish(_)));
+        }
+        self.is_quiet().await;
     }
 
     pub(super) async fn subscribe(&mut self, filter: &str, options: SubscriptionOptions) -> ReasonCode {

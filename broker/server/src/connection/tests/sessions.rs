@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// [MQTT-3.1.4-3, MQTT-4.1.0-1; MQTT 3.1.1: MQTT-3.1.4-2, MQTT-4.1.0-2]
 #[tokio::test(start_paused = true)]
 async fn a_takeover_hands_the_session_over() {
     let world = World::new();
@@ -73,6 +74,7 @@ async fn many_takeovers_at_once_leave_one_connection() {
     assert_eq!(world.metric(r#"mqgate_sessions{state="online"}"#), 2.0);
 }
 
+/// [MQTT-4.5.0-1; MQTT 3.1.1: MQTT-3.1.2-5, MQTT-4.5.0-1]
 #[tokio::test(start_paused = true)]
 async fn messages_wait_for_a_client_that_is_away() {
     let world = World::new();
@@ -102,6 +104,7 @@ async fn messages_wait_for_a_client_that_is_away() {
     assert_eq!(world.metric(r#"mqgate_subscriptions{kind="normal"}"#), 0.0);
 }
 
+/// [MQTT-4.1.0-2]
 #[tokio::test(start_paused = true)]
 async fn sessions_end_when_they_expire() {
     let world = World::new();
@@ -124,6 +127,8 @@ async fn sessions_end_when_they_expire() {
 }
 
 /// [MQTT-3.1.3-9]
+///
+/// [MQTT-3.1.2-8]
 #[tokio::test(start_paused = true)]
 async fn a_will_waits_for_its_delay_and_is_forgotten_when_the_client_comes_back() {
     let world = World::new();
