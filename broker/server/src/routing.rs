@@ -191,8 +191,8 @@ impl Router {
                 let mut others = group.members.iter().filter(|(key, _)| *key != gone);
                 others.any(|(_, member)| !online_only || member.handle.is_online())
             });
-            let pushed =
-                group.and_then(|group| self.to_one_of(&group, &mut Post::new(&outgoing.message, 1), Some(gone)));
+            let pushed = group
+                .and_then(|group| self.to_one_of(&group, &mut Post::new(&outgoing.message, 1), Some(gone)));
             match pushed {
                 None => left.push(outgoing),
                 Some(pushed) => {
