@@ -70,12 +70,16 @@ pub struct Broker {
 impl Broker {
     /// To be called within a tokio runtime: time counts from here.
     pub fn new(parts: BrokerParts) -> Arc<Self> {
+        Self::with_seed(parts, Seed(getrandom::u64().unwrap_or(0)))
+    }
+
+    /// With the seed of the hash tables that clients can fill: for a simulation, where the same must happen twice.
+    pub fn with_seed(parts: BrokerParts, seed: Seed) -> Arc<Self> {
         let BrokerParts { admitter, audit, metrics, limits, listener_limits } = parts;
         let limits = Arc::new(limits);
         let listener_limits =
             listener_limits.into_iter().map(|(name, limits)| (name, Arc::new(limits))).collect();
-        let router =
-            Arc::new(Router::new(&limits, Arc::clone(&metrics), Seed(getrandom::u64().unwrap_or(0))));
+        let router = Arc::new(Router::new(&limits, Arc::clone(&metrics), seed));
         Arc::new(Self {
             admitter,
             audit,
