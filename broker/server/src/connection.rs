@@ -32,7 +32,7 @@ use crate::delivery::{self, Lane, Mailbox};
 use crate::directory::ConnectionHandle;
 use crate::gate::{Accepted, Reauthorization};
 use crate::metrics::gate::Stage;
-use crate::metrics::mqtt::{Tally, Transport};
+use crate::metrics::mqtt::Tally;
 use crate::sessions::{Handover, Name, Opened};
 
 /// With this much to be written, no message is taken from the mailbox: the client is slow.
@@ -148,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let now = broker.now();
         let machine = Connection::new(now, Arc::clone(broker.limits_of(&accepted.listener)));
         let deadline = machine.deadline().unwrap_or(now);
-        let transport = if accepted.tls.is_some() { Transport::Tls } else { Transport::Tcp };
+        let transport = accepted.transport;
         let limits = broker.limits_of(&accepted.listener);
         let decoder = Decoder::server(DecodeLimits {
             maximum_packet_size: limits.maximum_packet_size,

@@ -18,7 +18,7 @@ use bytestring::ByteString;
 use mqgate_codec::{Connect, ReasonCode};
 use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict, names};
 use mqgate_identity::certificate::ClientCertificate;
-use mqgate_identity::hooks::{AclRule, Connection, HookSet, Peer, TlsSession};
+use mqgate_identity::hooks::{AclRule, Attribute, Connection, HookSet, Peer, TlsSession};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
 use mqgate_protocol::permit::Permit;
@@ -33,6 +33,7 @@ use crate::chain::Walk;
 use crate::clock;
 use crate::metrics::GateMetrics;
 use crate::metrics::gate::Stage;
+use crate::metrics::mqtt::Transport;
 use crate::registry::Registry;
 
 /// What is known about a connection once its transport is up, before CONNECT.
@@ -42,10 +43,13 @@ pub struct Accepted {
     pub id: u64,
     pub listener: Arc<str>,
     pub accepted_at: UnixMillis,
+    pub transport: Transport,
     pub peer: Peer,
     pub tls: Option<TlsSession>,
     /// Its key was proved and its path judged, also after a resumption.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// What else the transport tells, for hooks and audit records.
+    pub attributes: Vec<Attribute>,
 }
 
 /// The answer to CONNECT.

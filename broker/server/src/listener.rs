@@ -10,16 +10,18 @@ mod socket;
 mod source;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use mqgate_identity::reason::Reason;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::socket::bind;
+use self::socket::ListeningSocket;
+pub use self::socket::{LONGEST_UNIX_PATH, ListenAddress, SocketSettings};
 use self::source::Unfinished;
 pub(crate) use self::source::source_of;
 use crate::audit::AuditLog;
@@ -27,6 +29,7 @@ use crate::audit::coalesce::Coalescer;
 use crate::broker::Broker;
 use crate::clock;
 use crate::metrics::GateMetrics;
+use crate::metrics::mqtt::Transport;
 use crate::readiness::Readiness;
 use crate::tls::TlsServer;
 
@@ -36,7 +39,8 @@ pub struct ListenerSettings {
     /// From the configuration; label of metrics, and in every audit record.
     pub name: Arc<str>,
     /// Port 0 picks a free one; see [`Listener::address`].
-    pub address: SocketAddr,
+    pub address: ListenAddress,
+    pub socket: SocketSettings,
     /// Open at the same time, handshakes included; more wait in the kernel's queue.
     pub max_connections: usize,
     /// TLS handshakes at the same time, of clients that have said hello.
@@ -44,22 +48,20 @@ pub struct ListenerSettings {
     /// Connections of one IPv4 address or one IPv6 network of 64 bits whose handshake is not finished; more are
     /// closed. Does not hold for this machine itself.
     pub max_unfinished_per_source: usize,
-    /// The kernel's queue.
-    pub backlog: i32,
     /// How long connections get to end at shutdown.
     pub drain: Duration,
     pub tls: Option<Arc<TlsServer>>,
 }
 
 impl ListenerSettings {
-    pub fn new(name: &str, address: SocketAddr, tls: Option<Arc<TlsServer>>) -> Self {
+    pub fn new(name: &str, address: impl Into<ListenAddress>, tls: Option<Arc<TlsServer>>) -> Self {
         Self {
             name: name.into(),
-            address,
+            address: address.into(),
+            socket: SocketSettings::default(),
             max_connections: 100_000,
             max_handshakes: 256,
             max_unfinished_per_source: 64,
-            backlog: 1024,
             drain: Duration::from_secs(10),
             tls,
         }
@@ -80,7 +82,7 @@ pub struct ListenerParts {
 #[error("listener \"{listener}\" cannot listen on {address}: {problem}")]
 pub struct ListenError {
     pub listener: String,
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     pub problem: io::Error,
 }
 
@@ -94,11 +96,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub struct Listener {
     inner: Arc<Inner>,
-    bound: watch::Sender<Option<SocketAddr>>,
+    bound: watch::Sender<Option<ListenAddress>>,
 }
 
 struct Inner {
-    settings: ListenerSettings,
+    name: Arc<str>,
+    /// A connection uses one snapshot from beginning to end.
+    settings: Arc<ArcSwap<ListenerSettings>>,
     parts: ListenerParts,
     handshakes: Semaphore,
     unfinished: Unfinished,
@@ -107,34 +111,41 @@ struct Inner {
 
 impl Listener {
     pub fn new(settings: ListenerSettings, parts: ListenerParts) -> Self {
-        let protocol = settings.protocol();
+        let protocol = settings.transport().as_str();
         parts.metrics.add_listener(&settings.name, protocol, settings.max_connections);
         if let Some(tls) = &settings.tls {
             parts.metrics.note_certificates(&settings.name, None, tls.current().certificates());
         }
         let inner = Inner {
+            name: Arc::clone(&settings.name),
             handshakes: Semaphore::new(settings.max_handshakes.clamp(1, Semaphore::MAX_PERMITS)),
             unfinished: Unfinished::new(settings.max_unfinished_per_source),
             failures: Mutex::new(Coalescer::new(COALESCE, COALESCED_KEYS)),
-            settings,
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
             parts,
         };
         Self { inner: Arc::new(inner), bound: watch::Sender::new(None) }
     }
 
     /// Where it listens now; `None` while it is shut.
-    pub fn address(&self) -> watch::Receiver<Option<SocketAddr>> {
+    pub fn address(&self) -> watch::Receiver<Option<ListenAddress>> {
         self.bound.subscribe()
+    }
+
+    /// What new connections are served by. May be replaced at any time; the address, the kind of socket and the
+    /// numbers of places are those of the start.
+    pub fn settings(&self) -> Arc<ArcSwap<ListenerSettings>> {
+        Arc::clone(&self.inner.settings)
     }
 
     /// Accepts until `shutdown`, then waits for the connections to end. Fails if the address cannot be had the
     /// first time.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ListenError> {
-        let settings = &self.inner.settings;
+        let settings = self.inner.settings.load_full();
         let tasks = TaskTracker::new();
         let places = Arc::new(Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         // With port 0 the port that was picked is kept when the listener opens again.
-        let mut address = settings.address;
+        let mut address = settings.address.clone();
         let mut opened_before = false;
         let mut last_obstacles = Vec::new();
         let mut pause = FIRST_PAUSE;
@@ -150,12 +161,12 @@ impl Listener {
                 continue;
             }
             last_obstacles.clear();
-            match bind(address, settings.backlog) {
+            match ListeningSocket::open(&address, &settings.socket) {
                 Ok(socket) => {
                     pause = FIRST_PAUSE;
                     opened_before = true;
-                    address = socket.local_addr().unwrap_or(address);
-                    self.opened(Some(address));
+                    address = socket.address().unwrap_or(address);
+                    self.opened(Some(address.clone()));
                     self.accept_while_ready(&socket, &places, &tasks, &shutdown).await;
                     drop(socket);
                     self.opened(None);
@@ -180,11 +191,11 @@ impl Listener {
         Ok(())
     }
 
-    fn opened(&self, address: Option<SocketAddr>) {
-        let settings = &self.inner.settings;
-        let labels = [&*settings.name, settings.protocol()];
+    fn opened(&self, address: Option<ListenAddress>) {
+        let settings = self.inner.settings.load();
+        let labels = [&*settings.name, settings.transport().as_str()];
         self.inner.parts.metrics.listener_up.with_label_values(&labels).set(i64::from(address.is_some()));
-        match address {
+        match &address {
             Some(address) => tracing::info!(listener = %settings.name, %address, "listening"),
             None => tracing::info!(listener = %settings.name, "shut"),
         }
@@ -193,8 +204,13 @@ impl Listener {
 }
 
 impl ListenerSettings {
-    const fn protocol(&self) -> &'static str {
-        if self.tls.is_some() { "tls" } else { "tcp" }
+    /// What carries its connections.
+    pub const fn transport(&self) -> Transport {
+        match (&self.tls, &self.address) {
+            (Some(_), _) => Transport::Tls,
+            (None, ListenAddress::Ip(_)) => Transport::Tcp,
+            (None, ListenAddress::Unix(_)) => Transport::Unix,
+        }
     }
 }
 

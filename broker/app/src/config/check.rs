@@ -4,9 +4,11 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mqgate_plugin_host::HostSettings;
+use mqgate_server::listener::{LONGEST_UNIX_PATH, ListenAddress};
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -95,6 +97,30 @@ pub fn bind_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// Reads what a listener binds: an address and a port, or `unix:/path`.
+pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    let Some(path) = text.trim().strip_prefix("unix:") else {
+        return bind_address(text).map(ListenAddress::Ip);
+    };
+    match path {
+        path if !path.starts_with('/') => Err(format!("`{path}` is not an absolute path")),
+        path if path.len() > LONGEST_UNIX_PATH || path.contains('\0') => {
+            Err(format!("the path of a Unix socket has at most {LONGEST_UNIX_PATH} bytes"))
+        }
+        path => Ok(ListenAddress::Unix(Arc::from(Path::new(path)))),
+    }
+}
+
+/// Whether only this machine can connect; on a Unix socket, whoever its permissions let.
+pub fn is_local(bind: &str) -> bool {
+    match listen_address(bind) {
+        Ok(ListenAddress::Ip(address)) => address.ip().is_loopback(),
+        Ok(ListenAddress::Unix(_)) => true,
+        Err(_) => false,
+    }
+}
+
+const UNIX_REMEDY: &str = "write an absolute path, for example \"unix:/run/mqgate/mqgate.sock\"";
 const BIND_REMEDY: &str = "write an IP address and a port, for example \"127.0.0.1:8883\" for this machine only, \
     \"0.0.0.0:8883\" or \"[::]:8883\" for everybody";
 
@@ -138,7 +164,7 @@ impl Checker<'_, '_> {
                 None,
             );
         }
-        self.bind(&key("bind"), &listener.bind);
+        self.socket(&key, listener);
         if listener.depth > 6 {
             self.add(
                 &key("depth"),
@@ -157,6 +183,46 @@ impl Checker<'_, '_> {
         match listener.kind {
             Transport::Tcp => self.plain_listener(&key, listener),
             Transport::Tls => self.tls_listener(&key, listener),
+        }
+    }
+
+    fn socket(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
+        let is_unix = match listen_address(&listener.bind) {
+            Ok(ListenAddress::Unix(_)) if listener.kind == Transport::Tls => {
+                self.add(
+                    &key("bind"),
+                    "a Unix socket has no TLS: what it carries does not leave this machine",
+                    Some("write type = \"tcp\", or an address and a port"),
+                );
+                true
+            }
+            Ok(address) => {
+                let is_ipv6 = address.ip().is_some_and(|address| address.is_ipv6());
+                if !is_ipv6 {
+                    self.without_effect(
+                        &key("dual_stack"),
+                        "without effect: only a listener on an IPv6 address can take IPv4 as well",
+                        "write bind = \"[::]:PORT\", or remove this key",
+                    );
+                }
+                address.ip().is_none()
+            }
+            Err(what) => {
+                let unix = listener.bind.trim().starts_with("unix:");
+                self.add(&key("bind"), what, Some(if unix { UNIX_REMEDY } else { BIND_REMEDY }));
+                return;
+            }
+        };
+        let without = if is_unix { ["nodelay", "reuse_port"].as_slice() } else { &["unix_mode"] };
+        for field in without {
+            let what = match is_unix {
+                true => "without effect: `bind` is a Unix socket",
+                false => "without effect: `bind` is not a Unix socket",
+            };
+            self.without_effect(&key(field), what, "remove this key");
+        }
+        if listener.backlog == 0 {
+            self.add(&key("backlog"), "nobody could connect: at least 1 is needed", None);
         }
     }
 
@@ -422,7 +488,7 @@ impl Checker<'_, '_> {
                 let Some(settings) = self.settings::<AnonymousConfig>(&key, plugin) else { return };
                 named.extend(settings.acl.map(|acl| (format!("{key}.acl"), acl)));
                 for (name, listener) in &config.listeners {
-                    let open = bind_address(&listener.bind).is_ok_and(|address| !address.ip().is_loopback());
+                    let open = !is_local(&listener.bind);
                     // A listener that demands a certificate has no anonymous clients.
                     if open && !(listener.kind == Transport::Tls && listener.certificate_required()) {
                         self.add(

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::units::Span;
 
 pub use self::limits::{DeniedPublish, Limits, WhenFull};
-pub use self::listener::{AuthMode, Listener, Registration, TlsVersion, Transport, Verify};
+pub use self::listener::{AuthMode, Listener, Registration, TlsVersion, Transport, UnixMode, Verify};
 pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::plugins::{Capability, Native, Plugin, PluginGrant, PluginLimits};
 pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};

@@ -15,7 +15,7 @@ use mqgate_protocol::subscriptions::ShareStrategy;
 use mqgate_server::audit::AuditSettings;
 use mqgate_server::clock;
 use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
-use mqgate_server::listener::ListenerSettings;
+use mqgate_server::listener::{ListenerSettings, SocketSettings};
 use mqgate_server::registry::RegistrySettings;
 use mqgate_server::tls::{
     BoundCertificate, CertificateSet, CertificateSource, ClientAuth, Resumption, ServerCertificate,
@@ -23,7 +23,7 @@ use mqgate_server::tls::{
 };
 use mqgate_server::trust::TrustStore;
 
-use crate::config::check::bind_address;
+use crate::config::check::listen_address;
 use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
 use crate::native::acl_rule;
@@ -83,7 +83,7 @@ pub fn listener(
     drain: Duration,
 ) -> Result<ListenerSettings> {
     let key = |field: &str| format!("listeners.{name}.{field}");
-    let address = bind_address(&listener.bind).map_err(|error| wrong(&key("bind"), error))?;
+    let address = listen_address(&listener.bind).map_err(|error| wrong(&key("bind"), error))?;
     let tls = match listener.kind {
         model::Transport::Tcp => None,
         model::Transport::Tls => Some(Arc::new(TlsServer::new(tls(name, listener, trust)?))),
@@ -92,6 +92,13 @@ pub fn listener(
     settings.max_connections = listener.max_connections as usize;
     settings.max_handshakes = listener.max_handshakes as usize;
     settings.drain = drain;
+    settings.socket = SocketSettings {
+        backlog: i32::from(listener.backlog),
+        nodelay: listener.nodelay,
+        reuse_port: listener.reuse_port,
+        dual_stack: listener.dual_stack,
+        unix_mode: listener.unix_mode.0,
+    };
     Ok(settings)
 }
 

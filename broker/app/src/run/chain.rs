@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::admin::{note_change, note_refusal};
 use crate::components;
-use crate::config::check::bind_address;
+use crate::config::check::is_local;
 use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
 use crate::native::anonymous::Anonymous;
@@ -49,13 +49,10 @@ fn member(config: &Config, plugin: &model::Plugin, native: model::Native) -> Res
             member.map_err(|error| Failure::new(Exit::Config, format!("plugin `{name}`: {error}")))?
         }
         model::Native::Anonymous => {
-            let on_loopback = |listener: &model::Listener| {
-                bind_address(&listener.bind).is_ok_and(|address| address.ip().is_loopback())
-            };
             let names: BTreeSet<String> = config
                 .listeners
                 .iter()
-                .filter(|(_, listener)| on_loopback(listener))
+                .filter(|(_, listener)| is_local(&listener.bind))
                 .map(|(name, _)| name.clone())
                 .collect();
             Anonymous::member(name, settings(plugin)?, names)

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use mqgate_server::listener::ListenAddress;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +34,7 @@ struct Known {
 struct ListenerEndpoint {
     #[serde(rename = "type")]
     kind: &'static str,
-    address: SocketAddr,
+    address: ListenAddress,
 }
 
 impl Endpoints {
@@ -51,9 +52,9 @@ impl Endpoints {
         crate::cli::announce(&format!("listening: metrics http {address}"))
     }
 
-    fn listener(&self, kind: &'static str, name: &str, address: Option<SocketAddr>) -> Result<()> {
+    fn listener(&self, kind: &'static str, name: &str, address: Option<ListenAddress>) -> Result<()> {
         self.change(|known| {
-            match address {
+            match address.clone() {
                 Some(address) => known.listeners.insert(name.to_owned(), ListenerEndpoint { kind, address }),
                 None => known.listeners.remove(name),
             };
@@ -80,12 +81,12 @@ impl Endpoints {
 pub async fn announce(
     kind: &'static str,
     name: String,
-    mut address: watch::Receiver<Option<SocketAddr>>,
+    mut address: watch::Receiver<Option<ListenAddress>>,
     endpoints: Arc<Endpoints>,
     end: CancellationToken,
 ) {
     loop {
-        let now = *address.borrow_and_update();
+        let now = address.borrow_and_update().clone();
         if let Err(error) = endpoints.listener(kind, &name, now) {
             tracing::warn!(%error, "where the broker listens is not written down");
         }

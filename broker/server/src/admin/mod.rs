@@ -14,7 +14,6 @@ pub mod problem;
 mod refusals;
 mod serving;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -28,6 +27,7 @@ pub use self::problem::Problem;
 pub use self::serving::serve;
 use crate::audit::AuditLog;
 use crate::broker::Broker;
+use crate::listener::ListenAddress;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::registry::Registry;
@@ -58,11 +58,11 @@ pub struct About {
 
 pub struct AboutListener {
     pub name: String,
-    /// `tcp` or `tls`.
+    /// `tcp`, `tls`, `ws`, `wss` or `quic`.
     pub kind: &'static str,
     pub auth_mode: &'static str,
     /// `None` while it is shut.
-    pub address: watch::Receiver<Option<SocketAddr>>,
+    pub address: watch::Receiver<Option<ListenAddress>>,
 }
 
 /// Everything: pages, API, and `more` under `/api/v1`, behind `door`.

@@ -60,13 +60,13 @@ async fn status(State(parts): State<AdminParts>) -> Json<serde_json::Value> {
         .listeners
         .iter()
         .map(|listener| {
-            let address = *listener.address.borrow();
+            let address = listener.address.borrow().clone();
             json!({
                 "name": listener.name,
                 "type": listener.kind,
                 "auth_mode": listener.auth_mode,
                 "state": if address.is_some() { "open" } else { "shut" },
-                "address": address.map(|address| address.to_string()),
+                "address": address,
             })
         })
         .collect();

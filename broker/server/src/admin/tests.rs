@@ -1,5 +1,6 @@
 use mqgate_identity::reason::Reason;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ struct World {
     address: SocketAddr,
     audit: Arc<AuditLog>,
     folder: tempfile::TempDir,
-    listener: watch::Sender<Option<SocketAddr>>,
+    listener: watch::Sender<Option<ListenAddress>>,
     _end: tokio_util::sync::DropGuard,
 }
 
@@ -194,7 +195,7 @@ async fn pages_for_machines_need_no_token_unless_configured() {
     assert!(metrics.status == 200 && metrics.head.contains("text/plain"));
     let answer = world.raw("GET /ready", &host, "").await;
     assert_eq!((answer.status, &answer.body["reasons"][0]), (503, &json!("listener \"main\" is not open")));
-    world.listener.send_replace(Some(world.address));
+    world.listener.send_replace(Some(world.address.into()));
     assert_eq!(world.raw("GET /ready", &host, "").await.status, 200);
 
     let (guarded, _) = World::new(true).await;

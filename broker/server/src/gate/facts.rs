@@ -9,6 +9,7 @@ use mqgate_identity::registry::DeviceCertificate;
 use mqgate_protocol::permit::Permit;
 
 use super::Accepted;
+use crate::metrics::mqtt::Transport;
 
 pub(super) fn connection(accepted: &Accepted, connect: &Connect) -> Connection {
     Connection {
@@ -20,7 +21,7 @@ pub(super) fn connection(accepted: &Accepted, connect: &Connect) -> Connection {
         tls: accepted.tls.clone(),
         certificate: accepted.certificate.clone(),
         connect: connect_facts(connect),
-        attributes: Vec::new(),
+        attributes: accepted.attributes.clone(),
     }
 }
 
@@ -72,7 +73,10 @@ pub(super) fn identity(record: &DeviceCertificate) -> Identity {
 /// Who an event is about, as far as the connection tells.
 pub(crate) fn event_about(mut event: AuditEvent, accepted: &Accepted) -> AuditEvent {
     event.connection_id = Some(accepted.id);
-    event.peer_address = Some(format!("{}:{}", bracketed(accepted.peer.address), accepted.peer.port));
+    event.peer_address = Some(match accepted.transport {
+        Transport::Unix if accepted.peer.via_proxy.is_none() => String::from("unix"),
+        _ => format!("{}:{}", bracketed(accepted.peer.address), accepted.peer.port),
+    });
     event.listener = Some(accepted.listener.clone());
     event.actor = "client".into();
     if let Some(certificate) = &accepted.certificate {
@@ -93,6 +97,7 @@ pub(crate) fn event_about(mut event: AuditEvent, accepted: &Accepted) -> AuditEv
     if let Some(proxy) = accepted.peer.via_proxy {
         event = event.field("proxy", proxy.to_string());
     }
+    event.fields.extend(accepted.attributes.iter().cloned());
     event
 }
 

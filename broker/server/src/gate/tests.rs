@@ -86,9 +86,11 @@ impl World {
             id: 7,
             listener: listener.into(),
             accepted_at: UnixMillis(1),
+            transport: Transport::Tls,
             peer: Peer { address: [192, 0, 2, number].into(), port: 40000, via_proxy: None },
             tls: None,
             certificate: device.map(|device| device.proved(&self.ca)),
+            attributes: Vec::new(),
         }
     }
 

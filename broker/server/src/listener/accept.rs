@@ -3,19 +3,19 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::socket::ListeningSocket;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, Listener, WATCH, sleep};
 
 impl Listener {
     /// Returns when the broker is not ready any more, or at shutdown.
     pub(super) async fn accept_while_ready(
         &self,
-        socket: &TcpListener,
+        socket: &ListeningSocket,
         places: &Arc<Semaphore>,
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
@@ -41,15 +41,15 @@ impl Listener {
                 next = next => next,
             };
             match accepted {
-                Ok((stream, peer)) => {
+                Ok((socket, caller)) => {
                     pause = FIRST_PAUSE;
                     let inner = Arc::clone(&self.inner);
-                    tasks.spawn(inner.handle(stream, peer, place, shutdown.clone()));
+                    tasks.spawn(inner.handle(socket, caller, place, shutdown.clone()));
                 }
                 Err(problem) if is_of_the_peer(&problem) => {}
                 Err(problem) => {
                     // No file descriptors or no memory: accepting at once again would spin.
-                    let listener = &*self.inner.settings.name;
+                    let listener = &*self.inner.name;
                     tracing::error!(listener, %problem, ?pause, "accepting failed");
                     sleep(pause, shutdown).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);

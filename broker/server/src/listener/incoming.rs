@@ -1,76 +1,106 @@
-//! One connection on its way up: counted, through the TLS handshake where there is one, handed to [`serve`].
+//! One connection on its way up, from the socket to what speaks MQTT. Whoever gets there is handed to [`serve`].
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mqgate_identity::hooks::Peer;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::Inner;
+use super::socket::Caller;
+use super::{Inner, ListenerSettings};
 use crate::broker::serve;
 use crate::clock;
 use crate::gate::Accepted;
-use crate::stream::ServerStream;
-use crate::tls::Handshaken;
+use crate::stream::{ServerStream, Socket};
+use crate::tls::{Handshaken, TlsServer};
+
+/// A transport that is up, and the gauges that count it as long as it lives.
+struct Up {
+    stream: ServerStream,
+    _live: Option<Raised>,
+}
 
 impl Inner {
     pub(super) async fn handle(
         self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
+        socket: Socket,
+        caller: Caller,
         place: Option<OwnedSemaphorePermit>,
         shutdown: CancellationToken,
     ) {
-        let listener = &*self.settings.name;
+        let listener = &*self.name;
         let metrics = &self.parts.metrics;
         metrics.listener_accepted.with_label_values(&[listener]).inc();
         let _open = Raised::new(metrics.listener_connections.with_label_values(&[listener]));
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%peer, %error, "no TCP_NODELAY");
-        }
+        let settings = self.settings.load_full();
         let mut accepted = Accepted {
             id: self.parts.broker.next_connection_id(),
-            listener: Arc::clone(&self.settings.name),
+            listener: Arc::clone(&settings.name),
             accepted_at: clock::now(),
-            peer: Peer { address: peer.ip().to_canonical(), port: peer.port(), via_proxy: None },
+            transport: settings.transport(),
+            peer: caller.peer,
             tls: None,
             certificate: None,
+            attributes: caller.attributes,
         };
-        let Some(tls) = &self.settings.tls else {
-            let broker = Arc::clone(&self.parts.broker);
-            serve(ServerStream::Tcp(stream), accepted, broker, shutdown).await;
-            return;
+        // In a box: what a handshake needs is not kept for as long as the connection lives.
+        let up = tokio::select! {
+            () = shutdown.cancelled() => return,
+            up = Box::pin(self.bring_up(&settings, socket, &mut accepted)) => up,
         };
+        drop(settings);
+        let Some(Up { stream, _live }) = up else { return };
+        serve(stream, accepted, Arc::clone(&self.parts.broker), shutdown).await;
+        drop(place);
+    }
+
+    /// `None`: it did not get that far, which is counted and written down.
+    async fn bring_up(
+        &self,
+        settings: &ListenerSettings,
+        socket: Socket,
+        accepted: &mut Accepted,
+    ) -> Option<Up> {
+        if let Socket::Tcp(stream) = &socket
+            && let Err(error) = stream.set_nodelay(settings.socket.nodelay)
+        {
+            tracing::debug!(peer = %accepted.peer.address, %error, "no TCP_NODELAY");
+        }
+        match &settings.tls {
+            None => Some(Up { stream: ServerStream::Plain(socket), _live: None }),
+            Some(tls) => self.handshake(tls, socket, accepted).await,
+        }
+    }
+
+    async fn handshake(&self, tls: &TlsServer, socket: Socket, accepted: &mut Accepted) -> Option<Up> {
+        let listener = &*self.name;
+        let metrics = &self.parts.metrics;
         let started = Instant::now();
-        let Some(unfinished) = self.unfinished.enter(peer.ip()) else {
+        let Some(unfinished) = self.unfinished.enter(accepted.peer.address) else {
             metrics.listener_rejected.with_label_values(&[listener, "max_conn"]).inc();
+            let peer = accepted.peer.address;
             tracing::debug!(listener, %peer, "closed: its source has too many unfinished handshakes");
-            return;
+            return None;
         };
         let timeout = tls.current().settings().handshake_timeout;
-        let handshake = tokio::select! {
-            () = shutdown.cancelled() => return,
-            handshake = tls.accept(stream, timeout, &self.handshakes) => handshake,
-        };
+        let handshake = tls.accept(socket, timeout, &self.handshakes).await;
         drop(unfinished);
         let Handshaken { stream, session, group, certificate, sni } = match handshake {
             Ok(handshaken) => handshaken,
-            Err(failure) => return self.failed(failure, &accepted),
+            Err(failure) => {
+                self.failed(failure, accepted);
+                return None;
+            }
         };
         metrics.tls_sni.with_label_values(&[listener, sni.as_str()]).inc();
         let version = if session.version == 0x0303 { "1.2" } else { "1.3" };
         self.count(&session, version, group, certificate.is_some(), started);
         let has_certificate = if certificate.is_some() { "present" } else { "none" };
         let labels = [listener, version, has_certificate];
-        let _live = Raised::new(metrics.tls_live_connections.with_label_values(&labels));
+        let live = Raised::new(metrics.tls_live_connections.with_label_values(&labels));
         accepted.tls = Some(session);
         accepted.certificate = certificate;
-        let broker = Arc::clone(&self.parts.broker);
-        serve(ServerStream::Tls(Box::new(stream)), accepted, broker, shutdown).await;
-        drop(place);
+        Some(Up { stream: ServerStream::Tls(Box::new(stream)), _live: Some(live) })
     }
 }
 

@@ -23,7 +23,7 @@ impl Inner {
         has_certificate: bool,
         started: Instant,
     ) {
-        let listener = &*self.settings.name;
+        let listener = &*self.name;
         let metrics = &self.parts.metrics;
         metrics.tls_handshakes.with_label_values(&[listener, HandshakeResult::Ok.as_str()]).inc();
         let kind = if session.resumed { "resumed" } else { "full" };
@@ -42,7 +42,7 @@ impl Inner {
     }
 
     pub(super) fn failed(&self, failure: HandshakeFailure, accepted: &Accepted) {
-        let listener = &*self.settings.name;
+        let listener = &*self.name;
         let metrics = &self.parts.metrics;
         let result = match failure.reason {
             Reason::TlsHandshakeTimeout => HandshakeResult::Timeout,

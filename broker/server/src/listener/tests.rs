@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use mqgate_identity::hooks::HookSet;
@@ -18,7 +19,7 @@ use crate::trust::TrustStore;
 struct World {
     parts: ListenerParts,
     metrics: Arc<Metrics>,
-    hooks: Arc<arc_swap::ArcSwap<HookSet>>,
+    hooks: Arc<ArcSwap<HookSet>>,
     file: std::path::PathBuf,
     shutdown: CancellationToken,
     _folder: tempfile::TempDir,
@@ -56,7 +57,10 @@ impl World {
     }
 
     fn listener(&self, tls: Option<Arc<TlsServer>>) -> Listener {
-        Listener::new(ListenerSettings::new("mqtts", "127.0.0.1:0".parse().unwrap(), tls), self.parts.clone())
+        Listener::new(
+            ListenerSettings::new("mqtts", SocketAddr::from(([127, 0, 0, 1], 0)), tls),
+            self.parts.clone(),
+        )
     }
 
     fn missing(&self, plugins: &[&str]) {
@@ -65,8 +69,8 @@ impl World {
     }
 }
 
-async fn open(address: &mut watch::Receiver<Option<SocketAddr>>) -> SocketAddr {
-    address.wait_for(Option::is_some).await.unwrap().unwrap()
+async fn open(address: &mut watch::Receiver<Option<ListenAddress>>) -> SocketAddr {
+    address.wait_for(Option::is_some).await.unwrap().as_ref().and_then(ListenAddress::ip).unwrap()
 }
 
 #[tokio::test]
@@ -149,7 +153,7 @@ async fn whoever_says_nothing_keeps_nobody_out() {
     let settings = TlsSettings { client_auth: crate::tls::ClientAuth::None, ..TlsSettings::default() };
     let set = TlsSet::new(settings, server.served(), Arc::new(TrustStore::new(1))).unwrap();
     let tls = TlsServer::new(set);
-    let mut settings = ListenerSettings::new("mqtts", "127.0.0.1:0".parse().unwrap(), Some(Arc::new(tls)));
+    let mut settings = ListenerSettings::new("mqtts", SocketAddr::from(([127, 0, 0, 1], 0)), Some(Arc::new(tls)));
     settings.max_handshakes = 1;
     let listener = Listener::new(settings, world.parts.clone());
     let mut address = listener.address();
@@ -185,7 +189,8 @@ async fn whoever_says_nothing_keeps_nobody_out() {
 #[tokio::test]
 async fn whoever_has_no_place_waits() {
     let world = World::new();
-    let mut settings = ListenerSettings::new("mqtts", "127.0.0.1:0".parse().unwrap(), Some(world.tls()));
+    let mut settings =
+        ListenerSettings::new("mqtts", SocketAddr::from(([127, 0, 0, 1], 0)), Some(world.tls()));
     settings.max_connections = 1;
     let listener = Listener::new(settings, world.parts.clone());
     let mut address = listener.address();

@@ -19,6 +19,25 @@ pub enum Initiator {
 pub enum Transport {
     Tcp,
     Tls,
+    Ws,
+    Wss,
+    Quic,
+    Unix,
+}
+
+impl Transport {
+    pub const ALL: [Self; 6] = [Self::Tcp, Self::Tls, Self::Ws, Self::Wss, Self::Quic, Self::Unix];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+            Self::Quic => "quic",
+            Self::Unix => "unix",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,8 +55,8 @@ pub struct MqttMetrics {
     disconnects: IntCounterVec,
     packets_received: [IntCounter; 15],
     packets_sent: [IntCounter; 15],
-    bytes_received: [IntCounter; 2],
-    bytes_sent: [IntCounter; 2],
+    bytes_received: [IntCounter; Transport::ALL.len()],
+    bytes_sent: [IntCounter; Transport::ALL.len()],
     messages_received: [IntCounter; 3],
     messages_sent: [IntCounter; 3],
     messages_dropped: [IntCounter; DropReason::ALL.len()],
@@ -106,7 +125,7 @@ impl MqttMetrics {
         let types =
             |family: &IntCounterVec| PacketType::ALL.map(|kind| family.with_label_values(&[label_of(kind)]));
         let transports =
-            |family: &IntCounterVec| ["tcp", "tls"].map(|name| family.with_label_values(&[name]));
+            |family: &IntCounterVec| Transport::ALL.map(|kind| family.with_label_values(&[kind.as_str()]));
         let qualities =
             |family: &IntCounterVec| ["0", "1", "2"].map(|name| family.with_label_values(&[name]));
 

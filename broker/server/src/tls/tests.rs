@@ -427,9 +427,11 @@ async fn a_certificate_revoked_between_two_sessions_is_out_also_when_the_session
             id: 1,
             listener: "mqtts".into(),
             accepted_at: crate::clock::now(),
+            transport: crate::metrics::mqtt::Transport::Tls,
             peer: Peer { address: [127, 0, 0, 1].into(), port: 1, via_proxy: None },
             tls: Some(handshaken.session),
             certificate: handshaken.certificate,
+            attributes: Vec::new(),
         };
         let connect = Connect {
             version: ProtocolVersion::V5,

@@ -15,6 +15,7 @@ pub struct Listener {
     #[serde(rename = "type")]
     pub kind: Transport,
     /// Address and port, for example `"0.0.0.0:8883"` or `"[::]:8883"`. Port 0 takes a free one.
+    /// `"unix:/run/mqgate.sock"` is a Unix socket, for the type `tcp`.
     pub bind: String,
     /// Whether clients need a certificate: `one-way` (none is asked for), `mutual` (one of a trusted CA), or
     /// `per-device` (and each certificate must be in the registry). Only for `tls`. The default is `mutual`.
@@ -65,6 +66,41 @@ pub struct Listener {
     pub send_reason_string: bool,
     /// Whether clients of MQTT 3.1 (`MQIsdp`), which is older than 3.1.1, are taken.
     pub mqtt_3_1: bool,
+    /// The kernel's queue of connections that are not accepted yet. Its own limit (`net.core.somaxconn`) holds as well.
+    pub backlog: u16,
+    /// Send small packets at once, and not only when those before them were acknowledged (TCP_NODELAY).
+    pub nodelay: bool,
+    /// Let other processes of the same user listen on the address too (SO_REUSEPORT); the kernel deals connections out.
+    pub reuse_port: bool,
+    /// Let `[::]` take IPv4 as well; otherwise IPv4 is a listener of its own.
+    pub dual_stack: bool,
+    /// Permissions of a Unix socket, in octal digits: who may write to it may connect.
+    pub unix_mode: UnixMode,
+}
+
+/// Permissions in octal digits, for example `"0660"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct UnixMode(pub u32);
+
+impl TryFrom<String> for UnixMode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode @ ..=0o777) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Self(mode)),
+            _ => {
+                Err(format!("`{text}` is not a mode: write three or four octal digits, for example \"0660\""))
+            }
+        }
+    }
+}
+
+impl From<UnixMode> for String {
+    fn from(mode: UnixMode) -> Self {
+        format!("{:04o}", mode.0)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -133,6 +169,11 @@ impl Default for Listener {
             max_handshakes: 256,
             send_reason_string: true,
             mqtt_3_1: true,
+            backlog: 1024,
+            nodelay: true,
+            reuse_port: false,
+            dual_stack: false,
+            unix_mode: UnixMode(0o660),
         }
     }
 }

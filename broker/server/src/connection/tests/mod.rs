@@ -32,7 +32,7 @@ use crate::audit::{AuditLog, AuditSettings};
 use crate::broker::{AdmissionRule, Admitter, BrokerParts};
 use crate::gate::{Admission, Gate, GateSettings, ListenerPolicy, Refusal};
 use crate::metrics::Metrics;
-use crate::metrics::mqtt::MqttMetrics;
+use crate::metrics::mqtt::{MqttMetrics, Transport};
 
 pub(super) struct World {
     pub(super) broker: Arc<Broker>,
@@ -185,8 +185,10 @@ impl World {
             listener: "test".into(),
             accepted_at: UnixMillis(0),
             peer: PeerAddress { address: [127, 0, 0, 1].into(), port: 1, via_proxy: None },
+            transport: Transport::Tcp,
             tls: None,
             certificate: None,
+            attributes: Vec::new(),
         };
         let task = tokio::spawn(serve(theirs, accepted, Arc::clone(&self.broker), self.shutdown.clone()));
         let decoder = Decoder::client(version, DecodeLimits::UNLIMITED);
