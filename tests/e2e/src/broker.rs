@@ -200,6 +200,16 @@ impl Broker {
         self.process.port.expect("the listener is open")
     }
 
+    /// The port of another listener than `main`; waits until it is open.
+    pub async fn port_of(&self, listener: &str) -> u16 {
+        crate::eventually(&format!("the listener {listener}"), async || {
+            let text = fs::read_to_string(self.folder.join("data/endpoints.json")).ok()?;
+            let known: Value = serde_json::from_str(&text).ok()?;
+            known["listeners"][listener]["address"].as_str()?.rsplit(':').next()?.parse().ok()
+        })
+        .await
+    }
+
     /// Waits until the listener is open.
     pub fn open(&mut self) {
         self.process.wait_for_listener(&self.folder);
@@ -292,7 +302,7 @@ struct Process {
     child: Child,
     admin_port: u16,
     port: Option<u16>,
-    listening: mpsc::Receiver<(String, u16)>,
+    listening: mpsc::Receiver<(Role, u16)>,
 }
 
 impl Process {
@@ -337,9 +347,9 @@ impl Process {
 
     fn next_place(&mut self, folder: &Path) {
         match self.listening.recv_timeout(Duration::from_secs(60)) {
-            Ok((kind, port)) if kind == "admin" => self.admin_port = port,
-            Ok((kind, _)) if kind == "metrics" => {}
-            Ok((_, port)) => self.port = Some(port),
+            Ok((Role::Admin, port)) => self.admin_port = port,
+            Ok((Role::Main, port)) => self.port = Some(port),
+            Ok((Role::Other, _)) => {}
             Err(_) => {
                 self.kill();
                 let log = fs::read_to_string(folder.join("broker.log")).unwrap_or_default();
@@ -354,12 +364,24 @@ impl Process {
     }
 }
 
+/// What is behind an address.
+enum Role {
+    Admin,
+    /// The listener that tests have in any case.
+    Main,
+    Other,
+}
+
 /// Reads `listening: tls main 127.0.0.1:40001` and `listening: admin api 127.0.0.1:40002`.
-fn listening_at(line: &str) -> Option<(String, u16)> {
+fn listening_at(line: &str) -> Option<(Role, u16)> {
     let mut words = line.strip_prefix("listening: ")?.split_whitespace();
-    let kind = words.next()?;
-    let port = words.next_back()?.rsplit(':').next()?.parse().ok()?;
-    Some((kind.to_owned(), port))
+    let role = match (words.next()?, words.next()?) {
+        ("admin", _) => Role::Admin,
+        ("metrics", _) => Role::Other,
+        (_, "main") => Role::Main,
+        _ => Role::Other,
+    };
+    Some((role, words.next_back()?.rsplit(':').next()?.parse().ok()?))
 }
 
 /// The broker's binary: what `cargo xtask test` has built, else built here when it is older than its sources.

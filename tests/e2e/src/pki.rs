@@ -67,6 +67,8 @@ impl Pki {
         let certificate = params.signed_by(&key, &self.issuer).expect("the parameters are complete");
         fs::write(self.folder.join(format!("{file}.pem")), certificate.pem())
             .expect("the folder is writable");
+        fs::write(self.folder.join(format!("{file}.der")), certificate.der())
+            .expect("the folder is writable");
         fs::write(self.folder.join(format!("{file}.key")), key.serialize_pem())
             .expect("the folder is writable");
         Identity {

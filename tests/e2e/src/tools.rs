@@ -27,6 +27,23 @@ pub fn python_with_paho() -> Option<Command> {
     present("paho-mqtt", works.is_ok_and(|output| output.status.success())).then(|| Command::new(python))
 }
 
+/// A Node.js that has MQTT.js.
+pub fn node_with_mqtt() -> Option<Command> {
+    let with_modules = || {
+        let mut node = Command::new("node");
+        if let Some(modules) = std::env::var_os("MQGATE_TEST_NODE_MODULES") {
+            node.env("NODE_PATH", modules);
+        }
+        node
+    };
+    let works = with_modules().args(["-e", "require('mqtt')"]).output();
+    present("MQTT.js", works.is_ok_and(|output| output.status.success())).then(with_modules)
+}
+
+pub fn nginx() -> Option<Command> {
+    find("nginx", "-v")
+}
+
 /// Runs `command`; panics with its output unless it succeeds.
 pub fn succeed(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));

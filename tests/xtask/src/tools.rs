@@ -47,11 +47,20 @@ const TOOLS: &[Tool] = &[
         elsewhere: "OpenSSL's command line (Debian: openssl)",
         tests: "seed_commands::*",
     },
+    Tool {
+        program: "nginx",
+        probe: "-v",
+        packages: &["nginx"],
+        elsewhere: "nginx (Debian: nginx)",
+        tests: "proxies::nginx_*",
+    },
 ];
 
-/// paho-mqtt with its hash: a wheel from PyPI, unchanged since it was looked at.
+/// paho-mqtt and aiomqtt with their hashes: wheels from PyPI, unchanged since they were looked at.
 const PAHO: &str =
-    "paho-mqtt==2.1.0 --hash=sha256:6db9ba9b34ed5bc6b6e3812718c7e06e2fd7444540df2455d2c51bd58808feee";
+    "paho-mqtt==2.1.0 --hash=sha256:6db9ba9b34ed5bc6b6e3812718c7e06e2fd7444540df2455d2c51bd58808feee
+aiomqtt==2.5.1 --hash=sha256:fd58c3593160e4d475d90ce911cdfc4239cd64de96b0ba22edf6c86bd7afa278
+";
 
 /// What was found, for the environment of the tests.
 pub struct Tools {
@@ -67,7 +76,7 @@ pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
     fs::create_dir_all(&folder)?;
     let unpacked = folder.join("debian");
     let libraries = unpacked.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-    let mut directories = vec![unpacked.join("usr/bin")];
+    let mut directories = vec![unpacked.join("usr/bin"), unpacked.join("usr/sbin")];
     directories.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let mut tools =
         Tools { path: std::env::join_paths(directories)?, libraries, python: None, missing: Vec::new() };
@@ -83,7 +92,10 @@ pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
     }
     tools.python = python_with_paho(&folder, say);
     if tools.python.is_none() {
-        tools.missing.push(("Python 3 with venv and paho-mqtt 2.1.0", "real_clients::paho_*"));
+        tools.missing.push((
+            "Python 3 with venv, paho-mqtt 2.1.0 and aiomqtt 2.5.1",
+            "real_clients::paho_*, transports::*",
+        ));
     }
     say(&format!("{} of {} tools are there", TOOLS.len() + 1 - tools.missing.len(), TOOLS.len() + 1));
     Ok(tools)
@@ -167,15 +179,16 @@ fn fetch(packages: &[&str], into: &Path) {
     let _ = fs::remove_dir_all(&downloads);
 }
 
-/// A virtual environment with paho-mqtt, made once.
+/// A virtual environment with paho-mqtt and aiomqtt, made once.
 fn python_with_paho(folder: &Path, say: &dyn Fn(&str)) -> Option<PathBuf> {
     let environment = folder.join("python");
     let python = environment.join("bin/python");
-    let has_paho = || output(Command::new(&python).args(["-c", "import paho.mqtt.client"])).is_some();
+    let has_paho =
+        || output(Command::new(&python).args(["-c", "import paho.mqtt.client, aiomqtt"])).is_some();
     if has_paho() {
         return Some(python);
     }
-    say("paho-mqtt: making a Python environment and installing it from PyPI");
+    say("paho-mqtt, aiomqtt: making a Python environment and installing them from PyPI");
     output(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
     let requirements = folder.join("paho-requirements.txt");
     fs::write(&requirements, PAHO).ok()?;
