@@ -13,6 +13,9 @@ pub enum Reason {
     TlsSniUnknown,
     TlsHandshakeTimeout,
     TlsProtocol,
+    // proxies and WebSocket, before MQTT
+    ProxyHeader,
+    WebSocketRefused,
     // certificate evaluation
     CertMalformed,
     CertV1,
@@ -77,6 +80,8 @@ impl Reason {
         Self::TlsSniUnknown,
         Self::TlsHandshakeTimeout,
         Self::TlsProtocol,
+        Self::ProxyHeader,
+        Self::WebSocketRefused,
         Self::CertMalformed,
         Self::CertV1,
         Self::CertCaAsLeaf,
@@ -137,6 +142,8 @@ impl Reason {
             Self::TlsSniUnknown => "tls_sni_unknown",
             Self::TlsHandshakeTimeout => "tls_handshake_timeout",
             Self::TlsProtocol => "tls_protocol",
+            Self::ProxyHeader => "proxy_header",
+            Self::WebSocketRefused => "websocket_refused",
             Self::CertMalformed => "cert_malformed",
             Self::CertV1 => "cert_v1",
             Self::CertCaAsLeaf => "cert_ca_as_leaf",

@@ -5,6 +5,7 @@
 
 mod accept;
 mod incoming;
+mod proxied;
 mod report;
 mod socket;
 mod source;
@@ -30,8 +31,10 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::metrics::GateMetrics;
 use crate::metrics::mqtt::Transport;
+use crate::proxy_protocol::ProxySettings;
 use crate::readiness::Readiness;
 use crate::tls::TlsServer;
+use crate::websocket::WebSocketSettings;
 
 /// How one listener accepts.
 #[derive(Clone)]
@@ -51,6 +54,10 @@ pub struct ListenerSettings {
     /// How long connections get to end at shutdown.
     pub drain: Duration,
     pub tls: Option<Arc<TlsServer>>,
+    /// Proxies in front of it.
+    pub proxy: Option<Arc<ProxySettings>>,
+    /// MQTT comes in WebSocket frames.
+    pub websocket: Option<Arc<WebSocketSettings>>,
 }
 
 impl ListenerSettings {
@@ -64,6 +71,8 @@ impl ListenerSettings {
             max_unfinished_per_source: 64,
             drain: Duration::from_secs(10),
             tls,
+            proxy: None,
+            websocket: None,
         }
     }
 }
@@ -206,10 +215,12 @@ impl Listener {
 impl ListenerSettings {
     /// What carries its connections.
     pub const fn transport(&self) -> Transport {
-        match (&self.tls, &self.address) {
-            (Some(_), _) => Transport::Tls,
-            (None, ListenAddress::Ip(_)) => Transport::Tcp,
-            (None, ListenAddress::Unix(_)) => Transport::Unix,
+        match (&self.websocket, &self.tls, &self.address) {
+            (Some(_), Some(_), _) => Transport::Wss,
+            (Some(_), None, _) => Transport::Ws,
+            (None, Some(_), _) => Transport::Tls,
+            (None, None, ListenAddress::Ip(_)) => Transport::Tcp,
+            (None, None, ListenAddress::Unix(_)) => Transport::Unix,
         }
     }
 }

@@ -8,16 +8,34 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use crate::websocket::WebSocket;
+
 /// What the kernel hands out.
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
+/// What carries MQTT, or the WebSocket frames that carry it.
+pub enum Carrier {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
 /// What a listener hands to a connection.
 pub enum ServerStream {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
+    WebSocket(Box<WebSocket<Carrier>>),
+}
+
+impl From<Carrier> for ServerStream {
+    fn from(carrier: Carrier) -> Self {
+        match carrier {
+            Carrier::Plain(socket) => Self::Plain(socket),
+            Carrier::Tls(stream) => Self::Tls(stream),
+        }
+    }
 }
 
 /// Passes everything on to the variant that is there.
@@ -78,4 +96,5 @@ macro_rules! delegate {
 }
 
 delegate!(Socket { Tcp, Unix });
-delegate!(ServerStream { Plain, Tls });
+delegate!(Carrier { Plain, Tls });
+delegate!(ServerStream { Plain, Tls, WebSocket });

@@ -1,18 +1,19 @@
 //! What a configuration must not say although every key can be read: contradictions, dangerous combinations,
 //! names and files that lead nowhere.
 
+mod transport;
+
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use mqgate_plugin_host::HostSettings;
-use mqgate_server::listener::{LONGEST_UNIX_PATH, ListenAddress};
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
 
+pub use self::transport::{is_local, listen_address, network};
 use super::model::{AuthMode, Config, Listener, Native, Plugin, Registration, TopicRule, Transport, Verify};
 use super::problem::{Problem, did_you_mean};
 use super::schema::Shape;
@@ -97,30 +98,6 @@ pub fn bind_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// Reads what a listener binds: an address and a port, or `unix:/path`.
-pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
-    let Some(path) = text.trim().strip_prefix("unix:") else {
-        return bind_address(text).map(ListenAddress::Ip);
-    };
-    match path {
-        path if !path.starts_with('/') => Err(format!("`{path}` is not an absolute path")),
-        path if path.len() > LONGEST_UNIX_PATH || path.contains('\0') => {
-            Err(format!("the path of a Unix socket has at most {LONGEST_UNIX_PATH} bytes"))
-        }
-        path => Ok(ListenAddress::Unix(Arc::from(Path::new(path)))),
-    }
-}
-
-/// Whether only this machine can connect; on a Unix socket, whoever its permissions let.
-pub fn is_local(bind: &str) -> bool {
-    match listen_address(bind) {
-        Ok(ListenAddress::Ip(address)) => address.ip().is_loopback(),
-        Ok(ListenAddress::Unix(_)) => true,
-        Err(_) => false,
-    }
-}
-
-const UNIX_REMEDY: &str = "write an absolute path, for example \"unix:/run/mqgate/mqgate.sock\"";
 const BIND_REMEDY: &str = "write an IP address and a port, for example \"127.0.0.1:8883\" for this machine only, \
     \"0.0.0.0:8883\" or \"[::]:8883\" for everybody";
 
@@ -164,7 +141,7 @@ impl Checker<'_, '_> {
                 None,
             );
         }
-        self.socket(&key, listener);
+        self.transport(&key, listener);
         if listener.depth > 6 {
             self.add(
                 &key("depth"),
@@ -172,7 +149,7 @@ impl Checker<'_, '_> {
                 Some("set a depth from 0 to 6"),
             );
         }
-        let per_device = listener.kind == Transport::Tls && listener.mode() == AuthMode::PerDevice;
+        let per_device = listener.has_certificates() && listener.mode() == AuthMode::PerDevice;
         if listener.registration == Registration::Manual && !per_device {
             self.add(
                 &key("registration"),
@@ -180,84 +157,50 @@ impl Checker<'_, '_> {
                 Some("set `auth_mode = \"per-device\"` (`type = \"tls\"`), or remove this key"),
             );
         }
-        match listener.kind {
-            Transport::Tcp => self.plain_listener(&key, listener),
-            Transport::Tls => self.tls_listener(&key, listener),
+        if listener.kind.has_tls() {
+            self.server_certificate(&key, listener);
+        } else {
+            self.plain_listener(&key, listener);
         }
-    }
-
-    fn socket(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
-        let is_unix = match listen_address(&listener.bind) {
-            Ok(ListenAddress::Unix(_)) if listener.kind == Transport::Tls => {
-                self.add(
-                    &key("bind"),
-                    "a Unix socket has no TLS: what it carries does not leave this machine",
-                    Some("write type = \"tcp\", or an address and a port"),
-                );
-                true
-            }
-            Ok(address) => {
-                let is_ipv6 = address.ip().is_some_and(|address| address.is_ipv6());
-                if !is_ipv6 {
-                    self.without_effect(
-                        &key("dual_stack"),
-                        "without effect: only a listener on an IPv6 address can take IPv4 as well",
-                        "write bind = \"[::]:PORT\", or remove this key",
-                    );
-                }
-                address.ip().is_none()
-            }
-            Err(what) => {
-                let unix = listener.bind.trim().starts_with("unix:");
-                self.add(&key("bind"), what, Some(if unix { UNIX_REMEDY } else { BIND_REMEDY }));
-                return;
-            }
-        };
-        let without = if is_unix { ["nodelay", "reuse_port"].as_slice() } else { &["unix_mode"] };
-        for field in without {
-            let what = match is_unix {
-                true => "without effect: `bind` is a Unix socket",
-                false => "without effect: `bind` is not a Unix socket",
-            };
-            self.without_effect(&key(field), what, "remove this key");
-        }
-        if listener.backlog == 0 {
-            self.add(&key("backlog"), "nobody could connect: at least 1 is needed", None);
+        if listener.has_certificates() {
+            self.client_certificates(&key, listener);
         }
     }
 
     fn plain_listener(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
-        const REMEDY: &str = "use `type = \"tls\"`, or remove this key";
-        let asks = listener.auth_mode.is_some_and(|mode| mode != AuthMode::OneWay);
-        if asks {
-            self.add(&key("auth_mode"), "a listener of type `tcp` has no certificates", Some(REMEDY));
+        let (kind, remedy) = match listener.kind {
+            Transport::Ws | Transport::Wss => ("ws", "use `type = \"wss\"`, or remove this key"),
+            Transport::Tcp | Transport::Tls => ("tcp", "use `type = \"tls\"`, or remove this key"),
+        };
+        let no_certificates = format!("a listener of type `{kind}` has no certificates");
+        let no_tls = format!("without effect: a listener of type `{kind}` has no TLS");
+        let mut certificates =
+            vec![("certfile", listener.certfile.is_some()), ("keyfile", listener.keyfile.is_some())];
+        let mut fields = vec!["versions", "session_resumption", "max_handshakes"];
+        if !listener.kind.is_websocket() {
+            fields.push("handshake_timeout");
         }
-        for field in [
-            "verify",
-            "fail_if_no_peer_cert",
-            "versions",
-            "depth",
-            "x509_v1_leaf",
-            "clock_skew",
-            "handshake_timeout",
-            "session_resumption",
-            "max_handshakes",
-        ] {
-            self.without_effect(&key(field), "without effect: a listener of type `tcp` has no TLS", REMEDY);
+        // Those that are about clients' certificates mean something if a proxy hands these on.
+        if !listener.has_certificates() {
+            let asks = listener.auth_mode.is_some_and(|mode| mode != AuthMode::OneWay);
+            certificates.extend([
+                ("auth_mode", asks),
+                ("cacertfile", listener.cacertfile.is_some()),
+                ("cacertfiles", !listener.cacertfiles.is_empty()),
+            ]);
+            fields.extend(["verify", "fail_if_no_peer_cert", "depth", "x509_v1_leaf", "clock_skew"]);
         }
-        for (field, set) in [
-            ("certfile", listener.certfile.is_some()),
-            ("keyfile", listener.keyfile.is_some()),
-            ("cacertfile", listener.cacertfile.is_some()),
-            ("cacertfiles", !listener.cacertfiles.is_empty()),
-        ] {
+        for (field, set) in certificates {
             if set {
-                self.add(&key(field), "a listener of type `tcp` has no certificates", Some(REMEDY));
+                self.add(&key(field), no_certificates.clone(), Some(remedy));
             }
+        }
+        for field in fields {
+            self.without_effect(&key(field), &no_tls, remedy);
         }
     }
 
-    fn tls_listener(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
+    fn server_certificate(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
         for (field, set) in
             [("certfile", listener.certfile.is_some()), ("keyfile", listener.keyfile.is_some())]
         {
@@ -276,6 +219,9 @@ impl Checker<'_, '_> {
                 Some("write versions = [\"tlsv1.3\", \"tlsv1.2\"]"),
             );
         }
+    }
+
+    fn client_certificates(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
         match (listener.auth_mode, listener.verify) {
             (Some(AuthMode::Mutual | AuthMode::PerDevice), Some(Verify::VerifyNone)) => self.add(
                 &key("verify"),
@@ -490,7 +436,7 @@ impl Checker<'_, '_> {
                 for (name, listener) in &config.listeners {
                     let open = !is_local(&listener.bind);
                     // A listener that demands a certificate has no anonymous clients.
-                    if open && !(listener.kind == Transport::Tls && listener.certificate_required()) {
+                    if open && !(listener.has_certificates() && listener.certificate_required()) {
                         self.add(
                             &format!("plugins[{index}].native"),
                             format!("`anonymous` lets everybody in, and listener `{name}` can be reached by others"),

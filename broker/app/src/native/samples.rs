@@ -59,6 +59,11 @@ impl Sample {
         self
     }
 
+    pub fn proxied_name(mut self, name: &str) -> Self {
+        self.0.attributes.push(super::text("proxy.cn", name));
+        self
+    }
+
     pub fn client(mut self, client_id: &str) -> Self {
         client_id.clone_into(&mut self.0.connect.client_id);
         self

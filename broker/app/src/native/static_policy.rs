@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mqgate_identity::certificate::{DistinguishedName, GeneralName};
 use mqgate_identity::hooks::{
     Acl, AclRule, Authentication, Authenticator, Authorization, Authorizer, ChainMember, ConnackReason,
-    Connection, Effect, HookFuture, Identity, RetainMatch,
+    Connection, Effect, HookFuture, Identity, RetainMatch, Value,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ pub struct Rule {
     pub effect: AllowDeny,
     /// Name of the device, with `${cn}`, `${ou}`, `${o}`, `${serial}`, `${fingerprint}`, `${san-dns}`, `${san-uri}`,
     /// `${san-email}`, `${user-name}`. A rule whose variable is absent, or does not make a good name, does not match.
-    /// The default is `${cn}` with a certificate and `${user-name}` without.
+    /// The default is `${cn}` where that is known, and `${user-name}` elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
     /// The client id that must be used, with the same variables and `${device-id}`. Another one is refused; an empty one
@@ -59,7 +59,8 @@ pub struct Rule {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Match {
-    /// Common name: the last one of the subject.
+    /// Common name: the last one of the subject; or the one that a proxy has verified, where it is believed
+    /// (`proxy_protocol.identity = "cn"`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cn: Option<String>,
     /// Any organizational unit of the subject.
@@ -99,6 +100,7 @@ pub struct Match {
 }
 
 const CN: &str = "2.5.4.3";
+const PROXIED_NAME: &str = "proxy.cn";
 const OU: &str = "2.5.4.11";
 const O: &str = "2.5.4.10";
 const VARIABLES: [&str; 9] =
@@ -139,7 +141,8 @@ impl StaticPolicy {
             if rule.effect == AllowDeny::Deny {
                 return Some(Matched { rule, device_id: String::new(), client_id: None });
             }
-            let usual = if on.certificate.is_some() { "${cn}" } else { "${user-name}" };
+            let named = on.certificate.is_some() || proxied_name(on).is_some();
+            let usual = if named { "${cn}" } else { "${user-name}" };
             let device_id = facts.render(rule.device_id.as_deref().unwrap_or(usual), None)?;
             if !is_device_id(&device_id) {
                 return None;
@@ -304,7 +307,10 @@ impl Facts<'_> {
         if name == "user-name" {
             return self.user.map(str::to_owned).into_iter().collect();
         }
-        let Some(certificate) = &self.on.certificate else { return Vec::new() };
+        let Some(certificate) = &self.on.certificate else {
+            // The listener is configured to believe its proxies a name.
+            return proxied_name(self.on).filter(|_| name == "cn").map(str::to_owned).into_iter().collect();
+        };
         let leaf = &certificate.leaf;
         let names = |pick: fn(&GeneralName) -> Option<&String>| {
             leaf.subject_alt_names.iter().filter_map(pick).cloned().collect()
@@ -343,6 +349,14 @@ impl Facts<'_> {
         text.push_str(rest);
         Some(text)
     }
+}
+
+/// The common name of a certificate that a proxy has verified.
+fn proxied_name(on: &Connection) -> Option<&str> {
+    on.attributes.iter().find_map(|attribute| match &attribute.value {
+        Value::Text(name) if attribute.name == PROXIED_NAME => Some(name.as_str()),
+        _ => None,
+    })
 }
 
 fn variables(template: &str) -> impl Iterator<Item = &str> {
@@ -499,5 +513,19 @@ mod tests {
         ] {
             assert_eq!(glob(pattern, text), holds, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn a_name_that_a_proxy_tells_is_a_name_where_the_listener_believes_it() {
+        let member = member("[[rules]]\nmatch = { cn = \"meter-*\" }\nacl = \"meters\"");
+        let behind = || Sample::on("proxied").via_proxy();
+        assert_eq!(asked(&member, behind()), "abstain");
+        assert_eq!(asked(&member, behind().proxied_name("meter-7")), "meter-7 acl=meters");
+        assert_eq!(asked(&member, behind().proxied_name("pump")), "abstain");
+        assert_eq!(
+            asked(&member, cn("pump").proxied_name("meter-7")),
+            "abstain",
+            "a certificate goes before it"
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! From the configuration to the settings of the parts.
 
+mod transport;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,17 +35,15 @@ fn wrong(key: &str, what: impl std::fmt::Display) -> Failure {
 }
 
 pub fn kind(listener: &model::Listener) -> &'static str {
-    match listener.kind {
-        model::Transport::Tcp => "tcp",
-        model::Transport::Tls => "tls",
-    }
+    listener.kind.as_str()
 }
 
 fn auth_mode(listener: &model::Listener) -> AuthMode {
-    match (listener.kind, listener.mode()) {
-        (model::Transport::Tcp, _) | (_, model::AuthMode::OneWay) => AuthMode::OneWay,
-        (_, model::AuthMode::Mutual) => AuthMode::Mutual,
-        (_, model::AuthMode::PerDevice) => AuthMode::PerDevice,
+    match listener.mode() {
+        _ if !listener.has_certificates() => AuthMode::OneWay,
+        model::AuthMode::OneWay => AuthMode::OneWay,
+        model::AuthMode::Mutual => AuthMode::Mutual,
+        model::AuthMode::PerDevice => AuthMode::PerDevice,
     }
 }
 
@@ -84,9 +84,9 @@ pub fn listener(
 ) -> Result<ListenerSettings> {
     let key = |field: &str| format!("listeners.{name}.{field}");
     let address = listen_address(&listener.bind).map_err(|error| wrong(&key("bind"), error))?;
-    let tls = match listener.kind {
-        model::Transport::Tcp => None,
-        model::Transport::Tls => Some(Arc::new(TlsServer::new(tls(name, listener, trust)?))),
+    let tls = match listener.kind.has_tls() {
+        true => Some(Arc::new(TlsServer::new(tls(name, listener, trust)?))),
+        false => None,
     };
     let mut settings = ListenerSettings::new(name, address, tls);
     settings.max_connections = listener.max_connections as usize;
@@ -99,7 +99,22 @@ pub fn listener(
         dual_stack: listener.dual_stack,
         unix_mode: listener.unix_mode.0,
     };
+    if let Some(proxy) = &listener.proxy_protocol {
+        settings.proxy = Some(Arc::new(transport::proxy(name, listener, proxy, trust)?));
+    }
+    if listener.kind.is_websocket() {
+        settings.websocket = Some(Arc::new(transport::websocket(name, listener)?));
+    }
     Ok(settings)
+}
+
+fn client_auth(name: &str, listener: &model::Listener) -> Result<ClientAuth> {
+    let verify = listener.verify.map(|verify| match verify {
+        model::Verify::VerifyNone => Verify::None,
+        model::Verify::VerifyPeer => Verify::Peer,
+    });
+    let resolved = ClientAuth::resolve(auth_mode(listener), verify, listener.fail_if_no_peer_cert);
+    Ok(resolved.map_err(|error| wrong(&format!("listeners.{name}.auth_mode"), error))?)
 }
 
 /// What a listener speaks TLS with: complete and checked, or an error that names the key.
@@ -119,12 +134,7 @@ pub fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> R
         tracing::warn!(listener = name, "{warning}");
     }
     let certificates = CertificateSet::new(vec![BoundCertificate::new(source, certificate)]);
-    let verify = listener.verify.map(|verify| match verify {
-        model::Verify::VerifyNone => Verify::None,
-        model::Verify::VerifyPeer => Verify::Peer,
-    });
-    let client_auth = ClientAuth::resolve(auth_mode(listener), verify, listener.fail_if_no_peer_cert)
-        .map_err(|error| wrong(&key("auth_mode"), error))?;
+    let client_auth = client_auth(name, listener)?;
     let version = |version: model::TlsVersion| match version {
         model::TlsVersion::Tls12 => TlsVersion::V1_2,
         model::TlsVersion::Tls13 => TlsVersion::V1_3,
@@ -144,7 +154,11 @@ pub fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> R
             false => Resumption::Off,
         },
         policy: path_policy(listener),
-        ..TlsSettings::default()
+        // Browsers and other clients of WebSocket ask for HTTP.
+        alpn: match listener.kind.is_websocket() {
+            true => vec![String::from("http/1.1"), String::from("mqtt")],
+            false => vec![String::from("mqtt")],
+        },
     };
     if client_auth != ClientAuth::None && trust.current().anchors.is_empty() {
         tracing::warn!(listener = name, "no CA is trusted yet: nobody can connect before `mqgate ca add`");

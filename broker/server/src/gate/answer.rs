@@ -108,6 +108,8 @@ pub const fn connack_code(reason: Reason) -> ReasonCode {
         | Reason::TlsSniUnknown
         | Reason::TlsHandshakeTimeout
         | Reason::TlsProtocol
+        | Reason::ProxyHeader
+        | Reason::WebSocketRefused
         | Reason::CertMalformed
         | Reason::CertV1
         | Reason::CertCaAsLeaf

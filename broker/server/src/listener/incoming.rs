@@ -3,16 +3,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use mqgate_identity::hooks::Peer;
+use mqgate_identity::reason::Reason;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use super::proxied::Closed;
 use super::socket::Caller;
+use super::source::Counted;
 use super::{Inner, ListenerSettings};
 use crate::broker::serve;
 use crate::clock;
 use crate::gate::Accepted;
-use crate::stream::{ServerStream, Socket};
+use crate::stream::{Carrier, ServerStream, Socket};
 use crate::tls::{Handshaken, TlsServer};
+use crate::websocket::{self, UpgradeError, Upgraded, WebSocket, WebSocketSettings};
 
 /// A transport that is up, and the gauges that count it as long as it lives.
 struct Up {
@@ -58,7 +63,7 @@ impl Inner {
     async fn bring_up(
         &self,
         settings: &ListenerSettings,
-        socket: Socket,
+        mut socket: Socket,
         accepted: &mut Accepted,
     ) -> Option<Up> {
         if let Socket::Tcp(stream) = &socket
@@ -66,22 +71,77 @@ impl Inner {
         {
             tracing::debug!(peer = %accepted.peer.address, %error, "no TCP_NODELAY");
         }
-        match &settings.tls {
-            None => Some(Up { stream: ServerStream::Plain(socket), _live: None }),
-            Some(tls) => self.handshake(tls, socket, accepted).await,
+        if let Some(proxy) = &settings.proxy
+            && let Err(Closed) = self.proxied(&mut socket, proxy, accepted).await
+        {
+            return None;
+        }
+        // From here on `accepted` says whose connection it is.
+        let (carrier, live) = match &settings.tls {
+            None => (Carrier::Plain(socket), None),
+            Some(tls) => self.handshake(tls, socket, accepted).await?,
+        };
+        let stream = match &settings.websocket {
+            None => carrier.into(),
+            Some(websocket) => self.upgrade(websocket, carrier, accepted).await?,
+        };
+        Some(Up { stream, _live: live })
+    }
+
+    /// A place among the unfinished ones of the connection's source.
+    fn unfinished(&self, accepted: &Accepted) -> Option<Counted<'_>> {
+        let peer = accepted.peer.address;
+        let place = self.unfinished.enter(peer);
+        if place.is_none() {
+            let listener = &*self.name;
+            self.parts.metrics.listener_rejected.with_label_values(&[listener, "max_conn"]).inc();
+            tracing::debug!(listener, %peer, "closed: its source has too many unfinished handshakes");
+        }
+        place
+    }
+
+    async fn upgrade(
+        &self,
+        settings: &WebSocketSettings,
+        carrier: Carrier,
+        accepted: &mut Accepted,
+    ) -> Option<ServerStream> {
+        let peer = accepted.peer.address;
+        // Everybody behind a reverse proxy has its address until the request is read.
+        let unfinished = match settings.is_trusted(peer) {
+            true => None,
+            false => Some(self.unfinished(accepted)?),
+        };
+        let upgraded = websocket::upgrade(carrier, peer, settings).await;
+        drop(unfinished);
+        match upgraded {
+            Ok(Upgraded { stream, early, client }) => {
+                if let Some(address) = client {
+                    accepted.peer = Peer { address, port: 0, via_proxy: Some(peer) };
+                }
+                Some(ServerStream::WebSocket(Box::new(WebSocket::new(stream, early, settings.limits))))
+            }
+            Err(UpgradeError::Silent) => None,
+            Err(error) => {
+                let listener = &*self.name;
+                self.parts.metrics.listener_rejected.with_label_values(&[listener, "websocket"]).inc();
+                tracing::debug!(listener, %peer, %error, "closed: no WebSocket request");
+                self.refused(Reason::WebSocketRefused, &error.to_string(), accepted);
+                None
+            }
         }
     }
 
-    async fn handshake(&self, tls: &TlsServer, socket: Socket, accepted: &mut Accepted) -> Option<Up> {
+    async fn handshake(
+        &self,
+        tls: &TlsServer,
+        socket: Socket,
+        accepted: &mut Accepted,
+    ) -> Option<(Carrier, Option<Raised>)> {
         let listener = &*self.name;
         let metrics = &self.parts.metrics;
         let started = Instant::now();
-        let Some(unfinished) = self.unfinished.enter(accepted.peer.address) else {
-            metrics.listener_rejected.with_label_values(&[listener, "max_conn"]).inc();
-            let peer = accepted.peer.address;
-            tracing::debug!(listener, %peer, "closed: its source has too many unfinished handshakes");
-            return None;
-        };
+        let unfinished = self.unfinished(accepted)?;
         let timeout = tls.current().settings().handshake_timeout;
         let handshake = tls.accept(socket, timeout, &self.handshakes).await;
         drop(unfinished);
@@ -100,7 +160,7 @@ impl Inner {
         let live = Raised::new(metrics.tls_live_connections.with_label_values(&labels));
         accepted.tls = Some(session);
         accepted.certificate = certificate;
-        Some(Up { stream: ServerStream::Tls(Box::new(stream)), _live: Some(live) })
+        Some((Carrier::Tls(Box::new(stream)), Some(live)))
     }
 }
 

@@ -80,6 +80,16 @@ impl Inner {
         }
     }
 
+    /// Writes down that a connection was closed before it could speak MQTT.
+    pub(super) fn refused(&self, reason: Reason, detail: &str, accepted: &Accepted) {
+        let event = AuditEvent::new(names::CONNECTION_REFUSED, Outcome::Failure, reason);
+        let event = event_about(event, accepted).field("detail", detail);
+        let due = self.failures().offer(clock::now(), (accepted.peer.address, reason), event);
+        for event in due {
+            self.parts.audit.record(event);
+        }
+    }
+
     pub(super) fn failures(&self) -> std::sync::MutexGuard<'_, Coalescer<(IpAddr, Reason)>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -153,7 +153,8 @@ async fn whoever_says_nothing_keeps_nobody_out() {
     let settings = TlsSettings { client_auth: crate::tls::ClientAuth::None, ..TlsSettings::default() };
     let set = TlsSet::new(settings, server.served(), Arc::new(TrustStore::new(1))).unwrap();
     let tls = TlsServer::new(set);
-    let mut settings = ListenerSettings::new("mqtts", SocketAddr::from(([127, 0, 0, 1], 0)), Some(Arc::new(tls)));
+    let mut settings =
+        ListenerSettings::new("mqtts", SocketAddr::from(([127, 0, 0, 1], 0)), Some(Arc::new(tls)));
     settings.max_handshakes = 1;
     let listener = Listener::new(settings, world.parts.clone());
     let mut address = listener.address();

@@ -124,7 +124,7 @@ impl GateMetrics {
             )?,
             listener_rejected: counter(
                 "mqgate_listener_rejected_total",
-                "Connections closed before their handshake: too many of one source, or of all.",
+                "Connections closed before MQTT: too many of one source or of all, a wrong PROXY header, no WebSocket.",
                 &["listener", "reason"],
             )?,
             tls_handshakes: counter(
@@ -282,11 +282,11 @@ impl GateMetrics {
         for reason in CONNECT_REASONS {
             self.auth_decisions.with_label_values(&[listener, "connect", "deny", reason.as_str()]);
         }
-        if protocol != "tls" {
-            return;
-        }
-        for reason in ["max_conn", "rate"] {
+        for reason in ["max_conn", "rate", "proxy_header", "websocket"] {
             self.listener_rejected.with_label_values(&[listener, reason]);
+        }
+        if !matches!(protocol, "tls" | "wss" | "quic") {
+            return;
         }
         for result in [HandshakeResult::Ok, HandshakeResult::Failed, HandshakeResult::Timeout] {
             self.tls_handshakes.with_label_values(&[listener, result.as_str()]);

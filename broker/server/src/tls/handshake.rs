@@ -5,11 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, ClientCertificate};
-use mqgate_identity::evaluation::{Rejection, ValidatedPath, evaluate_facts};
+use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
+use mqgate_identity::evaluation::Rejection;
 use mqgate_identity::hooks::TlsSession;
 use mqgate_identity::reason::Reason;
-use mqgate_identity::time::UnixMillis;
 use rustls::server::Acceptor;
 use rustls::{HandshakeKind, NamedGroup, PeerIncompatible};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -17,8 +16,9 @@ use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::verifier::{FINDINGS, Findings};
-use super::{ClientAuth, SniMatch, TlsServer, TlsSet};
+use super::judge::{ChainJudge, TurnedAway};
+use super::verifier::FINDINGS;
+use super::{SniMatch, TlsServer};
 use crate::clock;
 
 /// What a finished handshake leaves: the key is proved, the path judged by today's trust set and clock.
@@ -140,76 +140,23 @@ impl TlsServer {
 
         let (session, group) = describe(&stream);
         failure.resumed = session.resumed;
-        let certificate = match set.judge(&stream, findings, clock::now()) {
+        // As the session holds it, restored or fresh.
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let judge = ChainJudge {
+            client_auth: set.settings().client_auth,
+            trust: set.trust(),
+            policy: &set.settings().policy,
+        };
+        let certificate = match judge.judge(chain, findings, clock::now()) {
             Ok(certificate) => certificate,
-            Err((leaf, rejection)) => {
-                if let Some(leaf) = leaf {
-                    failure.certificate_fingerprint = Some(leaf.certificate_fingerprint);
-                    failure.subject = Some(leaf.subject.display);
-                }
-                failure.rejected(rejection);
+            Err(turned_away) => {
+                failure.turned_away(turned_away);
                 // Too late for an alert with the cause; the refusal itself does not depend on this.
                 let _ = stream.shutdown().await;
                 return None;
             }
         };
         Some(Handshaken { stream, session, group, certificate: certificate.map(Arc::new), sni })
-    }
-}
-
-impl TlsSet {
-    /// Judges the client's chain as the session holds it, restored or fresh.
-    fn judge<S>(
-        &self,
-        stream: &TlsStream<S>,
-        findings: Findings,
-        now: UnixMillis,
-    ) -> Result<Option<ClientCertificate>, (Option<Box<CertificateFacts>>, Rejection)> {
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let Some((end_entity, intermediates)) = chain.split_first() else {
-            return match self.settings().client_auth {
-                ClientAuth::None | ClientAuth::Optional => Ok(None),
-                ClientAuth::Required => {
-                    let detail = "the session holds no client certificate".to_owned();
-                    Err((None, Rejection { reason: Reason::TlsNoPeerCert, detail }))
-                }
-            };
-        };
-        let fresh = findings.leaf.filter(|leaf| *leaf.der == **end_entity);
-        let was_fresh = fresh.is_some();
-        let leaf = match fresh {
-            Some(leaf) => leaf,
-            None => CertificateFacts::parse(end_entity).map_err(|error| (None, Rejection::from(error)))?,
-        };
-        let trust = self.trust().current();
-        let path: ValidatedPath = match findings.judged {
-            Some((generation, Ok(path))) if was_fresh && generation == trust.generation => path,
-            _ => {
-                let judged = evaluate_facts(
-                    &leaf,
-                    intermediates,
-                    &trust.anchors,
-                    &self.settings().policy,
-                    now.seconds(),
-                );
-                match judged {
-                    Ok(path) => path,
-                    Err(rejection) => return Err((Some(Box::new(leaf)), rejection)),
-                }
-            }
-        };
-        for lint in &path.lints {
-            tracing::debug!(
-                certificate = %leaf.certificate_fingerprint,
-                lint = lint.as_str(),
-                "accepted with a remark"
-            );
-        }
-        Ok(Some(ClientCertificate {
-            leaf,
-            intermediates: intermediates.iter().map(|der| Arc::from(&**der)).collect(),
-            anchor: path.anchor,
-        }))
     }
 }
 
@@ -252,6 +199,21 @@ impl HandshakeFailure {
         let fatal_alert = [0x15, 3, 3, 0, 2, 2, alert];
         let _ = stream.write_all(&fatal_alert).await;
         let _ = stream.shutdown().await;
+    }
+
+    /// The key was proved, and that was all.
+    pub(crate) fn of(turned_away: TurnedAway) -> Self {
+        let mut failure = Self::new();
+        failure.turned_away(turned_away);
+        failure
+    }
+
+    fn turned_away(&mut self, (leaf, rejection): TurnedAway) {
+        if let Some(leaf) = leaf {
+            self.certificate_fingerprint = Some(leaf.certificate_fingerprint);
+            self.subject = Some(leaf.subject.display);
+        }
+        self.rejected(rejection);
     }
 
     fn rejected(&mut self, rejection: Rejection) {

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod handshake;
+mod judge;
 mod key;
 pub mod material;
 mod set;
@@ -18,10 +19,12 @@ use rustls::crypto::CryptoProvider;
 
 pub use self::certificates::{BoundCertificate, CertificateSet, CertificateSource, SniMatch};
 pub use self::handshake::{HandshakeFailure, Handshaken};
+pub(crate) use self::judge::ChainJudge;
 pub use self::key::KeyError;
 pub use self::material::{MaterialError, ServerCertificate};
 pub use self::set::{TlsServer, TlsSet};
 pub use self::suites::{CipherSuites, KeyExchangeGroups, NameError};
+pub(crate) use self::verifier::Findings;
 use crate::gate::AuthMode;
 
 /// A TLS version that a listener may speak.

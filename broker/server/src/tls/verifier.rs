@@ -23,7 +23,7 @@ use crate::trust::TrustStore;
 
 /// What the verifier found out, for the handshake that asked.
 #[derive(Default)]
-pub(super) struct Findings {
+pub(crate) struct Findings {
     pub(super) leaf: Option<CertificateFacts>,
     /// The chain judged, and by which generation of the trust set.
     pub(super) judged: Option<(u64, Result<ValidatedPath, Rejection>)>,

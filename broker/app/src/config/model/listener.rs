@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AllowDeny;
+use super::{AllowDeny, ProxyIdentity, ProxyProtocol, WebSocket};
 use crate::config::units::Span;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listener {
-    /// Transport: `tls` or, without any protection of what is sent, `tcp`.
+    /// Transport: `tls` or, without any protection of what is sent, `tcp`; `wss` and `ws` are the same with WebSocket.
     #[serde(rename = "type")]
     pub kind: Transport,
     /// Address and port, for example `"0.0.0.0:8883"` or `"[::]:8883"`. Port 0 takes a free one.
-    /// `"unix:/run/mqgate.sock"` is a Unix socket, for the type `tcp`.
+    /// `"unix:/run/mqgate.sock"` is a Unix socket, for the types `tcp` and `ws`.
     pub bind: String,
     /// Whether clients need a certificate: `one-way` (none is asked for), `mutual` (one of a trusted CA), or
     /// `per-device` (and each certificate must be in the registry). Only for `tls`. The default is `mutual`.
@@ -76,6 +76,12 @@ pub struct Listener {
     pub dual_stack: bool,
     /// Permissions of a Unix socket, in octal digits: who may write to it may connect.
     pub unix_mode: UnixMode,
+    /// Proxies in front of the listener that say at the beginning of each connection whose it is: the PROXY protocol,
+    /// versions 1 and 2. Without this table nobody may say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// MQTT over WebSocket, for the types `ws` and `wss`.
+    pub websocket: WebSocket,
 }
 
 /// Permissions in octal digits, for example `"0660"`.
@@ -110,6 +116,8 @@ pub enum Transport {
     #[serde(alias = "ssl")]
     Tls,
     Tcp,
+    Ws,
+    Wss,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -174,11 +182,39 @@ impl Default for Listener {
             reuse_port: false,
             dual_stack: false,
             unix_mode: UnixMode(0o660),
+            proxy_protocol: None,
+            websocket: WebSocket::default(),
         }
     }
 }
 
+impl Transport {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+
+    /// Whether TLS ends here.
+    pub const fn has_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
+    }
+
+    pub const fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
 impl Listener {
+    /// Whether clients' certificates are judged here: of its own TLS, or handed on by a proxy.
+    pub fn has_certificates(&self) -> bool {
+        let handed_on = |proxy: &ProxyProtocol| proxy.identity == ProxyIdentity::Certificate;
+        self.kind.has_tls() || self.proxy_protocol.as_ref().is_some_and(handed_on)
+    }
+
     /// What `auth_mode` and `verify` say together; [`crate::config::check`] has refused contradictions.
     pub fn mode(&self) -> AuthMode {
         match (self.auth_mode, self.verify) {
