@@ -16,6 +16,7 @@ pub mod gate;
 pub mod listener;
 pub mod metrics;
 pub mod proxy_protocol;
+pub mod quic;
 pub mod readiness;
 pub mod registry;
 mod routing;

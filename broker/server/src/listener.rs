@@ -32,6 +32,7 @@ use crate::clock;
 use crate::metrics::GateMetrics;
 use crate::metrics::mqtt::Transport;
 use crate::proxy_protocol::ProxySettings;
+use crate::quic::QuicSettings;
 use crate::readiness::Readiness;
 use crate::tls::TlsServer;
 use crate::websocket::WebSocketSettings;
@@ -58,6 +59,8 @@ pub struct ListenerSettings {
     pub proxy: Option<Arc<ProxySettings>>,
     /// MQTT comes in WebSocket frames.
     pub websocket: Option<Arc<WebSocketSettings>>,
+    /// MQTT comes over QUIC, with the TLS of `tls`.
+    pub quic: Option<QuicSettings>,
 }
 
 impl ListenerSettings {
@@ -73,6 +76,7 @@ impl ListenerSettings {
             tls,
             proxy: None,
             websocket: None,
+            quic: None,
         }
     }
 }
@@ -156,6 +160,8 @@ impl Listener {
         // With port 0 the port that was picked is kept when the listener opens again.
         let mut address = settings.address.clone();
         let mut opened_before = false;
+        // QUIC: connections live on the socket that they were accepted on.
+        let mut endpoint = None;
         let mut last_obstacles = Vec::new();
         let mut pause = FIRST_PAUSE;
         while !shutdown.is_cancelled() {
@@ -170,14 +176,14 @@ impl Listener {
                 continue;
             }
             last_obstacles.clear();
-            match ListeningSocket::open(&address, &settings.socket) {
+            match ListeningSocket::open(&address, &settings, &mut endpoint) {
                 Ok(socket) => {
                     pause = FIRST_PAUSE;
                     opened_before = true;
                     address = socket.address().unwrap_or(address);
                     self.opened(Some(address.clone()));
                     self.accept_while_ready(&socket, &places, &tasks, &shutdown).await;
-                    drop(socket);
+                    socket.shut();
                     self.opened(None);
                 }
                 Err(problem) if !opened_before => {
@@ -215,6 +221,9 @@ impl Listener {
 impl ListenerSettings {
     /// What carries its connections.
     pub const fn transport(&self) -> Transport {
+        if self.quic.is_some() {
+            return Transport::Quic;
+        }
         match (&self.websocket, &self.tls, &self.address) {
             (Some(_), Some(_), _) => Transport::Wss,
             (Some(_), None, _) => Transport::Ws,

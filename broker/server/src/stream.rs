@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use crate::quic::QuicStream;
 use crate::websocket::WebSocket;
 
 /// What the kernel hands out.
@@ -27,6 +28,7 @@ pub enum ServerStream {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
     WebSocket(Box<WebSocket<Carrier>>),
+    Quic(Box<QuicStream>),
 }
 
 impl From<Carrier> for ServerStream {
@@ -97,4 +99,4 @@ macro_rules! delegate {
 
 delegate!(Socket { Tcp, Unix });
 delegate!(Carrier { Plain, Tls });
-delegate!(ServerStream { Plain, Tls, WebSocket });
+delegate!(ServerStream { Plain, Tls, WebSocket, Quic });

@@ -170,7 +170,9 @@ impl Checker<'_, '_> {
     fn plain_listener(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
         let (kind, remedy) = match listener.kind {
             Transport::Ws | Transport::Wss => ("ws", "use `type = \"wss\"`, or remove this key"),
-            Transport::Tcp | Transport::Tls => ("tcp", "use `type = \"tls\"`, or remove this key"),
+            Transport::Tcp | Transport::Tls | Transport::Quic => {
+                ("tcp", "use `type = \"tls\"`, or remove this key")
+            }
         };
         let no_certificates = format!("a listener of type `{kind}` has no certificates");
         let no_tls = format!("without effect: a listener of type `{kind}` has no TLS");

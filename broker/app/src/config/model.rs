@@ -24,7 +24,7 @@ pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::plugins::{Capability, Native, Plugin, PluginGrant, PluginLimits};
 pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};
 pub use self::service::{Admin, Audit, Log, LogFormat, Metrics};
-pub use self::transport::{ProxyIdentity, ProxyProtocol, WebSocket};
+pub use self::transport::{ProxyIdentity, ProxyProtocol, Quic, WebSocket};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -361,3 +361,106 @@ fn limits_that_the_host_would_refuse_are_refused_here() {
         }
     }
 }
+
+#[test]
+fn what_a_transport_must_not_say() {
+    let text = r#"
+[listeners.a]
+type = "tcp"
+bind = "unix:mqtt.sock"
+websocket = { path = "/mqtt" }
+[listeners.b]
+type = "wss"
+bind = "unix:/run/mqtt.sock"
+certfile = "c"
+keyfile = "k"
+nodelay = true
+[listeners.c]
+type = "ws"
+bind = "127.0.0.1:0"
+auth_mode = "mutual"
+dual_stack = true
+unix_mode = "0660"
+websocket = { path = "mqtt", origins = ["app.example.com"], max_frame_size = "1 B", trusted_proxies = ["10.1.2.3/8"] }
+[listeners.d]
+type = "tcp"
+bind = "127.0.0.1:0"
+proxy_protocol = { identity = "cn", certificate_tlv = 0x20, timeout = "0s", max_size = "1 MiB" }
+[listeners.e]
+type = "tls"
+bind = "127.0.0.1:0"
+certfile = "c"
+keyfile = "k"
+proxy_protocol = { from = ["proxy.example"], identity = "certificate" }
+[listeners.f]
+type = "quic"
+bind = "127.0.0.1:0"
+certfile = "c"
+keyfile = "k"
+versions = ["tlsv1.2"]
+proxy_protocol = { from = ["10.0.0.0/8"] }
+quic = { idle_timeout = "1s" }
+"#;
+    let found = problems(text, &[]);
+    for expected in [
+        "`listeners.a.bind`: `mqtt.sock` is not an absolute path",
+        "`listeners.a.websocket`: without effect: only the types `ws` and `wss` speak WebSocket",
+        "`listeners.b.bind`: a Unix socket has no TLS",
+        "`listeners.b.nodelay`: without effect: `bind` is a Unix socket",
+        "`listeners.c.auth_mode`: a listener of type `ws` has no certificates",
+        "`listeners.c.dual_stack`: without effect",
+        "`listeners.c.unix_mode`: without effect",
+        "`listeners.c.websocket.path`: a path begins with `/`",
+        "`listeners.c.websocket.origins[0]`: `app.example.com` is not an origin",
+        "`listeners.c.websocket.max_frame_size`: at least 125 B",
+        "`listeners.c.websocket.trusted_proxies[0]`: `10.1.2.3/8` has bits beyond its length: it would be `10.0.0.0/8`",
+        "`listeners.d.proxy_protocol.from`: nobody could connect",
+        "`listeners.d.proxy_protocol.certificate_tlv`: the types 0xE0 to 0xEF",
+        "`listeners.d.proxy_protocol.certificate_tlv`: without effect",
+        "`listeners.d.proxy_protocol.timeout`: no header would be in time",
+        "`listeners.d.proxy_protocol.max_size`: headers have 107 to 65551 bytes",
+        "`listeners.e.proxy_protocol.from[0]`: `proxy.example` is not a network",
+        "`listeners.e.proxy_protocol.identity`: TLS ends here",
+        "`listeners.f.proxy_protocol`: a connection of QUIC has no beginning",
+        "`listeners.f.versions`: QUIC is TLS 1.3",
+        "`listeners.f.quic.idle_timeout`: from 3 s to 10 m",
+    ] {
+        assert!(found.contains(expected), "{expected}\n\n{found}");
+    }
+}
+
+#[test]
+fn transports_that_go_together() {
+    let text = r#"
+[listeners.a]
+type = "tcp"
+bind = "unix:/run/mqtt.sock"
+unix_mode = "600"
+proxy_protocol = { identity = "cn" }
+[listeners.b]
+type = "ws"
+bind = "[::]:8083"
+dual_stack = true
+reuse_port = true
+backlog = 4096
+websocket = { path = "/devices", origins = ["https://app.example.com"], trusted_proxies = ["10.0.0.0/8", "2001:db8::1"] }
+[listeners.c]
+type = "tcp"
+bind = "127.0.0.1:1883"
+auth_mode = "per-device"
+cacertfile = "ca.pem"
+depth = 2
+proxy_protocol = { from = ["192.0.2.7"], identity = "certificate", certificate_tlv = 0xE4, direct = "allow" }
+[listeners.d]
+type = "quic"
+bind = "127.0.0.1:14567"
+certfile = "c"
+keyfile = "k"
+quic = { migration = false }
+"#;
+    let loaded = inputs(text, &[]).load().unwrap_or_else(|problems| panic!("{problems}"));
+    let listeners = &loaded.config.listeners;
+    assert_eq!(listeners["a"].unix_mode, model::UnixMode(0o600));
+    assert!(listeners["c"].has_certificates() && !listeners["a"].has_certificates());
+    assert_eq!(listeners["c"].proxy_protocol.as_ref().map(|proxy| proxy.certificate_tlv), Some(0xE4));
+}

@@ -18,6 +18,7 @@ use mqgate_server::audit::AuditSettings;
 use mqgate_server::clock;
 use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
 use mqgate_server::listener::{ListenerSettings, SocketSettings};
+use mqgate_server::quic::QuicSettings;
 use mqgate_server::registry::RegistrySettings;
 use mqgate_server::tls::{
     BoundCertificate, CertificateSet, CertificateSource, ClientAuth, Resumption, ServerCertificate,
@@ -102,6 +103,12 @@ pub fn listener(
     if let Some(proxy) = &listener.proxy_protocol {
         settings.proxy = Some(Arc::new(transport::proxy(name, listener, proxy, trust)?));
     }
+    if listener.kind == model::Transport::Quic {
+        settings.quic = Some(QuicSettings {
+            idle_timeout: listener.quic.idle_timeout.0,
+            migration: listener.quic.migration,
+        });
+    }
     if listener.kind.is_websocket() {
         settings.websocket = Some(Arc::new(transport::websocket(name, listener)?));
     }
@@ -144,12 +151,13 @@ pub fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> R
     let (Some(min_version), Some(max_version)) = (lowest, highest) else {
         return Err(wrong(&key("versions"), "no TLS version is left").into());
     };
+    let is_quic = listener.kind == model::Transport::Quic;
     let settings = TlsSettings {
-        min_version,
+        min_version: if is_quic { TlsVersion::V1_3 } else { min_version },
         max_version,
         client_auth,
         handshake_timeout: listener.handshake_timeout.0,
-        resumption: match listener.session_resumption {
+        resumption: match listener.session_resumption && !is_quic {
             true => Resumption::Tickets,
             false => Resumption::Off,
         },
@@ -159,6 +167,7 @@ pub fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> R
             true => vec![String::from("http/1.1"), String::from("mqtt")],
             false => vec![String::from("mqtt")],
         },
+        ..TlsSettings::default()
     };
     if client_auth != ClientAuth::None && trust.current().anchors.is_empty() {
         tracing::warn!(listener = name, "no CA is trusted yet: nobody can connect before `mqgate ca add`");

@@ -41,10 +41,10 @@ impl Listener {
                 next = next => next,
             };
             match accepted {
-                Ok((socket, caller)) => {
+                Ok((arrival, caller)) => {
                     pause = FIRST_PAUSE;
                     let inner = Arc::clone(&self.inner);
-                    tasks.spawn(inner.handle(socket, caller, place, shutdown.clone()));
+                    tasks.spawn(inner.handle(arrival, caller, place, shutdown.clone()));
                 }
                 Err(problem) if is_of_the_peer(&problem) => {}
                 Err(problem) => {

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mqgate_identity::hooks::Peer;
+use mqgate_identity::certificate::ClientCertificate;
+use mqgate_identity::hooks::{Peer, TlsSession};
 use mqgate_identity::reason::Reason;
+use quinn::Incoming;
+use rustls::NamedGroup;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::proxied::Closed;
-use super::socket::Caller;
+use super::socket::{Arrival, Caller};
 use super::source::Counted;
 use super::{Inner, ListenerSettings};
 use crate::broker::serve;
 use crate::clock;
 use crate::gate::Accepted;
+use crate::quic::{self, QuicHandshaken};
 use crate::stream::{Carrier, ServerStream, Socket};
 use crate::tls::{Handshaken, TlsServer};
 use crate::websocket::{self, UpgradeError, Upgraded, WebSocket, WebSocketSettings};
@@ -28,7 +32,7 @@ struct Up {
 impl Inner {
     pub(super) async fn handle(
         self: Arc<Self>,
-        socket: Socket,
+        arrival: Arrival,
         caller: Caller,
         place: Option<OwnedSemaphorePermit>,
         shutdown: CancellationToken,
@@ -51,7 +55,7 @@ impl Inner {
         // In a box: what a handshake needs is not kept for as long as the connection lives.
         let up = tokio::select! {
             () = shutdown.cancelled() => return,
-            up = Box::pin(self.bring_up(&settings, socket, &mut accepted)) => up,
+            up = Box::pin(self.bring_up(&settings, arrival, &mut accepted)) => up,
         };
         drop(settings);
         let Some(Up { stream, _live }) = up else { return };
@@ -63,9 +67,13 @@ impl Inner {
     async fn bring_up(
         &self,
         settings: &ListenerSettings,
-        mut socket: Socket,
+        arrival: Arrival,
         accepted: &mut Accepted,
     ) -> Option<Up> {
+        let mut socket = match arrival {
+            Arrival::Socket(socket) => socket,
+            Arrival::Quic(incoming) => return self.quic(settings, *incoming, accepted).await,
+        };
         if let Socket::Tcp(stream) = &socket
             && let Err(error) = stream.set_nodelay(settings.socket.nodelay)
         {
@@ -86,6 +94,40 @@ impl Inner {
             Some(websocket) => self.upgrade(websocket, carrier, accepted).await?,
         };
         Some(Up { stream, _live: live })
+    }
+
+    async fn quic(
+        &self,
+        settings: &ListenerSettings,
+        incoming: Incoming,
+        accepted: &mut Accepted,
+    ) -> Option<Up> {
+        let (Some(quic), Some(tls)) = (settings.quic, &settings.tls) else { return None };
+        // Half of the places are for whoever has shown that the address is its own.
+        let crowded = self.handshakes.available_permits() <= settings.max_handshakes / 2;
+        if crowded && incoming.may_retry() && !incoming.remote_address_validated() {
+            let _ = incoming.retry();
+            return None;
+        }
+        let unfinished = self.unfinished(accepted)?;
+        let Ok(place) = self.handshakes.try_acquire() else {
+            incoming.refuse();
+            self.parts.metrics.listener_rejected.with_label_values(&[&*self.name, "rate"]).inc();
+            return None;
+        };
+        let started = Instant::now();
+        let handshaken = quic::handshake(incoming, &tls.current(), quic).await;
+        drop((place, unfinished));
+        match handshaken {
+            Ok(QuicHandshaken { stream, session, certificate }) => {
+                let live = self.established(session, None, certificate, started, accepted);
+                Some(Up { stream: ServerStream::Quic(Box::new(stream)), _live: Some(live) })
+            }
+            Err(failure) => {
+                self.failed(failure, accepted);
+                None
+            }
+        }
     }
 
     /// A place among the unfinished ones of the connection's source.
@@ -153,14 +195,28 @@ impl Inner {
             }
         };
         metrics.tls_sni.with_label_values(&[listener, sni.as_str()]).inc();
+        let live = self.established(session, group, certificate, started, accepted);
+        Some((Carrier::Tls(Box::new(stream)), Some(live)))
+    }
+}
+
+impl Inner {
+    /// Counts a handshake, and says in `accepted` what it came to.
+    fn established(
+        &self,
+        session: TlsSession,
+        group: Option<NamedGroup>,
+        certificate: Option<Arc<ClientCertificate>>,
+        started: Instant,
+        accepted: &mut Accepted,
+    ) -> Raised {
         let version = if session.version == 0x0303 { "1.2" } else { "1.3" };
         self.count(&session, version, group, certificate.is_some(), started);
         let has_certificate = if certificate.is_some() { "present" } else { "none" };
-        let labels = [listener, version, has_certificate];
-        let live = Raised::new(metrics.tls_live_connections.with_label_values(&labels));
+        let labels = [&*self.name, version, has_certificate];
         accepted.tls = Some(session);
         accepted.certificate = certificate;
-        Some((Carrier::Tls(Box::new(stream)), Some(live)))
+        Raised::new(self.parts.metrics.tls_live_connections.with_label_values(&labels))
     }
 }
 

@@ -29,8 +29,9 @@ impl Inner {
         let kind = if session.resumed { "resumed" } else { "full" };
         let took = started.elapsed().as_secs_f64();
         metrics.tls_handshake_duration.with_label_values(&[listener, kind]).observe(took);
-        let cipher = rustls::CipherSuite::from(session.cipher_suite);
-        let cipher = cipher.as_str().unwrap_or("other");
+        // 0: QUIC's library does not tell.
+        let cipher = Some(session.cipher_suite).filter(|suite| *suite != 0).map(rustls::CipherSuite::from);
+        let cipher = cipher.and_then(|suite| suite.as_str()).unwrap_or("other");
         let group = group.map_or("none", |group| group.as_str().unwrap_or("other"));
         metrics.tls_sessions.with_label_values(&[listener, version, cipher, group]).inc();
         if session.resumed {

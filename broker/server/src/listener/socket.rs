@@ -8,11 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mqgate_identity::hooks::{Attribute, Peer, Value};
+use quinn::{Endpoint, Incoming};
 use serde::{Serialize, Serializer};
 use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::net::unix::UCred;
 use tokio::net::{TcpListener, UnixListener};
 
+use super::ListenerSettings;
+use crate::quic::server_config;
 use crate::stream::Socket;
 
 /// Where a listener listens.
@@ -79,6 +82,13 @@ impl Serialize for ListenAddress {
 pub(super) enum ListeningSocket {
     Tcp(TcpListener),
     Unix { socket: UnixListener, file: SocketFile },
+    Quic(Endpoint),
+}
+
+/// Somebody who wants to be let in.
+pub(super) enum Arrival {
+    Socket(Socket),
+    Quic(Box<Incoming>),
 }
 
 /// The file of a Unix socket; it goes when the socket goes, unless another one has its name by then.
@@ -95,10 +105,28 @@ pub(super) struct Caller {
 }
 
 impl ListeningSocket {
-    pub(super) fn open(address: &ListenAddress, settings: &SocketSettings) -> io::Result<Self> {
+    /// `endpoint` is that of a QUIC listener that was open before.
+    pub(super) fn open(
+        address: &ListenAddress,
+        settings: &ListenerSettings,
+        endpoint: &mut Option<Endpoint>,
+    ) -> io::Result<Self> {
         match address {
-            ListenAddress::Ip(address) => tcp(*address, settings).map(Self::Tcp),
-            ListenAddress::Unix(path) => unix(path, settings),
+            ListenAddress::Ip(address) => match (settings.quic, &settings.tls) {
+                (Some(quic), Some(tls)) => {
+                    let config = server_config(&tls.current(), quic).map_err(io::Error::other)?;
+                    udp(*address, &settings.socket, config, endpoint).map(Self::Quic)
+                }
+                _ => tcp(*address, &settings.socket).map(Self::Tcp),
+            },
+            ListenAddress::Unix(path) => unix(path, &settings.socket),
+        }
+    }
+
+    /// Accepts no more. What was accepted goes on.
+    pub(super) fn shut(self) {
+        if let Self::Quic(endpoint) = self {
+            endpoint.set_server_config(None);
         }
     }
 
@@ -107,24 +135,38 @@ impl ListeningSocket {
         match self {
             Self::Tcp(socket) => socket.local_addr().map(ListenAddress::Ip),
             Self::Unix { file, .. } => Ok(ListenAddress::Unix(Arc::clone(&file.path))),
+            Self::Quic(endpoint) => endpoint.local_addr().map(ListenAddress::Ip),
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Socket, Caller)> {
+    pub(super) async fn accept(&self) -> io::Result<(Arrival, Caller)> {
         match self {
             Self::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                let peer = Peer { address: peer.ip().to_canonical(), port: peer.port(), via_proxy: None };
-                Ok((Socket::Tcp(stream), Caller { peer, attributes: Vec::new() }))
+                Ok((Arrival::Socket(Socket::Tcp(stream)), Caller::at(peer)))
             }
             Self::Unix { socket, .. } => {
                 let (stream, _) = socket.accept().await?;
                 let attributes = stream.peer_cred().map(credentials).unwrap_or_default();
                 // It has no address; it is a process of this machine.
                 let peer = Peer { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 0, via_proxy: None };
-                Ok((Socket::Unix(stream), Caller { peer, attributes }))
+                Ok((Arrival::Socket(Socket::Unix(stream)), Caller { peer, attributes }))
             }
+            Self::Quic(endpoint) => match endpoint.accept().await {
+                Some(incoming) => {
+                    let caller = Caller::at(incoming.remote_address());
+                    Ok((Arrival::Quic(Box::new(incoming)), caller))
+                }
+                None => Err(io::Error::other("the QUIC endpoint is closed")),
+            },
         }
+    }
+}
+
+impl Caller {
+    fn at(address: SocketAddr) -> Self {
+        let peer = Peer { address: address.ip().to_canonical(), port: address.port(), via_proxy: None };
+        Self { peer, attributes: Vec::new() }
     }
 }
 
@@ -151,6 +193,31 @@ fn tcp(address: SocketAddr, settings: &SocketSettings) -> io::Result<TcpListener
     socket.bind(&address.into())?;
     socket.listen(settings.backlog)?;
     TcpListener::from_std(socket.into())
+}
+
+fn udp(
+    address: SocketAddr,
+    settings: &SocketSettings,
+    config: quinn::ServerConfig,
+    endpoint: &mut Option<Endpoint>,
+) -> io::Result<Endpoint> {
+    if let Some(endpoint) = endpoint {
+        endpoint.set_server_config(Some(config));
+        return Ok(endpoint.clone());
+    }
+    let socket = RawSocket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if settings.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(!settings.dual_stack)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let opened = Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket.into(), runtime)?;
+    *endpoint = Some(opened.clone());
+    Ok(opened)
 }
 
 fn unix(path: &Arc<Path>, settings: &SocketSettings) -> io::Result<ListeningSocket> {
@@ -208,7 +275,12 @@ mod tests {
     use super::*;
 
     fn open(address: &ListenAddress) -> io::Result<ListeningSocket> {
-        ListeningSocket::open(address, &SocketSettings::default())
+        with(address, SocketSettings::default())
+    }
+
+    fn with(address: &ListenAddress, socket: SocketSettings) -> io::Result<ListeningSocket> {
+        let settings = ListenerSettings { socket, ..ListenerSettings::new("test", address.clone(), None) };
+        ListeningSocket::open(address, &settings, &mut None)
     }
 
     fn in_folder(folder: &tempfile::TempDir) -> (ListenAddress, std::path::PathBuf) {
@@ -221,7 +293,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (address, path) = in_folder(&folder);
         let settings = SocketSettings { unix_mode: 0o600, ..SocketSettings::default() };
-        let socket = ListeningSocket::open(&address, &settings).unwrap();
+        let socket = with(&address, settings).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(socket.address().unwrap(), address);
         let _client = UnixStream::connect(&path).await.unwrap();
@@ -266,7 +338,7 @@ mod tests {
         let any = ListenAddress::Ip("[::]:0".parse().unwrap());
         for (dual_stack, reaches) in [(false, false), (true, true)] {
             let settings = SocketSettings { dual_stack, ..SocketSettings::default() };
-            let socket = ListeningSocket::open(&any, &settings).unwrap();
+            let socket = with(&any, settings).unwrap();
             let port = socket.address().unwrap().ip().unwrap().port();
             let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
             assert_eq!(client.is_ok(), reaches);
@@ -278,8 +350,8 @@ mod tests {
         let local = ListenAddress::Ip("127.0.0.1:0".parse().unwrap());
         for (reuse_port, may) in [(false, false), (true, true)] {
             let settings = SocketSettings { reuse_port, ..SocketSettings::default() };
-            let first = ListeningSocket::open(&local, &settings).unwrap();
-            let second = ListeningSocket::open(&first.address().unwrap(), &settings);
+            let first = with(&local, settings.clone()).unwrap();
+            let second = with(&first.address().unwrap(), settings);
             assert_eq!(second.is_ok(), may);
         }
     }

@@ -201,6 +201,10 @@ impl HandshakeFailure {
         let _ = stream.shutdown().await;
     }
 
+    pub(crate) fn because(reason: Reason, detail: String) -> Self {
+        Self { reason, detail, ..Self::new() }
+    }
+
     /// The key was proved, and that was all.
     pub(crate) fn of(turned_away: TurnedAway) -> Self {
         let mut failure = Self::new();

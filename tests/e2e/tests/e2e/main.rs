@@ -10,6 +10,7 @@ mod native_members;
 mod pki_commands;
 mod plugin_lifecycle;
 mod proxies;
+mod quic;
 mod real_clients;
 mod registration;
 mod scram;

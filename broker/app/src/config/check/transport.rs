@@ -7,7 +7,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use mqgate_server::listener::{LONGEST_UNIX_PATH, ListenAddress};
 
-use super::super::model::{AuthMode, Listener, ProxyIdentity, ProxyProtocol, WebSocket};
+use super::super::model::{
+    AuthMode, Listener, ProxyIdentity, ProxyProtocol, TlsVersion, Transport, WebSocket,
+};
 use super::{BIND_REMEDY, Checker, bind_address};
 
 /// Reads what a listener binds: an address and a port, or `unix:/path`.
@@ -55,6 +57,15 @@ impl Checker<'_, '_> {
         self.socket(key, listener);
         if let Some(proxy) = &listener.proxy_protocol {
             self.proxy_protocol(key, listener, proxy);
+        }
+        if listener.kind == Transport::Quic {
+            self.quic(key, listener);
+        } else {
+            self.without_effect(
+                &key("quic"),
+                "without effect: only the type `quic` speaks QUIC",
+                "use `type = \"quic\"`, or remove this table",
+            );
         }
         if listener.kind.is_websocket() {
             self.websocket(key, &listener.websocket);
@@ -167,6 +178,26 @@ impl Checker<'_, '_> {
                 "`auth_mode = \"one-way\"` asks for no certificate, so none can be handed on",
                 Some("use `auth_mode = \"mutual\"` or `\"per-device\"`, or another `identity`"),
             );
+        }
+    }
+
+    fn quic(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
+        if listener.proxy_protocol.is_some() {
+            self.add(
+                &key("proxy_protocol"),
+                "a connection of QUIC has no beginning that a proxy could write a header to",
+                Some("remove this table"),
+            );
+        }
+        if !listener.versions.contains(&TlsVersion::Tls13) {
+            self.add(&key("versions"), "QUIC is TLS 1.3", Some("remove this key"));
+        }
+        for field in ["nodelay", "backlog", "session_resumption"] {
+            self.without_effect(&key(field), "without effect: the type is `quic`", "remove this key");
+        }
+        let idle = listener.quic.idle_timeout.0;
+        if !(3..=600).contains(&idle.as_secs()) {
+            self.add(&key("quic.idle_timeout"), "from 3 s to 10 m is possible", None);
         }
     }
 

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AllowDeny, ProxyIdentity, ProxyProtocol, WebSocket};
+use super::{AllowDeny, ProxyIdentity, ProxyProtocol, Quic, WebSocket};
 use crate::config::units::Span;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listener {
-    /// Transport: `tls` or, without any protection of what is sent, `tcp`; `wss` and `ws` are the same with WebSocket.
+    /// Transport: `tls` or, without any protection of what is sent, `tcp`; `wss` and `ws` are the same with WebSocket. `quic` is TLS 1.3 over UDP:
+    /// one stream of each connection carries MQTT; no session is resumed, and nothing is sent before the handshake is over.
     #[serde(rename = "type")]
     pub kind: Transport,
     /// Address and port, for example `"0.0.0.0:8883"` or `"[::]:8883"`. Port 0 takes a free one.
@@ -82,6 +83,8 @@ pub struct Listener {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// MQTT over WebSocket, for the types `ws` and `wss`.
     pub websocket: WebSocket,
+    /// MQTT over QUIC, for the type `quic`.
+    pub quic: Quic,
 }
 
 /// Permissions in octal digits, for example `"0660"`.
@@ -118,6 +121,7 @@ pub enum Transport {
     Tcp,
     Ws,
     Wss,
+    Quic,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -184,6 +188,7 @@ impl Default for Listener {
             unix_mode: UnixMode(0o660),
             proxy_protocol: None,
             websocket: WebSocket::default(),
+            quic: Quic::default(),
         }
     }
 }
@@ -195,12 +200,13 @@ impl Transport {
             Self::Tcp => "tcp",
             Self::Ws => "ws",
             Self::Wss => "wss",
+            Self::Quic => "quic",
         }
     }
 
     /// Whether TLS ends here.
     pub const fn has_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::Wss)
+        matches!(self, Self::Tls | Self::Wss | Self::Quic)
     }
 
     pub const fn is_websocket(self) -> bool {

@@ -83,3 +83,21 @@ impl Default for WebSocket {
         }
     }
 }
+
+/// Listeners of the type `quic`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quic {
+    /// A connection without a sign of life for so long is gone. The broker asks for one three times as often, so that
+    /// only the MQTT keep-alive ends a client that is there and has nothing to say.
+    pub idle_timeout: Span,
+    /// Let a client go on from another address, as phones do between networks. Its key is proved all the same; audit
+    /// records keep the first address.
+    pub migration: bool,
+}
+
+impl Default for Quic {
+    fn default() -> Self {
+        Self { idle_timeout: Span::secs(30), migration: true }
+    }
+}
