@@ -14,7 +14,7 @@ use mqgate_protocol::persistent::Seed;
 use mqgate_server::audit::{AuditLog, AuditSettings};
 use mqgate_server::broker::{Admitter, Broker, BrokerParts, serve};
 use mqgate_server::gate::{Accepted, Admission, Refusal};
-use mqgate_server::metrics::mqtt::MqttMetrics;
+use mqgate_server::metrics::mqtt::{MqttMetrics, Transport};
 use mqgate_server::metrics::{BuildInfo, Metrics};
 use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
@@ -74,9 +74,11 @@ impl World {
             id: self.broker.next_connection_id(),
             listener: "sim".into(),
             accepted_at: UnixMillis(0),
+            transport: Transport::Tcp,
             peer: Peer { address: [127, 0, 0, 1].into(), port: 1, via_proxy: None },
             tls: None,
             certificate: None,
+            attributes: Vec::new(),
         };
         tokio::spawn(serve(theirs, accepted, Arc::clone(&self.broker), self.shutdown.clone()));
         ours
