@@ -285,6 +285,7 @@ mod tests {
         assert!(matches!(ask(&settings(), &huge).await.1, Err(UpgradeError::Http(_))));
     }
 
+    /// [MQTT-6.0.0-4; MQTT 3.1.1: MQTT-6.0.0-4]
     #[tokio::test]
     async fn subprotocols_that_are_taken() {
         for (offered, answered) in

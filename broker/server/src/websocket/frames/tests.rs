@@ -52,6 +52,7 @@ fn closed_with(code: u16) -> Vec<u8> {
     [&[FINAL | CLOSE, 2][..], &code.to_be_bytes()].concat()
 }
 
+/// [MQTT-6.0.0-2; MQTT 3.1.1: MQTT-6.0.0-2]
 #[tokio::test]
 async fn packets_lie_across_frames_as_they_like() {
     // [MQTT-6.0.0-1]
@@ -92,6 +93,7 @@ async fn a_ping_is_answered_though_nobody_writes() {
     assert_eq!(reading.await.unwrap().1, *b"!");
 }
 
+/// [MQTT-6.0.0-1; MQTT 3.1.1: MQTT-6.0.0-1]
 #[tokio::test]
 async fn what_breaks_a_rule_is_closed_with_its_code() {
     let mut unmasked = frame(FINAL | BINARY, b"");
