@@ -73,6 +73,10 @@ impl Connection {
     }
 
     pub fn handle(&mut self, now: Instant, input: Input) {
+        if self.is_everyday(&input) {
+            self.everyday(now, input);
+            return;
+        }
         let state = std::mem::replace(&mut self.state, State::Closed { session: None });
         self.state = match (state, input) {
             (State::AwaitingConnect { .. }, Input::Packet(Packet::Connect(connect))) => {
@@ -139,6 +143,13 @@ impl Connection {
             self.effects = VecDeque::new();
         }
         effect
+    }
+
+    /// Nothing is to be done before the next input: gives memory back.
+    pub fn rest(&mut self) {
+        if self.effects.is_empty() {
+            self.effects = VecDeque::new();
+        }
     }
 
     /// When [`Connection::handle_timeout`] is to be called; may move later without notice.

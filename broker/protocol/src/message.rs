@@ -30,7 +30,8 @@ pub struct Message {
 /// Encoded forms of one message, made by the first receiver that needs them: for 3.x and 5.0, by QoS.
 #[derive(Debug, Default)]
 pub struct Frames {
-    slots: [OnceLock<Box<EncodedPublish>>; 6],
+    /// Most messages have one receiver, and no need of these.
+    slots: OnceLock<Box<[OnceLock<EncodedPublish>; 6]>>,
     /// The message stays: what it takes is what it counts, so no encoding stays with it.
     closed: bool,
 }
@@ -40,12 +41,12 @@ const USER_PROPERTY_OVERHEAD: usize = 64;
 
 impl Frames {
     /// `None` if the message keeps no encodings.
-    pub fn slot(&self, version: ProtocolVersion, qos: QoS) -> Option<&OnceLock<Box<EncodedPublish>>> {
+    pub fn slot(&self, version: ProtocolVersion, qos: QoS) -> Option<&OnceLock<EncodedPublish>> {
         let family = match version {
             ProtocolVersion::V3_1 | ProtocolVersion::V3_1_1 => 0,
             ProtocolVersion::V5 => 3,
         };
-        (!self.closed).then(|| &self.slots[family + qos as usize])
+        (!self.closed).then(|| &self.slots.get_or_init(Box::default)[family + qos as usize])
     }
 }
 

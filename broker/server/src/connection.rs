@@ -55,7 +55,8 @@ where
     let _presence = Presence::of(&broker, &handle);
     let mut driver = Driver::new(stream, accepted, broker, handle);
     let closing = driver.run(&shutdown).await;
-    driver.finish(closing).await;
+    // Boxed: a connection that is up has no room for its end.
+    Box::pin(driver.finish(closing)).await;
 }
 
 /// Takes a connection out of the directory even if its task panics.
@@ -103,7 +104,7 @@ struct Driver<S> {
     /// It is to be asked once more: its answer may be older than the question.
     ask_again: bool,
     /// Read, but not to be handled before the gate has answered.
-    held: Option<Packet>,
+    held: Option<Box<Packet>>,
     /// As of the last time the task was woken: no clock is read for each packet of a batch.
     now: Instant,
     turn: u8,
@@ -319,7 +320,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     /// Everything that can be done without waiting.
     fn work(&mut self) {
         if let Some(packet) = self.held.take_if(|_| self.asking.is_none()) {
-            self.packet(packet);
+            self.packet(*packet);
         }
         self.packets();
         self.take_mail();
@@ -333,6 +334,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             }
         }
         self.inflight = inflight;
+        self.machine.rest();
     }
 
     fn packets(&mut self) {
@@ -353,7 +355,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                         self.ask();
                     }
                     if asks && self.asking.is_some() {
-                        self.held = Some(packet);
+                        self.held = Some(Box::new(packet));
                         return;
                     }
                     self.packet(packet);

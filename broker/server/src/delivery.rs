@@ -298,17 +298,20 @@ pub(crate) fn write(
         message_expiry_interval: message.expiry_left(now),
     };
     if identifiers.is_empty() && alias.is_none() || version != ProtocolVersion::V5 {
-        let slot = message.frames.slot(version, *qos);
-        let encoded = match (slot, slot.and_then(|slot| slot.get())) {
-            (_, Some(encoded)) => Some(encoded),
-            (None, None) => None,
+        // Above QoS 0 the session keeps it as well.
+        let others = Arc::strong_count(message) > if *qos == QoS::AtMostOnce { 1 } else { 2 };
+        let slot = if others { message.frames.slot(version, *qos) } else { None };
+        let encoded = match slot {
             // Nobody else has it: it goes straight into the output.
-            (Some(_), None) if Arc::strong_count(message) == 1 => None,
-            (Some(slot), None) => {
-                let publish = publish(delivery, now);
-                let encoded = EncodedPublish::new(&publish, version).map_err(|_| TooLarge)?;
-                Some(slot.get_or_init(|| Box::new(encoded)))
-            }
+            None => None,
+            Some(slot) => match slot.get() {
+                Some(encoded) => Some(encoded),
+                None => {
+                    let publish = publish(delivery, now);
+                    let encoded = EncodedPublish::new(&publish, version).map_err(|_| TooLarge)?;
+                    Some(slot.get_or_init(|| encoded))
+                }
+            },
         };
         if let Some(encoded) = encoded {
             fits(encoded.packet_size(), maximum_packet_size)?;

@@ -55,12 +55,15 @@ pub(crate) struct Outcome {
 #[derive(Default)]
 struct Memory {
     of: (u64, u64),
+    /// The one before this: messages of one topic come one after the other.
+    last: Option<(TopicName, Rc<Matches<Arc<Mailbox>>>)>,
     known: HashMap<TopicName, Rc<Matches<Arc<Mailbox>>>>,
     receivers: usize,
 }
 
 impl Memory {
     fn forget(&mut self) {
+        self.last = None;
         self.known.clear();
         self.receivers = 0;
     }
@@ -214,7 +217,13 @@ impl Router {
                 memory.forget();
                 memory.of = of;
             }
-            if let Some(known) = memory.known.get(topic) {
+            if let Some((last, known)) = &memory.last
+                && last == topic
+            {
+                return Rc::clone(known);
+            }
+            if let Some((topic, known)) = memory.known.get_key_value(topic) {
+                memory.last = Some((topic.clone(), Rc::clone(known)));
                 return Rc::clone(known);
             }
             let found = Rc::new(snapshot.matches(topic));

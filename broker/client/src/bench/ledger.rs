@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::microseconds;
+use super::{microseconds, record};
 
 /// Which flow, the number in it, and when: what a payload begins with.
 pub const SMALLEST_PAYLOAD: usize = 16;
@@ -119,7 +119,7 @@ impl Ledger {
         if self.measuring.get() {
             let delivered = self.delivered.get() + 1;
             self.delivered.set(delivered);
-            self.latency.borrow_mut().saturating_record(now.saturating_sub(sent) / 1000);
+            record(&mut self.latency.borrow_mut(), now.saturating_sub(sent) / 1000);
             if delivered == self.until.get() {
                 self.full.notify_one();
             }

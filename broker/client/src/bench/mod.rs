@@ -270,6 +270,13 @@ impl Plan {
     }
 }
 
+/// Longer than anybody waits.
+const LONGEST: u64 = 3600 * 1_000_000;
+
 fn microseconds() -> Histogram<u64> {
-    Histogram::new(3).expect("three significant figures are within 0 to 5")
+    Histogram::new_with_max(LONGEST, 3).expect("three significant figures are within 0 to 5")
+}
+
+fn record(histogram: &mut Histogram<u64>, microseconds: u64) {
+    histogram.saturating_record(microseconds);
 }

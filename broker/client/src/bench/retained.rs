@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::ledger::{SMALLEST_PAYLOAD, Stamp};
 use super::wire::{Template, Wire};
-use super::{BenchError, Length, Plan, Probe, Report, microseconds};
+use super::{BenchError, Length, Plan, Probe, Report, microseconds, record};
 
 /// Messages that are stored before their acknowledgements are waited for.
 const STORED_AT_ONCE: u32 = 20;
@@ -120,7 +120,7 @@ async fn sweep(mut wire: Wire, sweeps: Rc<Sweeps>) -> Result<(), BenchError> {
         }
         if sweeps.measuring.get() {
             let took = started.elapsed().as_micros() as u64;
-            sweeps.latency.borrow_mut().saturating_record(took);
+            record(&mut sweeps.latency.borrow_mut(), took);
         }
         wire.push_unsubscribe(&filters)?;
         while !matches!(wire.receive().await?, Packet::UnsubAck(_)) {}

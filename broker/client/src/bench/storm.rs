@@ -8,7 +8,7 @@ use mqgate_codec::TopicFilter;
 use tokio::task::JoinSet;
 
 use super::wire::Wire;
-use super::{BenchError, Length, Plan, Probe, Report, microseconds};
+use super::{BenchError, Length, Plan, Probe, Report, microseconds, record};
 
 /// Filters of one SUBSCRIBE.
 const FILTERS_AT_ONCE: usize = 50;
@@ -80,7 +80,7 @@ async fn again_and_again(storm: Rc<Storm>) -> Result<(), BenchError> {
         let wire = Wire::open(storm.plan.options("c", number), number, u32::MAX).await?;
         if storm.measuring.get() {
             let took = started.elapsed().as_micros() as u64;
-            storm.latency.borrow_mut().saturating_record(took);
+            record(&mut storm.latency.borrow_mut(), took);
             storm.done.set(storm.done.get() + 1);
             if storm.done.get() == storm.until.get() {
                 storm.full.notify_one();
@@ -146,7 +146,7 @@ fn keep(
 ) -> Result<(), BenchError> {
     let (wire, took) = opened?;
     wires.push(wire);
-    latency.saturating_record(took.as_micros() as u64);
+    record(latency, took.as_micros() as u64);
     Ok(())
 }
 

@@ -55,6 +55,46 @@ struct Goodbye {
 }
 
 impl Connection {
+    /// What comes for every message does not end the connection by itself, so the state stays where it is.
+    pub(super) fn is_everyday(&self, input: &Input) -> bool {
+        let everyday = matches!(
+            input,
+            Input::Packet(
+                Packet::Publish(_)
+                    | Packet::PubAck(_)
+                    | Packet::PubRec(_)
+                    | Packet::PubRel(_)
+                    | Packet::PubComp(_)
+                    | Packet::PingReq
+            ) | Input::Deliver(_)
+                | Input::Published { .. }
+        );
+        everyday && matches!(self.state, State::Online(_))
+    }
+
+    pub(super) fn everyday(&mut self, now: Instant, input: Input) {
+        let Self { state: State::Online(online), limits, effects } = self else { return };
+        let done = match input {
+            Input::Packet(packet) => {
+                online.last_packet = now;
+                online.packet(now, packet, limits, effects)
+            }
+            Input::Deliver(outgoing) => {
+                online.deliver(now, outgoing, effects);
+                Ok(())
+            }
+            Input::Published { acknowledgement, routed } => {
+                online.published(acknowledgement, routed, effects);
+                Ok(())
+            }
+            _ => Ok(()), // Not of every day.
+        };
+        match done {
+            Ok(()) => online.ask_when_over(now, effects),
+            Err(fault) => self.fail(now, fault),
+        }
+    }
+
     pub(super) fn online(&mut self, now: Instant, mut online: Box<Online>, input: Input) -> State {
         let done = match input {
             Input::Packet(Packet::Disconnect(disconnect)) => {
@@ -65,7 +105,7 @@ impl Connection {
             }
             Input::Packet(packet) => {
                 online.last_packet = now;
-                self.packet(now, &mut online, packet)
+                online.packet(now, packet, &self.limits, &mut self.effects)
             }
             Input::Malformed { error, .. } => Err(Fault::Malformed(error)),
             Input::Published { acknowledgement, routed } => {
@@ -122,33 +162,6 @@ impl Connection {
             }
             Err(fault) => self.dismiss_for(now, online, fault),
         }
-    }
-
-    fn packet(&mut self, now: Instant, online: &mut Online, packet: Packet) -> Result<(), Fault> {
-        let effects = &mut self.effects;
-        match packet {
-            Packet::Publish(publish) => {
-                return online.publish(now, publish, &self.limits, effects);
-            }
-            Packet::PubAck(ack) => online.puback(ack.packet_id, effects),
-            Packet::PubRec(ack) => online.pubrec(&ack, effects),
-            Packet::PubRel(ack) => online.pubrel(ack.packet_id, effects),
-            Packet::PubComp(ack) => online.pubcomp(ack.packet_id, effects),
-            Packet::Subscribe(subscribe) => {
-                online.subscribe(&subscribe, self.limits.filter_bytes_per_session, effects);
-            }
-            Packet::Unsubscribe(unsubscribe) => online.unsubscribe(&unsubscribe, effects),
-            Packet::PingReq => effects.push_back(Effect::Send(Packet::PingResp)), // [MQTT-3.12.4-1]
-            Packet::Connect(_) => return Err(Fault::SecondConnect),               // [MQTT-3.1.0-2]
-            Packet::Auth(auth) => return online.auth(auth, effects),
-            // DISCONNECT was taken before.
-            Packet::Disconnect(_)
-            | Packet::ConnAck(_)
-            | Packet::SubAck(_)
-            | Packet::UnsubAck(_)
-            | Packet::PingResp => return Err(Fault::ServerPacket),
-        }
-        Ok(())
     }
 
     /// The client said DISCONNECT.
@@ -247,6 +260,38 @@ impl Online {
         };
         online.renew_permit(now);
         online
+    }
+
+    fn packet(
+        &mut self,
+        now: Instant,
+        packet: Packet,
+        limits: &crate::limits::Limits,
+        effects: &mut VecDeque<Effect>,
+    ) -> Result<(), Fault> {
+        match packet {
+            Packet::Publish(publish) => {
+                return self.publish(now, publish, limits, effects);
+            }
+            Packet::PubAck(ack) => self.puback(ack.packet_id, effects),
+            Packet::PubRec(ack) => self.pubrec(&ack, effects),
+            Packet::PubRel(ack) => self.pubrel(ack.packet_id, effects),
+            Packet::PubComp(ack) => self.pubcomp(ack.packet_id, effects),
+            Packet::Subscribe(subscribe) => {
+                self.subscribe(&subscribe, limits.filter_bytes_per_session, effects);
+            }
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe, effects),
+            Packet::PingReq => effects.push_back(Effect::Send(Packet::PingResp)), // [MQTT-3.12.4-1]
+            Packet::Connect(_) => return Err(Fault::SecondConnect),               // [MQTT-3.1.0-2]
+            Packet::Auth(auth) => return self.auth(auth, effects),
+            // DISCONNECT was taken before.
+            Packet::Disconnect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp => return Err(Fault::ServerPacket),
+        }
+        Ok(())
     }
 
     /// What a new permit does not cover any more ends here, also what was promised for later.

@@ -14,13 +14,16 @@ const READ_SIZE: usize = 16 * 1024;
 /// Packets of many connections are read into one piece of memory, one after the other.
 const SHARED_SIZE: usize = 64 * 1024;
 
+/// Room for most CONNECT packets.
+const CONNECT_SIZE: usize = 256;
+
 thread_local! {
     static SHARED: RefCell<BytesMut> = RefCell::default();
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let read = if self.input.is_empty() {
+        let read = if self.input.is_empty() && self.connected {
             SHARED.with_borrow_mut(|shared| {
                 if shared.capacity() < READ_SIZE {
                     *shared = BytesMut::with_capacity(SHARED_SIZE);
@@ -31,7 +34,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             })
         } else {
             // What is announced is not believed: memory grows with what came.
-            self.input.reserve(self.decoder.missing().clamp(1024, READ_SIZE));
+            // What CONNECT says stays as long as the connection: it must not keep the memory of others alive.
+            let least = if self.connected { 1024 } else { CONNECT_SIZE };
+            self.input.reserve(self.decoder.missing().clamp(least, READ_SIZE));
             pin!(self.stream.read_buf(&mut self.input)).poll(cx)
         };
         match ready!(read) {

@@ -59,7 +59,7 @@ impl Inner {
         };
         drop(settings);
         let Some(Up { stream, _live }) = up else { return };
-        serve(stream, accepted, Arc::clone(&self.parts.broker), shutdown).await;
+        Box::pin(serve(stream, accepted, Arc::clone(&self.parts.broker), shutdown)).await;
         drop(place);
     }
 

@@ -32,6 +32,8 @@ pub struct Places<'a> {
     tls: u16,
     mutual: u16,
     pki: &'a Path,
+    /// The one that is measured.
+    transport: Transport,
 }
 
 impl Kind {
@@ -90,12 +92,12 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub fn start(kind: &Kind, folder: &Path, pki: &Path) -> anyhow::Result<Self> {
+    pub fn start(kind: &Kind, transport: Transport, folder: &Path, pki: &Path) -> anyhow::Result<Self> {
         let folder = folder.join(kind.name);
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
         let [plain, tls, mutual] = free_ports()?;
-        let arguments = (kind.make)(&folder, &Places { plain, tls, mutual, pki })?;
+        let arguments = (kind.make)(&folder, &Places { plain, tls, mutual, pki, transport })?;
         let log = fs::File::create(folder.join("broker.log"))?;
         let mut command = Command::new(&kind.binary);
         command.args(arguments).current_dir(&folder).stdin(Stdio::null());
@@ -151,10 +153,12 @@ fn free_ports() -> anyhow::Result<[u16; 3]> {
     Ok([first.local_addr()?.port(), second.local_addr()?.port(), third.local_addr()?.port()])
 }
 
-/// Everything on that a mutual-TLS listener has in the demo: registry, plugins, audit.
+/// With client certificates: registry, a component that decides, audit. Without: everybody may come in, which is
+/// audited too.
 fn mqgate(folder: &Path, places: &Places<'_>) -> anyhow::Result<Vec<String>> {
-    let Places { plain, tls, mutual, pki } = places;
+    let Places { plain, tls, mutual, pki, .. } = places;
     let pki = pki.display();
+    let plugins = if places.transport == Transport::Mutual { DEVICES } else { ANYBODY };
     let text = format!(
         r#"
 [node]
@@ -186,23 +190,10 @@ bind = "127.0.0.1:0"
 [audit]
 path = "audit.jsonl"
 
-[[plugins]]
-name = "anonymous"
-native = "anonymous"
+[limits]
+max_inflight = 100
 
-[[plugins]]
-name = "auto-register"
-source = "bundled:auto-register"
-grant = {{ capabilities = ["key-value", "registry"] }}
-
-[[plugins]]
-name = "cert-acl"
-source = "bundled:cert-acl"
-config = {{ client-id-binding = "none" }}
-
-[[plugins]]
-name = "audit-log"
-source = "bundled:audit-log"
+{plugins}
 "#
     );
     let path = folder.join("mqgate.toml");
@@ -210,8 +201,25 @@ source = "bundled:audit-log"
     Ok(vec!["run".into(), "--config".into(), path.display().to_string()])
 }
 
+const ANYBODY: &str = "
+[[plugins]]
+name = \"anonymous\"
+native = \"anonymous\"
+";
+
+const DEVICES: &str = "
+[[plugins]]
+name = \"auto-register\"
+source = \"bundled:auto-register\"
+grant = { capabilities = [\"key-value\", \"registry\"] }
+
+[[plugins]]
+name = \"cert-acl\"
+source = \"bundled:cert-acl\"
+";
+
 fn mosquitto(folder: &Path, places: &Places<'_>) -> anyhow::Result<Vec<String>> {
-    let Places { plain, tls, mutual, pki } = places;
+    let Places { plain, tls, mutual, pki, .. } = places;
     let pki = pki.display();
     let text = format!(
         "per_listener_settings false
@@ -237,7 +245,7 @@ require_certificate true
 }
 
 fn rumqttd(folder: &Path, places: &Places<'_>) -> anyhow::Result<Vec<String>> {
-    let Places { plain, tls, mutual, pki } = places;
+    let Places { plain, tls, mutual, pki, .. } = places;
     let pki = pki.display();
     let mut text = String::from(
         "id = 0
@@ -280,7 +288,7 @@ dynamic_filters = true
 }
 
 fn flashmq(folder: &Path, places: &Places<'_>) -> anyhow::Result<Vec<String>> {
-    let Places { plain, tls, mutual, pki } = places;
+    let Places { plain, tls, mutual, pki, .. } = places;
     let pki = pki.display();
     let storage = folder.display();
     let text = format!(

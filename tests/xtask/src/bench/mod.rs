@@ -68,7 +68,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         step(&format!("round {round} of {}", options.rounds));
         for load in &loads {
             for kind in &kinds {
-                let measured = Broker::start(kind, &folder, &pki)
+                let measured = Broker::start(kind, load.transport, &folder, &pki)
                     .and_then(|broker| measure(&mqgate, load, &broker, &pki, options.quick));
                 match measured {
                     Ok(report) => {
