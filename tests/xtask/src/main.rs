@@ -1,6 +1,7 @@
 //! `cargo xtask …`: the commands that a person who works on mqgate, or tries it, types.
 
 mod bench;
+mod curves;
 mod demo;
 mod process;
 mod spec;
@@ -34,6 +35,8 @@ enum Command {
     ///
     /// Example: cargo xtask bench --against mosquitto,rumqttd --loads pairs,fan-in
     Bench(bench::Options),
+    /// Draw how cost grows with subscriptions, subscribers, levels and retained messages: docs/curves.
+    Curves(curves::Options),
     /// Build the bundled WebAssembly components into target/components.
     Components,
     /// Check which normative statements of MQTT are proved by which tests.
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Curves(options) => curves::run(&options),
         Command::Components => components(),
         Command::Spec(options) => spec::run(&options),
         Command::Tidy => tidy::run(),

@@ -36,7 +36,7 @@ pub struct Common {
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
     warm_up: f64,
     /// Seconds of the measurement
-    #[arg(short = 'd', long, default_value_t = 5.0, value_name = "SECONDS")]
+    #[arg(short = 'd', long, default_value_t = 5.0, value_name = "SECONDS", allow_negative_numbers = true)]
     duration: f64,
     /// End the measurement after so many deliveries or connections instead
     #[arg(short = 'n', long)]
@@ -45,7 +45,7 @@ pub struct Common {
     #[arg(long, default_value_t = 1, value_name = "ADDRESSES")]
     sources: u8,
     /// Process id of the broker, on this machine: its CPU time and memory are reported
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pid: Option<i32>,
     /// Print JSON
     #[arg(long)]

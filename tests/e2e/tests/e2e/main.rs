@@ -4,6 +4,7 @@
 
 mod authorization;
 mod bad_input;
+mod bench;
 mod first_start;
 mod metrics;
 mod native_members;
