@@ -21,6 +21,8 @@ pub struct Kind {
     binary: PathBuf,
     /// Libraries of its own.
     libraries: Option<PathBuf>,
+    /// Its TLS listeners all want a certificate; one-way TLS handshakes cannot be compared with it.
+    pub wants_certificate: bool,
     make: Make,
 }
 
@@ -38,7 +40,7 @@ pub struct Places<'a> {
 
 impl Kind {
     pub fn mqgate(binary: PathBuf) -> Self {
-        Self { name: "mqgate", binary, libraries: None, make: mqgate }
+        Self { name: "mqgate", binary, libraries: None, wants_certificate: false, make: mqgate }
     }
 
     /// `NAME` or `NAME=PATH`.
@@ -60,7 +62,7 @@ impl Kind {
             _ => bail!("no such peer: {name:?}; there are mosquitto, rumqttd and flashmq=PATH"),
         };
         let libraries = (!given).then(tools::debian_libraries);
-        Ok(Self { name, binary, libraries, make })
+        Ok(Self { name, binary, libraries, wants_certificate: name == "rumqttd", make })
     }
 }
 
@@ -192,6 +194,7 @@ path = "audit.jsonl"
 
 [limits]
 max_inflight = 100
+max_queued_messages = 20000
 
 {plugins}
 "#
@@ -225,9 +228,10 @@ fn mosquitto(folder: &Path, places: &Places<'_>) -> anyhow::Result<Vec<String>> 
         "per_listener_settings false
 allow_anonymous true
 persistence false
+user root
 set_tcp_nodelay true
 max_inflight_messages 100
-max_queued_messages 10000
+max_queued_messages 20000
 listener {plain} 127.0.0.1
 listener {tls} 127.0.0.1
 certfile {pki}/server.pem
@@ -257,18 +261,11 @@ max_segment_size = 104857600
 max_segment_count = 10
 ",
     );
-    for (number, port, with) in [
-        (1, plain, None),
-        (2, tls, Some(format!("certpath = \"{pki}/server.pem\"\nkeypath = \"{pki}/server.key\"\n"))),
-        (
-            3,
-            mutual,
-            Some(format!(
-                "certpath = \"{pki}/server.pem\"\nkeypath = \"{pki}/server.key\"\ncapath = \"{pki}/ca.pem\"\n"
-            )),
-        ),
-    ] {
-        let tls = with.map(|lines| format!("[v4.{number}.tls]\n{lines}")).unwrap_or_default();
+    for (number, port, with) in [(1, plain, None), (2, tls, Some("tls")), (3, mutual, Some("tls"))] {
+        let files = format!(
+            "certpath = \"{pki}/server.pem\"\nkeypath = \"{pki}/server.key\"\ncapath = \"{pki}/ca.pem\"\n"
+        );
+        let tls = with.map(|table| format!("[v4.{number}.{table}]\n{files}")).unwrap_or_default();
         text.push_str(&format!(
             "[v4.{number}]
 name = \"v4-{number}\"

@@ -84,7 +84,7 @@ pub const ALL: &[Load] = &[
     cpu("retained-q0", Plain, "retained", Aim::None),
     cpu("sessions-q1", Plain, "sessions -q 1 --clients 20", Aim::None),
     cpu("connect", Plain, "connect --sources 8", OfBest(1.0)),
-    cpu("connect-tls", Tls, "connect --sources 8", OfRumqttd(0.46)),
+    cpu("connect-tls", Tls, "connect --sources 8", OfBest(0.70)),
     cpu("connect-mutual", Mutual, "connect --sources 8", OfRumqttd(0.72)),
     cpu("connect-mutual-1.2", Mutual, "connect --sources 8 --tls-version tlsv1.2", OfRumqttd(0.76)),
     memory("idle", Plain, "idle", Bytes(2_000)),
@@ -106,6 +106,11 @@ impl Load {
             (Figure::Memory, true) => arguments.extend(["--connections", "2000"]),
         }
         arguments
+    }
+
+    /// Whether it is the handshake that is measured.
+    pub fn is_about_handshakes(&self) -> bool {
+        self.arguments.starts_with("connect")
     }
 
     /// `None` if the broker's process could not be seen.
