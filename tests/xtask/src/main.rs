@@ -3,6 +3,7 @@
 mod bench;
 mod curves;
 mod demo;
+mod planted;
 mod process;
 mod spec;
 mod test;
@@ -43,6 +44,8 @@ enum Command {
     ///
     /// Example: cargo xtask spec --draw 20 --seed 7
     Spec(spec::Options),
+    /// Plant mistakes in a copy of the tree and see that the simulation finds each; part of `test --full`.
+    Planted,
     /// Check what no compiler checks: layering, file sizes, stray markers, machine paths.
     Tidy,
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Curves(options) => curves::run(&options),
         Command::Components => components(),
         Command::Spec(options) => spec::run(&options),
+        Command::Planted => planted::run(),
         Command::Tidy => tidy::run(),
     };
     match outcome {

@@ -56,6 +56,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     native.env("CARGO_TARGET_DIR", crate::root().join("target/native-plugins"));
     native.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
     tally.add(&mut native, options)?;
+    if options.full && options.filter.is_none() {
+        crate::planted::run()?;
+    }
     tools.report_missing(&say);
     tally.move_skipped(&skips);
     say("");

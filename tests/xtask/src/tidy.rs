@@ -59,6 +59,7 @@ pub fn run() -> anyhow::Result<()> {
     let mut findings = Vec::new();
     layering(&mut findings)?;
     findings.extend(crate::spec::findings()?);
+    findings.extend(crate::planted::stale()?);
     for path in tracked_files()? {
         if let Ok(text) = fs::read_to_string(crate::root().join(&path)) {
             check_text(&path, &text, &mut findings);
