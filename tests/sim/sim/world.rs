@@ -76,7 +76,6 @@ impl World {
             accepted_at: UnixMillis(0),
             transport: Transport::Tcp,
             peer: Peer { address: [127, 0, 0, 1].into(), port: 1, via_proxy: None },
-            transport: Transport::Tcp,
             tls: None,
             certificate: None,
             attributes: Vec::new(),
