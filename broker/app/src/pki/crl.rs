@@ -11,6 +11,7 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject as _;
+use x509_parser::num_bigint::BigUint;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
@@ -156,7 +157,7 @@ impl Contents {
             let since = SystemTime::UNIX_EPOCH + Duration::from_secs(since);
             entries.insert(revoked.serial().to_bytes_be(), Entry { reason, since });
         }
-        let number = list.crl_number().map(|number| number.to_bytes_be()).unwrap_or_default();
+        let number = list.crl_number().map(BigUint::to_bytes_be).unwrap_or_default();
         Ok(Self { entries, number })
     }
 

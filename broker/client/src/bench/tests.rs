@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
 
 use bytes::BytesMut;
-use mqgate_codec::{DecodeLimits, Decoder, Packet, ProtocolVersion, QoS, TopicName};
+use mqgate_codec::{DecodeLimits, Decoder, Packet, PacketId, ProtocolVersion, QoS, TopicName};
 
 use super::ledger::Ledger;
 use super::wire::Template;
@@ -31,7 +31,7 @@ fn a_template_is_a_publish_with_its_own_id_and_stamp() {
                 let Some(Packet::Publish(publish)) = decoder.decode(&mut bytes).unwrap() else {
                     panic!("no PUBLISH")
                 };
-                assert_eq!(publish.packet_id.map(|id| id.get()), (qos != QoS::AtMostOnce).then_some(id));
+                assert_eq!(publish.packet_id.map(PacketId::get), (qos != QoS::AtMostOnce).then_some(id));
                 assert_eq!((publish.qos, publish.topic), (qos, Some(topic.clone())));
                 assert_eq!(publish.payload[..16], [stamp; 16]);
                 assert_eq!(publish.payload[16..], [0; 184]);

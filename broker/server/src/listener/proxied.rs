@@ -33,7 +33,7 @@ impl Inner {
         }
         match read_header(socket, settings).await {
             Ok(Header::Local) => Ok(()),
-            Ok(Header::Proxied(proxied)) => self.handed_on(proxied, settings, accepted),
+            Ok(Header::Proxied(proxied)) => self.handed_on(*proxied, settings, accepted),
             Err(error) => {
                 let audited = !matches!(error, ReadError::Silent);
                 self.header_refused(&error.to_string(), audited, accepted);

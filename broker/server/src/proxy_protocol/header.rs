@@ -22,7 +22,7 @@ const V2_FIXED: usize = 16;
 pub enum Header {
     /// The proxy speaks for itself, to see whether we are well.
     Local,
-    Proxied(Proxied),
+    Proxied(Box<Proxied>),
 }
 
 /// A connection that was made to the proxy.
@@ -98,7 +98,7 @@ pub fn parse(header: &[u8], certificate_tlv: u8) -> Result<Header, HeaderError> 
 fn v1(rest: &[u8]) -> Result<Header, HeaderError> {
     let line = rest.strip_suffix(b"\r\n").ok_or(malformed("its line does not end"))?;
     let line = std::str::from_utf8(line).map_err(|_| malformed("its line is not text"))?;
-    let proxied = |source| Ok(Header::Proxied(Proxied { source, facts: Facts::default() }));
+    let proxied = |source| Ok(Header::Proxied(Box::new(Proxied { source, facts: Facts::default() })));
     let mut words = line.split(' ');
     let family = words.next().unwrap_or_default();
     if family == "UNKNOWN" {
@@ -160,7 +160,7 @@ fn v2(header: &[u8], certificate_tlv: u8) -> Result<Header, HeaderError> {
     let tlvs = body.get(addresses..).ok_or_else(cut)?;
     let facts = Facts::parse(header, tlvs, certificate_tlv)?;
     let source = source.map(|(address, port)| SocketAddr::new(address.to_canonical(), port));
-    Ok(Header::Proxied(Proxied { source, facts }))
+    Ok(Header::Proxied(Box::new(Proxied { source, facts })))
 }
 
 #[cfg(test)]
@@ -189,7 +189,7 @@ mod tests {
 
     fn proxied(bytes: &[u8]) -> Proxied {
         match read(bytes) {
-            Ok((Header::Proxied(proxied), _)) => proxied,
+            Ok((Header::Proxied(proxied), _)) => *proxied,
             other => panic!("{other:?}"),
         }
     }
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(rest, b"\x10\x00");
         assert_eq!(
             header,
-            Header::Proxied(Proxied { source: source("192.0.2.7:56324"), facts: Facts::default() })
+            Header::Proxied(Box::new(Proxied { source: source("192.0.2.7:56324"), facts: Facts::default() }))
         );
         let six = b"PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n";
         assert_eq!(proxied(six).source, source("[2001:db8::1]:1"));

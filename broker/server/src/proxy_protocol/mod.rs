@@ -177,7 +177,7 @@ mod tests {
             match read_header(&mut ours, &settings()).await {
                 Ok(_) => assert!(fits),
                 Err(error) => {
-                    assert!(!fits && error.to_string() == "its header is longer than 256 bytes", "{error}")
+                    assert!(!fits && error.to_string() == "its header is longer than 256 bytes", "{error}");
                 }
             }
         }
