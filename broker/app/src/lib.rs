@@ -9,3 +9,4 @@ pub mod exit;
 pub mod native;
 pub mod pki;
 pub mod run;
+mod secret;

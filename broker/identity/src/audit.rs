@@ -69,6 +69,11 @@ pub mod names {
     pub const DEVICE_DELETED: &str = "device.deleted";
     pub const CA_ADDED: &str = "ca.added";
     pub const CA_REMOVED: &str = "ca.removed";
+    pub const SERVER_CERT_ADDED: &str = "server_cert.added";
+    pub const SERVER_CERT_REPLACED: &str = "server_cert.replaced";
+    pub const SERVER_CERT_REMOVED: &str = "server_cert.removed";
+    pub const SERVER_CERT_ENABLED: &str = "server_cert.enabled";
+    pub const SERVER_CERT_DISABLED: &str = "server_cert.disabled";
     pub const PLUGIN_LOADED: &str = "plugin.loaded";
     pub const PLUGIN_SWAPPED: &str = "plugin.swapped";
     pub const PLUGIN_UNLOADED: &str = "plugin.unloaded";
@@ -95,6 +100,11 @@ pub mod names {
         DEVICE_DELETED,
         CA_ADDED,
         CA_REMOVED,
+        SERVER_CERT_ADDED,
+        SERVER_CERT_REPLACED,
+        SERVER_CERT_REMOVED,
+        SERVER_CERT_ENABLED,
+        SERVER_CERT_DISABLED,
         PLUGIN_LOADED,
         PLUGIN_SWAPPED,
         PLUGIN_UNLOADED,

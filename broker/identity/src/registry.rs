@@ -99,6 +99,35 @@ pub struct CaCertificate {
     pub pem: String,
 }
 
+/// A server's certificate chain and private key, kept under a name in a namespace.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerBundle {
+    pub namespace: String,
+    pub name: String,
+    /// A bundle that is not enabled keeps its places in listeners and is served by none.
+    pub enabled: bool,
+    pub created_at: UnixMillis,
+    pub updated_at: UnixMillis,
+    pub revision: u64,
+    /// The server's own certificate, then its issuers'.
+    pub chain_pem: String,
+    pub key_pem: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+/// Without the secrets.
+impl std::fmt::Debug for ServerBundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerBundle")
+            .field("namespace", &self.namespace)
+            .field("name", &self.name)
+            .field("enabled", &self.enabled)
+            .field("revision", &self.revision)
+            .finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The record changed since it was read, or exists already.
@@ -135,6 +164,9 @@ pub trait Storage: Send + Sync {
     fn ca_certificates(&self) -> Result<Vec<CaCertificate>, StorageError>;
     fn put_ca_certificate(&self, record: &CaCertificate, expected: Option<u64>) -> Result<(), StorageError>;
     fn remove_ca_certificate(&self, id: &CertificateFingerprint, expected: u64) -> Result<(), StorageError>;
+    fn server_bundles(&self) -> Result<Vec<ServerBundle>, StorageError>;
+    fn put_server_bundle(&self, record: &ServerBundle, expected: Option<u64>) -> Result<(), StorageError>;
+    fn remove_server_bundle(&self, namespace: &str, name: &str, expected: u64) -> Result<(), StorageError>;
     /// Number of device certificates per CA and state.
     fn device_certificate_counts(
         &self,

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod audit;
 pub mod broker;
+pub mod bundles;
 mod chain;
 pub mod clock;
 mod connection;

@@ -17,7 +17,8 @@ use mqgate_identity::hooks::{
     HookSet, Identity, Registrar, RegistrationDecision, RetainMatch,
 };
 use mqgate_identity::registry::{
-    CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvError, KvOperation, Storage, StorageError,
+    CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvError, KvOperation, ServerBundle, Storage,
+    StorageError,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -190,6 +191,8 @@ fn sequence(parts: &[&[u8]]) -> Vec<u8> {
 pub(crate) struct MemoryStorage {
     devices: Mutex<BTreeMap<CertificateFingerprint, DeviceCertificate>>,
     cas: Mutex<BTreeMap<CertificateFingerprint, CaCertificate>>,
+    bundles: Mutex<BTreeMap<(String, String), ServerBundle>>,
+    settings: Mutex<BTreeMap<String, Vec<u8>>>,
     pub(crate) failing: AtomicBool,
     pub(crate) writes: AtomicUsize,
     /// Whoever holds it makes writes wait.
@@ -266,6 +269,24 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
+    fn server_bundles(&self) -> Result<Vec<ServerBundle>, StorageError> {
+        self.check()?;
+        Ok(self.bundles.lock().unwrap().values().cloned().collect())
+    }
+
+    fn put_server_bundle(&self, record: &ServerBundle, _: Option<u64>) -> Result<(), StorageError> {
+        self.check()?;
+        let key = (record.namespace.clone(), record.name.clone());
+        self.bundles.lock().unwrap().insert(key, record.clone());
+        Ok(())
+    }
+
+    fn remove_server_bundle(&self, namespace: &str, name: &str, _: u64) -> Result<(), StorageError> {
+        self.check()?;
+        self.bundles.lock().unwrap().remove(&(namespace.to_owned(), name.to_owned()));
+        Ok(())
+    }
+
     fn device_certificate_counts(
         &self,
     ) -> Result<BTreeMap<(CertificateFingerprint, DeviceState), u64>, StorageError> {
@@ -277,11 +298,12 @@ impl Storage for MemoryStorage {
         Ok(counts)
     }
 
-    fn setting(&self, _: &str) -> Result<Option<Vec<u8>>, StorageError> {
-        Ok(None)
+    fn setting(&self, key: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.settings.lock().unwrap().get(key).cloned())
     }
 
-    fn put_setting(&self, _: &str, _: &[u8]) -> Result<(), StorageError> {
+    fn put_setting(&self, key: &str, value: &[u8]) -> Result<(), StorageError> {
+        self.settings.lock().unwrap().insert(key.to_owned(), value.to_owned());
         Ok(())
     }
 

@@ -1,12 +1,13 @@
-//! Device certificates, CAs, counts and settings.
+//! Device certificates, CAs, bundles of servers, counts and settings.
 //!
-//! Keys: `d`+id, `i`+device id+NUL+id (index), `n`+CA id+state (count), `c`+id, `s`+name. Records are JSON.
+//! Keys: `d`+id, `i`+device id+NUL+id (index), `n`+CA id+state (count), `c`+id, `b`+namespace+NUL+name, `s`+name. Records are JSON.
 
 use std::collections::BTreeMap;
 
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::{
-    CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvError, KvOperation, Storage, StorageError,
+    CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvError, KvOperation, ServerBundle, Storage,
+    StorageError,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -121,6 +122,39 @@ impl Storage for FjallStorage {
         })
     }
 
+    fn server_bundles(&self) -> Result<Vec<ServerBundle>, StorageError> {
+        self.engine.check_usable()?;
+        self.engine
+            .registry
+            .scan(b"b", None, name_of_key)
+            .map(|entry| entry.and_then(|(key, payload)| parse_bundle(&key, &payload)))
+            .collect()
+    }
+
+    fn put_server_bundle(&self, record: &ServerBundle, expected: Option<u64>) -> Result<(), StorageError> {
+        let space = &self.engine.registry;
+        let key = bundle_key(&record.namespace, &record.name);
+        self.engine.write(space, |batch| {
+            let stored = read_bundle(space, &key)?;
+            check_revision(stored.map(|stored| stored.revision), expected, record.revision)?;
+            batch.put(&key, &to_json(record)?);
+            Ok(())
+        })
+    }
+
+    fn remove_server_bundle(&self, namespace: &str, name: &str, expected: u64) -> Result<(), StorageError> {
+        let space = &self.engine.registry;
+        let key = bundle_key(namespace, name);
+        self.engine.write(space, |batch| {
+            let current = read_bundle(space, &key)?.map(|stored| stored.revision);
+            if current != Some(expected) {
+                return Err(StorageError::Conflict { current });
+            }
+            batch.remove(&key);
+            Ok(())
+        })
+    }
+
     fn device_certificate_counts(
         &self,
     ) -> Result<BTreeMap<(CertificateFingerprint, DeviceState), u64>, StorageError> {
@@ -162,6 +196,11 @@ fn id_key(kind: u8, id: &CertificateFingerprint) -> Vec<u8> {
     [&[kind][..], &id.0].concat()
 }
 
+/// Names of namespaces and bundles have no control characters.
+fn bundle_key(namespace: &str, name: &str) -> Vec<u8> {
+    [b"b", namespace.as_bytes(), &[0], name.as_bytes()].concat()
+}
+
 fn setting_key(name: &str) -> Vec<u8> {
     [b"s", name.as_bytes()].concat()
 }
@@ -194,6 +233,7 @@ fn name_of_key(key: &[u8]) -> String {
         Some(b'c') => format!("CA certificate {}", hex::encode(rest)),
         Some(b'i') => format!("index of devices at \"{}\"", rest.escape_ascii()),
         Some(b'n') => format!("count of certificates of CA {}", hex::encode(rest.get(..32).unwrap_or(rest))),
+        Some(b'b') => format!("server certificate \"{}\"", rest.escape_ascii()),
         Some(b's') => format!("setting \"{}\"", rest.escape_ascii()),
         _ => format!("key \"{}\"", key.escape_ascii()),
     }
@@ -229,6 +269,18 @@ fn parse_ca(key: &[u8], payload: &[u8]) -> Result<CaCertificate, StorageError> {
     let record: CaCertificate = from_json(key, payload)?;
     check_id(key, &record.id)?;
     Ok(record)
+}
+
+fn read_bundle(space: &Space, key: &[u8]) -> Result<Option<ServerBundle>, StorageError> {
+    space.get(key, || name_of_key(key))?.map(|payload| parse_bundle(key, &payload)).transpose()
+}
+
+fn parse_bundle(key: &[u8], payload: &[u8]) -> Result<ServerBundle, StorageError> {
+    let record: ServerBundle = from_json(key, payload)?;
+    match key == bundle_key(&record.namespace, &record.name) {
+        true => Ok(record),
+        false => Err(StorageError::Corrupt(format!("{}: it holds another's record", name_of_key(key)))),
+    }
 }
 
 fn check_id(key: &[u8], id: &CertificateFingerprint) -> Result<(), StorageError> {

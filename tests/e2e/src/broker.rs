@@ -110,6 +110,12 @@ impl BrokerBuilder {
         self
     }
 
+    /// No certificate of the server is configured: the built-in one, or those in [`Self::listener`].
+    #[must_use]
+    pub fn without_files(self) -> Self {
+        self.files("", "")
+    }
+
     /// Further lines of the listener's table.
     #[must_use]
     pub fn listener(mut self, lines: &str) -> Self {
@@ -156,14 +162,17 @@ impl BrokerBuilder {
 
     fn text(&self) -> String {
         let Self { tls, auth_mode, registration, listener, certificate, key, plugins, more } = self;
+        let files = match certificate.is_empty() {
+            true => String::new(),
+            false => format!("certfile = \"pki/{certificate}\"\nkeyfile = \"pki/{key}\""),
+        };
         let transport = if *tls {
             format!(
                 r#"
 type = "tls"
 auth_mode = "{auth_mode}"
 registration = "{registration}"
-certfile = "pki/{certificate}"
-keyfile = "pki/{key}"
+{files}
 cacertfile = "pki/ca.pem""#
             )
         } else {

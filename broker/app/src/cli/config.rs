@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::output::{json, say};
+use super::output::{self, json, say};
 use crate::config::{Inputs, docs, init, show};
 use crate::exit::Failure;
 
@@ -41,6 +41,9 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
         Command::Check => {
             let inputs = Inputs::gather(config)?;
             let loaded = inputs.load_with_files()?;
+            for warning in loaded.warnings.lines() {
+                output::warn(&warning);
+            }
             match loaded.file {
                 Some(file) => say(format!("{}: good", file.display())),
                 None => say("there is no configuration file: the built-in default holds, and is good"),

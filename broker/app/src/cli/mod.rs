@@ -10,6 +10,7 @@ mod pki;
 mod plugin;
 mod publish;
 mod remote;
+mod server_cert;
 mod subscribe;
 mod transport;
 
@@ -61,6 +62,9 @@ enum Command {
     /// CAs that the running broker trusts
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Certificates of the server that the running broker keeps
+    #[command(subcommand)]
+    ServerCert(server_cert::Command),
     /// The configuration: check it, show it, start one
     #[command(subcommand)]
     Config(config::Command),
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Plugin(command) => plugin::run(command, explicit),
         Command::Cert(command) => cert::run(command, explicit),
         Command::Ca(command) => ca::run(command, explicit),
+        Command::ServerCert(command) => server_cert::run(command, explicit),
         Command::Config(command) => config::run(command, explicit),
         Command::Passwd(command) => passwd::run(command),
         Command::Pki(command) => pki::run(command, explicit),

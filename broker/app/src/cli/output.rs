@@ -28,6 +28,11 @@ pub fn complain(error: &anyhow::Error) {
     let _ = writeln!(std::io::stderr().lock(), "mqgate: {text}");
 }
 
+/// Writes a warning to standard error.
+pub fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "mqgate: warning: {text}");
+}
+
 pub fn json(value: &Value) -> Result<()> {
     say(serde_json::to_string_pretty(value)?)
 }

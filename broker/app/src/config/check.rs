@@ -1,6 +1,7 @@
 //! What a configuration must not say although every key can be read: contradictions, dangerous combinations,
 //! names and files that lead nowhere.
 
+mod tls;
 mod transport;
 
 use std::collections::HashSet;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
 
+pub use self::tls::version;
 pub use self::transport::{is_local, listen_address, network};
 use super::model::{AuthMode, Config, Listener, Native, Plugin, Registration, TopicRule, Transport, Verify};
 use super::problem::{Problem, did_you_mean};
@@ -33,11 +35,20 @@ const LEAST_TIME: Duration = Duration::from_millis(1);
 struct Checker<'a, 't> {
     source: &'a Source<'t>,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
 }
 
-/// Everything that is wrong.
-pub fn check(config: &Config, source: &Source<'_>) -> Vec<Problem> {
-    let mut checker = Checker { source, problems: Vec::new() };
+/// What was found.
+pub struct Found {
+    /// Everything that is wrong.
+    pub problems: Vec<Problem>,
+    /// What the broker can start with.
+    pub warnings: Vec<Problem>,
+}
+
+/// Looks for everything that is wrong.
+pub fn check(config: &Config, source: &Source<'_>) -> Found {
+    let mut checker = Checker { source, problems: Vec::new(), warnings: Vec::new() };
     for (name, listener) in &config.listeners {
         checker.listener(name, listener);
     }
@@ -47,12 +58,13 @@ pub fn check(config: &Config, source: &Source<'_>) -> Vec<Problem> {
     }
     checker.admin(config);
     checker.limits(config);
-    checker.problems
+    checker.server_certificates(config);
+    Found { problems: checker.problems, warnings: checker.warnings }
 }
 
 /// Files that the configuration names and that are not there; relative ones start at `base`.
 pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Problem> {
-    let mut checker = Checker { source, problems: Vec::new() };
+    let mut checker = Checker { source, problems: Vec::new(), warnings: Vec::new() };
     let mut file = |key: String, file: &Path| {
         if let Err(error) = std::fs::File::open(base.join(file)) {
             checker.add(&key, format!("{} cannot be opened: {error}", base.join(file).display()), None);
@@ -70,6 +82,10 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
                 file(key(field), path);
             }
         }
+        for (index, certificate) in listener.certificates.iter().enumerate() {
+            file(format!("listeners.{name}.certificates[{index}].certfile"), &certificate.certfile);
+            file(format!("listeners.{name}.certificates[{index}].keyfile"), &certificate.keyfile);
+        }
         for (index, path) in listener.cacertfiles.iter().enumerate() {
             file(format!("listeners.{name}.cacertfiles[{index}]"), path);
         }
@@ -80,6 +96,9 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
         {
             file(format!("plugins[{index}].config.file"), Path::new(users));
         }
+    }
+    for (name, listener) in config.listeners.iter().filter(|(_, listener)| listener.kind == Transport::Tls) {
+        tls::check_files(&mut checker, name, listener, base);
     }
     checker.problems
 }
@@ -110,6 +129,11 @@ impl Checker<'_, '_> {
             what: what.into(),
             remedy: remedy.map(str::to_owned),
         });
+    }
+
+    fn warn(&mut self, key: &str, what: impl Into<String>, remedy: Option<&str>) {
+        self.add(key, what, remedy);
+        self.warnings.extend(self.problems.pop());
     }
 
     /// Complains of a key that has no effect where it stands, if somebody wrote it.
@@ -158,7 +182,7 @@ impl Checker<'_, '_> {
             );
         }
         if listener.kind.has_tls() {
-            self.server_certificate(&key, listener);
+            tls::check(self, &key, listener);
         } else {
             self.plain_listener(&key, listener);
         }
@@ -178,7 +202,22 @@ impl Checker<'_, '_> {
         let no_tls = format!("without effect: a listener of type `{kind}` has no TLS");
         let mut certificates =
             vec![("certfile", listener.certfile.is_some()), ("keyfile", listener.keyfile.is_some())];
-        let mut fields = vec!["versions", "session_resumption", "max_handshakes"];
+        certificates.extend([
+            ("password", listener.password.is_some()),
+            ("certificates", !listener.certificates.is_empty()),
+            ("managed_certs", !listener.managed_certs.is_empty()),
+        ]);
+        let mut fields = vec![
+            "versions",
+            "session_resumption",
+            "session_cache_size",
+            "ciphers",
+            "groups",
+            "honor_cipher_order",
+            "strict_sni",
+            "builtin_certificate",
+            "max_handshakes",
+        ];
         if !listener.kind.is_websocket() {
             fields.push("handshake_timeout");
         }
@@ -202,27 +241,6 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn server_certificate(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
-        for (field, set) in
-            [("certfile", listener.certfile.is_some()), ("keyfile", listener.keyfile.is_some())]
-        {
-            if !set {
-                self.add(
-                    &key(field),
-                    "missing: TLS needs a certificate and its key",
-                    Some("name the PEM files; `mqgate pki demo --dir DIR` makes some to try with"),
-                );
-            }
-        }
-        if listener.versions.is_empty() {
-            self.add(
-                &key("versions"),
-                "no TLS version is left",
-                Some("write versions = [\"tlsv1.3\", \"tlsv1.2\"]"),
-            );
-        }
-    }
-
     fn client_certificates(&mut self, key: &dyn Fn(&str) -> String, listener: &Listener) {
         match (listener.auth_mode, listener.verify) {
             (Some(AuthMode::Mutual | AuthMode::PerDevice), Some(Verify::VerifyNone)) => self.add(
@@ -241,8 +259,8 @@ impl Checker<'_, '_> {
         match (mode, listener.fail_if_no_peer_cert) {
             (AuthMode::OneWay, Some(true)) => self.add(
                 &key("fail_if_no_peer_cert"),
-                "no certificate is asked for here, so none can be missing",
-                Some("use `auth_mode = \"mutual\"` (`verify = \"verify_peer\"`) to ask for one, or remove this key"),
+                "`fail_if_no_peer_cert = true` needs `verify = \"verify_peer\"`: no certificate is asked for here, so none can be missing",
+                Some("for one-way TLS set it to false or remove it; to require certificates use `verify = \"verify_peer\"` (`auth_mode = \"mutual\"`)"),
             ),
             (AuthMode::PerDevice, Some(false)) => self.add(
                 &key("fail_if_no_peer_cert"),
@@ -252,21 +270,22 @@ impl Checker<'_, '_> {
             _ => {}
         }
         if mode == AuthMode::OneWay {
-            for field in ["depth", "x509_v1_leaf", "clock_skew"] {
+            const REMEDY: &str =
+                "use `auth_mode = \"mutual\"` (`verify = \"verify_peer\"`), or remove this key";
+            for field in ["x509_v1_leaf", "clock_skew"] {
                 self.without_effect(
                     &key(field),
                     "without effect: no client certificate is asked for in mode `one-way`",
-                    "use `auth_mode = \"mutual\"`, or remove this key",
+                    REMEDY,
                 );
             }
-        }
-        let cas = listener.ca_files().next().is_some();
-        if mode == AuthMode::OneWay && cas {
-            self.add(
-                &key(if listener.cacertfile.is_some() { "cacertfile" } else { "cacertfiles" }),
-                "no client certificate is asked for in mode `one-way`",
-                Some("use `auth_mode = \"mutual\"`, or remove this key"),
-            );
+            // As they stand in configurations of other brokers.
+            for field in ["depth", "cacertfile", "cacertfiles"] {
+                if self.source.sets(&path(&key(field))).is_some() {
+                    let what = "without effect: no client certificate is asked for in mode `one-way`";
+                    self.warn(&key(field), what, Some(REMEDY));
+                }
+            }
         }
     }
 

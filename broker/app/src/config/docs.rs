@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::emqx::INERT;
 use super::schema::Shape;
 use crate::native::{
     anonymous::AnonymousConfig, password_file::PasswordFileConfig, scram::ScramConfig,
@@ -30,11 +31,26 @@ Every key can be set by an environment variable, which wins over the file: `MQGA
 A wrong configuration ends the broker with exit code 78.
 ";
 
+const EMQX: &str = "
+## Names of EMQX
+
+`[listeners.ssl.NAME]` with `ssl_options` is understood: `type` and name are taken from the header, the keys of
+`ssl_options` stand beside the others. `reuse_sessions` and `session_tickets` are `session_resumption`. These
+are accepted with a warning, because they mean nothing here:
+
+| key | because |
+|---|---|
+";
+
 /// The whole page.
 pub fn markdown() -> String {
     let mut page = String::from(HEAD);
     let shape = Shape::config();
     section(&shape, &mut page, "", shape.root(), 2);
+    page.push_str(EMQX);
+    for (key, why) in INERT {
+        let _ = writeln!(page, "| `{key}` | {why} |");
+    }
     page.push_str("\n## Native implementations\n\nMembers of the chain that need no component: `native` instead of `source`. Their `config`:\n");
     for (name, shape) in [
         ("static-policy", Shape::of::<StaticPolicyConfig>()),

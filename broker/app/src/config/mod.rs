@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod docs;
+mod emqx;
 pub mod init;
 pub mod model;
 pub mod problem;
@@ -41,6 +42,8 @@ pub struct Loaded {
     /// Nobody configured anything: no file, no variable.
     pub is_default: bool,
     pub file: Option<PathBuf>,
+    /// What is good enough to start with, and should be looked at.
+    pub warnings: Problems,
 }
 
 /// No configuration could be read.
@@ -100,13 +103,16 @@ impl Inputs {
         let fail = |list| Problems { file: self.file.clone(), list };
         let shape = Shape::config();
         let source = self.source(&shape).map_err(fail)?;
+        let mut warnings = source.warnings.clone();
         let mut problems = shape.unknown_keys(&source, &source.root, &[]);
         let (config, mistakes) = read_all::<Config>(&source, &shape);
         problems.extend(mistakes);
         if let Some(config) = &config {
             // What could not be read has its complaint.
             let fresh = |problem: &Problem| problems.iter().all(|known| known.key != problem.key);
-            let found: Vec<Problem> = check::check(config, &source).into_iter().filter(fresh).collect();
+            let found = check::check(config, &source);
+            warnings.extend(found.warnings);
+            let found: Vec<Problem> = found.problems.into_iter().filter(fresh).collect();
             problems.extend(found);
             if let Some(base) = files_from {
                 problems.extend(check::check_files(config, &source, base));
@@ -122,7 +128,7 @@ impl Inputs {
             Some(mut config) if problems.is_empty() => {
                 anchor_paths(&mut config, &self.base());
                 let is_default = self.file.is_none() && self.environment.is_empty();
-                Ok(Loaded { config, is_default, file: self.file.clone() })
+                Ok(Loaded { config, is_default, file: self.file.clone(), warnings: fail(warnings) })
             }
             _ => Err(fail(problems)),
         }
@@ -131,11 +137,14 @@ impl Inputs {
     /// File and environment as one tree.
     pub fn source(&self, shape: &Shape) -> Result<Source<'_>, Vec<Problem>> {
         let mut source = Source::parse(&self.text)?;
+        let mut warnings = emqx::adopt(&mut source);
         let problems: Vec<Problem> = self
             .environment
             .iter()
             .filter_map(|(name, value)| source.set(name, value, |path| shape.is_text(path)).err())
             .collect();
+        warnings.extend(emqx::adopt(&mut source));
+        source.warnings = warnings;
         if problems.is_empty() { Ok(source) } else { Err(problems) }
     }
 }
@@ -266,6 +275,11 @@ fn anchor_paths(config: &mut Config, base: &Path) {
     for listener in config.listeners.values_mut() {
         let files = [&mut listener.certfile, &mut listener.keyfile, &mut listener.cacertfile];
         files.into_iter().flatten().chain(&mut listener.cacertfiles).for_each(anchor);
+        for certificate in &mut listener.certificates {
+            [&mut certificate.certfile, &mut certificate.keyfile].into_iter().for_each(anchor);
+            certificate.password.iter_mut().for_each(|password| anchor_password(password, base));
+        }
+        listener.password.iter_mut().for_each(|password| anchor_password(password, base));
     }
     for plugin in &mut config.plugins {
         if let Some(source) = plugin.source.as_mut().filter(|source| !source.starts_with("bundled:")) {
@@ -282,6 +296,13 @@ fn anchor_paths(config: &mut Config, base: &Path) {
         }
     }
     config.admin.token_file.iter_mut().chain(&mut config.audit.path).for_each(anchor);
+}
+
+/// `file://PATH` is a path as well.
+pub(crate) fn anchor_password(password: &mut String, base: &Path) {
+    if let Some(path) = password.strip_prefix("file://") {
+        *password = format!("file://{}", base.join(path).display());
+    }
 }
 
 impl Config {

@@ -8,6 +8,7 @@ mod mqtt;
 mod plugins;
 mod policy;
 mod service;
+mod tls;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -19,11 +20,12 @@ use serde::{Deserialize, Serialize};
 use super::units::Span;
 
 pub use self::limits::{DeniedPublish, Limits, WhenFull};
-pub use self::listener::{AuthMode, Listener, Registration, TlsVersion, Transport, UnixMode, Verify};
+pub use self::listener::{AuthMode, Listener, Registration, Transport, UnixMode, Verify};
 pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::plugins::{Capability, Native, Plugin, PluginGrant, PluginLimits};
 pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};
 pub use self::service::{Admin, Audit, Log, LogFormat, Metrics};
+pub use self::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersion, TlsVersions};
 pub use self::transport::{ProxyIdentity, ProxyProtocol, Quic, WebSocket};
 
 /// The whole configuration.

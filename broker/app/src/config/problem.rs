@@ -85,6 +85,20 @@ impl fmt::Display for Problems {
     }
 }
 
+impl Problems {
+    /// Each in one line, for a log.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.list.iter().map(|problem| {
+            let place = match &problem.place {
+                Place::File { line, .. } => format!(" (line {line})"),
+                Place::Environment(variable) => format!(" ({variable})"),
+                Place::Nowhere => String::new(),
+            };
+            format!("`{}`{place}: {}", problem.key, problem.what)
+        })
+    }
+}
+
 impl std::error::Error for Problems {}
 
 /// The candidate that `word` is most likely a mistyped form of.

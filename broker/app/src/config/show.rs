@@ -69,8 +69,11 @@ fn collect(value: &Value, source: Option<&Source<'_>>, path: &mut Vec<Step>, ent
     }
 }
 
-/// Only free settings can hold secrets; everything else is a path, a number or a name.
+/// Free settings can hold secrets, and passwords of keys are some; everything else is a path, a number or a name.
 fn hides(path: &[Step]) -> bool {
+    if path.last() == Some(&Step::Key(String::from("password"))) {
+        return true;
+    }
     let mut keys = path.iter().filter_map(|step| match step {
         Step::Key(key) => Some(key.as_str()),
         Step::Index(_) => None,

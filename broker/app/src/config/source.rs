@@ -28,6 +28,8 @@ pub struct Source<'t> {
     text: &'t str,
     variables: Vec<&'t str>,
     pub root: DeTable<'t>,
+    /// Of names that were understood and mean nothing.
+    pub warnings: Vec<Problem>,
 }
 
 /// Shows a path the way it is written: `plugins[0].name`.
@@ -63,7 +65,7 @@ impl<'t> Source<'t> {
     pub fn parse(text: &'t str) -> Result<Self, Vec<Problem>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
-            return Ok(Self { text, variables: Vec::new(), root: root.into_inner() });
+            return Ok(Self { text, variables: Vec::new(), root: root.into_inner(), warnings: Vec::new() });
         }
         Err(errors
             .iter()

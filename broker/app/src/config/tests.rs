@@ -122,18 +122,10 @@ publish = ["a/#/b"]
 rules = [{ topic = "${cn}/#" }]
 "#;
     insta::assert_snapshot!(problems(text, &[]), @r#"
-    /etc/mqgate/mqgate.toml:6:24: `listeners.a.fail_if_no_peer_cert`: no certificate is asked for here, so none can be missing
+    /etc/mqgate/mqgate.toml:6:24: `listeners.a.fail_if_no_peer_cert`: `fail_if_no_peer_cert = true` needs `verify = "verify_peer"`: no certificate is asked for here, so none can be missing
       6 | fail_if_no_peer_cert = true
         |                        ^^^^
-      help: use `auth_mode = "mutual"` (`verify = "verify_peer"`) to ask for one, or remove this key
-    /etc/mqgate/mqgate.toml:7:12: `listeners.b.certfile`: missing: TLS needs a certificate and its key
-      7 | [listeners.b]
-        |            ^
-      help: name the PEM files; `mqgate pki demo --dir DIR` makes some to try with
-    /etc/mqgate/mqgate.toml:7:12: `listeners.b.keyfile`: missing: TLS needs a certificate and its key
-      7 | [listeners.b]
-        |            ^
-      help: name the PEM files; `mqgate pki demo --dir DIR` makes some to try with
+      help: for one-way TLS set it to false or remove it; to require certificates use `verify = "verify_peer"` (`auth_mode = "mutual"`)
     /etc/mqgate/mqgate.toml:9:10: `listeners.b.verify`: `verify_none` contradicts `auth_mode`, which asks for a certificate
       9 | verify = "verify_none"
         |          ^^^^^^^^^^^^^
@@ -163,7 +155,7 @@ rules = [{ topic = "${cn}/#" }]
     /etc/mqgate/mqgate.toml:29:20: `policy.acls.plan.rules[0].topic`: there is no variable `${cn}`; there are ${client-id}, ${device-id}, ${tenant}
       29 | rules = [{ topic = "${cn}/#" }]
          |                    ^^^^^^^^^
-    11 problems in the configuration
+    9 problems in the configuration
     "#);
 }
 
@@ -315,7 +307,6 @@ limits = { cpu = "1s" }
     mqgate.toml:13:22: `listeners.open.session_resumption`: without effect: a listener of type `tcp` has no TLS
     mqgate.toml:14:18: `listeners.open.max_handshakes`: without effect: a listener of type `tcp` has no TLS
     mqgate.toml:17:16: `listeners.half.registration`: without effect: only in mode `per-device` must a certificate be in the registry
-    mqgate.toml:20:9: `listeners.half.depth`: without effect: no client certificate is asked for in mode `one-way`
     mqgate.toml:21:16: `listeners.half.x509_v1_leaf`: without effect: no client certificate is asked for in mode `one-way`
     mqgate.toml:22:14: `listeners.half.clock_skew`: without effect: no client certificate is asked for in mode `one-way`
     mqgate.toml:24:16: `listeners.mutual.registration`: without effect: only in mode `per-device` must a certificate be in the registry

@@ -27,7 +27,7 @@ pub enum Outcome {
 pub fn demo(dir: &Path) -> Result<Vec<Outcome>> {
     create_folder(dir)?;
     let mut done = Vec::new();
-    let new_ca = !is_good(dir, CA, None);
+    let new_ca = !is_good(dir, CA, None, RENEW_BEFORE);
     if new_ca {
         let key = KeyKind::default().generate()?;
         let ca = root(Subject::common("mqgate demo CA").to_name()?, None, 0, &key)?;
@@ -41,7 +41,7 @@ pub fn demo(dir: &Path) -> Result<Vec<Outcome>> {
         ("device-2", "device-2", &[], Role::Device),
     ];
     for (name, common_name, alternative_names, role) in leaves {
-        let new = new_ca || !is_good(dir, name, Some(CA));
+        let new = new_ca || !is_good(dir, name, Some(CA), RENEW_BEFORE);
         if new {
             let template = Template {
                 subject: Subject::common(common_name).to_name()?,
@@ -67,7 +67,7 @@ fn outcome(dir: &Path, name: &str, new: bool) -> Outcome {
 }
 
 /// Whether both files are there, belong together, live long enough, and come from the CA.
-fn is_good(dir: &Path, name: &str, ca: Option<&str>) -> bool {
+pub(super) fn is_good(dir: &Path, name: &str, ca: Option<&str>, renew_before: Duration) -> bool {
     let facts = |name: &str| {
         let pem = std::fs::read(Pair::new(dir, name).certificate).ok()?;
         CertificateFacts::parse(certificates_from_pem(&pem).ok()?.first()?).ok()
@@ -76,7 +76,7 @@ fn is_good(dir: &Path, name: &str, ca: Option<&str>) -> bool {
     let Ok(key) = key::read(&Pair::new(dir, name).key, None) else { return false };
     let matches =
         <[u8; 32]>::from(Sha256::digest(key.subject_public_key_info())) == own.public_key.spki_sha256;
-    let end = SystemTime::now() + RENEW_BEFORE;
+    let end = SystemTime::now() + renew_before;
     let end =
         end.duration_since(SystemTime::UNIX_EPOCH).map_or(i64::MAX, |time| time.as_secs().cast_signed());
     let issued = ca.is_none_or(|ca| facts(ca).is_some_and(|ca| ca.subject.raw == own.issuer.raw));

@@ -4,6 +4,7 @@
 //! Knows neither the command line nor the running broker.
 
 mod authority;
+mod builtin;
 pub mod bulk;
 pub mod crl;
 mod demo;
@@ -19,6 +20,7 @@ use anyhow::Result;
 use rcgen::KeyPair;
 
 pub use self::authority::{Authority, Issued, Role, Template, root};
+pub use self::builtin::builtin;
 pub use self::demo::{Outcome, demo};
 pub use self::files::{Existing, Secrecy, check_folder, create_folder, is_there, read, write, write_private};
 pub use self::key::KeyKind;

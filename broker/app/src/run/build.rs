@@ -15,21 +15,23 @@ use mqgate_identity::hooks::Reauthorize;
 use mqgate_protocol::limits::{DeniedPublish, Limits, OutboxLimits, RetainedLimits, WhenFull};
 use mqgate_protocol::subscriptions::ShareStrategy;
 use mqgate_server::audit::AuditSettings;
+use mqgate_server::bundles::Bundles;
 use mqgate_server::clock;
 use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
 use mqgate_server::listener::{ListenerSettings, SocketSettings};
 use mqgate_server::quic::QuicSettings;
 use mqgate_server::registry::RegistrySettings;
 use mqgate_server::tls::{
-    BoundCertificate, CertificateSet, CertificateSource, ClientAuth, Resumption, ServerCertificate,
-    TlsServer, TlsSet, TlsSettings, TlsVersion, Verify,
+    BoundCertificate, CertificateSet, CertificateSource, CipherSuites, ClientAuth, KeyExchangeGroups,
+    Resumption, ServerCertificate, TlsServer, TlsSet, TlsSettings, TlsVersion, Verify, server_name,
 };
 use mqgate_server::trust::TrustStore;
 
-use crate::config::check::listen_address;
+use crate::config::check::{listen_address, version};
 use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
 use crate::native::acl_rule;
+use crate::secret;
 
 fn wrong(key: &str, what: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Config, format!("`{key}`: {what}"))
@@ -81,12 +83,13 @@ pub fn listener(
     name: &str,
     listener: &model::Listener,
     trust: &Arc<TrustStore>,
+    bundles: &Bundles,
     drain: Duration,
 ) -> Result<ListenerSettings> {
     let key = |field: &str| format!("listeners.{name}.{field}");
     let address = listen_address(&listener.bind).map_err(|error| wrong(&key("bind"), error))?;
     let tls = match listener.kind.has_tls() {
-        true => Some(Arc::new(TlsServer::new(tls(name, listener, trust)?))),
+        true => Some(Arc::new(TlsServer::new(tls(name, listener, trust, bundles)?))),
         false => None,
     };
     let mut settings = ListenerSettings::new(name, address, tls);
@@ -125,42 +128,45 @@ fn client_auth(name: &str, listener: &model::Listener) -> Result<ClientAuth> {
 }
 
 /// What a listener speaks TLS with: complete and checked, or an error that names the key.
-pub fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> Result<TlsSet> {
+pub fn tls(
+    name: &str,
+    listener: &model::Listener,
+    trust: &Arc<TrustStore>,
+    bundles: &Bundles,
+) -> Result<TlsSet> {
     let key = |field: &str| format!("listeners.{name}.{field}");
-    let (Some(certificate), Some(private)) = (&listener.certfile, &listener.keyfile) else {
-        return Err(wrong(&key("certfile"), "missing").into());
-    };
-    let source = CertificateSource::Files {
-        certificate: certificate.display().to_string(),
-        key: private.display().to_string(),
-        label: None,
-    };
-    let certificate = ServerCertificate::load(certificate, private, None, clock::now().seconds())
-        .map_err(|error| wrong(&key("certfile"), error))?;
-    for warning in certificate.warnings() {
-        tracing::warn!(listener = name, "{warning}");
-    }
-    let certificates = CertificateSet::new(vec![BoundCertificate::new(source, certificate)]);
+    let certificates = certificates(name, listener, bundles)?;
     let client_auth = client_auth(name, listener)?;
-    let version = |version: model::TlsVersion| match version {
-        model::TlsVersion::Tls12 => TlsVersion::V1_2,
-        model::TlsVersion::Tls13 => TlsVersion::V1_3,
-    };
-    let lowest = listener.versions.iter().min().copied().map(version);
-    let highest = listener.versions.iter().max().copied().map(version);
-    let (Some(min_version), Some(max_version)) = (lowest, highest) else {
-        return Err(wrong(&key("versions"), "no TLS version is left").into());
-    };
     let is_quic = listener.kind == model::Transport::Quic;
+    let words = |names: &model::Names| names.0.clone();
+    let (suites, groups) = (words(&listener.ciphers), words(&listener.groups));
+    let defaults = TlsSettings::default();
     let settings = TlsSettings {
-        min_version: if is_quic { TlsVersion::V1_3 } else { min_version },
-        max_version,
+        min_version: if is_quic { TlsVersion::V1_3 } else { version(listener.versions.lowest) },
+        max_version: version(listener.versions.highest),
         client_auth,
         handshake_timeout: listener.handshake_timeout.0,
-        resumption: match listener.session_resumption && !is_quic {
-            true => Resumption::Tickets,
-            false => Resumption::Off,
+        resumption: match listener.session_resumption {
+            _ if is_quic => Resumption::Off,
+            None => Resumption::default_for(client_auth),
+            Some(model::SessionResumption::Off) => Resumption::Off,
+            Some(model::SessionResumption::Tickets) => Resumption::Tickets,
+            Some(model::SessionResumption::Cache) => {
+                Resumption::Cache { sessions: listener.session_cache_size as usize }
+            }
         },
+        cipher_suites: match suites.is_empty() {
+            true => defaults.cipher_suites,
+            false => CipherSuites::parse(suites.iter().map(String::as_str))
+                .map_err(|error| wrong(&key("ciphers"), error))?,
+        },
+        groups: match groups.is_empty() {
+            true => defaults.groups,
+            false => KeyExchangeGroups::parse(groups.iter().map(String::as_str))
+                .map_err(|error| wrong(&key("groups"), error))?,
+        },
+        honor_cipher_order: listener.honor_cipher_order,
+        strict_sni: listener.strict_sni,
         policy: path_policy(listener),
         // Browsers and other clients of WebSocket ask for HTTP.
         alpn: match listener.kind.is_websocket() {
@@ -173,7 +179,52 @@ pub fn tls(name: &str, listener: &model::Listener, trust: &Arc<TrustStore>) -> R
         tracing::warn!(listener = name, "no CA is trusted yet: nobody can connect before `mqgate ca add`");
     }
     Ok(TlsSet::new(settings, certificates, Arc::clone(trust))
-        .map_err(|error| wrong(&key("versions"), error))?)
+        .map_err(|error| wrong(&format!("listeners.{name}"), error))?)
+}
+
+/// The list of a listener, in its order: files, bundles, the built-in one.
+fn certificates(name: &str, listener: &model::Listener, bundles: &Bundles) -> Result<CertificateSet> {
+    let mut bound = Vec::new();
+    let names =
+        |sni: &Option<String>| -> Vec<String> { sni.iter().filter_map(|name| server_name(name)).collect() };
+    for (index, files) in listener.files().into_iter().enumerate() {
+        let key = format!("listeners.{name}.{}", listener.file_key(index));
+        let password = files.password.as_deref().map(secret::resolve).transpose();
+        let password = password.map_err(|error| wrong(&key.replace("certfile", "password"), error))?;
+        let now = clock::now().seconds();
+        let certificate = ServerCertificate::load(&files.certfile, &files.keyfile, password.as_deref(), now)
+            .map_err(|error| wrong(&key, error))?;
+        for warning in certificate.warnings() {
+            tracing::warn!(listener = name, "{warning}");
+        }
+        let source = CertificateSource::Files {
+            certificate: files.certfile.display().to_string(),
+            key: files.keyfile.display().to_string(),
+            // The label of metrics: that of the first is the listener's name.
+            label: (index > 0).then(|| format!("{name}-{}", index + 1)),
+        };
+        bound.push(BoundCertificate {
+            names: names(&files.sni),
+            ..BoundCertificate::new(source, certificate)
+        });
+    }
+    for (index, managed) in listener.managed_certs.iter().enumerate() {
+        let key = format!("listeners.{name}.managed_certs[{index}].bundle_name");
+        let mut bundle =
+            bundles.bind(&managed.namespace, &managed.bundle_name).map_err(|error| wrong(&key, error))?;
+        bundle.names = names(&managed.sni);
+        bound.push(bundle);
+    }
+    if listener.has_builtin() {
+        bound.extend(bundles.bind_builtin());
+    }
+    let set = CertificateSet::new(bound);
+    if set.is_empty() {
+        let what = "no certificate is enabled here: enable one (`mqgate server-cert enable builtin`), or name one \
+                    with `certfile` and `keyfile`";
+        return Err(wrong(&format!("listeners.{name}.certfile"), what).into());
+    }
+    Ok(set)
 }
 
 /// Every CA of the configuration, once, named after its file.

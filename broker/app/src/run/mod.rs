@@ -1,6 +1,7 @@
 //! `mqgate run`: puts the parts together, waits for the signal to stop, takes them apart in order.
 
 pub mod build;
+mod builtin;
 mod chain;
 mod endpoints;
 mod first_start;
@@ -20,6 +21,7 @@ use mqgate_identity::registry::Storage;
 use mqgate_server::admin::{About, AboutListener, AdminParts, Door, HostRule};
 use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::{Admitter, Broker, BrokerParts};
+use mqgate_server::bundles::Bundles;
 use mqgate_server::gate::Gate;
 use mqgate_server::listener::{Listener, ListenerParts};
 use mqgate_server::metrics::mqtt::MqttMetrics;
@@ -53,6 +55,9 @@ pub fn command(explicit: Option<&Path>) -> Result<()> {
     let first_start = first_start::applies(&inputs, &loaded.config);
     let config = first_start::complete(&inputs, loaded.config);
     logging::start(&config.log)?;
+    for warning in loaded.warnings.lines() {
+        tracing::warn!("{warning}");
+    }
     raise_file_limit();
     if config.listeners.is_empty() {
         return Err(Failure::new(
@@ -92,6 +97,7 @@ struct Parts {
     broker: Arc<Broker>,
     readiness: Arc<Readiness>,
     trust: Arc<TrustStore>,
+    bundles: Arc<Bundles>,
 }
 
 async fn run(config: Config) -> Result<()> {
@@ -122,6 +128,9 @@ async fn run(config: Config) -> Result<()> {
     helpers.spawn(Arc::clone(audit).deliver(parts.host.hooks(), end.clone()));
     helpers.spawn(Arc::clone(&parts.registry).housekeeping(end.clone()));
     helpers.spawn(Arc::clone(&parts.broker).housekeeping(end.clone()));
+    if builtin::is_wanted(config) {
+        helpers.spawn(builtin::renew(config.clone(), Arc::clone(&parts.bundles), end.clone()));
+    }
     helpers.spawn(sweep(Arc::clone(&parts.storage), end.clone()));
 
     audit.record(
@@ -232,6 +241,18 @@ async fn open(config: Config) -> Result<Parts> {
     .await
     .map_err(|error| Failure::unavailable(format!("the registry: {error}")))?;
 
+    let bundles = Bundles::open(
+        Arc::clone(&as_storage),
+        Arc::clone(&audit),
+        Arc::clone(&metrics.gate),
+        config.limits.server_certs as usize,
+    )
+    .await
+    .map_err(|error| Failure::unavailable(format!("the server certificates: {error}")))?;
+    if builtin::is_wanted(&config) {
+        bundles.set_builtin(builtin::provide(&config)?)?;
+    }
+
     let (settings, natives) = (chain::host_settings(&config), chain::natives(&config)?);
     let prometheus = metrics.registry().clone();
     // Starts threads and may read a cache of compiled components.
@@ -259,7 +280,7 @@ async fn open(config: Config) -> Result<Parts> {
     registry.disconnects(&broker);
     let readiness = Readiness::new(host.hooks(), Arc::clone(&audit), Some(Arc::clone(&registry)));
     let readiness = Arc::new(readiness);
-    Ok(Parts { config, storage, metrics, audit, registry, host, broker, readiness, trust })
+    Ok(Parts { config, storage, metrics, audit, registry, host, broker, readiness, trust, bundles })
 }
 
 fn listeners(parts: &Parts) -> Result<Vec<(String, Listener)>> {
@@ -271,10 +292,15 @@ fn listeners(parts: &Parts) -> Result<Vec<(String, Listener)>> {
     };
     let drain = parts.config.node.shutdown_timeout.0;
     let named = parts.config.listeners.iter().map(|(name, listener)| {
-        let settings = build::listener(name, listener, &parts.trust, drain)?;
+        let settings = build::listener(name, listener, &parts.trust, &parts.bundles, drain)?;
+        if let Some(tls) = &settings.tls {
+            parts.bundles.watch(name, tls);
+        }
         Ok((name.clone(), Listener::new(settings, shared.clone())))
     });
-    named.collect()
+    let listeners = named.collect::<Result<_>>()?;
+    parts.bundles.check_files().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    Ok(listeners)
 }
 
 async fn serve_admin(
@@ -307,7 +333,11 @@ async fn serve_admin(
             reauthorize: build::reauthorize(config.policy.reauthorize),
         };
         let upload = usize::try_from(config.admin.max_upload.0).unwrap_or(usize::MAX);
-        let router = admin::router(routes.clone(), Arc::new(door), crate::admin::router(plugins, upload));
+        let router = admin::router(
+            routes.clone(),
+            Arc::new(door),
+            crate::admin::router(plugins, upload).merge(admin::bundles_router(Arc::clone(&parts.bundles))),
+        );
         let socket = listen("admin.bind", &config.admin.bind).await?;
         let address = socket.local_addr()?;
         endpoints.admin(address)?;

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::{
     CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvEntry, KvError, KvOperation, KvRequest,
-    Storage, StorageError,
+    ServerBundle, Storage, StorageError,
 };
 
 #[derive(Default)]
@@ -81,6 +81,18 @@ impl Storage for FakeStorage {
 
     fn remove_ca_certificate(&self, _: &CertificateFingerprint, _: u64) -> Result<(), StorageError> {
         unreachable!("plugins do not write the registry")
+    }
+
+    fn server_bundles(&self) -> Result<Vec<ServerBundle>, StorageError> {
+        Ok(Vec::new())
+    }
+
+    fn put_server_bundle(&self, _: &ServerBundle, _: Option<u64>) -> Result<(), StorageError> {
+        unreachable!("plugins have nothing to do with server certificates")
+    }
+
+    fn remove_server_bundle(&self, _: &str, _: &str, _: u64) -> Result<(), StorageError> {
+        unreachable!("plugins have nothing to do with server certificates")
     }
 
     fn device_certificate_counts(

@@ -5,6 +5,7 @@
 //! that they stand behind the same door. Every change is audited with actor and outcome where it happens; the attempts
 //! that were refused, in one place for all routes (`refusals`).
 
+mod bundles;
 mod cas;
 mod clients;
 mod devices;
@@ -22,6 +23,7 @@ use axum::middleware;
 use mqgate_identity::time::UnixMillis;
 use tokio::sync::watch;
 
+pub use self::bundles::router as bundles_router;
 pub use self::door::{Actor, Door, HostRule, TokenHash};
 pub use self::problem::Problem;
 pub use self::serving::serve;

@@ -128,7 +128,7 @@ pub fn category(name: &str) -> &'static str {
         _ => match name.split_once('.').map_or(name, |(first, _)| first) {
             "connection" => "authn",
             "authorization" => "authz",
-            "tls" => "tls",
+            "tls" | "server_cert" => "tls",
             "device" => "registry",
             "ca" => "ca",
             "plugin" => "plugin",

@@ -288,13 +288,13 @@ fn order(chain: &mut Vec<Link>, file: &str, now: UnixSeconds, warnings: &mut Vec
 
 fn server_names(leaf: &CertificateFacts) -> Vec<String> {
     let dns = leaf.subject_alt_names.iter().filter_map(|name| match name {
-        GeneralName::Dns(name) => normal(name),
+        GeneralName::Dns(name) => server_name(name),
         _ => None,
     });
     let mut names: Vec<String> = dns.collect();
     if leaf.subject_alt_names.is_empty() {
         let common = leaf.subject.attributes.iter().rev().find(|attribute| attribute.oid == COMMON_NAME);
-        names.extend(common.and_then(|attribute| normal(attribute.text.as_deref()?)));
+        names.extend(common.and_then(|attribute| server_name(attribute.text.as_deref()?)));
     }
     names.dedup();
     names
@@ -302,7 +302,7 @@ fn server_names(leaf: &CertificateFacts) -> Vec<String> {
 
 /// A server name as it is compared: lower case, no dot at the end, a wildcard only as the whole first label. `None`
 /// if it cannot be one.
-pub fn normal(name: &str) -> Option<String> {
+pub fn server_name(name: &str) -> Option<String> {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let host = name.strip_prefix("*.").unwrap_or(&name);
     let label = |label: &str| {

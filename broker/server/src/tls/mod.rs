@@ -21,7 +21,7 @@ pub use self::certificates::{BoundCertificate, CertificateSet, CertificateSource
 pub use self::handshake::{HandshakeFailure, Handshaken};
 pub(crate) use self::judge::ChainJudge;
 pub use self::key::KeyError;
-pub use self::material::{MaterialError, ServerCertificate};
+pub use self::material::{MaterialError, ServerCertificate, server_name};
 pub use self::set::{TlsServer, TlsSet};
 pub use self::suites::{CipherSuites, KeyExchangeGroups, NameError};
 pub(crate) use self::verifier::Findings;

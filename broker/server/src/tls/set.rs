@@ -39,7 +39,8 @@ pub(super) struct Generation {
 /// * [`TlsServer::swap`] puts it in place in one step and answers the set before, which can be put back in the same
 ///   way (a rollback), or kept as long as old material is to be accepted beside the new;
 /// * [`TlsServer::update`] does both for a change that starts from the current set ("the same, with one certificate
-///   replaced"): changes that come at the same time do not lose each other.
+///   replaced"): changes that come at the same time do not lose each other. A reload builds its set inside of it, too:
+///   a bundle that is replaced meanwhile is then either read anew or changed afterwards.
 ///
 /// [`TlsServer::current`] answers what is in use: its settings, its certificates and where each of them came from.
 pub struct TlsServer {

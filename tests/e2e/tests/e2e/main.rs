@@ -16,4 +16,5 @@ mod real_clients;
 mod registration;
 mod scram;
 mod seed_commands;
+mod server_certificates;
 mod transports;

@@ -189,7 +189,7 @@ impl Checker<'_, '_> {
                 Some("remove this table"),
             );
         }
-        if !listener.versions.contains(&TlsVersion::Tls13) {
+        if listener.versions.highest != TlsVersion::Tls13 {
             self.add(&key("versions"), "QUIC is TLS 1.3", Some("remove this key"));
         }
         for field in ["nodelay", "backlog", "session_resumption"] {

@@ -10,6 +10,8 @@ use crate::config::units::{Size, Span};
 pub struct Limits {
     /// CAs that may be trusted at the same time, those of `cacertfile` included.
     pub ca_certs: u32,
+    /// Certificates of servers besides the built-in one: bundles, and pairs of files that listeners name.
+    pub server_certs: u32,
     /// Time from the end of the TLS handshake to a complete CONNECT packet.
     pub connect_timeout: Span,
     /// Largest packet, either way; Maximum Packet Size of CONNACK.
@@ -87,6 +89,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             ca_certs: 32,
+            server_certs: 3,
             connect_timeout: Span::secs(15),
             max_packet_size: Size(1 << 20),
             receive_maximum: 100,

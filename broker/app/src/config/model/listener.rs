@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersions};
 use super::{AllowDeny, ProxyIdentity, ProxyProtocol, Quic, WebSocket};
 use crate::config::units::Span;
 
@@ -33,12 +34,30 @@ pub struct Listener {
     /// other means; a bad certificate is refused in any case. The default is `true`, and `false` in mode `one-way`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fail_if_no_peer_cert: Option<bool>,
-    /// Certificate of the server, PEM; intermediates after it. Required for `tls`.
+    /// Certificate of the server, PEM: its own, then those of the CAs that signed it. A `tls` listener that names no
+    /// certificate has the built-in one, which clients trust by `builtin/ca.pem` in `data_dir`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certfile: Option<PathBuf>,
-    /// Private key of the server, PEM (PKCS #8, PKCS #1 or SEC 1), not encrypted. Required for `tls`.
+    /// Private key of the server, PEM (PKCS #8, PKCS #1 or SEC 1): RSA, ECDSA or Ed25519, encrypted or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyfile: Option<PathBuf>,
+    /// Password of `keyfile`, if it is encrypted: the text, `"file://PATH"` (its first line), or `"env:NAME"` (an
+    /// environment variable).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// More certificates in files. A client gets the one for the server name that it asks for: exactly that name, then
+    /// a wildcard for its first label; else the first, which is `certfile`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<FileCertificate>,
+    /// More certificates, kept by the broker (`mqgate server-cert`), after those in files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub managed_certs: Vec<ManagedCertificate>,
+    /// Whether the built-in certificate is served, after all others. The default is `true` only where there is no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub builtin_certificate: Option<bool>,
+    /// Refuse clients that ask for a server name which no certificate has (alert `unrecognized_name`), or for none
+    /// (`missing_extension`), instead of giving them the first.
+    pub strict_sni: bool,
     /// CA certificates that clients' certificates may lead to, PEM, one or many. CAs added with
     /// `mqgate ca add` are trusted too, in every mode that asks for a certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,8 +65,16 @@ pub struct Listener {
     /// More files like `cacertfile`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cacertfiles: Vec<PathBuf>,
-    /// TLS versions.
-    pub versions: Vec<TlsVersion>,
+    /// TLS versions: a list, one, or a range as in `{ min = "1.2", max = "1.3" }`. What lies between is spoken, too.
+    pub versions: TlsVersions,
+    /// Cipher suites in order of preference, by the names of OpenSSL or IANA. Without it: three of TLS 1.3, six of 1.2.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub ciphers: Names,
+    /// Key-exchange groups in order of preference. Without it: X25519MLKEM768, X25519, secp256r1, secp384r1.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub groups: Names,
+    /// Whether our order of cipher suites counts, or the client's.
+    pub honor_cipher_order: bool,
     /// How many intermediates may stand between a client's certificate and a trusted CA: 0 to 6.
     pub depth: u8,
     /// X.509 version 1 certificates of clients, as `openssl x509 -req` makes without `-extfile`: `allow` takes them
@@ -57,8 +84,12 @@ pub struct Listener {
     pub clock_skew: Span,
     /// Time for the TLS handshake.
     pub handshake_timeout: Span,
-    /// Whether TLS sessions may be resumed. Certificates are judged again in any case.
-    pub session_resumption: bool,
+    /// Whether TLS sessions may be resumed: `off`, `tickets` (the client keeps the session, encrypted), `cache` (the
+    /// broker does). Certificates are judged again in any case. The default is `tickets` in mode `one-way`, else `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_resumption: Option<SessionResumption>,
+    /// Sessions kept by `session_resumption = "cache"`.
+    pub session_cache_size: u32,
     /// Connections at the same time; more wait in the kernel's queue.
     pub max_connections: u32,
     /// TLS handshakes at the same time; more wait.
@@ -150,14 +181,6 @@ pub enum Verify {
     VerifyPeer,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub enum TlsVersion {
-    #[serde(rename = "tlsv1.2", alias = "1.2")]
-    Tls12,
-    #[serde(rename = "tlsv1.3", alias = "1.3")]
-    Tls13,
-}
-
 impl Default for Listener {
     fn default() -> Self {
         Self {
@@ -171,12 +194,21 @@ impl Default for Listener {
             keyfile: None,
             cacertfile: None,
             cacertfiles: Vec::new(),
-            versions: vec![TlsVersion::Tls13, TlsVersion::Tls12],
+            password: None,
+            certificates: Vec::new(),
+            managed_certs: Vec::new(),
+            builtin_certificate: None,
+            strict_sni: false,
+            versions: TlsVersions::default(),
+            ciphers: Names::default(),
+            groups: Names::default(),
+            honor_cipher_order: true,
             depth: 6,
             x509_v1_leaf: AllowDeny::Allow,
             clock_skew: Span::secs(300),
             handshake_timeout: Span::secs(15),
-            session_resumption: true,
+            session_resumption: None,
+            session_cache_size: 4096,
             max_connections: 100_000,
             max_handshakes: 256,
             send_reason_string: true,
@@ -239,8 +271,39 @@ impl Listener {
         }
     }
 
+    /// The pairs of files, in order: `certfile` first.
+    pub fn files(&self) -> Vec<FileCertificate> {
+        let first =
+            self.certfile.as_ref().zip(self.keyfile.as_ref()).map(|(certfile, keyfile)| FileCertificate {
+                certfile: certfile.clone(),
+                keyfile: keyfile.clone(),
+                password: self.password.clone(),
+                sni: None,
+            });
+        first.into_iter().chain(self.certificates.iter().cloned()).collect()
+    }
+
+    /// The key of one of them, below the listener.
+    pub fn file_key(&self, index: usize) -> String {
+        match (index, self.certfile.is_some()) {
+            (0, true) => String::from("certfile"),
+            (index, first) => format!("certificates[{}].certfile", index - usize::from(first)),
+        }
+    }
+
+    /// Whether the built-in certificate is among those of this listener.
+    pub fn has_builtin(&self) -> bool {
+        let others =
+            self.certfile.is_some() || !self.certificates.is_empty() || !self.managed_certs.is_empty();
+        self.kind.has_tls() && self.builtin_certificate.unwrap_or(!others)
+    }
+
     /// Every file of CA certificates.
     pub fn ca_files(&self) -> impl Iterator<Item = &PathBuf> {
         self.cacertfile.iter().chain(&self.cacertfiles)
     }
+}
+
+fn is_empty(names: &Names) -> bool {
+    names.0.is_empty()
 }

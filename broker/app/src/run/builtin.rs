@@ -1,0 +1,86 @@
+//! The built-in server certificate while the broker runs: there at the start, renewed before it expires.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use mqgate_server::bundles::Bundles;
+use mqgate_server::clock;
+use mqgate_server::tls::{ServerCertificate, server_name};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::config::check::bind_address;
+use crate::pki;
+
+/// How often is looked whether it is time.
+const LOOK: Duration = Duration::from_secs(6 * 3_600);
+
+/// Whether a listener has it, or could be given it.
+pub fn is_wanted(config: &Config) -> bool {
+    config.listeners.values().any(crate::config::model::Listener::has_builtin)
+}
+
+/// Makes or reads it.
+pub fn provide(config: &Config) -> Result<ServerCertificate> {
+    load(&folder(config), &names(config))
+}
+
+fn folder(config: &Config) -> PathBuf {
+    config.node.data_dir.join("builtin")
+}
+
+fn load(folder: &Path, names: &[String]) -> Result<ServerCertificate> {
+    let pair = pki::builtin(folder, names)?;
+    Ok(ServerCertificate::load(&pair.certificate, &pair.key, None, clock::now().seconds())?)
+}
+
+/// This machine's names and addresses, as far as the configuration shows them.
+fn names(config: &Config) -> Vec<String> {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let host = host.and_then(|name| server_name(&name));
+    let mut names = vec![String::from("localhost")];
+    names.extend(host);
+    names.extend(["127.0.0.1", "::1"].map(String::from));
+    for listener in config.listeners.values() {
+        if let Ok(address) = bind_address(&listener.bind)
+            && !address.ip().is_unspecified()
+        {
+            names.push(address.ip().to_string());
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+}
+
+/// Renews it in time, until the end.
+pub async fn renew(config: Config, bundles: Arc<Bundles>, end: CancellationToken) {
+    let (folder, names) = (folder(&config), names(&config));
+    let mut tick = tokio::time::interval(LOOK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick.tick().await;
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let (folder, names) = (folder.clone(), names.clone());
+        let loaded = tokio::task::spawn_blocking(move || load(&folder, &names)).await;
+        let known = bundles.builtin().map(|info| info.fingerprint).unwrap_or_default();
+        match loaded {
+            Ok(Ok(certificate)) if certificate.facts().certificate_fingerprint.to_hex() != known => {
+                match bundles.set_builtin(certificate) {
+                    Ok(()) => tracing::info!("the built-in server certificate was renewed"),
+                    Err(error) => {
+                        tracing::error!(%error, "the renewed built-in certificate cannot be served")
+                    }
+                }
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the built-in server certificate cannot be renewed"),
+            Err(error) => tracing::error!(%error, "renewing the built-in certificate broke down"),
+        }
+    }
+}
