@@ -554,3 +554,6 @@ fn about(event: &'static str, info: &BundleInfo, actor: &str) -> AuditEvent {
     event.subject = Some(info.subject.clone());
     if info.used_by.is_empty() { event } else { event.field("listeners", info.used_by.join(",")) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,6 +52,20 @@ impl TestCa {
         Self { issuer, name: name.into() }
     }
 
+    /// A CA whose certificate this one signed.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
+        Self { issuer, name: name.into() }
+    }
+
+    pub(crate) fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     pub(crate) fn der(&self) -> Vec<u8> {
         self.issuer.der().to_vec()
     }

@@ -162,3 +162,139 @@ fn rename(table: &mut DeTable<'_>, names: &[(&'static str, &'static str)]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Inputs;
+    use crate::config::model::{AuthMode, SessionResumption, TlsVersion, Transport};
+
+    const PASTED: &str = r#"
+[listeners.tcp.default]
+bind = "127.0.0.1:1883"
+[listeners.ssl.default]
+bind = "127.0.0.1:8883"
+[listeners.ssl.default.ssl_options]
+cacertfile = "etc/certs/rootCAs.pem"
+certfile = "etc/certs/server-cert.pem"
+keyfile = "etc/certs/server-key.pem"
+password = "geheim"
+verify = "verify_none"
+fail_if_no_peer_cert = false
+versions = ["tlsv1.3", "tlsv1.2"]
+ciphers = ["TLS_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"]
+depth = 1
+honor_cipher_order = true
+secure_renegotiate = true
+client_renegotiation = true
+reuse_sessions = true
+handshake_timeout = "15s"
+hibernate_after = "5s"
+dhfile = "dh.pem"
+user_lookup_fun = "emqx_tls_psk:lookup"
+log_level = "notice"
+gc_after_handshake = false
+[listeners.ssl.tenants]
+bind = "127.0.0.1:8884"
+ssl_options = { managed_certs = [{ bundle_name = "a", sni = "example.com" }, { namespace = "tenant-a", bundle_name = "b" }] }
+"#;
+
+    #[test]
+    fn what_is_pasted_works_and_what_means_nothing_is_named() {
+        let inputs = Inputs { text: PASTED.to_owned(), ..Inputs::default() };
+        let loaded = inputs.load().unwrap_or_else(|problems| panic!("{problems}"));
+        let listeners = &loaded.config.listeners;
+        assert_eq!(listeners.keys().collect::<Vec<_>>(), ["ssl-default", "tcp-default", "tenants"]);
+        assert_eq!(listeners["tcp-default"].kind, Transport::Tcp);
+        let listener = &listeners["ssl-default"];
+        assert_eq!((listener.kind, listener.mode()), (Transport::Tls, AuthMode::OneWay));
+        assert_eq!(listener.password.as_deref(), Some("geheim"));
+        assert_eq!(listener.versions.lowest, TlsVersion::Tls12);
+        assert_eq!(listener.ciphers.0.len(), 2);
+        assert_eq!(listener.session_resumption, Some(SessionResumption::Tickets));
+        let managed = &listeners["tenants"].managed_certs;
+        assert_eq!(managed[0].namespace, "global");
+        assert_eq!((managed[1].namespace.as_str(), managed[1].bundle_name.as_str()), ("tenant-a", "b"));
+        let warned: Vec<_> = loaded.warnings.list.iter().map(|problem| problem.key.as_str()).collect();
+        for key in [
+            "dhfile",
+            "secure_renegotiate",
+            "client_renegotiation",
+            "hibernate_after",
+            "gc_after_handshake",
+            "log_level",
+            "user_lookup_fun",
+            "cacertfile",
+            "depth",
+        ] {
+            assert!(warned.contains(&format!("listeners.ssl-default.{key}").as_str()), "{key}: {warned:?}");
+        }
+        assert_eq!(warned.len(), 9, "{warned:?}");
+        assert!(!loaded.warnings.to_string().contains("geheim"));
+    }
+
+    #[test]
+    fn a_listener_may_be_called_like_a_type() {
+        let text = "[listeners.tcp]\ntype = \"tcp\"\nbind = \"127.0.0.1:1883\"\n[listeners.ssl]\n";
+        let inputs = Inputs { text: text.to_owned(), ..Inputs::default() };
+        let loaded = inputs.load().unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(loaded.config.listeners.keys().collect::<Vec<_>>(), ["ssl", "tcp"]);
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_an_error_that_says_why() {
+        let listener = |line: &str| {
+            let text = format!("[listeners.a]\n{line}\n");
+            let inputs = Inputs { text, ..Inputs::default() };
+            inputs.load().map(drop).map_err(|problems| problems.to_string())
+        };
+        for (line, words) in [
+            ("versions = [\"tlsv1.3\", \"tlsv1.1\"]", &["tlsv1.1", "RFC 8996"][..]),
+            ("versions = [\"tlsv1\"]", &["tlsv1", "RFC 8996"]),
+            ("versions = [\"dtlsv1.2\"]", &["DTLS"]),
+            ("versions = []", &["no TLS version"]),
+            ("versions = { min = \"1.3\", max = \"1.2\" }", &["`min` is above `max`"]),
+            ("ciphers = [\"PSK-AES256-GCM-SHA384\"]", &["PSK"]),
+            ("ciphers = \"AES128-SHA\"", &["AES128-SHA", "ECDHE-RSA-AES128-GCM-SHA256"]),
+            ("ciphers = \"TLS_AES_128_GCM_SHA256\"", &["no cipher suite of TLS 1.2"]),
+            ("groups = [\"X25519MLKEM768\"]", &["TLS 1.3 only"]),
+            ("groups = [\"sect571r1\"]", &["sect571r1", "X25519"]),
+            ("builtin_certificate = false", &["only where there is another"]),
+            ("certfile = \"a.pem\"", &["private key"]),
+            ("managed_certs = [{ bundle_name = \"a\", sni = \"a b\" }]", &["not a server name"]),
+            ("verify = \"verify_none\"\nfail_if_no_peer_cert = true", &["verify_peer", "one-way TLS"]),
+        ] {
+            let said = listener(line).expect_err(line);
+            for word in words {
+                assert!(said.contains(word), "{line}: `{word}` is not in\n{said}");
+            }
+        }
+        for line in [
+            "versions = \"tlsv1.2\"",
+            "versions = { min = \"1.2\" }",
+            "versions = [\"1.3\"]\nciphers = \"TLS_AES_128_GCM_SHA256\"\ngroups = [\"X25519MLKEM768\"]",
+            "session_resumption = true",
+            "session_tickets = \"stateless\"",
+        ] {
+            listener(line).unwrap_or_else(|said| panic!("{line}: {said}"));
+        }
+    }
+
+    #[test]
+    fn the_fourth_certificate_is_refused_by_the_name_of_the_limit() {
+        let one = |name: &str| format!("{{ certfile = \"{name}.pem\", keyfile = \"{name}.key\" }}");
+        let listeners = |last: &str| {
+            let first = [one("a"), one("b")].join(", ");
+            let second = [one("b"), one("c"), one(last)].join(", ");
+            let text = format!(
+                "[listeners.x]\ncertificates = [{first}]\n[listeners.y]\ncertificates = [{second}]\n"
+            );
+            Inputs { text, ..Inputs::default() }.load().map(drop).map_err(|problems| problems.to_string())
+        };
+        listeners("a").expect("three pairs of files");
+        let said = listeners("d").expect_err("a fourth");
+        assert!(
+            said.contains("limits.server_certs") && said.contains("listeners.y.certificates[2]"),
+            "{said}"
+        );
+    }
+}

@@ -205,3 +205,7 @@ impl ClientAuth {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_keys;
+#[cfg(test)]
+mod tests_names;

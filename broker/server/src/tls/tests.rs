@@ -15,17 +15,17 @@ use super::material::Pem;
 use super::*;
 use crate::testing::{TestCa, TestCertificate};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-static PLACES: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(16);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) static PLACES: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(16);
 
-struct World {
+pub(super) struct World {
     server_ca: TestCa,
     device_ca: TestCa,
     trust: Arc<TrustStore>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let world = Self {
             server_ca: TestCa::new("server CA"),
             device_ca: TestCa::new("devices"),
@@ -35,23 +35,32 @@ impl World {
         world
     }
 
-    fn server(&self, settings: TlsSettings) -> TlsServer {
+    pub(super) fn server(&self, settings: TlsSettings) -> TlsServer {
         TlsServer::new(self.set(settings, vec![self.bound("localhost")]).unwrap())
     }
 
-    fn set(&self, settings: TlsSettings, bound: Vec<BoundCertificate>) -> Result<TlsSet, TlsError> {
+    pub(super) fn set(
+        &self,
+        settings: TlsSettings,
+        bound: Vec<BoundCertificate>,
+    ) -> Result<TlsSet, TlsError> {
         TlsSet::new(settings, CertificateSet::new(bound), Arc::clone(&self.trust))
     }
 
     /// A certificate of ours for a server name, as a bundle called like it.
-    fn bound(&self, name: &str) -> BoundCertificate {
+    pub(super) fn bound(&self, name: &str) -> BoundCertificate {
         let certificate = self.server_ca.server_named(&[name]);
         let certificate = read(&certificate.pem(), &certificate.key.serialize_pem(), None).unwrap();
         let source = CertificateSource::Bundle { namespace: "global".into(), name: name.into() };
         BoundCertificate::new(source, certificate)
     }
 
-    fn client(&self, version: TlsVersion, device: Option<&TestCertificate>) -> Arc<ClientConfig> {
+    /// For clients that take any certificate of the server CA, whatever name is in it.
+    pub(super) fn anybody(&self) -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
+        Arc::new(Anybody(rustls::crypto::aws_lc_rs::default_provider()))
+    }
+
+    pub(super) fn client(&self, version: TlsVersion, device: Option<&TestCertificate>) -> Arc<ClientConfig> {
         let version = match version {
             TlsVersion::V1_2 => &TLS12,
             TlsVersion::V1_3 => &TLS13,
@@ -76,7 +85,49 @@ impl World {
     }
 }
 
-fn read(chain: &str, key: &str, password: Option<&str>) -> Result<ServerCertificate, MaterialError> {
+#[derive(Debug)]
+struct Anybody(rustls::crypto::CryptoProvider);
+
+impl rustls::client::danger::ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+pub(super) fn read(
+    chain: &str,
+    key: &str,
+    password: Option<&str>,
+) -> Result<ServerCertificate, MaterialError> {
     let pem = Pem {
         chain: chain.as_bytes(),
         key: key.as_bytes(),
@@ -88,7 +139,7 @@ fn read(chain: &str, key: &str, password: Option<&str>) -> Result<ServerCertific
 }
 
 /// What both sides see; a connection that stands carries one byte each way, so that tickets arrive.
-async fn connect(
+pub(super) async fn connect(
     server: &TlsServer,
     client: &Arc<ClientConfig>,
 ) -> (Result<Handshaken<DuplexStream>, HandshakeFailure>, Result<(), std::io::Error>) {
@@ -111,7 +162,7 @@ async fn connect(
     tokio::join!(server, client)
 }
 
-fn alert(error: std::io::Error) -> AlertDescription {
+pub(super) fn alert(error: std::io::Error) -> AlertDescription {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(alert)) => *alert,
         other => panic!("no alert but {other:?} ({error})"),
@@ -122,7 +173,7 @@ fn resuming() -> TlsSettings {
     TlsSettings { resumption: Resumption::Tickets, ..TlsSettings::default() }
 }
 
-const BOTH: [TlsVersion; 2] = [TlsVersion::V1_2, TlsVersion::V1_3];
+pub(super) const BOTH: [TlsVersion; 2] = [TlsVersion::V1_2, TlsVersion::V1_3];
 
 #[tokio::test]
 async fn a_device_is_known_after_the_handshake() {
