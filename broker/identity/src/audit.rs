@@ -74,6 +74,8 @@ pub mod names {
     pub const SERVER_CERT_REMOVED: &str = "server_cert.removed";
     pub const SERVER_CERT_ENABLED: &str = "server_cert.enabled";
     pub const SERVER_CERT_DISABLED: &str = "server_cert.disabled";
+    pub const CRL_UPDATED: &str = "crl.updated";
+    pub const CRL_REFUSED: &str = "crl.refused";
     pub const PLUGIN_LOADED: &str = "plugin.loaded";
     pub const PLUGIN_SWAPPED: &str = "plugin.swapped";
     pub const PLUGIN_UNLOADED: &str = "plugin.unloaded";
@@ -105,6 +107,8 @@ pub mod names {
         SERVER_CERT_REMOVED,
         SERVER_CERT_ENABLED,
         SERVER_CERT_DISABLED,
+        CRL_UPDATED,
+        CRL_REFUSED,
         PLUGIN_LOADED,
         PLUGIN_SWAPPED,
         PLUGIN_UNLOADED,

@@ -1,20 +1,26 @@
 //! A certificate as facts: parsed once, owned, typed. Mirrors the WIT interface `certificates`.
 
+mod compare;
 mod der;
 mod name;
 mod parse;
 mod pem;
+mod structure;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::der::{only, tag, take, take_tagged};
-pub(crate) use self::name::is_deceptive;
+pub(crate) use self::compare::{CanonicalName, Subtree};
+pub(crate) use self::der::{
+    Element, integer, object_identifier, only, tag, take, take_tagged, time, unsigned,
+};
 pub use self::name::{MAX_NAME_ATTRIBUTES, MAX_SUBJECT_ALT_NAMES};
+pub(crate) use self::name::{distinguished_name, is_deceptive};
+pub(crate) use self::parse::oid;
 pub use self::parse::{MAX_CERTIFICATE_BYTES, MAX_EXTENSIONS};
-pub(crate) use self::parse::{oid, parse_structure};
 pub use self::pem::{certificates_from_pem, to_pem};
+pub(crate) use self::structure::{Structure, take_extension};
 use crate::reason::Reason;
 use crate::time::UnixSeconds;
 

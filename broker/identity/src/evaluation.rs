@@ -1,27 +1,41 @@
 //! Judges a client's chain: is there a path from its certificate to one of our trust anchors, now, under
 //! the policy? Pure: the same arguments give the same answer, so answers may be cached until `not_after`.
 //!
-//! Version 3 certificates are judged by `webpki`. A version 1 end entity, which `openssl x509 -req` makes
-//! without `-extfile` and which webpki refuses, is judged by [`v1`](self::v1). Does not know the registry,
-//! TLS, or whether the client holds the key.
+//! The path is built here, not by webpki, which does the signatures only. Reasons: it compares no mailboxes,
+//! URIs and directory names with name constraints; it takes one extended key usage, and not the one that stands
+//! for any; it reads no certificates of version 1, leaves a CA's key usage, the limits of trust anchors and the
+//! age of revocation lists to its caller, compares names byte by byte where RFC 5280, 7.1, does not, and answers
+//! with one error where an operator needs to know which certificate broke which rule. What differs from OpenSSL,
+//! and the clause that decides, is in `docs/path-validation.md`; a test holds both against each other.
+//!
+//! Does not know the registry, TLS, or whether the client holds the key.
 
 mod anchors;
+mod explain;
+mod links;
+mod lint;
+mod list;
+mod name_constraints;
+mod path;
 mod policy;
 mod rejection;
+mod revocation;
 mod signature;
-mod v1;
+mod strict;
 
-use std::cell::{Cell, RefCell};
-use std::time::Duration;
-
-use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{EndEntityCert, KeyUsage as ExtendedUsage, VerifiedPath};
-
-pub use self::anchors::{Anchor, AnchorError, AnchorLint, AnchorWarning, TrustAnchors};
-pub use self::policy::{MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES, PathDepth, PathPolicy, PolicyError, V1Leaf};
-pub use self::rejection::{Rejection, reason_of};
-pub use self::signature::{subject_public_key_info, verify_certificate_signature, verify_signature};
-pub use self::v1::check_signed_by;
+pub use self::anchors::{Anchor, AnchorError, TrustAnchors};
+pub use self::explain::{Explanation, Step, explain};
+pub use self::lint::{AnchorLint, AnchorWarning, lint};
+pub use self::list::{DEFAULT_MAX_LIST_BYTES, ListError, RevocationList, distribution_urls};
+pub use self::policy::{
+    ANY_USAGE, AbsentUsage, CLIENT_AUTH, CaAsLeaf, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES, MAX_RSA_BITS,
+    PathDepth, PathPolicy, PolicyError, Strictness, UsageRule, V1Leaf,
+};
+pub use self::rejection::Rejection;
+pub use self::revocation::{RevocationLists, RevocationPolicy, RevocationScope, StaleLists, UnknownStatus};
+pub use self::signature::{
+    check_signed_by, subject_public_key_info, verify_certificate_signature, verify_signature,
+};
 use crate::certificate::{CertificateFacts, MatchedAnchor};
 use crate::reason::Reason;
 use crate::time::UnixSeconds;
@@ -46,6 +60,10 @@ pub enum PathLint {
     NotYetValidWithinSkew,
     /// Something on the path has expired, within `expiry_skew`.
     ExpiredWithinSkew,
+    /// No revocation list is about something on the path, and the policy lets that pass.
+    NoRevocationList,
+    /// A revocation list is past its time, and the policy lets that pass.
+    StaleRevocationList,
 }
 
 impl PathLint {
@@ -54,6 +72,8 @@ impl PathLint {
             Self::V1Leaf => "x509_v1_leaf",
             Self::NotYetValidWithinSkew => "not_yet_valid_within_skew",
             Self::ExpiredWithinSkew => "expired_within_skew",
+            Self::NoRevocationList => "no_revocation_list",
+            Self::StaleRevocationList => "stale_revocation_list",
         }
     }
 }
@@ -79,31 +99,26 @@ pub fn evaluate_facts<I: AsRef<[u8]>>(
     now: UnixSeconds,
 ) -> Result<ValidatedPath, Rejection> {
     check_size(&end_entity.der, intermediates)?;
-    if anchors.is_anchor(end_entity.certificate_fingerprint) {
+    if anchors.is_anchor(end_entity.certificate_fingerprint) && policy.ca_as_leaf == CaAsLeaf::Deny {
         return Err(Rejection::new(
             Reason::CertCaAsLeaf,
             "the client presented one of our trust anchors as its own certificate",
         ));
     }
     policy.check_end_entity(end_entity)?;
-    let intermediates: Vec<CertificateDer<'_>> =
-        intermediates.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
-
-    let found = with_skew(policy, now, |at| match end_entity.version {
-        3 => judge_v3(end_entity, &intermediates, anchors, policy, at),
-        _ => v1::judge(end_entity, &intermediates, anchors, policy, at),
-    });
-    let (found, at) = found.map_err(|rejection| rejection.with_hint(end_entity, &intermediates, anchors))?;
-    let lints = [
-        (end_entity.version < 3).then_some(PathLint::V1Leaf),
-        (at > now).then_some(PathLint::NotYetValidWithinSkew),
-        (at < now).then_some(PathLint::ExpiredWithinSkew),
-    ];
+    let intermediates: Vec<_> =
+        intermediates.iter().filter_map(|der| CertificateFacts::parse(der.as_ref()).ok()).collect();
+    let found = path::find(end_entity, &intermediates, anchors, policy, now)
+        .map_err(|rejection| rejection.with_hint(end_entity, &intermediates, anchors))?;
+    let mut lints = found.lints;
+    if end_entity.version < 3 {
+        lints.insert(0, PathLint::V1Leaf);
+    }
     Ok(ValidatedPath {
         anchor: anchors.matched(found.anchor),
         not_after: found.not_after,
         depth: found.depth,
-        lints: lints.into_iter().flatten().collect(),
+        lints,
     })
 }
 
@@ -121,154 +136,4 @@ fn check_size<I: AsRef<[u8]>>(end_entity: &[u8], intermediates: &[I]) -> Result<
         ));
     }
     Ok(())
-}
-
-/// A path that holds at one moment.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    /// Index of the anchor.
-    anchor: usize,
-    not_after: UnixSeconds,
-    depth: usize,
-}
-
-/// Why there is no path at one moment.
-#[derive(Debug)]
-enum Obstacle {
-    NotYetValid { not_before: UnixSeconds },
-    Expired { not_after: UnixSeconds },
-    Rejected(Rejection),
-}
-
-impl From<Rejection> for Obstacle {
-    fn from(rejection: Rejection) -> Self {
-        Self::Rejected(rejection)
-    }
-}
-
-impl From<webpki::Error> for Obstacle {
-    fn from(error: webpki::Error) -> Self {
-        match error {
-            webpki::Error::CertNotValidYet { not_before, .. } => {
-                Self::NotYetValid { not_before: UnixSeconds(not_before.as_secs() as i64) }
-            }
-            webpki::Error::CertExpired { not_after, .. } => {
-                Self::Expired { not_after: UnixSeconds(not_after.as_secs() as i64) }
-            }
-            error => Self::Rejected(Rejection::from(error)),
-        }
-    }
-}
-
-/// Tries now; if only the clock is in the way, and by no more than the skew allows, tries the nearest moment
-/// at which it is not. Sound, because a path that is valid at a moment within
-/// `now - expiry_skew ..= now + clock_skew` is within the skew of now at every certificate on it.
-fn with_skew(
-    policy: &PathPolicy,
-    now: UnixSeconds,
-    judge: impl Fn(UnixSeconds) -> Result<Found, Obstacle>,
-) -> Result<(Found, UnixSeconds), Rejection> {
-    let mut at = now;
-    // Each round clears the limit of at least one certificate on the path.
-    for _ in 0..=MAX_CHAIN_CERTIFICATES {
-        match judge(at) {
-            Ok(found) => return Ok((found, at)),
-            Err(Obstacle::Rejected(rejection)) => return Err(rejection),
-            Err(Obstacle::NotYetValid { not_before }) => {
-                let early = not_before.0.saturating_sub(now.0);
-                let skew = policy.clock_skew_seconds();
-                if early > skew || not_before <= at || at < now {
-                    return Err(Rejection::new(
-                        Reason::CertNotYetValid,
-                        format!(
-                            "not valid for another {early} s (not before {not_before}; tolerated: {skew} s)"
-                        ),
-                    ));
-                }
-                at = not_before;
-            }
-            Err(Obstacle::Expired { not_after }) => {
-                let late = now.0.saturating_sub(not_after.0);
-                let skew = policy.expiry_skew_seconds();
-                if late > skew || not_after >= at || at > now {
-                    return Err(Rejection::new(
-                        Reason::CertExpired,
-                        format!("expired {late} s ago (not after {not_after}; tolerated: {skew} s)"),
-                    ));
-                }
-                at = not_after;
-            }
-        }
-    }
-    Err(Rejection::new(Reason::CertNotYetValid, "no moment within the tolerated skew suits the whole path"))
-}
-
-fn judge_v3(
-    end_entity: &CertificateFacts,
-    intermediates: &[CertificateDer<'_>],
-    anchors: &TrustAnchors,
-    policy: &PathPolicy,
-    at: UnixSeconds,
-) -> Result<Found, Obstacle> {
-    let der = CertificateDer::from(&*end_entity.der);
-    let leaf = EndEntityCert::try_from(&der)?;
-    let time = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at.0).unwrap_or(0)));
-    // webpki asks about each complete path and goes on to the next if we refuse it. Our own reason is kept
-    // aside, because its error type has no room for it.
-    let refused = RefCell::new(None);
-    let accepted = Cell::new(None);
-    let check = |path: &VerifiedPath<'_>| match check_path(path, end_entity, anchors, policy, at) {
-        Ok(found) => {
-            accepted.set(Some(found));
-            Ok(())
-        }
-        Err(obstacle) => {
-            refused.borrow_mut().get_or_insert(obstacle);
-            Err(webpki::Error::UnknownIssuer)
-        }
-    };
-    let verdict = leaf.verify_for_usage(
-        webpki::ALL_VERIFICATION_ALGS,
-        anchors.roots(),
-        intermediates,
-        time,
-        // Required if the extension is there: without it the certificate is for any use.
-        ExtendedUsage::client_auth(),
-        None,
-        Some(&check),
-    );
-    match (verdict, accepted.get(), refused.take()) {
-        (Ok(_), Some(found), _) => Ok(found),
-        // A path that we refused is closer to what was meant than one that webpki did not complete.
-        (_, _, Some(obstacle)) => Err(obstacle),
-        (Err(error), _, None) => Err(error.into()),
-        // webpki calls `check` for each path it accepts.
-        (Ok(_), None, None) => Err(Rejection::new(Reason::Other, "the path was not checked").into()),
-    }
-}
-
-/// What webpki leaves to its caller: depth, strength and usage of CA keys, and the anchor's own limits.
-fn check_path(
-    path: &VerifiedPath<'_>,
-    end_entity: &CertificateFacts,
-    anchors: &TrustAnchors,
-    policy: &PathPolicy,
-    at: UnixSeconds,
-) -> Result<Found, Obstacle> {
-    let anchor = anchors
-        .roots()
-        .iter()
-        .position(|root| std::ptr::eq(root, path.anchor()))
-        .ok_or_else(|| Rejection::new(Reason::CertUnknownCa, "the anchor is not among ours"))?;
-    let mut not_after = end_entity.not_after;
-    let mut depth = 0;
-    for intermediate in path.intermediate_certificates() {
-        depth += 1;
-        let facts = CertificateFacts::parse(&intermediate.der()).map_err(Rejection::from)?;
-        policy.check_ca(&facts)?;
-        not_after = not_after.min(facts.not_after);
-    }
-    policy.check_depth(depth)?;
-    let anchor_not_after = anchors.check(anchor, depth, policy, at)?;
-    Ok(Found { anchor, not_after: not_after.min(anchor_not_after), depth })
 }

@@ -11,6 +11,7 @@ pub mod bundles;
 mod chain;
 pub mod clock;
 mod connection;
+pub mod crl;
 mod delivery;
 pub mod directory;
 pub mod gate;

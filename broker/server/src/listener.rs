@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -112,6 +113,9 @@ pub struct Listener {
     bound: watch::Sender<Option<ListenAddress>>,
 }
 
+/// Failures with the same are one record, with a count.
+type FailureKey = (IpAddr, Reason, Option<CertificateFingerprint>);
+
 struct Inner {
     name: Arc<str>,
     /// A connection uses one snapshot from beginning to end.
@@ -119,7 +123,7 @@ struct Inner {
     parts: ListenerParts,
     handshakes: Semaphore,
     unfinished: Unfinished,
-    failures: Mutex<Coalescer<(IpAddr, Reason)>>,
+    failures: Mutex<Coalescer<FailureKey>>,
 }
 
 impl Listener {
@@ -251,5 +255,7 @@ async fn sleep(time: Duration, shutdown: &CancellationToken) {
     }
 }
 
+#[cfg(test)]
+mod forensics;
 #[cfg(test)]
 mod tests;

@@ -21,8 +21,8 @@ use mqgate_identity::registry::{
     StorageError,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SigningKey,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, SigningKey,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -47,7 +47,7 @@ impl TestCa {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         Self { issuer, name: name.into() }
     }
@@ -105,7 +105,59 @@ impl TestCa {
         })
     }
 
-    fn issue(
+    /// A CA below this one.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
+        Self { issuer, name: name.into() }
+    }
+
+    /// A CA with name constraints.
+    pub(crate) fn only_for(name: &str, domain: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.name_constraints = Some(rcgen::NameConstraints {
+            permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName(domain.into())],
+            excluded_subtrees: Vec::new(),
+        });
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { issuer, name: name.into() }
+    }
+
+    pub(crate) fn certify(&self, params: &CertificateParams, key: KeyPair) -> TestCertificate {
+        let der = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
+        TestCertificate { der, key }
+    }
+
+    /// The CA's certificate as if it were a device's.
+    pub(crate) fn as_device(&self) -> TestCertificate {
+        let key = KeyPair::try_from(self.issuer.key().serialize_der()).unwrap();
+        TestCertificate { der: self.der(), key }
+    }
+
+    /// A revocation list, good until the year given.
+    pub(crate) fn crl(&self, number: u64, until: i32, revoked: &[&TestCertificate]) -> Vec<u8> {
+        let revoked = revoked.iter().map(|certificate| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&certificate.facts().serial),
+            revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+            reason_code: Some(rcgen::RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, number as u8 + 1),
+            next_update: rcgen::date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().der().to_vec()
+    }
+
+    pub(crate) fn issue(
         &self,
         common_name: &str,
         purpose: ExtendedKeyUsagePurpose,

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -22,6 +23,7 @@ pub struct Identity {
     pub key: PathBuf,
     /// SHA-256 of the DER, hexadecimal.
     pub fingerprint: String,
+    pub serial: Vec<u8>,
 }
 
 impl Pki {
@@ -62,8 +64,31 @@ impl Pki {
         self.write(&name.replace(['/', '+', '#', '\0'], "_"), params)
     }
 
-    fn write(&self, file: &str, params: CertificateParams) -> Identity {
+    /// The CA's revocation list, as PEM: valid from `number` days after a day in the past to the end of `until`.
+    pub fn revocation_list(&self, number: u8, until: i32, revoked: &[&Identity]) -> String {
+        let revoked = revoked.iter().map(|identity| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&identity.serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1 + number),
+            next_update: date_time_ymd(until, 12, 31),
+            crl_number: SerialNumber::from(u64::from(number)),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).expect("the CA may sign lists");
+        list.pem().expect("a list is text as well")
+    }
+
+    fn write(&self, file: &str, mut params: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key can be made");
+        let mut serial = Sha256::digest(key.public_key_raw())[..16].to_vec();
+        serial[0] = serial[0] & 0x7f | 0x40;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
         let certificate = params.signed_by(&key, &self.issuer).expect("the parameters are complete");
         fs::write(self.folder.join(format!("{file}.pem")), certificate.pem())
             .expect("the folder is writable");
@@ -75,6 +100,7 @@ impl Pki {
             certificate: self.folder.join(format!("{file}.pem")),
             key: self.folder.join(format!("{file}.key")),
             fingerprint: hex::encode(Sha256::digest(certificate.der())),
+            serial,
         }
     }
 
@@ -83,6 +109,7 @@ impl Pki {
             certificate: self.folder.join(format!("{file}.pem")),
             key: self.folder.join(format!("{file}.key")),
             fingerprint: String::new(),
+            serial: Vec::new(),
         }
     }
 }

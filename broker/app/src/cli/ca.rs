@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::output::{self, date, say, table, text};
+use super::output::{self, date, printable, say, table, text};
 use super::remote::{Remote, RemoteArgs, read_file, segment};
 use crate::exit::Failure;
 
@@ -73,15 +73,23 @@ fn list(args: &RemoteArgs, config: Option<&Path>) -> Result<()> {
                 date(ca["not_after"].as_i64().unwrap_or_default()),
                 text(ca, "id").chars().take(16).collect(),
                 text(ca, "subject"),
+                lints(ca).map(|(lint, _)| lint).collect::<Vec<_>>().join(","),
             ]
         })
         .collect();
-    table(&["NAME", "STATE", "SOURCE", "EXPIRES", "ID", "SUBJECT"], &rows)
+    table(&["NAME", "STATE", "SOURCE", "EXPIRES", "ID", "SUBJECT", "WARNINGS"], &rows)
 }
 
 fn done(args: &RemoteArgs, past: &str, ca: &Value) -> Result<()> {
     if args.json {
         return output::json(ca);
     }
-    say(format!("{past}: {} ({})", text(ca, "name"), text(ca, "id")))
+    say(format!("{past}: {} ({})", text(ca, "name"), text(ca, "id")))?;
+    lints(ca).try_for_each(|(lint, detail)| say(format!("  warning: {lint}: {}", printable(&detail))))
+}
+
+/// What is odd about a CA: a word and a sentence.
+fn lints(ca: &Value) -> impl Iterator<Item = (String, String)> + '_ {
+    let warnings = ca["warnings"].as_array().into_iter().flatten();
+    warnings.map(|warning| (text(warning, "lint"), text(warning, "detail")))
 }

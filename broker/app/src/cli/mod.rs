@@ -4,6 +4,7 @@ mod bench;
 mod ca;
 mod cert;
 mod config;
+mod crl;
 mod output;
 mod passwd;
 mod pki;
@@ -65,6 +66,9 @@ enum Command {
     /// Certificates of the server that the running broker keeps
     #[command(subcommand)]
     ServerCert(server_cert::Command),
+    /// Revocation lists of the running broker
+    #[command(subcommand)]
+    Crl(crl::Command),
     /// The configuration: check it, show it, start one
     #[command(subcommand)]
     Config(config::Command),
@@ -89,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Cert(command) => cert::run(command, explicit),
         Command::Ca(command) => ca::run(command, explicit),
         Command::ServerCert(command) => server_cert::run(command, explicit),
+        Command::Crl(command) => crl::run(command, explicit),
         Command::Config(command) => config::run(command, explicit),
         Command::Passwd(command) => passwd::run(command),
         Command::Pki(command) => pki::run(command, explicit),

@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use mqgate_identity::evaluation::{PathDepth, PathPolicy, UsageRule};
 use mqgate_plugin_host::HostSettings;
+use mqgate_server::crl::fetch::check_url;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -31,6 +33,20 @@ pub const BUNDLED: [&str; 3] = ["cert-acl", "auto-register", "audit-log"];
 /// The least that the plugin host takes; the most is in its settings.
 const LEAST_MEMORY: u64 = 64 << 10;
 const LEAST_TIME: Duration = Duration::from_millis(1);
+
+/// Keys that are about paths of clients' certificates.
+const PATH_RULES: [&str; 10] = [
+    "depth",
+    "x509_v1_leaf",
+    "clock_skew",
+    "expiry_skew",
+    "extended_key_usage",
+    "extended_key_usage_absent",
+    "ca_as_leaf",
+    "x509_strict",
+    "min_rsa_bits",
+    "crl_check",
+];
 
 struct Checker<'a, 't> {
     source: &'a Source<'t>,
@@ -57,6 +73,7 @@ pub fn check(config: &Config, source: &Source<'_>) -> Found {
         checker.rules(&format!("policy.acls.{name}.rules"), &acl.rules);
     }
     checker.admin(config);
+    checker.crl(config);
     checker.limits(config);
     checker.server_certificates(config);
     Found { problems: checker.problems, warnings: checker.warnings }
@@ -89,6 +106,12 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
         for (index, path) in listener.cacertfiles.iter().enumerate() {
             file(format!("listeners.{name}.cacertfiles[{index}]"), path);
         }
+    }
+    for (index, path) in config.crl.files.iter().enumerate() {
+        file(format!("crl.files[{index}]"), path);
+    }
+    for (index, path) in config.crl.directories.iter().enumerate() {
+        file(format!("crl.directories[{index}]"), path);
     }
     for (index, plugin) in config.plugins.iter().enumerate() {
         if let Some(serde_json::Value::String(users)) = plugin.config.get("file")
@@ -166,12 +189,16 @@ impl Checker<'_, '_> {
             );
         }
         self.transport(&key, listener);
-        if listener.depth > 6 {
-            self.add(
-                &key("depth"),
-                "the path may have at most 6 intermediates",
-                Some("set a depth from 0 to 6"),
-            );
+        if let Err(error) = PathDepth::new(listener.depth) {
+            self.add(&key("depth"), error.to_string(), Some("set a depth from 0 to 6"));
+        }
+        if let Err(error) = PathPolicy::rsa_bits(listener.min_rsa_bits) {
+            self.add(&key("min_rsa_bits"), error.to_string(), None);
+        }
+        for (index, usage) in listener.extended_key_usage.iter().enumerate() {
+            if let Err(error) = UsageRule::usage(usage) {
+                self.add(&format!("{}[{index}]", key("extended_key_usage")), error.to_string(), None);
+            }
         }
         let per_device = listener.has_certificates() && listener.mode() == AuthMode::PerDevice;
         if listener.registration == Registration::Manual && !per_device {
@@ -229,7 +256,8 @@ impl Checker<'_, '_> {
                 ("cacertfile", listener.cacertfile.is_some()),
                 ("cacertfiles", !listener.cacertfiles.is_empty()),
             ]);
-            fields.extend(["verify", "fail_if_no_peer_cert", "depth", "x509_v1_leaf", "clock_skew"]);
+            fields.extend(["verify", "fail_if_no_peer_cert"]);
+            fields.extend(PATH_RULES);
         }
         for (field, set) in certificates {
             if set {
@@ -272,7 +300,7 @@ impl Checker<'_, '_> {
         if mode == AuthMode::OneWay {
             const REMEDY: &str =
                 "use `auth_mode = \"mutual\"` (`verify = \"verify_peer\"`), or remove this key";
-            for field in ["x509_v1_leaf", "clock_skew"] {
+            for field in PATH_RULES {
                 self.without_effect(
                     &key(field),
                     "without effect: no client certificate is asked for in mode `one-way`",
@@ -317,6 +345,59 @@ impl Checker<'_, '_> {
                 "there is no place to serve them: `admin.enable` is false",
                 "give metrics an address of their own with `metrics.bind`, or set `metrics.enable = false`",
             );
+        }
+    }
+
+    fn crl(&mut self, config: &Config) {
+        let crl = &config.crl;
+        for (index, url) in crl.urls.iter().enumerate() {
+            if let Err(error) = check_url(url) {
+                self.add(&format!("crl.urls[{index}]"), error.to_string(), None);
+            }
+        }
+        for (index, text) in crl.allow_networks.iter().enumerate() {
+            if let Err(error) = network(text) {
+                self.add(&format!("crl.allow_networks[{index}]"), error, None);
+            }
+        }
+        for (index, host) in crl.allow_hosts.iter().enumerate() {
+            let bare = host.strip_prefix("*.").unwrap_or(host);
+            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':' | '[' | ']');
+            if bare.is_empty() || !bare.chars().all(fits) {
+                self.add(
+                    &format!("crl.allow_hosts[{index}]"),
+                    format!("`{host}` is no host name"),
+                    Some("write \"pki.example.org\", or \"*.example.org\" for every host below it"),
+                );
+            }
+        }
+        if crl.follow_distribution_points && crl.allow_hosts.is_empty() {
+            self.add(
+                "crl.follow_distribution_points",
+                "no host may be asked: `crl.allow_hosts` is empty",
+                Some("name the hosts that your CAs' distribution points are on"),
+            );
+        }
+        for (key, zero) in [
+            ("crl.refresh", crl.refresh.0.is_zero()),
+            ("crl.fetch_timeout", crl.fetch_timeout.0.is_zero()),
+            ("crl.max_size", crl.max_size.0 == 0),
+            ("crl.max_lists", crl.max_lists == 0),
+        ] {
+            if zero {
+                self.add(key, "nothing would go through: more than zero is needed", None);
+            }
+        }
+        let has_source = !(crl.files.is_empty() && crl.directories.is_empty() && crl.urls.is_empty())
+            || crl.follow_distribution_points;
+        for (name, listener) in &config.listeners {
+            if listener.crl_check && !has_source {
+                self.add(
+                    &format!("listeners.{name}.crl_check"),
+                    "there is no revocation list to look certificates up in",
+                    Some("name files, directories or urls in `[crl]`, or set `crl_check = false`"),
+                );
+            }
         }
     }
 

@@ -295,6 +295,7 @@ fn anchor_paths(config: &mut Config, base: &Path) {
             *file = path.to_string_lossy().into_owned();
         }
     }
+    config.crl.files.iter_mut().chain(&mut config.crl.directories).for_each(anchor);
     config.admin.token_file.iter_mut().chain(&mut config.audit.path).for_each(anchor);
 }
 

@@ -2,6 +2,7 @@
 //! generated from them. One file per subject; every name is found here. Knows nothing of files and environment;
 //! those are `source`'s.
 
+mod crl;
 mod limits;
 mod listener;
 mod mqtt;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::units::Span;
 
+pub use self::crl::{Crl, CrlScope, StaleLists};
 pub use self::limits::{DeniedPublish, Limits, WhenFull};
 pub use self::listener::{AuthMode, Listener, Registration, Transport, UnixMode, Verify};
 pub use self::mqtt::{Mqtt, ShareStrategy};
@@ -36,6 +38,8 @@ pub struct Config {
     pub node: Node,
     /// Where clients connect. Each has a name, which is a label of metrics and audit records.
     pub listeners: BTreeMap<String, Listener>,
+    /// Certificate revocation lists, for listeners with `crl_check`.
+    pub crl: Crl,
     /// The chain that judges connections: plugins (WebAssembly components) and native implementations, asked
     /// in the order in which they stand here. The first that does not abstain decides.
     pub plugins: Vec<Plugin>,

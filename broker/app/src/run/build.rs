@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use mqgate_codec::QoS;
-use mqgate_identity::certificate::certificates_from_pem;
-use mqgate_identity::evaluation::{Anchor, PathDepth, PathPolicy, V1Leaf};
+use mqgate_identity::certificate::{CertificateFacts, certificates_from_pem};
+use mqgate_identity::evaluation::{Anchor, PathPolicy};
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_protocol::limits::{DeniedPublish, Limits, OutboxLimits, RetainedLimits, WhenFull};
 use mqgate_protocol::subscriptions::ShareStrategy;
@@ -27,6 +27,7 @@ use mqgate_server::tls::{
 };
 use mqgate_server::trust::TrustStore;
 
+use super::paths::path_policy;
 use crate::config::check::{listen_address, version};
 use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
@@ -66,22 +67,10 @@ pub fn reauthorize(configured: model::Reauthorize) -> Reauthorize {
     }
 }
 
-pub fn path_policy(listener: &model::Listener) -> PathPolicy {
-    PathPolicy {
-        max_depth: PathDepth::new(listener.depth.min(PathDepth::MAX))
-            .unwrap_or_else(|_| PathPolicy::default().max_depth),
-        v1_leaf: match listener.x509_v1_leaf {
-            model::AllowDeny::Allow => V1Leaf::Allow,
-            model::AllowDeny::Deny => V1Leaf::Deny,
-        },
-        clock_skew: listener.clock_skew.0,
-        ..PathPolicy::default()
-    }
-}
-
 pub fn listener(
     name: &str,
     listener: &model::Listener,
+    policy: PathPolicy,
     trust: &Arc<TrustStore>,
     bundles: &Bundles,
     drain: Duration,
@@ -89,7 +78,7 @@ pub fn listener(
     let key = |field: &str| format!("listeners.{name}.{field}");
     let address = listen_address(&listener.bind).map_err(|error| wrong(&key("bind"), error))?;
     let tls = match listener.kind.has_tls() {
-        true => Some(Arc::new(TlsServer::new(tls(name, listener, trust, bundles)?))),
+        true => Some(Arc::new(TlsServer::new(tls(name, listener, policy.clone(), trust, bundles)?))),
         false => None,
     };
     let mut settings = ListenerSettings::new(name, address, tls);
@@ -104,7 +93,7 @@ pub fn listener(
         unix_mode: listener.unix_mode.0,
     };
     if let Some(proxy) = &listener.proxy_protocol {
-        settings.proxy = Some(Arc::new(transport::proxy(name, listener, proxy, trust)?));
+        settings.proxy = Some(Arc::new(transport::proxy(name, listener, proxy, policy.clone(), trust)?));
     }
     if listener.kind == model::Transport::Quic {
         settings.quic = Some(QuicSettings {
@@ -131,6 +120,7 @@ fn client_auth(name: &str, listener: &model::Listener) -> Result<ClientAuth> {
 pub fn tls(
     name: &str,
     listener: &model::Listener,
+    policy: PathPolicy,
     trust: &Arc<TrustStore>,
     bundles: &Bundles,
 ) -> Result<TlsSet> {
@@ -167,7 +157,7 @@ pub fn tls(
         },
         honor_cipher_order: listener.honor_cipher_order,
         strict_sni: listener.strict_sni,
-        policy: path_policy(listener),
+        policy,
         // Browsers and other clients of WebSocket ask for HTTP.
         alpn: match listener.kind.is_websocket() {
             true => vec![String::from("http/1.1"), String::from("mqtt")],
@@ -250,6 +240,15 @@ pub fn anchors(config: &Config) -> Result<Vec<Anchor>> {
     Ok(anchors)
 }
 
+/// The certificates that the listeners show; what cannot be read is the listener's problem.
+pub fn own_chain(config: &Config) -> Vec<CertificateFacts> {
+    let files: BTreeSet<_> =
+        config.listeners.values().filter_map(|listener| listener.certfile.as_ref()).collect();
+    let read = |file: &Path| certificates_from_pem(&std::fs::read(file).ok()?).ok();
+    let ders = files.into_iter().filter_map(|file| read(file)).flatten();
+    ders.filter_map(|der| CertificateFacts::parse(&der).ok()).collect()
+}
+
 /// `factory` for `factory.pem`, `factory-2` for the next one.
 fn anchor_name(file: &Path, taken: &[Anchor]) -> String {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -278,7 +277,7 @@ pub fn audit_settings(config: &Config) -> AuditSettings {
 /// By hand, certificates are judged as the first listener does that needs them registered.
 pub fn registry_settings(config: &Config) -> RegistrySettings {
     let listener = config.listeners.values().find(|listener| auth_mode(listener) == AuthMode::PerDevice);
-    let policy = listener.map(path_policy).unwrap_or_default();
+    let policy = listener.map(|listener| path_policy(config, listener)).unwrap_or_default();
     RegistrySettings { policy, ..RegistrySettings::default() }
 }
 

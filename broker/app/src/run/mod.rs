@@ -6,7 +6,9 @@ mod chain;
 mod endpoints;
 mod first_start;
 mod logging;
+pub mod paths;
 mod process;
+mod revocations;
 mod token;
 
 use std::net::SocketAddr;
@@ -22,13 +24,14 @@ use mqgate_server::admin::{About, AboutListener, AdminParts, Door, HostRule};
 use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::{Admitter, Broker, BrokerParts};
 use mqgate_server::bundles::Bundles;
+use mqgate_server::crl::RevocationService;
 use mqgate_server::gate::Gate;
 use mqgate_server::listener::{Listener, ListenerParts};
 use mqgate_server::metrics::mqtt::MqttMetrics;
 use mqgate_server::metrics::{BuildInfo, Metrics};
 use mqgate_server::readiness::Readiness;
 use mqgate_server::registry::Registry;
-use mqgate_server::trust::TrustStore;
+use mqgate_server::trust::{HintLimits, TrustStore};
 use mqgate_server::{admin, clock};
 use mqgate_storage::{FjallStorage, StorageOptions};
 use tokio::task::JoinSet;
@@ -98,6 +101,7 @@ struct Parts {
     readiness: Arc<Readiness>,
     trust: Arc<TrustStore>,
     bundles: Arc<Bundles>,
+    revocations: Arc<RevocationService>,
 }
 
 async fn run(config: Config) -> Result<()> {
@@ -127,6 +131,7 @@ async fn run(config: Config) -> Result<()> {
     serve_admin(&parts, about, &endpoints, &end, &mut helpers).await?;
     helpers.spawn(Arc::clone(audit).deliver(parts.host.hooks(), end.clone()));
     helpers.spawn(Arc::clone(&parts.registry).housekeeping(end.clone()));
+    helpers.spawn(Arc::clone(&parts.revocations).run(end.clone()));
     helpers.spawn(Arc::clone(&parts.broker).housekeeping(end.clone()));
     if builtin::is_wanted(config) {
         helpers.spawn(builtin::renew(config.clone(), Arc::clone(&parts.bundles), end.clone()));
@@ -231,6 +236,19 @@ async fn open(config: Config) -> Result<Parts> {
     trust
         .configure(build::anchors(&config)?)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    let hints = HintLimits {
+        count: config.limits.ca_hints as usize,
+        bytes: usize::try_from(config.limits.ca_hint_bytes.0).unwrap_or(usize::MAX),
+    };
+    trust.limit_hints(hints).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    let settings = revocations::settings(&config);
+    let (of_trust, of_audit) = (Arc::clone(&trust), Arc::clone(&audit));
+    let prometheus = metrics.registry().clone();
+    // Reads files.
+    let revocations = tokio::task::spawn_blocking(move || {
+        RevocationService::open(settings, of_trust, of_audit, &prometheus)
+    })
+    .await??;
     let registry = Registry::open(
         Arc::clone(&as_storage),
         Arc::clone(&trust),
@@ -277,10 +295,24 @@ async fn open(config: Config) -> Result<Parts> {
         limits: build::limits(&config),
         listener_limits: build::listener_limits(&config),
     });
+    trust.know_own_chain(build::own_chain(&config));
+    registry.log_ca_lints();
     registry.disconnects(&broker);
     let readiness = Readiness::new(host.hooks(), Arc::clone(&audit), Some(Arc::clone(&registry)));
     let readiness = Arc::new(readiness);
-    Ok(Parts { config, storage, metrics, audit, registry, host, broker, readiness, trust, bundles })
+    Ok(Parts {
+        config,
+        storage,
+        metrics,
+        audit,
+        registry,
+        host,
+        broker,
+        readiness,
+        trust,
+        bundles,
+        revocations,
+    })
 }
 
 fn listeners(parts: &Parts) -> Result<Vec<(String, Listener)>> {
@@ -292,7 +324,8 @@ fn listeners(parts: &Parts) -> Result<Vec<(String, Listener)>> {
     };
     let drain = parts.config.node.shutdown_timeout.0;
     let named = parts.config.listeners.iter().map(|(name, listener)| {
-        let settings = build::listener(name, listener, &parts.trust, &parts.bundles, drain)?;
+        let policy = paths::path_policy(&parts.config, listener);
+        let settings = build::listener(name, listener, policy, &parts.trust, &parts.bundles, drain)?;
         if let Some(tls) = &settings.tls {
             parts.bundles.watch(name, tls);
         }
@@ -333,11 +366,10 @@ async fn serve_admin(
             reauthorize: build::reauthorize(config.policy.reauthorize),
         };
         let upload = usize::try_from(config.admin.max_upload.0).unwrap_or(usize::MAX);
-        let router = admin::router(
-            routes.clone(),
-            Arc::new(door),
-            crate::admin::router(plugins, upload).merge(admin::bundles_router(Arc::clone(&parts.bundles))),
-        );
+        let more = crate::admin::router(plugins, upload)
+            .merge(admin::bundles_router(Arc::clone(&parts.bundles)))
+            .merge(admin::crl_routes(Arc::clone(&parts.revocations), Arc::clone(&parts.audit)));
+        let router = admin::router(routes.clone(), Arc::new(door), more);
         let socket = listen("admin.bind", &config.admin.bind).await?;
         let address = socket.local_addr()?;
         endpoints.admin(address)?;

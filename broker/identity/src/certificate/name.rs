@@ -14,7 +14,7 @@ pub const MAX_SUBJECT_ALT_NAMES: usize = 256;
 const MAX_DISPLAY_BYTES: usize = 1024;
 
 /// Reads the DER of a whole `Name`.
-pub(super) fn distinguished_name(raw: &[u8]) -> Result<DistinguishedName, CertificateError> {
+pub(crate) fn distinguished_name(raw: &[u8]) -> Result<DistinguishedName, CertificateError> {
     const MALFORMED: CertificateError = CertificateError::Malformed("a distinguished name");
     let mut rdns = der::only(raw, tag::SEQUENCE).ok_or(MALFORMED)?.content;
     let mut attributes = Vec::new();
@@ -94,7 +94,7 @@ fn general_name(entry: &Element<'_>) -> Option<GeneralName> {
 }
 
 /// The text of an attribute's value, if its type decodes strictly and nothing in it could mislead a reader.
-fn text(value: &Element<'_>) -> Option<String> {
+pub(super) fn text(value: &Element<'_>) -> Option<String> {
     let text = match value.tag {
         // UTF8String
         0x0c => String::from_utf8(value.content.to_vec()).ok()?,

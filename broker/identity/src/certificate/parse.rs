@@ -1,16 +1,11 @@
 //! DER to [`CertificateFacts`]. Reads, never judges: who signed a certificate is `evaluation`'s subject.
 
 use sha2::{Digest, Sha256};
-use x509_parser::certificate::{X509Certificate, X509CertificateParser};
-use x509_parser::extensions::BasicConstraints;
-use x509_parser::nom::Parser as _;
-use x509_parser::prelude::FromDer;
-use x509_parser::public_key::PublicKey as ParsedKey;
 
 use super::der::{self, tag};
 use super::name::{distinguished_name, general_names};
+use super::structure::{Structure, take_extension};
 use super::{CertificateError, CertificateFacts, CertificateFingerprint, Extension, KeyUsage, PublicKey};
-use crate::time::UnixSeconds;
 
 /// DER bytes of one certificate.
 pub const MAX_CERTIFICATE_BYTES: usize = 64 * 1024;
@@ -26,6 +21,11 @@ pub(crate) mod oid {
     pub(crate) const NAME_CONSTRAINTS: &str = "2.5.29.30";
     pub(crate) const CRL_DISTRIBUTION_POINTS: &str = "2.5.29.31";
     pub(crate) const EXTENDED_KEY_USAGE: &str = "2.5.29.37";
+    pub(crate) const SUBJECT_KEY_IDENTIFIER: &str = "2.5.29.14";
+    pub(crate) const AUTHORITY_KEY_IDENTIFIER: &str = "2.5.29.35";
+    pub(crate) const CERTIFICATE_POLICIES: &str = "2.5.29.32";
+    pub(crate) const POLICY_CONSTRAINTS: &str = "2.5.29.36";
+    pub(crate) const INHIBIT_ANY_POLICY: &str = "2.5.29.54";
     pub(crate) const RSA_ENCRYPTION: &str = "1.2.840.113549.1.1.1";
     pub(crate) const RSA_PSS: &str = "1.2.840.113549.1.1.10";
     pub(crate) const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
@@ -35,37 +35,27 @@ pub(crate) mod oid {
 impl CertificateFacts {
     /// Reads one DER certificate, and nothing after it.
     pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
-        let parsed = parse_structure(der)?;
-        let tbs = &parsed.tbs_certificate;
-        // "Version" counts from zero.
-        let version = match tbs.version.0 {
-            version @ 0..=2 => version as u8 + 1,
-            _ => return Err(CertificateError::Malformed("the version")),
-        };
+        let structure = Structure::read(der)?;
         let mut facts = Self {
             certificate_fingerprint: CertificateFingerprint::of(der),
-            version,
-            serial: serial(tbs.raw_serial())?,
-            subject: distinguished_name(tbs.subject.as_raw())?,
-            issuer: distinguished_name(tbs.issuer.as_raw())?,
-            not_before: UnixSeconds(tbs.validity.not_before.timestamp()),
-            not_after: UnixSeconds(tbs.validity.not_after.timestamp()),
+            version: structure.version,
+            serial: serial(structure.serial)?,
+            subject: distinguished_name(structure.subject)?,
+            issuer: distinguished_name(structure.issuer)?,
+            not_before: structure.not_before,
+            not_after: structure.not_after,
             subject_alt_names: Vec::new(),
             key_usage: None,
             extended_key_usage: Vec::new(),
             is_ca: false,
-            public_key: public_key(&parsed)?,
+            public_key: public_key(structure.key)?,
             extensions: Vec::new(),
             der: der.into(),
         };
-        if facts.not_before > facts.not_after {
-            return Err(CertificateError::Malformed("the validity: it ends before it begins"));
-        }
-        for extension in tbs.extensions() {
-            facts.add_extension(extension.oid.as_bytes(), extension.critical, extension.value)?;
-        }
-        if version < 3 && !facts.extensions.is_empty() {
-            return Err(CertificateError::Malformed("the version: only version 3 has extensions"));
+        let mut rest = structure.extensions;
+        while !rest.is_empty() {
+            let extension = take_extension(&mut rest).ok_or(CertificateError::Malformed("the extensions"))?;
+            facts.add_extension(extension.oid, extension.critical, extension.value)?;
         }
         Ok(facts)
     }
@@ -84,7 +74,7 @@ impl CertificateFacts {
             oid::SUBJECT_ALT_NAME => self.subject_alt_names = general_names(value)?,
             oid::KEY_USAGE => self.key_usage = Some(key_usage(value)?),
             oid::EXTENDED_KEY_USAGE => self.extended_key_usage = extended_key_usage(value)?,
-            oid::BASIC_CONSTRAINTS => self.is_ca = basic_constraints(value)?.ca,
+            oid::BASIC_CONSTRAINTS => self.is_ca = basic_constraints(value)?.0,
             _ => {}
         }
         self.extensions.push(Extension { oid, critical, raw: value.to_vec() });
@@ -97,8 +87,7 @@ impl CertificateFacts {
 
     /// The basic constraints extension, if there is one: is it a CA, and how many CAs may be below it.
     pub(crate) fn basic_constraints(&self) -> Option<(bool, Option<u32>)> {
-        let constraints = basic_constraints(&self.extension(oid::BASIC_CONSTRAINTS)?.raw).ok()?;
-        Some((constraints.ca, constraints.path_len_constraint))
+        basic_constraints(&self.extension(oid::BASIC_CONSTRAINTS)?.raw).ok()
     }
 }
 
@@ -106,20 +95,6 @@ impl CertificateFingerprint {
     /// SHA-256 of the DER.
     pub fn of(der: &[u8]) -> Self {
         Self(Sha256::digest(der).into())
-    }
-}
-
-/// The structure only: extensions are read by ourselves, so that a bad one is our error, not silence.
-pub(crate) fn parse_structure(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
-    if der.len() > MAX_CERTIFICATE_BYTES {
-        return Err(CertificateError::TooLarge("bytes", MAX_CERTIFICATE_BYTES));
-    }
-    // The library accepts forms that are not DER; the outer ones are refused here.
-    der::only(der, tag::SEQUENCE).ok_or(CertificateError::Malformed("the DER encoding"))?;
-    match X509CertificateParser::new().with_deep_parse_extensions(false).parse(der) {
-        Ok(([], parsed)) => Ok(parsed),
-        Ok(_) => Err(CertificateError::Malformed("the DER encoding: bytes follow the certificate")),
-        Err(_) => Err(CertificateError::Malformed("the structure of the certificate")),
     }
 }
 
@@ -134,32 +109,39 @@ fn serial(raw: &[u8]) -> Result<Vec<u8>, CertificateError> {
     }
 }
 
-fn public_key(parsed: &X509Certificate<'_>) -> Result<PublicKey, CertificateError> {
-    const MALFORMED: CertificateError = CertificateError::Malformed("the public key");
-    let spki = parsed.public_key();
-    let algorithm_oid = der::object_identifier(spki.algorithm.algorithm.as_bytes()).ok_or(MALFORMED)?;
-    let bits = match algorithm_oid.as_str() {
-        oid::RSA_ENCRYPTION => match spki.parsed().map_err(|_| MALFORMED)? {
-            ParsedKey::RSA(key) => significant_bits(key.modulus),
-            _ => return Err(MALFORMED),
-        },
-        oid::EC_PUBLIC_KEY => {
-            let curve = spki.algorithm.parameters.as_ref().and_then(|parameters| {
-                (parameters.tag().0 == u32::from(tag::OBJECT_IDENTIFIER))
-                    .then(|| der::object_identifier(parameters.data))
-                    .flatten()
-            });
-            match curve.as_deref() {
-                Some("1.2.840.10045.3.1.7" | "1.3.132.0.10") => 256,
-                Some("1.3.132.0.34") => 384,
-                Some("1.3.132.0.35") => 521,
-                _ => 0,
+/// The algorithm and size of a key, from the DER of its SubjectPublicKeyInfo.
+fn public_key(key: &[u8]) -> Result<PublicKey, CertificateError> {
+    let parts = || {
+        let mut parts = der::only(key, tag::SEQUENCE)?.content;
+        let mut algorithm = der::take_tagged(&mut parts, tag::SEQUENCE)?.content;
+        let bits = der::only(parts, tag::BIT_STRING)?.content.strip_prefix(&[0])?;
+        let oid = der::object_identifier(der::take_tagged(&mut algorithm, tag::OBJECT_IDENTIFIER)?.content)?;
+        let size = match oid.as_str() {
+            oid::RSA_ENCRYPTION => {
+                let mut numbers = der::only(bits, tag::SEQUENCE)?.content;
+                let modulus = der::integer(&mut numbers)?;
+                let _exponent = der::integer(&mut numbers)?;
+                numbers.is_empty().then_some(())?;
+                significant_bits(modulus)
             }
-        }
-        oid::ED25519 => 256,
-        _ => 0,
+            oid::EC_PUBLIC_KEY => {
+                // RFC 5480, 2.1.1: a curve has a name; one that is spelled out is of no use to anybody here.
+                let curve = der::only(algorithm, tag::OBJECT_IDENTIFIER)
+                    .and_then(|curve| der::object_identifier(curve.content));
+                match curve.as_deref() {
+                    Some("1.2.840.10045.3.1.7") => 256,
+                    Some("1.3.132.0.34") => 384,
+                    Some("1.3.132.0.35") => 521,
+                    _ => 0,
+                }
+            }
+            oid::ED25519 => 256,
+            _ => 0,
+        };
+        Some((oid, size))
     };
-    Ok(PublicKey { algorithm_oid, bits, spki_sha256: Sha256::digest(spki.raw).into() })
+    let (algorithm_oid, bits) = parts().ok_or(CertificateError::Malformed("the public key"))?;
+    Ok(PublicKey { algorithm_oid, bits, spki_sha256: Sha256::digest(key).into() })
 }
 
 fn significant_bits(big_endian: &[u8]) -> u32 {
@@ -168,11 +150,21 @@ fn significant_bits(big_endian: &[u8]) -> u32 {
     digits.first().map_or(0, |first| digits.len() as u32 * 8 - first.leading_zeros())
 }
 
-fn basic_constraints(value: &[u8]) -> Result<BasicConstraints, CertificateError> {
-    match BasicConstraints::from_der(value) {
-        Ok(([], constraints)) => Ok(constraints),
-        _ => Err(CertificateError::Malformed("the basic constraints")),
-    }
+/// RFC 5280, 4.2.1.9: is it a CA, and how many CAs may be below it.
+fn basic_constraints(value: &[u8]) -> Result<(bool, Option<u32>), CertificateError> {
+    let parts = || {
+        let mut fields = der::only(value, tag::SEQUENCE)?.content;
+        let is_ca = match der::take_tagged(&mut fields, tag::BOOLEAN) {
+            Some(flag) => der::boolean(flag.content)?,
+            None => false,
+        };
+        let limit = match der::take_tagged(&mut fields, tag::INTEGER) {
+            Some(limit) => Some(der::unsigned(limit.content)?),
+            None => None,
+        };
+        fields.is_empty().then_some((is_ca, limit))
+    };
+    parts().ok_or(CertificateError::Malformed("the basic constraints"))
 }
 
 /// RFC 5280, 4.2.1.3: a BIT STRING, bit 0 first.
@@ -180,7 +172,9 @@ fn key_usage(value: &[u8]) -> Result<KeyUsage, CertificateError> {
     const MALFORMED: CertificateError = CertificateError::Malformed("the key usage");
     let bits = der::only(value, tag::BIT_STRING).ok_or(MALFORMED)?.content;
     let (&unused, bytes) = bits.split_first().ok_or(MALFORMED)?;
-    if unused > 7 || bytes.len() > 2 || (bytes.is_empty() && unused != 0) {
+    let spare = bytes.last().map_or(0, |last| last & !(0xff_u8 << unused.min(7)));
+    // X.690, 11.2.1: unused bits are zero.
+    if unused > 7 || bytes.len() > 2 || (bytes.is_empty() && unused != 0) || spare != 0 {
         return Err(MALFORMED);
     }
     let bit = |at: usize| bytes.get(at / 8).is_some_and(|byte| byte & (0x80 >> (at % 8)) != 0);
@@ -207,6 +201,10 @@ fn extended_key_usage(value: &[u8]) -> Result<Vec<String>, CertificateError> {
             return Err(CertificateError::TooLarge("extended key usages", MAX_EXTENSIONS));
         }
         usages.push(der::object_identifier(oid.content).ok_or(MALFORMED)?);
+    }
+    // RFC 5280, 4.2.1.12: SIZE (1..MAX)
+    if usages.is_empty() {
+        return Err(MALFORMED);
     }
     Ok(usages)
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor};
-
-use super::{Obstacle, PathPolicy, Rejection, subject_public_key_info};
+use super::links::Links;
+use super::lint::{AnchorLint, AnchorWarning, lint};
+use super::revocation::RevocationLists;
+use super::{PathPolicy, Rejection};
 use crate::certificate::{CertificateError, CertificateFacts, CertificateFingerprint, MatchedAnchor};
-use crate::reason::Reason;
 use crate::time::UnixSeconds;
 
 /// A CA certificate and the name that the operator gave it.
@@ -20,15 +20,14 @@ pub struct Anchor {
 #[derive(Debug, Clone, Default)]
 pub struct TrustAnchors {
     loaded: Vec<Loaded>,
-    /// The same, in the same order, as webpki wants them.
-    roots: Vec<TrustAnchor<'static>>,
+    lists: Arc<RevocationLists>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Loaded {
     name: Arc<str>,
     pub facts: CertificateFacts,
-    pub key: SubjectPublicKeyInfoDer<'static>,
+    pub links: Links,
 }
 
 /// A certificate that cannot be a trust anchor.
@@ -41,26 +40,8 @@ pub enum AnchorError {
          certificates); give the certificate of the CA that issued it"
     )]
     NotACa { name: Arc<str>, subject: String },
-}
-
-/// Something an operator should know of an anchor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnchorWarning {
-    pub name: Arc<str>,
-    pub lint: AnchorLint,
-    /// One sentence.
-    pub detail: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnchorLint {
-    Version1,
-    NoBasicConstraints,
-    Expired,
-    NotYetValid,
-    WeakKey,
-    /// The same certificate is there twice; the first name counts.
-    Duplicate,
+    #[error("trust anchor \"{name}\": {problem}")]
+    Unusable { name: Arc<str>, problem: Rejection },
 }
 
 impl TrustAnchors {
@@ -74,12 +55,9 @@ impl TrustAnchors {
             if denied {
                 return Err(AnchorError::NotACa { name, subject: facts.subject.display });
             }
-            let certificate = CertificateDer::from(&*der);
-            let root = webpki::anchor_from_trusted_cert(&certificate)
-                .map_err(|_| malformed(CertificateError::Malformed("not usable as a trust anchor")))?;
-            let key = subject_public_key_info(&der).map_err(malformed)?;
-            set.roots.push(root.to_owned());
-            set.loaded.push(Loaded { name, facts, key });
+            let links = Links::read(&facts)
+                .map_err(|problem| AnchorError::Unusable { name: name.clone(), problem })?;
+            set.loaded.push(Loaded { name, facts, links });
         }
         Ok(set)
     }
@@ -96,49 +74,32 @@ impl TrustAnchors {
     pub fn warnings(&self, policy: &PathPolicy, now: UnixSeconds) -> Vec<AnchorWarning> {
         let mut warnings = Vec::new();
         for (at, Loaded { name, facts, .. }) in self.loaded.iter().enumerate() {
-            let mut warn = |lint, detail: String| {
-                warnings.push(AnchorWarning { name: name.clone(), lint, detail });
-            };
-            if facts.version < 3 {
-                warn(
-                    AnchorLint::Version1,
-                    format!("an X.509 version {} certificate does not say that it is a CA", facts.version),
-                );
-            } else if facts.basic_constraints().is_none() {
-                warn(
-                    AnchorLint::NoBasicConstraints,
-                    "without basic constraints the certificate does not say that it is a CA".to_owned(),
-                );
-            }
-            if facts.not_after < now {
-                warn(
-                    AnchorLint::Expired,
-                    format!("expired (not after {}): every client of it is refused", facts.not_after),
-                );
-            }
-            if facts.not_before > now {
-                warn(AnchorLint::NotYetValid, format!("not valid before {}", facts.not_before));
-            }
-            if policy.is_weak(facts) {
-                warn(
-                    AnchorLint::WeakKey,
-                    format!(
-                        "its RSA key has {} bits, below {}: every client of it is refused",
-                        facts.public_key.bits, policy.min_rsa_bits
-                    ),
-                );
-            }
+            let lints = lint(facts, policy, now);
+            warnings.extend(lints.into_iter().map(|(lint, detail)| AnchorWarning {
+                name: name.clone(),
+                lint,
+                detail,
+            }));
             let known = &self.loaded[..at];
             if known.iter().any(|other| other.facts.certificate_fingerprint == facts.certificate_fingerprint)
             {
-                warn(AnchorLint::Duplicate, "the same certificate is given twice".to_owned());
+                let detail = "the same certificate is given twice".to_owned();
+                warnings.push(AnchorWarning { name: name.clone(), lint: AnchorLint::Duplicate, detail });
             }
         }
         warnings
     }
 
-    pub(super) fn roots(&self) -> &[TrustAnchor<'static>] {
-        &self.roots
+    /// The same anchors, with what their CAs have revoked.
+    #[must_use]
+    pub fn with_revocation_lists(mut self, lists: Arc<RevocationLists>) -> Self {
+        self.lists = lists;
+        self
+    }
+
+    /// What their CAs have revoked.
+    pub fn lists(&self) -> &RevocationLists {
+        &self.lists
     }
 
     pub(super) fn loaded(&self) -> &[Loaded] {
@@ -153,28 +114,6 @@ impl TrustAnchors {
         self.loaded.iter().any(|anchor| anchor.facts.subject.raw == raw)
     }
 
-    /// The anchor's own limits, which webpki does not look at. `at` indexes `loaded`. Answers the anchor's end
-    /// of validity.
-    pub(super) fn check(
-        &self,
-        at: usize,
-        depth: usize,
-        policy: &PathPolicy,
-        now: UnixSeconds,
-    ) -> Result<UnixSeconds, Obstacle> {
-        let facts = &self.loaded[at].facts;
-        check_validity(facts, now)?;
-        policy.check_key(facts, "the trust anchor's")?;
-        match facts.basic_constraints() {
-            Some((_, Some(limit))) if depth > limit as usize => Err(Rejection::new(
-                Reason::CertDepth,
-                format!("{depth} intermediates below a CA whose pathLenConstraint is {limit}"),
-            )
-            .into()),
-            _ => Ok(facts.not_after),
-        }
-    }
-
     pub(super) fn matched(&self, at: usize) -> MatchedAnchor {
         let anchor = &self.loaded[at];
         MatchedAnchor {
@@ -182,14 +121,4 @@ impl TrustAnchors {
             certificate_fingerprint: anchor.facts.certificate_fingerprint,
         }
     }
-}
-
-pub(super) fn check_validity(facts: &CertificateFacts, now: UnixSeconds) -> Result<(), Obstacle> {
-    if now < facts.not_before {
-        return Err(Obstacle::NotYetValid { not_before: facts.not_before });
-    }
-    if now > facts.not_after {
-        return Err(Obstacle::Expired { not_after: facts.not_after });
-    }
-    Ok(())
 }

@@ -1,18 +1,18 @@
-//! Signatures by a bare public key: for version 1 certificates, which webpki does not read, and for the TLS
-//! handshakes of their holders.
+//! Signatures by a bare public key: those on certificates and revocation lists, and those over TLS handshakes.
+//! The library does the cryptography and says which algorithms there are; none of them uses SHA-1 or MD5.
 
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::RawPublicKeyEntity;
 
 use super::Rejection;
-use crate::certificate::{CertificateError, parse_structure};
+use crate::certificate::{CertificateError, Structure};
 use crate::reason::Reason;
 
 /// The public key of a certificate of any version, as DER.
 pub fn subject_public_key_info(
     certificate: &[u8],
 ) -> Result<SubjectPublicKeyInfoDer<'static>, CertificateError> {
-    Ok(SubjectPublicKeyInfoDer::from(parse_structure(certificate)?.public_key().raw.to_vec()))
+    Ok(SubjectPublicKeyInfoDer::from(Structure::read(certificate)?.key.to_vec()))
 }
 
 /// Checks a signature over `message` with the first of `algorithms` that fits the key. (TLS 1.2 names only
@@ -49,4 +49,10 @@ pub fn verify_certificate_signature(
         .filter(|algorithm| algorithm.signature_alg_id().as_ref() == algorithm_identifier)
         .collect();
     verify_signature(key, &algorithms, message, signature)
+}
+
+/// Whether the signature of a certificate, of any version, is by this key. Says nothing else of either.
+pub fn check_signed_by(certificate: &[u8], key: &SubjectPublicKeyInfoDer<'_>) -> Result<(), Rejection> {
+    let parts = Structure::read(certificate)?;
+    verify_certificate_signature(key, parts.algorithm, parts.tbs, parts.signature)
 }

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says where it fails")]
 
+mod differential;
 mod facts;
+mod fuzz;
+mod lists;
 mod openssl;
 mod paths;
 mod pki;
 mod registry;
+mod rules;

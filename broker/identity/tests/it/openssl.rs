@@ -263,9 +263,11 @@ fn version_1_leaves_below_intermediates() {
         ("server-ca", "basicConstraints=CA:TRUE\nextendedKeyUsage=serverAuth\n", Reason::CertPurpose),
         (
             "constrained",
-            "basicConstraints=CA:TRUE\nnameConstraints=permitted;DNS:example.org\n",
+            "basicConstraints=CA:TRUE\nnameConstraints=permitted;dirName:names\n[names]\nO=Acme\n",
             Reason::CertNameConstraint,
         ),
+        // It has no name of that kind.
+        ("other-names", "basicConstraints=CA:TRUE\nnameConstraints=permitted;DNS:example.org\n", Reason::Ok),
         ("unknown", "basicConstraints=CA:TRUE\n1.2.3.4=critical,DER:0500\n", Reason::CertMalformed),
     ] {
         let extra = if text.is_empty() { String::new() } else { extensions(&format!("{name}.ext"), text) };

@@ -23,19 +23,28 @@ struct Shown {
     ca: CaCertificate,
     /// `configuration` or `registry`.
     source: &'static str,
+    warnings: Vec<Warning>,
 }
 
-impl From<CaCertificate> for Shown {
-    fn from(ca: CaCertificate) -> Self {
+#[derive(Serialize)]
+struct Warning {
+    lint: &'static str,
+    detail: String,
+}
+
+impl Shown {
+    fn new(ca: CaCertificate, parts: &AdminParts) -> Self {
         let source = if ca.revision == 0 { "configuration" } else { "registry" };
-        Self { ca, source }
+        let lints = parts.registry.lint_ca(&ca).into_iter();
+        let warnings = lints.map(|(lint, detail)| Warning { lint: lint.as_str(), detail }).collect();
+        Self { ca, source, warnings }
     }
 }
 
 async fn list(State(parts): State<AdminParts>) -> Json<Page<Shown>> {
     let mut cas = parts.registry.cas();
     cas.sort_by(|a, b| a.name.cmp(&b.name));
-    Json(Page { items: cas.into_iter().map(Shown::from).collect(), next: None })
+    Json(Page { items: cas.into_iter().map(|ca| Shown::new(ca, &parts)).collect(), next: None })
 }
 
 /// By fingerprint or by name.
@@ -47,7 +56,7 @@ fn find(parts: &AdminParts, id: &str) -> Result<CaCertificate, Problem> {
 }
 
 async fn show(State(parts): State<AdminParts>, Path(id): Path<String>) -> Result<Json<Shown>, Problem> {
-    find(&parts, &id).map(|ca| Json(ca.into()))
+    find(&parts, &id).map(|ca| Json(Shown::new(ca, &parts)))
 }
 
 #[derive(Deserialize)]
@@ -64,7 +73,7 @@ async fn add(
 ) -> Result<(StatusCode, Json<Shown>), Problem> {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     match parts.registry.add_ca(&body.pem, &body.name, &actor.0).await {
-        Ok(ca) => Ok((StatusCode::CREATED, Json(ca.into()))),
+        Ok(ca) => Ok((StatusCode::CREATED, Json(Shown::new(ca, &parts)))),
         Err(error) => Err(Problem::from(error).about(body.name)),
     }
 }
@@ -76,5 +85,6 @@ async fn remove(
     Query(query): Query<ForceQuery>,
 ) -> Result<Json<Shown>, Problem> {
     let id = find(&parts, &id)?.id;
-    Ok(Json(parts.registry.remove_ca(id, query.force(), &actor.0).await?.into()))
+    let removed = parts.registry.remove_ca(id, query.force(), &actor.0).await?;
+    Ok(Json(Shown::new(removed, &parts)))
 }

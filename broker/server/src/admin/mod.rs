@@ -8,6 +8,7 @@
 mod bundles;
 mod cas;
 mod clients;
+mod crls;
 mod devices;
 pub mod door;
 mod pages;
@@ -24,6 +25,7 @@ use mqgate_identity::time::UnixMillis;
 use tokio::sync::watch;
 
 pub use self::bundles::router as bundles_router;
+pub use self::crls::crl_routes;
 pub use self::door::{Actor, Door, HostRule, TokenHash};
 pub use self::problem::Problem;
 pub use self::serving::serve;

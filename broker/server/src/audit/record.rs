@@ -130,7 +130,7 @@ pub fn category(name: &str) -> &'static str {
             "authorization" => "authz",
             "tls" | "server_cert" => "tls",
             "device" => "registry",
-            "ca" => "ca",
+            "ca" | "crl" => "ca",
             "plugin" => "plugin",
             "admin" => "admin",
             _ => "system",

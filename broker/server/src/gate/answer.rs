@@ -122,6 +122,9 @@ pub const fn connack_code(reason: Reason) -> ReasonCode {
         | Reason::CertBadSignature
         | Reason::CertNameConstraint
         | Reason::CertTooLarge
+        | Reason::CertRevokedCrl
+        | Reason::CrlUnknown
+        | Reason::CrlStale
         | Reason::CertNotRegistered
         | Reason::CertPending
         | Reason::CertInactive

@@ -1,13 +1,12 @@
 //! What a listener counts and writes down about handshakes.
 
-use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Instant;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::reason::Reason;
 
-use super::Inner;
+use super::{FailureKey, Inner};
 use crate::audit::coalesce::Coalescer;
 use crate::clock;
 use crate::gate::{Accepted, event_about};
@@ -75,7 +74,19 @@ impl Inner {
         event.server_name = failure.server_name;
         event.certificate_fingerprint = failure.certificate_fingerprint;
         event.subject = failure.subject;
-        let due = self.failures().offer(clock::now(), (accepted.peer.address, failure.reason), event);
+        if let Some(certificate) = failure.certificate {
+            event = event
+                .field("certificate.issuer", certificate.issuer)
+                .field("certificate.serial", certificate.serial)
+                .field("certificate.not_before", certificate.not_before.to_string())
+                .field("certificate.not_after", certificate.not_after.to_string());
+        }
+        // Only a CA's signature, which revocation is looked up behind, says that a certificate is not made up:
+        // then each has its own record. Who makes certificates up gets one for all of them, and their number.
+        let proved = matches!(failure.reason, Reason::CertRevokedCrl | Reason::CrlUnknown | Reason::CrlStale);
+        let whose = failure.certificate_fingerprint.filter(|_| proved);
+        let key = (accepted.peer.address, failure.reason, whose);
+        let due = self.failures().offer(clock::now(), key, event);
         for event in due {
             self.parts.audit.record(event);
         }
@@ -85,13 +96,13 @@ impl Inner {
     pub(super) fn refused(&self, reason: Reason, detail: &str, accepted: &Accepted) {
         let event = AuditEvent::new(names::CONNECTION_REFUSED, Outcome::Failure, reason);
         let event = event_about(event, accepted).field("detail", detail);
-        let due = self.failures().offer(clock::now(), (accepted.peer.address, reason), event);
+        let due = self.failures().offer(clock::now(), (accepted.peer.address, reason, None), event);
         for event in due {
             self.parts.audit.record(event);
         }
     }
 
-    pub(super) fn failures(&self) -> std::sync::MutexGuard<'_, Coalescer<(IpAddr, Reason)>> {
+    pub(super) fn failures(&self) -> std::sync::MutexGuard<'_, Coalescer<FailureKey>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,17 +16,17 @@ use crate::testing::{MemoryStorage, TestCa, hooks, metrics};
 use crate::tls::{TlsSet, TlsSettings};
 use crate::trust::TrustStore;
 
-struct World {
-    parts: ListenerParts,
-    metrics: Arc<Metrics>,
+pub(super) struct World {
+    pub(super) parts: ListenerParts,
+    pub(super) metrics: Arc<Metrics>,
     hooks: Arc<ArcSwap<HookSet>>,
-    file: std::path::PathBuf,
-    shutdown: CancellationToken,
+    pub(super) file: std::path::PathBuf,
+    pub(super) shutdown: CancellationToken,
     _folder: tempfile::TempDir,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let metrics = metrics();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.jsonl");
@@ -69,7 +69,7 @@ impl World {
     }
 }
 
-async fn open(address: &mut watch::Receiver<Option<ListenAddress>>) -> SocketAddr {
+pub(super) async fn open(address: &mut watch::Receiver<Option<ListenAddress>>) -> SocketAddr {
     address.wait_for(Option::is_some).await.unwrap().as_ref().and_then(ListenAddress::ip).unwrap()
 }
 

@@ -377,6 +377,9 @@ pub const HANDSHAKE_REASONS: &[Reason] = &[
     Reason::CertBadSignature,
     Reason::CertNameConstraint,
     Reason::CertTooLarge,
+    Reason::CertRevokedCrl,
+    Reason::CrlUnknown,
+    Reason::CrlStale,
 ];
 
 /// What a CONNECT may be refused with.

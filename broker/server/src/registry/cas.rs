@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, certificates_from_pem, to_pem};
-use mqgate_identity::evaluation::Anchor;
+use mqgate_identity::evaluation::{Anchor, AnchorLint};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::rules::{Force, Transition, add_ca, check_remove_ca};
 use mqgate_identity::registry::{CaCertificate, CaState, DeviceState};
@@ -37,6 +37,23 @@ impl Registry {
         let trust = self.trust.current();
         let (name, facts) = trust.anchors.iter().find(|(_, facts)| facts.certificate_fingerprint == id)?;
         Some(configured(name, facts))
+    }
+
+    /// What an operator should know of a CA, each with a sentence.
+    pub fn lint_ca(&self, ca: &CaCertificate) -> Vec<(AnchorLint, String)> {
+        let facts = certificates_from_pem(ca.pem.as_bytes())
+            .ok()
+            .and_then(|mut certificates| CertificateFacts::parse(&certificates.swap_remove(0)).ok());
+        facts.map_or_else(Vec::new, |facts| self.trust.lint(&facts, self.policy(), clock::now().seconds()))
+    }
+
+    /// Writes to the log what an operator should know of every CA.
+    pub fn log_ca_lints(&self) {
+        for ca in self.cas() {
+            for (lint, detail) in self.lint_ca(&ca) {
+                tracing::warn!(ca = ca.name, lint = lint.as_str(), detail, "a CA is odd");
+            }
+        }
     }
 
     /// Trusts a CA from now on. The name is for people and metrics; the subject's common name by default
@@ -82,6 +99,9 @@ impl Registry {
         self.trust.register(anchors)?;
         self.cas.store(Arc::new(next));
         self.count_cas();
+        for (lint, detail) in self.lint_ca(&write.record) {
+            tracing::warn!(ca = write.record.name, lint = lint.as_str(), detail, "a CA is odd");
+        }
         self.record(about(names::CA_ADDED, &write.record, actor)).await?;
         Ok(write.record)
     }

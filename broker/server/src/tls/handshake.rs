@@ -5,10 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
+use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, ClientCertificate};
 use mqgate_identity::evaluation::Rejection;
 use mqgate_identity::hooks::TlsSession;
 use mqgate_identity::reason::Reason;
+use mqgate_identity::time::UnixSeconds;
 use rustls::server::Acceptor;
 use rustls::{HandshakeKind, NamedGroup, PeerIncompatible};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -43,9 +44,21 @@ pub struct HandshakeFailure {
     /// Sent by the client; whether it holds the key was not proved.
     pub certificate_fingerprint: Option<CertificateFingerprint>,
     pub subject: Option<String>,
+    /// The rest of what it says, if it could be read.
+    pub certificate: Option<Presented>,
     pub resumed: bool,
     /// It waits, or waited in vain, for one of the places.
     pub crowded: bool,
+}
+
+/// What a client's certificate says, for whoever looks for the reason afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presented {
+    pub issuer: String,
+    /// Hex digits.
+    pub serial: String,
+    pub not_before: UnixSeconds,
+    pub not_after: UnixSeconds,
 }
 
 impl TlsServer {
@@ -123,9 +136,9 @@ impl TlsServer {
                 (stream, FINDINGS.with(RefCell::take))
             })
             .await;
+        failure.certificate_fingerprint = findings.fingerprint;
         if let Some(leaf) = &findings.leaf {
-            failure.certificate_fingerprint = Some(leaf.certificate_fingerprint);
-            failure.subject = Some(leaf.subject.display.clone());
+            failure.presented(leaf);
         }
         let mut stream = match stream {
             Ok(stream) => stream,
@@ -181,6 +194,7 @@ impl HandshakeFailure {
             sni: None,
             certificate_fingerprint: None,
             subject: None,
+            certificate: None,
             resumed: false,
             crowded: false,
         }
@@ -214,10 +228,20 @@ impl HandshakeFailure {
 
     fn turned_away(&mut self, (leaf, rejection): TurnedAway) {
         if let Some(leaf) = leaf {
-            self.certificate_fingerprint = Some(leaf.certificate_fingerprint);
-            self.subject = Some(leaf.subject.display);
+            self.presented(&leaf);
         }
         self.rejected(rejection);
+    }
+
+    fn presented(&mut self, leaf: &CertificateFacts) {
+        self.certificate_fingerprint = Some(leaf.certificate_fingerprint);
+        self.subject = Some(leaf.subject.display.clone());
+        self.certificate = Some(Presented {
+            issuer: leaf.issuer.display.clone(),
+            serial: hex::encode(&leaf.serial),
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+        });
     }
 
     fn rejected(&mut self, rejection: Rejection) {

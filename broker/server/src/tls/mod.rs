@@ -18,7 +18,7 @@ use mqgate_identity::evaluation::PathPolicy;
 use rustls::crypto::CryptoProvider;
 
 pub use self::certificates::{BoundCertificate, CertificateSet, CertificateSource, SniMatch};
-pub use self::handshake::{HandshakeFailure, Handshaken};
+pub use self::handshake::{HandshakeFailure, Handshaken, Presented};
 pub(crate) use self::judge::ChainJudge;
 pub use self::key::KeyError;
 pub use self::material::{MaterialError, ServerCertificate, server_name};

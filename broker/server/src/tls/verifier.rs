@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use mqgate_identity::certificate::CertificateFacts;
+use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint};
 use mqgate_identity::evaluation::{
     PathPolicy, Rejection, ValidatedPath, evaluate_facts, subject_public_key_info, verify_signature,
 };
@@ -25,6 +25,8 @@ use crate::trust::TrustStore;
 #[derive(Default)]
 pub(crate) struct Findings {
     pub(super) leaf: Option<CertificateFacts>,
+    /// Of what was sent, also where it cannot be read.
+    pub(super) fingerprint: Option<CertificateFingerprint>,
     /// The chain judged, and by which generation of the trust set.
     pub(super) judged: Option<(u64, Result<ValidatedPath, Rejection>)>,
 }
@@ -65,7 +67,8 @@ impl ClientCertVerifier for Verifier {
     ) -> Result<ClientCertVerified, rustls::Error> {
         let trust = self.trust.current();
         let now = UnixSeconds(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        let mut findings = Findings::default();
+        let mut findings =
+            Findings { fingerprint: Some(CertificateFingerprint::of(end_entity)), ..Findings::default() };
         let judged = match CertificateFacts::parse(end_entity) {
             Ok(leaf) => {
                 let judged = evaluate_facts(&leaf, intermediates, &trust.anchors, &self.policy, now);
@@ -74,6 +77,14 @@ impl ClientCertVerifier for Verifier {
             }
             Err(error) => Err(Rejection::from(error)),
         };
+        // Revocation is looked up last: the rest of the path holds in these cases.
+        let leads_to_ca = match &judged {
+            Ok(_) => true,
+            Err(rejection) => matches!(rejection.reason, Reason::CrlUnknown | Reason::CrlStale),
+        };
+        if let Some(leaf) = findings.leaf.as_ref().filter(|_| leads_to_ca) {
+            self.trust.notice(leaf);
+        }
         let answer = match &judged {
             Ok(_) => Ok(ClientCertVerified::assertion()),
             Err(rejection) => Err(rustls::Error::InvalidCertificate(certificate_error(rejection))),
@@ -128,10 +139,11 @@ fn bad_encoding() -> rustls::Error {
 fn certificate_error(rejection: &Rejection) -> CertificateError {
     match rejection.reason {
         Reason::CertMalformed | Reason::CertV1 | Reason::CertCaAsLeaf => CertificateError::BadEncoding,
-        Reason::CertUnknownCa => CertificateError::UnknownIssuer,
+        // As if the CA were not known: a list that is missing or too old proves nothing.
+        Reason::CertUnknownCa | Reason::CrlUnknown | Reason::CrlStale => CertificateError::UnknownIssuer,
         Reason::CertExpired => CertificateError::Expired,
         Reason::CertNotYetValid => CertificateError::NotValidYet,
-        Reason::CertRevoked => CertificateError::Revoked,
+        Reason::CertRevoked | Reason::CertRevokedCrl => CertificateError::Revoked,
         Reason::CertPurpose => CertificateError::InvalidPurpose,
         Reason::CertSigAlg | Reason::CertBadSignature => CertificateError::BadSignature,
         // certificate_unknown: what is wrong has no alert of its own.

@@ -14,6 +14,7 @@ mod proxies;
 mod quic;
 mod real_clients;
 mod registration;
+mod revocation_lists;
 mod scram;
 mod seed_commands;
 mod server_certificates;

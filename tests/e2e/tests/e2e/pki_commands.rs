@@ -521,7 +521,8 @@ async fn explain_agrees_with_the_listener() {
         (stranger.clone(), folder.join("other/stranger.key"), Some("cert_not_registered")),
         (folder.join("other/server.pem"), folder.join("other/server.key"), Some("cert_purpose")),
     ] {
-        let identity = mqgate_e2e::Identity { certificate: file, key, fingerprint: String::new() };
+        let identity =
+            mqgate_e2e::Identity { certificate: file, key, fingerprint: String::new(), serial: Vec::new() };
         let seen = broker.audit().len();
         let connected = mqgate_client::Client::connect(broker.options("explained", &identity)).await;
         assert_eq!(connected.is_ok(), reason.is_none(), "{identity:?}");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mqgate_identity::certificate::{CertificateFacts, certificates_from_pem};
-use mqgate_identity::evaluation::{Anchor, TrustAnchors, evaluate};
+use mqgate_identity::evaluation::{Anchor, PathPolicy, TrustAnchors, evaluate};
 use mqgate_identity::reason::Reason;
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use super::inspect::{certificates, now};
 use crate::config::{Config, Inputs, model};
 use crate::exit::{Exit, Failure};
 use crate::run::build;
+use crate::run::paths::path_policy;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -165,7 +166,9 @@ fn tell(
         }
     };
     story.good("trusted", format!("{count} CAs {known}"));
-    match evaluate(leaf, intermediates, &anchors, &build::path_policy(listener), now()) {
+    // Revocation lists are the running broker's.
+    let policy = PathPolicy { revocation: None, ..path_policy(config, listener) };
+    match evaluate(leaf, intermediates, &anchors, &policy, now()) {
         Ok(path) => {
             let remarks: Vec<_> = path.lints.iter().map(|lint| lint.as_str()).collect();
             let remarks = match remarks.is_empty() {

@@ -12,6 +12,10 @@ pub struct Limits {
     pub ca_certs: u32,
     /// Certificates of servers besides the built-in one: bundles, and pairs of files that listeners name.
     pub server_certs: u32,
+    /// Names of CAs that clients are told are welcome; with more CAs they are told none, which means any.
+    pub ca_hints: u32,
+    /// Bytes of those names.
+    pub ca_hint_bytes: Size,
     /// Time from the end of the TLS handshake to a complete CONNECT packet.
     pub connect_timeout: Span,
     /// Largest packet, either way; Maximum Packet Size of CONNACK.
@@ -90,6 +94,8 @@ impl Default for Limits {
         Self {
             ca_certs: 32,
             server_certs: 3,
+            ca_hints: 32,
+            ca_hint_bytes: Size(8 << 10),
             connect_timeout: Span::secs(15),
             max_packet_size: Size(1 << 20),
             receive_maximum: 100,

@@ -82,6 +82,25 @@ pub struct Listener {
     pub x509_v1_leaf: AllowDeny,
     /// Take a certificate that becomes valid within this time: devices' factories have clocks too.
     pub clock_skew: Span,
+    /// Take a certificate that expired no longer ago than this, on any place of the path.
+    pub expiry_skew: Span,
+    /// Extended key usages, one of which a client's certificate must have: `clientAuth`, `serverAuth`, …, or an object
+    /// identifier (`"1.3.6.1.4.1.99999.1"`). `anyExtendedKeyUsage` in a certificate stands for each of them. CAs on the
+    /// path that have the extension must allow it too. An empty list: any usage will do.
+    pub extended_key_usage: Vec<String>,
+    /// Clients' certificates without that extension: by RFC 5280 they are for any use.
+    pub extended_key_usage_absent: AllowDeny,
+    /// A CA's own certificate as a client's.
+    pub ca_as_leaf: AllowDeny,
+    /// Hold certificates to the form that RFC 5280 asks of those who make them (critical basic constraints, key
+    /// identifiers, proper dates and serial numbers, …): `openssl verify -x509_strict`, and a little more. Much that
+    /// the openssl command line makes by default falls short of it.
+    pub x509_strict: bool,
+    /// Shortest RSA key on the path: 2048 to 8192 bits. Signatures with SHA-1 or MD5 are never taken.
+    pub min_rsa_bits: u32,
+    /// Look clients' certificates up in the revocation lists of `[crl]`.
+    #[serde(alias = "enable_crl_check")]
+    pub crl_check: bool,
     /// Time for the TLS handshake.
     pub handshake_timeout: Span,
     /// Whether TLS sessions may be resumed: `off`, `tickets` (the client keeps the session, encrypted), `cache` (the
@@ -206,6 +225,13 @@ impl Default for Listener {
             depth: 6,
             x509_v1_leaf: AllowDeny::Allow,
             clock_skew: Span::secs(300),
+            expiry_skew: Span::secs(0),
+            extended_key_usage: vec![String::from("clientAuth")],
+            extended_key_usage_absent: AllowDeny::Allow,
+            ca_as_leaf: AllowDeny::Deny,
+            x509_strict: false,
+            min_rsa_bits: 2048,
+            crl_check: false,
             handshake_timeout: Span::secs(15),
             session_resumption: None,
             session_cache_size: 4096,

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use ipnet::IpNet;
+use mqgate_identity::evaluation::PathPolicy;
 use mqgate_server::proxy_protocol::{Direct, ProxyIdentity, ProxySettings};
 use mqgate_server::trust::TrustStore;
 use mqgate_server::websocket::{FrameLimits, WebSocketSettings};
 
-use super::{client_auth, path_policy, wrong};
+use super::{client_auth, wrong};
 use crate::config::check::network;
 use crate::config::model;
 
@@ -20,6 +21,7 @@ pub(super) fn proxy(
     name: &str,
     listener: &model::Listener,
     proxy: &model::ProxyProtocol,
+    policy: PathPolicy,
     trust: &Arc<TrustStore>,
 ) -> Result<ProxySettings> {
     Ok(ProxySettings {
@@ -37,7 +39,7 @@ pub(super) fn proxy(
             model::ProxyIdentity::Certificate => ProxyIdentity::Certificate {
                 client_auth: client_auth(name, listener)?,
                 trust: Arc::clone(trust),
-                policy: Box::new(path_policy(listener)),
+                policy: Box::new(policy),
             },
         },
     })

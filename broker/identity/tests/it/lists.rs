@@ -1,0 +1,315 @@
+//! Revocation lists of every kind, written by hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mqgate_identity::certificate::CertificateFacts;
+use mqgate_identity::evaluation::{
+    Anchor, ListError, PathPolicy, RevocationList, RevocationLists, RevocationPolicy, RevocationScope,
+    StaleLists, TrustAnchors, UnknownStatus, distribution_urls, evaluate,
+};
+use mqgate_identity::reason::Reason;
+use mqgate_identity::time::UnixSeconds;
+use rcgen::{KeyPair, SigningKey as _};
+
+use crate::differential::cases::{CN, NOW};
+use crate::differential::der::{
+    Draft, ECDSA_SHA256, Extension, boolean, extension, integer, name, oid, sequence, time, tlv,
+};
+
+const MOMENT: UnixSeconds = UnixSeconds(NOW);
+const DAY: i64 = 86_400;
+const VALID: (i64, i64) = (NOW - DAY, NOW + DAY);
+const IDP: &str = "2.5.29.28";
+
+/// A list before it is signed.
+struct ListDraft {
+    version: Option<Vec<u8>>,
+    issuer: Vec<u8>,
+    this_update: i64,
+    next_update: Option<i64>,
+    number: u32,
+    /// Serial numbers and entry extensions.
+    entries: Vec<(Vec<u8>, Vec<Extension>)>,
+    extensions: Vec<Extension>,
+    outer: Vec<u8>,
+}
+
+fn encoded(extensions: &[Extension]) -> Vec<u8> {
+    let list: Vec<u8> = extensions
+        .iter()
+        .flat_map(|extension| {
+            let critical = extension.critical.clone().unwrap_or_default();
+            sequence(&[&oid(extension.oid), &critical, &tlv(0x04, &extension.value)])
+        })
+        .collect();
+    tlv(0x30, &list)
+}
+
+impl ListDraft {
+    fn new(issuer: Vec<u8>, revoked: &[u32]) -> Self {
+        Self {
+            version: Some(integer(1)),
+            issuer,
+            this_update: NOW - 100,
+            next_update: Some(NOW + 100),
+            number: 7,
+            entries: revoked.iter().map(|&serial| (integer(serial), Vec::new())).collect(),
+            extensions: Vec::new(),
+            outer: sequence(&[&oid(ECDSA_SHA256)]),
+        }
+    }
+
+    fn with(mut self, extension: Extension) -> Self {
+        self.extensions.push(extension);
+        self
+    }
+
+    fn sign(&self, key: &KeyPair) -> Vec<u8> {
+        let algorithm = sequence(&[&oid(ECDSA_SHA256)]);
+        let entries: Vec<u8> = self
+            .entries
+            .iter()
+            .flat_map(|(serial, extensions)| {
+                let extensions = if extensions.is_empty() { Vec::new() } else { encoded(extensions) };
+                sequence(&[serial, &time(NOW - 200), &extensions])
+            })
+            .collect();
+        let entries = if entries.is_empty() { Vec::new() } else { tlv(0x30, &entries) };
+        let mut extensions = self.extensions.clone();
+        extensions.push(extension("2.5.29.20", false, integer(self.number)));
+        let extensions = match &self.version {
+            Some(_) => tlv(0xa0, &encoded(&extensions)),
+            None => Vec::new(),
+        };
+        let tbs = sequence(&[
+            &self.version.clone().unwrap_or_default(),
+            &algorithm,
+            &self.issuer,
+            &time(self.this_update),
+            &self.next_update.map(time).unwrap_or_default(),
+            &entries,
+            &extensions,
+        ]);
+        let mut signature = vec![0];
+        signature.extend(key.sign(&tbs).unwrap());
+        sequence(&[&tbs, &self.outer, &tlv(0x03, &signature)])
+    }
+}
+
+/// A list with something of everything, for the fuzzer.
+pub fn specimen() -> Vec<u8> {
+    let key = KeyPair::generate().unwrap();
+    let mut draft = ListDraft::new(name(&[(CN, "CA")]), &[1, 2, 300, 70_000]).with(extension(
+        IDP,
+        true,
+        sequence(&[&point("http://x/a.crl"), &tlv(0x81, &[0xff])]),
+    ));
+    draft.entries[1].1.push(extension("2.5.29.21", false, tlv(0x0a, &[1])));
+    draft.sign(&key)
+}
+
+fn point(url: &str) -> Vec<u8> {
+    tlv(0xa0, &tlv(0xa0, &tlv(0x86, url.as_bytes())))
+}
+
+struct World {
+    keys: Vec<KeyPair>,
+    root: Vec<u8>,
+    below: Vec<u8>,
+    /// Of the root, and of the CA below it; serial numbers 0x1002 and 0x1003.
+    leaf: Vec<u8>,
+    deep: Vec<u8>,
+}
+
+fn root_name() -> Vec<u8> {
+    name(&[(CN, "root")])
+}
+
+fn below_name() -> Vec<u8> {
+    name(&[(CN, "below")])
+}
+
+fn ca() -> Extension {
+    extension("2.5.29.19", true, sequence(&[&boolean(true)]))
+}
+
+impl World {
+    fn new() -> Self {
+        let keys: Vec<_> = (0..5).map(|_| KeyPair::generate().unwrap()).collect();
+        let points =
+            extension("2.5.29.31", false, sequence(&[&sequence(&[&point("http://pki.example/leaf.crl")])]));
+        let draft = |subject, key, issuer, signer| Draft::new(subject, key, issuer, signer, VALID);
+        Self {
+            root: draft(root_name(), 0, root_name(), 0).with(ca()).sign(&keys),
+            below: draft(below_name(), 1, root_name(), 0).with(ca()).sign(&keys),
+            leaf: draft(name(&[(CN, "leaf")]), 2, root_name(), 0).with(points).sign(&keys),
+            deep: draft(name(&[(CN, "deep")]), 3, below_name(), 1).sign(&keys),
+            keys,
+        }
+    }
+
+    fn judge(&self, leaf: &[u8], lists: &[Vec<u8>], policy: RevocationPolicy) -> Reason {
+        let anchors =
+            TrustAnchors::new(vec![Anchor { name: "root".into(), der: Arc::from(&*self.root) }]).unwrap();
+        let facts = CertificateFacts::parse(&self.root).unwrap();
+        let lists = lists.iter().map(|der| Arc::new(RevocationList::parse(der, 1 << 20).unwrap()));
+        let anchors = anchors.with_revocation_lists(Arc::new(RevocationLists::new(lists, &[&facts])));
+        let policy = PathPolicy { revocation: Some(policy), ..PathPolicy::default() };
+        evaluate(leaf, &[&self.below], &anchors, &policy, MOMENT)
+            .map_or_else(|rejection| rejection.reason, |_| Reason::Ok)
+    }
+
+    fn strictly(&self, leaf: &[u8], lists: &[Vec<u8>]) -> Reason {
+        self.judge(leaf, lists, RevocationPolicy::default())
+    }
+}
+
+#[test]
+fn who_is_on_the_list_is_out() {
+    let world = World::new();
+    let list = |revoked: &[u32]| ListDraft::new(root_name(), revoked).sign(&world.keys[0]);
+    assert_eq!(world.strictly(&world.leaf, &[list(&[])]), Reason::Ok);
+    assert_eq!(world.strictly(&world.leaf, &[list(&[1, 0x1002, 0x2000])]), Reason::CertRevokedCrl);
+    assert_eq!(world.strictly(&world.leaf, &[list(&[0x1003])]), Reason::Ok);
+    // The newest counts, in either order.
+    let mut newer = ListDraft::new(root_name(), &[]);
+    newer.number = 8;
+    let newer = newer.sign(&world.keys[0]);
+    for lists in [[newer.clone(), list(&[0x1002])], [list(&[0x1002]), newer]] {
+        assert_eq!(world.strictly(&world.leaf, &lists), Reason::Ok);
+    }
+    // The name of the issuer is compared as names are.
+    let other_case = ListDraft::new(name(&[(CN, "ROOT")]), &[0x1002]).sign(&world.keys[0]);
+    assert_eq!(world.strictly(&world.leaf, &[other_case]), Reason::CertRevokedCrl);
+}
+
+#[test]
+fn a_list_of_somebody_else_says_nothing() {
+    let world = World::new();
+    let forged = ListDraft::new(root_name(), &[]).sign(&world.keys[4]);
+    assert_eq!(world.strictly(&world.leaf, &[]), Reason::CrlUnknown);
+    assert_eq!(world.strictly(&world.leaf, &[forged]), Reason::CrlUnknown);
+    let other = ListDraft::new(below_name(), &[]).sign(&world.keys[0]);
+    assert_eq!(world.strictly(&world.leaf, &[other]), Reason::CrlUnknown);
+    let mut future = ListDraft::new(root_name(), &[]);
+    (future.this_update, future.next_update) = (NOW + 1_000, Some(NOW + 2_000));
+    assert_eq!(world.strictly(&world.leaf, &[future.sign(&world.keys[0])]), Reason::CrlUnknown);
+    let lenient = RevocationPolicy { unknown: UnknownStatus::Allow, ..RevocationPolicy::default() };
+    assert_eq!(world.judge(&world.leaf, &[], lenient), Reason::Ok);
+    // A CA whose key usage does not let it sign lists.
+    let usage = extension("2.5.29.15", true, tlv(0x03, &[2, 0x04]));
+    let root = Draft::new(root_name(), 0, root_name(), 0, VALID).with(ca()).with(usage).sign(&world.keys);
+    let list = ListDraft::new(root_name(), &[]).sign(&world.keys[0]);
+    let world = World { root, ..world };
+    assert_eq!(world.strictly(&world.leaf, &[list]), Reason::CrlUnknown);
+}
+
+#[test]
+fn intermediates_are_looked_up_when_the_whole_chain_is() {
+    let world = World::new();
+    let by_root = |revoked: &[u32]| ListDraft::new(root_name(), revoked).sign(&world.keys[0]);
+    let by_below = |revoked: &[u32]| ListDraft::new(below_name(), revoked).sign(&world.keys[1]);
+    let chain = RevocationPolicy { scope: RevocationScope::Chain, ..RevocationPolicy::default() };
+    let leaf = RevocationPolicy::default();
+    for (lists, policy, expected) in [
+        (vec![by_below(&[])], leaf, Reason::Ok),
+        (vec![by_below(&[0x1003])], leaf, Reason::CertRevokedCrl),
+        (vec![by_below(&[])], chain, Reason::CrlUnknown),
+        (vec![by_below(&[]), by_root(&[])], chain, Reason::Ok),
+        (vec![by_below(&[]), by_root(&[0x1001])], chain, Reason::CertRevokedCrl),
+        (vec![by_below(&[]), by_root(&[0x1001])], leaf, Reason::Ok),
+    ] {
+        assert_eq!(world.judge(&world.deep, &lists, policy), expected, "{policy:?}");
+    }
+}
+
+#[test]
+fn what_an_old_list_is_worth_is_a_choice() {
+    let world = World::new();
+    let list = |next_update, revoked: &[u32]| {
+        let mut draft = ListDraft::new(root_name(), revoked);
+        (draft.this_update, draft.next_update) = (NOW - 10_000, next_update);
+        draft.sign(&world.keys[0])
+    };
+    let late = list(Some(NOW - 600), &[]);
+    let undated = list(None, &[]);
+    let policy = |stale| RevocationPolicy { stale, ..RevocationPolicy::default() };
+    let grace = |seconds| policy(StaleLists::Grace(Duration::from_secs(seconds)));
+    for (list, policy, expected) in [
+        (&late, policy(StaleLists::FailClosed), Reason::CrlStale),
+        (&late, policy(StaleLists::FailOpen), Reason::Ok),
+        (&late, grace(600), Reason::Ok),
+        (&late, grace(599), Reason::CrlStale),
+        (&undated, policy(StaleLists::FailClosed), Reason::CrlStale),
+        (&undated, policy(StaleLists::FailOpen), Reason::Ok),
+        (&undated, grace(1_000_000), Reason::CrlStale),
+        (&list(Some(NOW), &[]), policy(StaleLists::FailClosed), Reason::Ok),
+        (&list(Some(NOW - 600), &[0x1002]), policy(StaleLists::FailOpen), Reason::CertRevokedCrl),
+    ] {
+        assert_eq!(world.judge(&world.leaf, std::slice::from_ref(list), policy), expected, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_list_of_a_part_is_about_that_part() {
+    let world = World::new();
+    let of = |parts: &[&[u8]]| {
+        ListDraft::new(root_name(), &[0x1002])
+            .with(extension(IDP, true, sequence(parts)))
+            .sign(&world.keys[0])
+    };
+    let users = of(&[&tlv(0x81, &[0xff])]);
+    let cas = of(&[&tlv(0x82, &[0xff])]);
+    let here = of(&[&point("http://pki.example/leaf.crl")]);
+    let elsewhere = of(&[&point("http://pki.example/other.crl")]);
+    for (list, expected) in [
+        (&users, Reason::CertRevokedCrl),
+        (&cas, Reason::CrlUnknown),
+        (&here, Reason::CertRevokedCrl),
+        (&elsewhere, Reason::CrlUnknown),
+    ] {
+        assert_eq!(world.strictly(&world.leaf, std::slice::from_ref(list)), expected);
+    }
+    let facts = CertificateFacts::parse(&world.leaf).unwrap();
+    assert_eq!(distribution_urls(&facts), ["http://pki.example/leaf.crl"]);
+}
+
+#[test]
+fn what_is_not_a_complete_list_is_refused_by_name() {
+    let key = KeyPair::generate().unwrap();
+    let plain = || ListDraft::new(root_name(), &[5]);
+    let idp = |parts: &[&[u8]]| plain().with(extension(IDP, true, sequence(parts)));
+    let mut entry_of_another = plain();
+    entry_of_another.entries[0].1.push(extension("2.5.29.29", true, sequence(&[])));
+    let mut unknown_in_entry = plain();
+    unknown_in_entry.entries[0].1.push(extension("1.3.6.1.4.1.99999.1", true, vec![5, 0]));
+    for (draft, expected) in [
+        (plain().with(extension("2.5.29.27", true, integer(1))), ListError::Delta),
+        (idp(&[&tlv(0x84, &[0xff])]), ListError::Indirect),
+        (idp(&[&tlv(0x83, &[1, 0x40])]), ListError::SomeReasons),
+        (idp(&[&tlv(0x85, &[0xff])]), ListError::AttributeCertificates),
+        (entry_of_another, ListError::Indirect),
+        (plain().with(extension("1.3.6.1.4.1.99999.1", true, vec![5, 0])), ListError::UnknownExtension),
+        (unknown_in_entry, ListError::UnknownExtension),
+    ] {
+        assert_eq!(RevocationList::parse(&draft.sign(&key), 1 << 20).unwrap_err(), expected);
+    }
+    let malformed = |der: &[u8]| matches!(RevocationList::parse(der, 1 << 20), Err(ListError::Malformed(_)));
+    let mut differs = plain();
+    differs.outer = sequence(&[&oid("1.2.840.10045.4.3.3")]);
+    let mut version_3 = plain();
+    version_3.version = Some(integer(2));
+    assert!(malformed(&differs.sign(&key)) && malformed(&version_3.sign(&key)));
+    let both = idp(&[&tlv(0x81, &[0xff]), &tlv(0x82, &[0xff])]);
+    assert!(malformed(&both.sign(&key)));
+    let good = plain().sign(&key);
+    assert!(malformed(&good[..good.len() - 1]) && malformed(&[&*good, &[0]].concat()) && malformed(b""));
+    assert!(matches!(RevocationList::parse(&good, good.len() - 1), Err(ListError::TooLarge(..))));
+    let read = RevocationList::parse(&good, good.len()).unwrap();
+    assert_eq!((read.len(), read.issuer(), read.number.clone()), (1, "CN=root", Some(vec![7])));
+    // Version 1 has no extensions, and is a list.
+    let mut old = plain();
+    old.version = None;
+    assert_eq!(RevocationList::parse(&old.sign(&key), 1 << 20).unwrap().number, None);
+}
