@@ -166,6 +166,7 @@ impl BrokerBuilder {
             true => String::new(),
             false => format!("certfile = \"pki/{certificate}\"\nkeyfile = \"pki/{key}\""),
         };
+        let trusted = if *auth_mode == "one-way" { "" } else { "cacertfile = \"pki/ca.pem\"" };
         let transport = if *tls {
             format!(
                 r#"
@@ -173,7 +174,7 @@ type = "tls"
 auth_mode = "{auth_mode}"
 registration = "{registration}"
 {files}
-cacertfile = "pki/ca.pem""#
+{trusted}"#
             )
         } else {
             "type = \"tcp\"".to_owned()
@@ -286,6 +287,18 @@ impl Broker {
         self.process.kill();
         self.process = Process::start(&self.folder);
         self.open();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Bytes of memory that it uses now.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs, on Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kibibytes * 1024
     }
 
     /// Asks it to stop; how it ended.

@@ -244,6 +244,7 @@ impl Checker<'_, '_> {
             "strict_sni",
             "builtin_certificate",
             "max_handshakes",
+            "max_handshakes_per_source",
         ];
         if !listener.kind.is_websocket() {
             fields.push("handshake_timeout");

@@ -266,6 +266,7 @@ clock_skew = "1s"
 handshake_timeout = "1s"
 session_resumption = false
 max_handshakes = 1
+max_handshakes_per_source = 1
 [listeners.half]
 auth_mode = "one-way"
 registration = "manual"
@@ -306,14 +307,15 @@ limits = { cpu = "1s" }
     mqgate.toml:12:21: `listeners.open.handshake_timeout`: without effect: a listener of type `tcp` has no TLS
     mqgate.toml:13:22: `listeners.open.session_resumption`: without effect: a listener of type `tcp` has no TLS
     mqgate.toml:14:18: `listeners.open.max_handshakes`: without effect: a listener of type `tcp` has no TLS
-    mqgate.toml:17:16: `listeners.half.registration`: without effect: only in mode `per-device` must a certificate be in the registry
-    mqgate.toml:21:16: `listeners.half.x509_v1_leaf`: without effect: no client certificate is asked for in mode `one-way`
-    mqgate.toml:22:14: `listeners.half.clock_skew`: without effect: no client certificate is asked for in mode `one-way`
-    mqgate.toml:24:16: `listeners.mutual.registration`: without effect: only in mode `per-device` must a certificate be in the registry
-    mqgate.toml:35:10: `metrics.enable`: there is no place to serve them: `admin.enable` is false
-    mqgate.toml:39:12: `plugins[0].required`: without effect: this plugin is built in, not a component
-    mqgate.toml:40:9: `plugins[0].grant`: without effect: this plugin is built in, not a component
-    mqgate.toml:41:1: `plugins[0].limits`: without effect: this plugin is built in, not a component
+    mqgate.toml:15:29: `listeners.open.max_handshakes_per_source`: without effect: a listener of type `tcp` has no TLS
+    mqgate.toml:18:16: `listeners.half.registration`: without effect: only in mode `per-device` must a certificate be in the registry
+    mqgate.toml:22:16: `listeners.half.x509_v1_leaf`: without effect: no client certificate is asked for in mode `one-way`
+    mqgate.toml:23:14: `listeners.half.clock_skew`: without effect: no client certificate is asked for in mode `one-way`
+    mqgate.toml:25:16: `listeners.mutual.registration`: without effect: only in mode `per-device` must a certificate be in the registry
+    mqgate.toml:36:10: `metrics.enable`: there is no place to serve them: `admin.enable` is false
+    mqgate.toml:40:12: `plugins[0].required`: without effect: this plugin is built in, not a component
+    mqgate.toml:41:9: `plugins[0].grant`: without effect: this plugin is built in, not a component
+    mqgate.toml:42:1: `plugins[0].limits`: without effect: this plugin is built in, not a component
     "#);
     assert!(said.contains("set `auth_mode = \"per-device\"`"), "{said}");
     let text = "[metrics]\nenable = false\nbind = \"127.0.0.1:9883\"\n";

@@ -84,6 +84,7 @@ pub fn listener(
     let mut settings = ListenerSettings::new(name, address, tls);
     settings.max_connections = listener.max_connections as usize;
     settings.max_handshakes = listener.max_handshakes as usize;
+    settings.max_unfinished_per_source = listener.max_handshakes_per_source as usize;
     settings.drain = drain;
     settings.socket = SocketSettings {
         backlog: i32::from(listener.backlog),

@@ -137,7 +137,8 @@ impl Inner {
         if place.is_none() {
             let listener = &*self.name;
             self.parts.metrics.listener_rejected.with_label_values(&[listener, "max_conn"]).inc();
-            tracing::debug!(listener, %peer, "closed: its source has too many unfinished handshakes");
+            let detail = "its source has as many unfinished handshakes as it may";
+            self.refused(Reason::ServerBusy, detail, accepted);
         }
         place
     }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use mqgate_identity::time::UnixSeconds;
 use rustls::server::Acceptor;
 use rustls::{HandshakeKind, NamedGroup, PeerIncompatible};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -21,6 +22,9 @@ use super::judge::{ChainJudge, TurnedAway};
 use super::verifier::FINDINGS;
 use super::{SniMatch, TlsServer};
 use crate::clock;
+
+/// How long a client may keep a place.
+const PLACE_TIME: Duration = Duration::from_secs(2);
 
 /// What a finished handshake leaves: the key is proved, the path judged by today's trust set and clock.
 pub struct Handshaken<S> {
@@ -120,7 +124,7 @@ impl TlsServer {
         }
         failure.crowded = true;
         // Nobody closes the semaphore.
-        let _place = places.acquire().await.ok()?;
+        let place = places.acquire().await.ok()?;
         failure.crowded = false;
         let config = match set.config() {
             Ok(config) => config,
@@ -132,7 +136,7 @@ impl TlsServer {
 
         let (stream, findings) = FINDINGS
             .scope(RefCell::default(), async {
-                let stream = started.into_stream(config).await;
+                let stream = with_place(started.into_stream(config), place).await;
                 (stream, FINDINGS.with(RefCell::take))
             })
             .await;
@@ -170,6 +174,19 @@ impl TlsServer {
             }
         };
         Some(Handshaken { stream, session, group, certificate: certificate.map(Arc::new), sni })
+    }
+}
+
+/// A client that lets us wait gives its place to another, and goes on without: who says hello and stays
+/// silent then keeps nobody out.
+async fn with_place<T>(handshake: impl Future<Output = T>, place: SemaphorePermit<'_>) -> T {
+    let mut handshake = pin!(handshake);
+    match tokio::time::timeout(PLACE_TIME, &mut handshake).await {
+        Ok(finished) => finished,
+        Err(_) => {
+            drop(place);
+            handshake.await
+        }
     }
 }
 

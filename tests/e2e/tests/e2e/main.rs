@@ -6,6 +6,7 @@ mod authorization;
 mod bad_input;
 mod bench;
 mod first_start;
+mod hostile_tls;
 mod metrics;
 mod native_members;
 mod pki_commands;

@@ -113,6 +113,9 @@ pub struct Listener {
     pub max_connections: u32,
     /// TLS handshakes at the same time; more wait.
     pub max_handshakes: u32,
+    /// Connections of one IPv4 address, or one IPv6 network of 64 bits, whose TLS handshake is not finished; more are
+    /// closed. Does not hold for this machine itself.
+    pub max_handshakes_per_source: u32,
     /// Whether refused and dismissed MQTT 5.0 clients are sent a reason in words.
     pub send_reason_string: bool,
     /// Whether clients of MQTT 3.1 (`MQIsdp`), which is older than 3.1.1, are taken.
@@ -237,6 +240,7 @@ impl Default for Listener {
             session_cache_size: 4096,
             max_connections: 100_000,
             max_handshakes: 256,
+            max_handshakes_per_source: 64,
             send_reason_string: true,
             mqtt_3_1: true,
             backlog: 1024,
