@@ -1,7 +1,7 @@
 //! Programs that the tests talk through. `cargo xtask test` fetches them and tells where they are.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Mosquitto's client `program`, or nothing when this machine lacks it.
@@ -9,6 +9,15 @@ pub fn mosquitto(program: &str) -> Option<Command> {
     let mut command = find(program, "--help")?;
     with_libraries(&mut command);
     Some(command)
+}
+
+/// Lets a program that uses OpenSSL offer nothing newer than TLS 1.2. (Mosquitto's `--tls-version` is a minimum.)
+pub fn at_most_tls_1_2(command: &mut Command, folder: &Path) {
+    const CONF: &str =
+        "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nMaxProtocol = TLSv1.2\n";
+    let file = folder.join("tls-1.2.cnf");
+    std::fs::write(&file, CONF).expect("the test's folder is writable");
+    command.env("OPENSSL_CONF", file);
 }
 
 pub fn promtool() -> Option<Command> {

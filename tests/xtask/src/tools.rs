@@ -62,11 +62,16 @@ const PAHO: &str =
 aiomqtt==2.5.1 --hash=sha256:fd58c3593160e4d475d90ce911cdfc4239cd64de96b0ba22edf6c86bd7afa278
 ";
 
+/// MQTT.js, from npm, which checks what it fetches against the registry's hashes.
+const MQTT_JS: &str = "mqtt@5.16.0";
+
 /// What was found, for the environment of the tests.
 pub struct Tools {
     path: OsString,
     libraries: PathBuf,
     python: Option<PathBuf>,
+    /// The folder `node_modules`.
+    node_modules: Option<PathBuf>,
     missing: Vec<(&'static str, &'static str)>,
 }
 
@@ -78,8 +83,13 @@ pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
     let libraries = unpacked.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
     let mut directories = vec![unpacked.join("usr/bin"), unpacked.join("usr/sbin")];
     directories.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-    let mut tools =
-        Tools { path: std::env::join_paths(directories)?, libraries, python: None, missing: Vec::new() };
+    let mut tools = Tools {
+        path: std::env::join_paths(directories)?,
+        libraries,
+        python: None,
+        node_modules: None,
+        missing: Vec::new(),
+    };
     for tool in TOOLS {
         if tools.works(tool) {
             continue;
@@ -97,7 +107,12 @@ pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
             "real_clients::paho_*, transports::*",
         ));
     }
-    say(&format!("{} of {} tools are there", TOOLS.len() + 1 - tools.missing.len(), TOOLS.len() + 1));
+    tools.node_modules = mqtt_js(&folder, say);
+    if tools.node_modules.is_none() {
+        tools.missing.push(("Node.js with npm, and mqtt 5", "tls_matrix::mqtt_js_*"));
+    }
+    let all = TOOLS.len() + 2;
+    say(&format!("{} of {all} tools are there", all - tools.missing.len()));
     Ok(tools)
 }
 
@@ -116,6 +131,9 @@ impl Tools {
         command.env("MQGATE_TEST_LIBRARIES", &self.libraries);
         if let Some(python) = &self.python {
             command.env("MQGATE_TEST_PYTHON", python);
+        }
+        if let Some(modules) = &self.node_modules {
+            command.env("MQGATE_TEST_NODE_MODULES", modules);
         }
         if self.missing.is_empty() {
             command.env("MQGATE_TEST_REQUIRE_TOOLS", "1");
@@ -208,4 +226,24 @@ fn python_with_paho(folder: &Path, say: &dyn Fn(&str)) -> Option<PathBuf> {
             .arg(&requirements),
     )?;
     has_paho().then_some(python)
+}
+
+/// A folder with MQTT.js, filled once.
+fn mqtt_js(folder: &Path, say: &dyn Fn(&str)) -> Option<PathBuf> {
+    let folder = folder.join("node");
+    let modules = folder.join("node_modules");
+    let works = || {
+        let mut node = Command::new("node");
+        node.args(["-e", "require('mqtt')"]).env("NODE_PATH", &modules);
+        output(&mut node).is_some()
+    };
+    if works() {
+        return Some(modules);
+    }
+    say("MQTT.js: installing it from npm");
+    fs::create_dir_all(&folder).ok()?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--prefix"]);
+    output(npm.arg(&folder).arg(MQTT_JS))?;
+    works().then_some(modules)
 }

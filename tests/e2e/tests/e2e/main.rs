@@ -19,4 +19,5 @@ mod revocation_lists;
 mod scram;
 mod seed_commands;
 mod server_certificates;
+mod tls_matrix;
 mod transports;
