@@ -141,6 +141,7 @@ fn check_text(path: &str, text: &str, findings: &mut Vec<String>) {
     }
     if path.ends_with(".md") {
         check_links(path, text, findings);
+        check_tests(path, text, findings);
     }
 }
 
@@ -194,6 +195,25 @@ fn check_links(path: &str, text: &str, findings: &mut Vec<String>) {
     }
 }
 
+/// Tests that a document names, as `path/to/file.rs::test`, must be there.
+fn check_tests(path: &str, text: &str, findings: &mut Vec<String>) {
+    for (number, line) in text.lines().enumerate() {
+        for named in line.split('`').skip(1).step_by(2) {
+            let Some((file, test)) = named.split_once(".rs::") else { continue };
+            let source = fs::read_to_string(crate::root().join(format!("{file}.rs"))).unwrap_or_default();
+            // Either a function, or a line of a macro that makes one.
+            let is_there = source.lines().any(|line| {
+                let line = line.trim_start();
+                line.strip_prefix("async ").unwrap_or(line).starts_with(&format!("fn {test}("))
+                    || line.starts_with(&format!("{test}:"))
+            });
+            if !is_there {
+                findings.push(format!("{path}:{}: there is no test {test} in {file}.rs", number + 1));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +234,8 @@ mod tests {
         assert_eq!(findings("broker/codec/src/a.rs", "//! x\nuse tokio::net;\n").len(), 1);
         assert_eq!(findings("broker/codec/src/a.rs", "//! x\n// unlike tokio::net\n").len(), 0);
         assert_eq!(findings("x.md", "[a](no/such/file.md)").len(), 1);
+        assert_eq!(findings("x.md", "`tests/xtask/src/tidy.rs::each_kind_of_litter_is_found`").len(), 0);
+        assert_eq!(findings("x.md", "`tests/xtask/src/tidy.rs::each_kind_of_bird`, `no.rs::x`").len(), 2);
         assert_eq!(findings("a.rs", &format!("//! x\n{}", "fn a() {}\n".repeat(LONGEST_FILE))).len(), 1);
     }
 }
