@@ -244,10 +244,9 @@ impl Checker<'_, '_> {
             "strict_sni",
             "builtin_certificate",
             "max_handshakes",
-            "max_handshakes_per_source",
         ];
         if !listener.kind.is_websocket() {
-            fields.push("handshake_timeout");
+            fields.extend(["handshake_timeout", "max_handshakes_per_source"]);
         }
         // Those that are about clients' certificates mean something if a proxy hands these on.
         if !listener.has_certificates() {

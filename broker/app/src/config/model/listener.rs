@@ -113,8 +113,8 @@ pub struct Listener {
     pub max_connections: u32,
     /// TLS handshakes at the same time; more wait.
     pub max_handshakes: u32,
-    /// Connections of one IPv4 address, or one IPv6 network of 64 bits, whose TLS handshake is not finished; more are
-    /// closed. Does not hold for this machine itself.
+    /// Connections of one IPv4 address, or one IPv6 network of 64 bits, whose TLS handshake or WebSocket request is not
+    /// finished; more are closed. Does not hold for this machine itself.
     pub max_handshakes_per_source: u32,
     /// Whether refused and dismissed MQTT 5.0 clients are sent a reason in words.
     pub send_reason_string: bool,
