@@ -117,7 +117,8 @@ impl TrustStore {
     /// Shows `notice` each client's certificate that leads to a trusted CA; whether its key was proved, or it is
     /// revoked, is not known then. It must not block.
     pub fn on_notice(&self, notice: impl Fn(&CertificateFacts) + Send + Sync + 'static) {
-        self.notices.0.store(Some(Arc::new(Box::new(notice))));
+        let notice: Notice = Box::new(notice);
+        self.notices.0.store(Some(Arc::new(notice)));
     }
 
     pub(crate) fn notice(&self, facts: &CertificateFacts) {
