@@ -127,11 +127,19 @@ impl DecodeError {
             Self::TopicName(TopicError::Nul | TopicError::NotUtf8)
             | Self::TopicFilter(TopicError::Nul | TopicError::NotUtf8) => ReasonCode::MALFORMED_PACKET,
             Self::TopicName(
-                TopicError::Empty | TopicError::TooLong | TopicError::Wildcard | TopicError::Shared,
+                TopicError::Empty
+                | TopicError::TooLong
+                | TopicError::Wildcard
+                | TopicError::Shared
+                | TopicError::Exclusive,
             )
             | Self::TopicNameTooDeep { .. } => ReasonCode::TOPIC_NAME_INVALID,
             Self::TopicFilter(
-                TopicError::Empty | TopicError::TooLong | TopicError::Wildcard | TopicError::Shared,
+                TopicError::Empty
+                | TopicError::TooLong
+                | TopicError::Wildcard
+                | TopicError::Shared
+                | TopicError::Exclusive,
             )
             | Self::TopicFilterTooDeep { .. } => ReasonCode::TOPIC_FILTER_INVALID,
             Self::TopicAliasZero => ReasonCode::TOPIC_ALIAS_INVALID,

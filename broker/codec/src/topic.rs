@@ -6,12 +6,13 @@ use bytestring::ByteString;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(ByteString);
 
-/// A pattern that Topic Names are matched against; `$share/{group}/…` is already taken apart.
+/// A pattern that Topic Names are matched against; `$share/{group}/…` and `$exclusive/…` are already taken
+/// apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicFilter {
     /// The whole text as the client sent it.
     text: ByteString,
-    /// Bytes of `text` before the filter proper: 0, or the length of `$share/{group}/`.
+    /// Bytes of `text` before the filter proper: 0, or the length of `$share/{group}/` or `$exclusive/`.
     prefix: usize,
 }
 
@@ -29,7 +30,12 @@ pub enum TopicError {
     NotUtf8,
     #[error("names a shared subscription without a group or without a filter")]
     Shared,
+    #[error("names an exclusive subscription without a filter, or one that is shared too")]
+    Exclusive,
 }
+
+/// Begins a filter that one session at a time may subscribe to.
+const EXCLUSIVE: &str = "$exclusive/";
 
 impl TopicName {
     /// Checks `raw` and keeps it: the bytes still share the receive buffer.
@@ -79,14 +85,20 @@ impl TopicFilter {
         &self.text
     }
 
-    /// What topic names are matched against, without `$share/{group}/`.
+    /// What topic names are matched against, without `$share/{group}/` or `$exclusive/`.
     pub fn filter(&self) -> &str {
         &self.text[self.prefix..]
     }
 
     /// The group of a shared subscription.
     pub fn share_name(&self) -> Option<&str> {
-        (self.prefix > 0).then(|| &self.text["$share/".len()..self.prefix - 1])
+        let is_shared = self.prefix > 0 && !self.is_exclusive();
+        is_shared.then(|| &self.text["$share/".len()..self.prefix - 1])
+    }
+
+    /// Whether it begins with `$exclusive/`: only one session at a time may have such a subscription.
+    pub fn is_exclusive(&self) -> bool {
+        self.prefix > 0 && self.text.starts_with(EXCLUSIVE)
     }
 
     pub fn levels(&self) -> impl Iterator<Item = &str> {
@@ -116,6 +128,10 @@ fn check_length(raw: &str) -> Result<(), TopicError> {
 }
 
 fn shared_prefix(raw: &str) -> Result<usize, TopicError> {
+    if let Some(rest) = raw.strip_prefix(EXCLUSIVE) {
+        let names_nothing = rest.is_empty() || rest.starts_with("$share/") || rest.starts_with(EXCLUSIVE);
+        return if names_nothing { Err(TopicError::Exclusive) } else { Ok(EXCLUSIVE.len()) };
+    }
     let Some(rest) = raw.strip_prefix("$share/") else { return Ok(0) };
     let group = rest.find('/').ok_or(TopicError::Shared)?;
     if group == 0 || group + 1 == rest.len() || rest[..group].contains(['+', '#']) {
@@ -240,10 +256,16 @@ mod tests {
             ("$share//a", TopicError::Shared),
             ("$share/g/", TopicError::Shared),
             ("$share/g+/a", TopicError::Shared),
+            ("$exclusive/", TopicError::Exclusive),
+            ("$exclusive/$share/g/a", TopicError::Exclusive),
+            ("$exclusive/a/#/b", TopicError::Wildcard),
         ] {
             assert_eq!(TopicFilter::parse(text.into()), Err(error), "{text:?}");
         }
         assert_eq!(filter("$share/g/a/+").share_name(), Some("g"));
         assert_eq!(filter("$share/g/a/+").filter(), "a/+");
+        let exclusive = filter("$exclusive/a/+");
+        assert_eq!((exclusive.filter(), exclusive.share_name()), ("a/+", None));
+        assert!(exclusive.is_exclusive() && !filter("$share/g/a").is_exclusive());
     }
 }

@@ -82,6 +82,8 @@ pub mod names {
     pub const PLUGIN_REFUSED: &str = "plugin.refused";
     pub const ADMIN_ACTION: &str = "admin.action";
     pub const ADMIN_REFUSED: &str = "admin.refused";
+    pub const BAN_ADDED: &str = "ban.added";
+    pub const BAN_REMOVED: &str = "ban.removed";
     pub const BROKER_STARTED: &str = "broker.started";
     pub const BROKER_STOPPED: &str = "broker.stopped";
     pub const AUDIT_DROPPED: &str = "audit.dropped";
@@ -115,6 +117,8 @@ pub mod names {
         PLUGIN_REFUSED,
         ADMIN_ACTION,
         ADMIN_REFUSED,
+        BAN_ADDED,
+        BAN_REMOVED,
         BROKER_STARTED,
         BROKER_STOPPED,
         AUDIT_DROPPED,

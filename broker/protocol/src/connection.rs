@@ -9,6 +9,7 @@ mod effect;
 mod fault;
 mod handshake;
 mod incoming;
+mod managing;
 mod online;
 mod outgoing;
 mod rate;

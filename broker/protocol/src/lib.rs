@@ -13,3 +13,4 @@ pub mod retained;
 pub mod session;
 pub mod subscriptions;
 pub mod time;
+pub mod topics;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mqgate_codec::QoS;
 
 use crate::subscriptions::ShareStrategy;
+use crate::topics::TopicRules;
 
 /// What one listener allows. A grant may lower a value, never raise it.
 #[derive(Debug, Clone)]
@@ -66,6 +67,7 @@ pub struct Limits {
     pub response_information: Option<Arc<str>>,
     /// Where clients find another server when this one shuts down [MQTT 5.0, 3.14.2.2.5].
     pub server_reference: Option<Arc<str>>,
+    pub topics: Arc<TopicRules>,
 }
 
 /// Bounds of what one session has accepted and not yet sent.
@@ -139,6 +141,7 @@ impl Default for Limits {
             reason_strings: true,
             response_information: None,
             server_reference: None,
+            topics: Arc::default(),
         }
     }
 }

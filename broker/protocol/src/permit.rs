@@ -15,6 +15,7 @@ use mqgate_identity::hooks::{AclRule, Effect, GrantLimits, Identity};
 use mqgate_identity::time::UnixMillis;
 
 use self::rules::Rules;
+use crate::topics::is_reserved;
 
 /// A permit is valid for this long at the least, so that nobody keeps the gate busy with one connection.
 const SHORTEST_VALIDITY: Duration = Duration::from_secs(1);
@@ -85,9 +86,9 @@ impl Permit {
         })
     }
 
-    /// Whether a message may be published, or named as a will.
+    /// Whether a message may be published, or named as a will. Below `$SYS` only the broker publishes.
     pub fn may_publish(&self, topic: &TopicName, qos: QoS, retain: bool) -> bool {
-        self.rules.may_publish(topic.as_str(), qos, retain)
+        !is_reserved(topic.as_str()) && self.rules.may_publish(topic.as_str(), qos, retain)
     }
 
     /// Whether a filter may be subscribed to with `qos`: a rule that allows covers it, and no rule before it

@@ -9,7 +9,10 @@ use mqgate_codec::{Connect, ReasonCode};
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_identity::reason::Reason;
+use mqgate_protocol::connection::Routed;
 use mqgate_protocol::limits::Limits;
+use mqgate_protocol::message::Message;
+use mqgate_protocol::outbox::DropReason;
 use mqgate_protocol::permit::Permit;
 use mqgate_protocol::persistent::Seed;
 use mqgate_protocol::time::Instant;
@@ -20,9 +23,10 @@ use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::clock;
 use crate::directory::{Connections, lock};
+use crate::extras::{Extras, ExtrasSettings};
 use crate::gate::{Accepted, Admission, Dialogue, Gate, Reauthorization};
 use crate::metrics::gate::Stage;
-use crate::metrics::mqtt::MqttMetrics;
+use crate::metrics::mqtt::{MqttMetrics, Tally, Totals, Transport};
 use crate::routing::Router;
 use crate::sessions::Sessions;
 
@@ -63,6 +67,7 @@ pub struct Broker {
     connection_ids: AtomicU64,
     started: tokio::time::Instant,
     pub(crate) reauthorizations: Semaphore,
+    pub(crate) extras: Extras,
     /// Connections that ended before anybody was asked: a storm of them is not a storm of audit records.
     strangers: Mutex<Coalescer<(Arc<str>, std::net::IpAddr, Reason)>>,
 }
@@ -75,12 +80,33 @@ impl Broker {
 
     /// With the seed of the hash tables that clients can fill: for a simulation, where the same must happen twice.
     pub fn with_seed(parts: BrokerParts, seed: Seed) -> Arc<Self> {
+        Self::with_all(parts, ExtrasSettings::default(), &prometheus::Registry::new(), seed)
+            .expect("an empty registry has no other families")
+    }
+
+    /// With what is expected of a broker besides the protocol. Fails only if two families of metrics share a
+    /// name.
+    pub fn with_extras(
+        parts: BrokerParts,
+        settings: ExtrasSettings,
+        registry: &prometheus::Registry,
+    ) -> Result<Arc<Self>, prometheus::Error> {
+        Self::with_all(parts, settings, registry, Seed(getrandom::u64().unwrap_or(0)))
+    }
+
+    fn with_all(
+        parts: BrokerParts,
+        settings: ExtrasSettings,
+        registry: &prometheus::Registry,
+        seed: Seed,
+    ) -> Result<Arc<Self>, prometheus::Error> {
         let BrokerParts { admitter, audit, metrics, limits, listener_limits } = parts;
         let limits = Arc::new(limits);
         let listener_limits =
             listener_limits.into_iter().map(|(name, limits)| (name, Arc::new(limits))).collect();
         let router = Arc::new(Router::new(&limits, Arc::clone(&metrics), seed));
-        Arc::new(Self {
+        let extras = Extras::new(settings, &router.traced, registry)?;
+        Ok(Arc::new(Self {
             admitter,
             audit,
             sessions: Sessions::new(Arc::clone(&limits), Arc::clone(&router), Arc::clone(&metrics)),
@@ -92,8 +118,9 @@ impl Broker {
             connection_ids: AtomicU64::new(1),
             started: tokio::time::Instant::now(),
             reauthorizations: Semaphore::new(REAUTHORIZATIONS),
+            extras,
             strangers: Mutex::new(Coalescer::new(Duration::from_secs(10), 1024)),
-        })
+        }))
     }
 
     /// Everyone connected: to list, to disconnect, to ask again.
@@ -115,6 +142,7 @@ impl Broker {
     /// be run once per broker.
     pub async fn housekeeping(self: Arc<Self>, shutdown: CancellationToken) {
         const PERIOD: Duration = Duration::from_millis(500);
+        let mut tended = self.now();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -122,11 +150,38 @@ impl Broker {
             }
             self.sessions.sweep(self.now());
             self.router.expire(self.now());
+            self.publish_due();
+            if self.now().since(tended) >= crate::slow::EVERY {
+                tended = self.now();
+                self.tend_extras();
+            }
             let due = lock(&self.strangers).flush(clock::now());
             due.into_iter().for_each(|event| self.audit.record(event));
         }
         let rest = lock(&self.strangers).finish();
         rest.into_iter().for_each(|event| self.audit.record(event));
+    }
+
+    /// What was counted since the start, and what there is now.
+    pub(crate) fn totals(&self) -> Totals {
+        let sockets = self.connection_ids.load(Ordering::Relaxed) - 1;
+        Totals { sockets, ..self.metrics.totals() }
+    }
+
+    /// Publishes what the broker says about itself: that nobody wants it is no loss.
+    pub(crate) fn publish_about_itself(&self, message: &Arc<Message>) {
+        let mut tally = Tally::new(Transport::Tcp);
+        self.router.publish(message, &mut tally);
+        tally.forgive(DropReason::NoSubscribers);
+        tally.add_to(&self.metrics);
+    }
+
+    /// Publishes what comes from no client.
+    pub(crate) fn publish(&self, message: &Arc<Message>) -> Routed {
+        let mut tally = Tally::new(Transport::Tcp);
+        let outcome = self.router.publish(message, &mut tally);
+        tally.add_to(&self.metrics);
+        outcome.routed
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -161,10 +216,16 @@ impl Broker {
         connect: &Connect,
         dialogue: Option<Dialogue>,
     ) -> Admission {
-        match &self.admitter {
+        let mut admission = match &self.admitter {
             Admitter::Gate(gate) => gate.admit_with(accepted, connect, dialogue).await,
             Admitter::Rule(rule) => rule(accepted, connect),
+        };
+        if let (Admission::Admitted(permit), Some(rates)) =
+            (&mut admission, self.extras.rates(&accepted.listener))
+        {
+            rates.lower(&mut permit.limits);
         }
+        admission
     }
 
     /// Generation of the hook set in force, if sessions of older ones are to be asked again when they next
@@ -183,13 +244,19 @@ impl Broker {
         dialogue: Option<Dialogue>,
     ) -> Reauthorization {
         let _one_of_some = self.reauthorizations.acquire().await;
-        match &self.admitter {
+        let mut answer = match &self.admitter {
             Admitter::Gate(gate) => gate.reauthorize_with(accepted, connect, current, dialogue).await,
             Admitter::Rule(rule) => match rule(accepted, connect) {
                 Admission::Admitted(permit) => Reauthorization::Replaced(permit),
                 Admission::Refused(refusal) => Reauthorization::Withdrawn(refusal),
             },
+        };
+        if let (Reauthorization::Replaced(permit), Some(rates)) =
+            (&mut answer, self.extras.rates(&accepted.listener))
+        {
+            rates.lower(&mut permit.limits);
         }
+        answer
     }
 }
 

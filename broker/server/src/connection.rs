@@ -1,9 +1,12 @@
 //! One connection's task: moves bytes between the transport and the machine of `mqgate-protocol`, and does
 //! what the machine wants done. Decides nothing itself.
 
+mod brake;
 mod dialogue;
 mod ending;
+mod exclusive;
 mod io;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::brake::Brake;
 use self::dialogue::Talk;
 use self::ending::Denials;
 use crate::broker::{Broker, WITHDRAWN};
@@ -34,6 +38,7 @@ use crate::gate::{Accepted, Reauthorization};
 use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::Tally;
 use crate::sessions::{Handover, Name, Opened};
+use crate::trace::Direction;
 
 /// With this much to be written, no message is taken from the mailbox: the client is slow.
 const OUTPUT_HIGH_WATER: usize = 128 * 1024;
@@ -120,6 +125,8 @@ struct Driver<S> {
     /// An outbox is filling up because of this client.
     pressing: bool,
     denials: Denials,
+    /// Only where the listener's traffic is limited.
+    brake: Option<Box<Brake>>,
     /// CONNACK with success was sent.
     connected: bool,
     timer: Pin<Box<Sleep>>,
@@ -150,6 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let machine = Connection::new(now, Arc::clone(broker.limits_of(&accepted.listener)));
         let deadline = machine.deadline().unwrap_or(now);
         let transport = accepted.transport;
+        let brake = Brake::of(broker.extras.rates(&accepted.listener));
         let limits = broker.limits_of(&accepted.listener);
         let decoder = Decoder::server(DecodeLimits {
             maximum_packet_size: limits.maximum_packet_size,
@@ -185,6 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             inflight: 0,
             pressing: false,
             denials: Denials::default(),
+            brake,
             connected: false,
             closing: None,
         }
@@ -214,12 +223,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     self.begun = self.output.has_remaining();
                 }
                 Event::Mail => self.mail = true,
-                Event::Read(count) => self.tally.bytes_received(count),
+                Event::Read(count) => {
+                    self.tally.bytes_received(count);
+                    self.brake(0, count);
+                }
                 Event::Gone => self.handle(Input::TransportClosed),
                 Event::Timeout if self.stall_ends().is_some_and(|end| end <= self.now) => {
                     self.close(ReasonCode::KEEP_ALIVE_TIMEOUT, Reason::KeepAliveTimeout);
                 }
                 Event::Timeout => {
+                    self.release_brake();
                     self.machine.handle_timeout(self.now);
                     self.effects();
                 }
@@ -246,6 +259,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         }
         if order.reauthorize && self.connect.is_some() {
             self.ask();
+        }
+        if !order.requests.is_empty() {
+            order.requests.into_iter().for_each(|request| self.requested(request));
+            return Poll::Ready(Event::Ordered);
         }
         if let Some(asking) = &mut self.asking
             && let Poll::Ready(answer) = asking.as_mut().poll(cx)
@@ -291,7 +308,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     /// Whether there is room for what the client says.
     fn reads(&self) -> bool {
-        self.held.is_none() && self.output.remaining() < ANSWERS_HIGH_WATER
+        self.held.is_none()
+            && self.output.remaining() < ANSWERS_HIGH_WATER
+            && self.brake.as_ref().is_none_or(|brake| brake.ends().is_none())
     }
 
     fn stall_ends(&self) -> Option<Instant> {
@@ -300,7 +319,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     /// The machine's deadline mostly moves away: the timer follows only when it has run out.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadlines = [self.machine.deadline(), self.stall_ends()];
+        let brake = self.brake.as_ref().and_then(|brake| brake.ends());
+        let deadlines = [self.machine.deadline(), self.stall_ends(), brake];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
         let deadline = self.broker.when(deadline);
         if deadline < self.timer.deadline() {
@@ -384,8 +404,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         self.tally.received(packet.packet_type());
         if let Packet::Publish(publish) = &packet {
             self.tally.message_received(publish.qos);
+            self.brake(1, 0);
         }
+        if self.broker.extras.traces.is_active() {
+            self.broker.extras.traces.packet(&self.handle, Direction::In, &packet);
+        }
+        let claimed = self.claim_exclusive(&packet);
         self.handle(Input::Packet(packet));
+        self.settle_exclusive(claimed);
     }
 
     fn handle(&mut self, input: Input) {
@@ -439,7 +465,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 };
                 let now = self.now;
                 match delivery::write(&delivery, version, maximum, now, &mut self.output) {
-                    Ok(()) => self.tally.message_sent(delivery.qos),
+                    Ok(()) => {
+                        self.tally.message_sent(delivery.qos);
+                        if self.broker.extras.traces.is_active() {
+                            self.broker.extras.traces.delivery(&self.handle, &delivery);
+                        }
+                    }
                     Err(delivery::TooLarge) => self.machine.handle(now, Input::TooLarge(delivery.packet_id)),
                 }
             }
@@ -449,6 +480,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 if let Some(acknowledgement) = acknowledgement {
                     let routed = outcome.routed;
                     self.machine.handle(self.now, Input::Published { acknowledgement, routed });
+                }
+            }
+            Effect::PublishLater { message, seconds, acknowledgement } => {
+                let routed = self.broker.publish_later(&message, seconds);
+                if let Some(acknowledgement) = acknowledgement {
+                    self.machine.handle(self.broker.now(), Input::Published { acknowledgement, routed });
                 }
             }
             Effect::Subscribe(subscriptions) => {
@@ -485,6 +522,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 self.decoder.set_limits(DecodeLimits { maximum_packet_size, ..limits });
                 self.broker.metrics.clients_connected.inc();
                 self.broker.metrics.connect(version, ReasonCode::SUCCESS);
+                self.subscribe_automatically();
             }
             Effect::Denied(denied) => {
                 let stage = match denied.action {
@@ -518,7 +556,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     fn send(&mut self, packet: &Packet) {
         let version = self.decoder.version().unwrap_or(ProtocolVersion::V3_1_1);
         match self.output.push(packet, version) {
-            Ok(()) => self.tally.sent(packet.packet_type()),
+            Ok(()) => {
+                self.tally.sent(packet.packet_type());
+                if self.broker.extras.traces.is_active() {
+                    self.broker.extras.traces.packet(&self.handle, Direction::Out, packet);
+                }
+            }
             Err(error) => tracing::error!(kind = %packet.packet_type(), %error, "a packet cannot be written"),
         }
         if packet.packet_type() == PacketType::ConnAck && !self.connected {
@@ -550,6 +593,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 match opened {
                     Ok(Opened { session, mailbox, present }) => {
                         self.inflight = session.inflight.len();
+                        self.handle.delivers_to(&mailbox);
                         self.mailbox = Some(mailbox);
                         self.handle(Input::SessionOpened { session, present });
                     }

@@ -60,6 +60,8 @@ pub(crate) struct Post<'a> {
     detached: Option<Arc<Message>>,
     /// Whether nobody else gets it.
     alone: bool,
+    /// Somebody looks at every message: it is not written before its receiver takes it.
+    pub(crate) watched: bool,
     /// As QoS 0, for 3.x and for 5.0, with RETAIN and without; made for the first receiver that needs it.
     written: [[BytesMut; 2]; 2],
 }
@@ -84,13 +86,13 @@ pub(crate) struct Taken {
 
 impl<'a> Post<'a> {
     pub(crate) fn new(message: &'a Arc<Message>, receivers: usize) -> Self {
-        Self { message, detached: None, alone: receivers == 1, written: Default::default() }
+        Self { message, detached: None, alone: receivers == 1, watched: false, written: Default::default() }
     }
 
     /// Writes it as QoS 0 at once, if nothing has to be done about it later and it is not large.
     fn write(&mut self, outbox: &mut Outbox, lane: Lane, retain: bool) -> Option<Pushed> {
         let message = self.message;
-        if message.expires_at.is_some() || message.payload.len() > SHARED_FROM {
+        if message.expires_at.is_some() || message.payload.len() > SHARED_FROM || self.watched {
             return None;
         }
         let fits = |size: usize| u32::try_from(size).is_ok_and(|size| size <= lane.maximum_packet_size);
@@ -159,6 +161,12 @@ impl Mailbox {
         let bytes = inner.outbox.bytes();
         let shared = inner.outbox.take_shared();
         (shared, bytes - inner.outbox.bytes())
+    }
+
+    /// How many messages and bytes wait.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let inner = lock(&self.inner);
+        (inner.outbox.len(), inner.outbox.bytes())
     }
 
     /// Takes one message; wakes the owner if it does not know yet that there is something.

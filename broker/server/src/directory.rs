@@ -16,7 +16,9 @@ use mqgate_identity::time::UnixMillis;
 use mqgate_protocol::permit::Permit;
 use tokio::sync::oneshot;
 
+use crate::delivery::Mailbox;
 use crate::gate::Accepted;
+use crate::inspect::Request;
 use crate::sessions::Handover;
 
 const SHARDS: usize = 64;
@@ -45,6 +47,8 @@ pub struct ConnectionHandle {
     admitted: OnceLock<Admitted>,
     /// Generation of the hook set that gave the permit in use.
     generation: AtomicU64,
+    /// Where its messages wait, once it has a session.
+    mailbox: OnceLock<Arc<Mailbox>>,
     orders: Mutex<Orders>,
 }
 
@@ -73,6 +77,8 @@ struct Orders {
     heir: Option<oneshot::Sender<Handover>>,
     /// Ask the gate again at once.
     reauthorize: bool,
+    /// What others want to know of the session or have done to it.
+    requests: Vec<Request>,
     waker: Option<Waker>,
     /// The task is gone; orders reach nobody.
     ended: bool,
@@ -83,6 +89,7 @@ struct Orders {
 pub(crate) struct Order {
     pub(crate) farewell: Option<Farewell>,
     pub(crate) reauthorize: bool,
+    pub(crate) requests: Vec<Request>,
 }
 
 impl Default for Connections {
@@ -166,6 +173,7 @@ impl ConnectionHandle {
             trust_anchor: certificate.map(|certificate| certificate.anchor.certificate_fingerprint),
             admitted: OnceLock::new(),
             generation: AtomicU64::new(0),
+            mailbox: OnceLock::new(),
             orders: Mutex::default(),
         }
     }
@@ -195,6 +203,24 @@ impl ConnectionHandle {
         });
     }
 
+    /// Asks the connection's task about its session. A task that is gone drops the request, and with it the
+    /// sender of the answer.
+    pub(crate) fn request(&self, request: Request) {
+        self.order(|orders| {
+            if !orders.ended {
+                orders.requests.push(request);
+            }
+        });
+    }
+
+    pub(crate) fn delivers_to(&self, mailbox: &Arc<Mailbox>) {
+        self.mailbox.get_or_init(|| Arc::clone(mailbox));
+    }
+
+    pub(crate) fn mailbox(&self) -> Option<&Arc<Mailbox>> {
+        self.mailbox.get()
+    }
+
     /// Asks the connection's task to get a new permit.
     pub fn reauthorize(&self) {
         self.order(|orders| orders.reauthorize = true);
@@ -220,6 +246,7 @@ impl ConnectionHandle {
         let mut orders = lock(&self.orders);
         orders.ended = true;
         orders.heir = None;
+        orders.requests = Vec::new();
         orders.waker = None;
     }
 
@@ -242,7 +269,11 @@ impl ConnectionHandle {
         if !orders.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             orders.waker = Some(waker.clone());
         }
-        Order { farewell: orders.farewell, reauthorize: std::mem::take(&mut orders.reauthorize) }
+        Order {
+            farewell: orders.farewell,
+            reauthorize: std::mem::take(&mut orders.reauthorize),
+            requests: std::mem::take(&mut orders.requests),
+        }
     }
 
     fn order(&self, change: impl FnOnce(&mut Orders)) {

@@ -5,6 +5,7 @@
 //! sessions or how a plugin runs.
 
 mod answer;
+mod banned;
 mod dialogue;
 mod facts;
 mod judge;
@@ -29,6 +30,7 @@ pub(crate) use self::dialogue::{Data, Interpreter};
 pub(crate) use self::facts::event_about;
 use self::judge::{Asked, No, permit};
 use crate::audit::AuditLog;
+use crate::bans::Bans;
 use crate::chain::Walk;
 use crate::clock;
 use crate::metrics::GateMetrics;
@@ -134,6 +136,7 @@ pub struct Gate {
     audit: Arc<AuditLog>,
     metrics: Arc<GateMetrics>,
     settings: GateSettings,
+    bans: Option<Arc<Bans>>,
 }
 
 impl Gate {
@@ -146,7 +149,14 @@ impl Gate {
         metrics: Arc<GateMetrics>,
         settings: GateSettings,
     ) -> Self {
-        Self { hooks, registry, audit, metrics, settings }
+        Self { hooks, registry, audit, metrics, settings, bans: None }
+    }
+
+    /// Keeps out who is banned.
+    #[must_use]
+    pub fn with_bans(mut self, bans: Arc<Bans>) -> Self {
+        self.bans = Some(bans);
+        self
     }
 
     pub(crate) fn metrics(&self) -> &GateMetrics {

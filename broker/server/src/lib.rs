@@ -6,26 +6,36 @@
 
 pub mod admin;
 pub mod audit;
+pub mod bans;
 pub mod broker;
 pub mod bundles;
 mod chain;
 pub mod clock;
 mod connection;
 pub mod crl;
+pub mod delayed;
 mod delivery;
 pub mod directory;
+pub mod extras;
+pub mod flapping;
 pub mod gate;
+mod inspect;
 pub mod listener;
 pub mod metrics;
+pub mod network;
 pub mod proxy_protocol;
 pub mod quic;
+pub mod rates;
 pub mod readiness;
 pub mod registry;
 mod routing;
 mod sessions;
+pub mod slow;
 pub mod stream;
+pub mod sys;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+pub mod trace;
 pub mod trust;
 pub mod websocket;

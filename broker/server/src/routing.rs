@@ -4,11 +4,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use mqgate_codec::{TopicFilter, TopicName};
+use mqgate_codec::{QoS, TopicFilter, TopicName};
 use mqgate_protocol::connection::{NewSubscription, Routed};
 use mqgate_protocol::limits::Limits;
 use mqgate_protocol::message::Message;
@@ -35,12 +35,25 @@ pub(crate) struct Router {
     /// The one writer at a time.
     writer: Mutex<()>,
     retained: Mutex<Retained>,
+    /// What the broker says about itself: it does not count against anybody's limits.
+    sys: Mutex<Retained>,
+    /// Who has which exclusive subscription, by the filter inside.
+    exclusive: Mutex<HashMap<Box<str>, SessionKey>>,
+    /// Somebody looks at every message: none is written for its receiver before it is taken.
+    pub(crate) traced: Arc<AtomicBool>,
     retained_per_subscription: usize,
     retained_visits: usize,
     share_strategy: ShareStrategy,
     /// Lots for those strategies that draw them.
     lots: AtomicU64,
     metrics: Arc<MqttMetrics>,
+}
+
+/// Someone a message goes to.
+pub(crate) struct ReceiverFacts {
+    pub(crate) key: SessionKey,
+    pub(crate) qos: QoS,
+    pub(crate) group: Option<Arc<str>>,
 }
 
 /// What became of a message.
@@ -83,6 +96,9 @@ impl Router {
             snapshot: ArcSwap::from_pointee(Subscriptions::new(seed)),
             writer: Mutex::default(),
             retained: Mutex::new(Retained::new(limits.retained, seed)),
+            sys: Mutex::new(Retained::new(limits.retained, seed)),
+            exclusive: Mutex::default(),
+            traced: Arc::default(),
             retained_per_subscription: limits.retained_per_subscription,
             retained_visits: limits.retained_visits_per_subscribe,
             share_strategy: limits.share_strategy,
@@ -100,6 +116,7 @@ impl Router {
         let matches = self.matches(&message.topic);
         let mut outcome = Outcome { routed: Routed::NoSubscribers, pressing: false };
         let mut post = Post::new(message, matches.receivers.len() + matches.groups.len());
+        post.watched = self.traced.load(Ordering::Relaxed);
         let mut note = |pushed: PushOutcome| {
             outcome.routed = Routed::Delivered;
             tally.queued(pushed.messages, pushed.bytes);
@@ -283,8 +300,8 @@ impl Router {
         messages: &mut Vec<Outgoing>,
     ) {
         let limit = self.retained_per_subscription.min(room.saturating_sub(messages.len()));
-        let snapshot = lock(&self.retained).snapshot();
         let subscribed = &new.subscribed;
+        let snapshot = lock(self.retained_under(subscribed.filter.filter())).snapshot();
         let found = snapshot.matching(&subscribed.filter, now, limit, visits);
         let origin = Origin::new(subscribed.identifier.into_iter().collect(), None);
         messages.extend(found.into_iter().map(|message| Outgoing {
@@ -300,8 +317,57 @@ impl Router {
             for filter in filters {
                 index.remove(key, filter);
                 self.metrics.subscriptions(kind(filter)).dec();
+                if filter.is_exclusive() {
+                    self.release(key, filter);
+                }
             }
         });
+    }
+
+    /// Everyone a message for a topic goes to, for operators; of a shared subscription every member.
+    pub(crate) fn receivers(&self, topic: &TopicName) -> Vec<ReceiverFacts> {
+        let matches = self.snapshot.load().matches(topic);
+        let plain = matches.receivers.iter().map(|receiver| ReceiverFacts {
+            key: receiver.key,
+            qos: receiver.qos,
+            group: None,
+        });
+        let shared = matches.groups.iter().flat_map(|group| {
+            group.members.iter().map(|(key, member)| ReceiverFacts {
+                key: *key,
+                qos: member.qos,
+                group: Some(group.name().into()),
+            })
+        });
+        plain.chain(shared).collect()
+    }
+
+    /// Every retained message that a filter matches.
+    pub(crate) fn retained_matching(&self, filter: &TopicFilter, now: Instant) -> Vec<Arc<Message>> {
+        let snapshot = lock(self.retained_under(filter.filter())).snapshot();
+        snapshot.matching(filter, now, usize::MAX, &mut { usize::MAX })
+    }
+
+    /// Drops the retained messages of these topics; says how many there were.
+    pub(crate) fn forget_retained<'a>(&self, topics: impl Iterator<Item = &'a TopicName>) -> usize {
+        let mut retained = lock(&self.retained);
+        let before = retained.len();
+        topics.for_each(|topic| retained.remove(topic));
+        self.count(&retained);
+        before - retained.len()
+    }
+
+    /// Reserves an exclusive subscription for a session; says whether it has it now.
+    pub(crate) fn claim(&self, key: SessionKey, filter: &TopicFilter) -> bool {
+        *lock(&self.exclusive).entry(filter.filter().into()).or_insert(key) == key
+    }
+
+    /// Gives it back, if this session has it.
+    pub(crate) fn release(&self, key: SessionKey, filter: &TopicFilter) {
+        let mut exclusive = lock(&self.exclusive);
+        if exclusive.get(filter.filter()) == Some(&key) {
+            exclusive.remove(filter.filter());
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Subscriptions<Arc<Mailbox>>)) {
@@ -311,7 +377,16 @@ impl Router {
         self.snapshot.store(Arc::new(index));
     }
 
+    /// Where retained messages are whose topics begin like this.
+    fn retained_under(&self, topic: &str) -> &Mutex<Retained> {
+        if topic.starts_with("$SYS") { &self.sys } else { &self.retained }
+    }
+
     fn retain(&self, message: &Message) {
+        if message.topic.as_str().starts_with("$SYS/") {
+            lock(&self.sys).keep(message);
+            return;
+        }
         let mut retained = lock(&self.retained);
         let kept = retained.keep(message);
         self.count(&retained);
@@ -343,6 +418,7 @@ impl Router {
 fn kind(filter: &TopicFilter) -> SubscriptionKind {
     match filter.share_name() {
         Some(_) => SubscriptionKind::Shared,
+        None if filter.is_exclusive() => SubscriptionKind::Exclusive,
         None => SubscriptionKind::Normal,
     }
 }

@@ -5,7 +5,7 @@
 //! not be a way to another device's messages, nor to its connection. Two devices with the same client id have
 //! two sessions; the same device with the same client id takes over [MQTT-3.1.4-3].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::delivery::{Mailbox, Post};
 use crate::directory::{ConnectionHandle, lock};
+use crate::inspect::SessionLine;
 use crate::metrics::mqtt::{MqttMetrics, Tally, Transport};
 use crate::routing::Router;
 
@@ -317,6 +318,117 @@ impl Sessions {
             self.router.publish(&will, &mut tally);
             tally.add_to(&self.metrics);
             self.metrics.will_published.inc();
+        }
+    }
+}
+
+/// Where a session is.
+pub(crate) enum Found<T> {
+    With(Arc<ConnectionHandle>),
+    Parked(T),
+    Nowhere,
+}
+
+/// For operators: nothing of this is on the way of a message.
+impl Sessions {
+    /// Looks a session up; `parked` sees it if its client is away.
+    pub(crate) fn find<T>(&self, name: &Name, parked: impl FnOnce(&mut Handover) -> T) -> Found<T> {
+        match lock(self.shard(name)).places.get_mut(name) {
+            Some(Place::With(handle)) => Found::With(Arc::clone(handle)),
+            Some(Place::Parked(handover)) => Found::Parked(parked(handover)),
+            None => Found::Nowhere,
+        }
+    }
+
+    /// Ends a session whose client is away; says whether there was one.
+    pub(crate) fn end_parked(&self, name: &Name) -> bool {
+        let mut shard = lock(self.shard(name));
+        if !matches!(shard.places.get(name), Some(Place::Parked(_))) {
+            return false;
+        }
+        let Some(Place::Parked(Handover { session, mailbox })) = shard.remove(name) else { return false };
+        if let Some(at) = session.due() {
+            lock(&self.due).remove(&(at, name.clone()));
+        }
+        drop(shard);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.sessions_offline.dec();
+        self.end(session, &mailbox);
+        true
+    }
+
+    /// The first `limit` sessions after `after` that `wanted` takes, in order of device and client id.
+    pub(crate) fn list(
+        &self,
+        after: Option<&Name>,
+        limit: usize,
+        now: Instant,
+        wanted: impl Fn(&Name, bool) -> bool,
+    ) -> Vec<SessionLine> {
+        let mut found: BTreeMap<Name, SessionLine> = BTreeMap::new();
+        for shard in &self.shards {
+            for (name, place) in &lock(shard).places {
+                let connected = matches!(place, Place::With(_));
+                let too_late =
+                    found.len() >= limit && found.last_key_value().is_some_and(|(last, _)| name > last);
+                if too_late || after.is_some_and(|after| name <= after) || !wanted(name, connected) {
+                    continue;
+                }
+                found.insert(name.clone(), place.line(name, now));
+                if found.len() > limit {
+                    found.pop_last();
+                }
+            }
+        }
+        found.into_values().collect()
+    }
+
+    /// Every session with this client id: one for each device that uses it.
+    pub(crate) fn of_client(&self, client_id: &str) -> Vec<Name> {
+        let mut names: Vec<Name> = Vec::new();
+        for shard in &self.shards {
+            names.extend(lock(shard).places.keys().filter(|name| &*name.client_id == client_id).cloned());
+        }
+        names.sort();
+        names
+    }
+
+    /// Whose sessions these are.
+    pub(crate) fn names_of(&self, keys: &HashSet<SessionKey>) -> HashMap<SessionKey, Name> {
+        let mut names = HashMap::new();
+        for shard in &self.shards {
+            for (name, place) in &lock(shard).places {
+                if let Some(key) = place.mailbox().map(|mailbox| mailbox.key).filter(|key| keys.contains(key))
+                {
+                    names.insert(key, name.clone());
+                }
+            }
+        }
+        names
+    }
+}
+
+impl Place {
+    fn mailbox(&self) -> Option<&Mailbox> {
+        match self {
+            Self::With(handle) => handle.mailbox().map(|mailbox| &**mailbox),
+            Self::Parked(handover) => Some(&handover.mailbox),
+        }
+    }
+
+    fn line(&self, name: &Name, now: Instant) -> SessionLine {
+        let (queued_messages, queued_bytes) = self.mailbox().map_or((0, 0), Mailbox::waiting);
+        let ends_at = match self {
+            Self::With(_) => None,
+            Self::Parked(handover) => handover.session.ends_at,
+        };
+        SessionLine {
+            client_id: name.client_id.to_string(),
+            device_id: name.device_id.to_string(),
+            connected: matches!(self, Self::With(_)),
+            queued_messages,
+            queued_bytes,
+            ends_in_seconds: ends_at.map(|at| at.since(now).as_secs()),
         }
     }
 }

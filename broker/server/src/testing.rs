@@ -105,15 +105,6 @@ impl TestCa {
         })
     }
 
-    /// A CA below this one.
-    pub(crate) fn below(&self, name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
-        Self { issuer, name: name.into() }
-    }
-
     /// A CA with name constraints.
     pub(crate) fn only_for(name: &str, domain: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();

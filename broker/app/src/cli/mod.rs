@@ -1,18 +1,25 @@
 //! The command line: one thin module per command.
 
+mod bans;
 mod bench;
 mod ca;
 mod cert;
+mod clients;
 mod config;
 mod crl;
+mod message;
 mod output;
 mod passwd;
 mod pki;
 mod plugin;
 mod publish;
 mod remote;
+mod retained;
 mod server_cert;
+mod sessions;
 mod subscribe;
+mod subscriptions;
+mod trace;
 mod transport;
 
 use std::path::PathBuf;
@@ -54,6 +61,27 @@ enum Command {
     /// Put load on a broker and measure
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Who is connected to the running broker
+    #[command(subcommand)]
+    Clients(clients::Command),
+    /// Sessions, their clients connected or not
+    #[command(subcommand)]
+    Sessions(sessions::Command),
+    /// Subscriptions of clients, or to a topic
+    #[command(subcommand)]
+    Subscriptions(subscriptions::Command),
+    /// Retained messages
+    #[command(subcommand)]
+    Retained(retained::Command),
+    /// Messages in the operator's name, through the admin API (`mqgate pub` is an MQTT client)
+    #[command(subcommand)]
+    Message(message::Command),
+    /// Who is kept out: client ids, devices, certificates, addresses
+    #[command(subcommand)]
+    Bans(bans::Command),
+    /// What is said with chosen clients, into a file
+    #[command(subcommand)]
+    Trace(trace::Command),
     /// Components in the running broker
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -89,6 +117,13 @@ pub fn main() -> ExitCode {
         Command::Pub(args) => publish::run(*args),
         Command::Sub(args) => subscribe::run(*args),
         Command::Bench(command) => bench::run(command),
+        Command::Clients(command) => clients::run(command, explicit),
+        Command::Sessions(command) => sessions::run(command, explicit),
+        Command::Subscriptions(command) => subscriptions::run(command, explicit),
+        Command::Retained(command) => retained::run(command, explicit),
+        Command::Message(command) => message::run(command, explicit),
+        Command::Bans(command) => bans::run(command, explicit),
+        Command::Trace(command) => trace::run(command, explicit),
         Command::Plugin(command) => plugin::run(command, explicit),
         Command::Cert(command) => cert::run(command, explicit),
         Command::Ca(command) => ca::run(command, explicit),

@@ -80,6 +80,43 @@ pub fn text(value: &Value, name: &str) -> String {
     }
 }
 
+/// The members of an answer, one a line; members of members are indented. What is absent is left out.
+pub fn details(value: &Value) -> Result<()> {
+    detail_lines(value, 0).into_iter().try_for_each(say)
+}
+
+fn detail_lines(value: &Value, depth: usize) -> Vec<String> {
+    let pad = "  ".repeat(depth);
+    let mut lines = Vec::new();
+    for (name, member) in value.as_object().into_iter().flatten() {
+        match member {
+            Value::Null => {}
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                lines.push(format!("{pad}{name}"));
+                for item in items {
+                    let members =
+                        item.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+                    let words: Vec<String> =
+                        members.map(|(name, _)| format!("{name}={}", printable(&text(item, name)))).collect();
+                    lines.push(format!("{pad}  {}", words.join(" ")));
+                }
+            }
+            Value::Object(_) => {
+                lines.push(format!("{pad}{name}"));
+                lines.extend(detail_lines(member, depth + 1));
+            }
+            _ => lines.push(format!("{pad}{name:22} {}", printable(&text(value, name)))),
+        }
+    }
+    lines
+}
+
+/// Milliseconds since the epoch as a time.
+pub fn time(milliseconds: i64) -> String {
+    jiff::Timestamp::from_millisecond(milliseconds)
+        .map_or_else(|_| milliseconds.to_string(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
 /// Seconds since the epoch as a date.
 pub fn date(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds)

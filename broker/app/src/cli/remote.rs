@@ -85,6 +85,13 @@ impl Remote {
         self.answer(self.agent.delete(self.at(path)).header("Authorization", self.bearer()).call())
     }
 
+    /// A page that is text.
+    pub fn text(&self, path: &str) -> Result<String> {
+        let bytes =
+            self.bytes(self.agent.get(self.at(path)).header("Authorization", self.bearer()).call())?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// `POST` or `PUT` of bytes.
     pub fn upload(&self, method: &str, path: &str, bytes: &[u8]) -> Result<Value> {
         let request =
@@ -121,6 +128,10 @@ impl Remote {
     }
 
     fn answer(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.bytes(result)?).unwrap_or(Value::Null))
+    }
+
+    fn bytes(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Vec<u8>> {
         let mut response = result.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let bytes = response
@@ -129,10 +140,10 @@ impl Remote {
             .limit(ANSWER_LIMIT)
             .read_to_vec()
             .map_err(|error| self.unreachable(&error))?;
-        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         if status.is_success() {
-            return Ok(value);
+            return Ok(bytes);
         }
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         let detail = value["detail"].as_str().unwrap_or("the answer is not the one of an mqgate broker");
         let exit = match status.as_u16() {
             401 => Exit::Forbidden,
@@ -200,6 +211,13 @@ pub fn segment(text: &str) -> String {
             byte => format!("%{byte:02X}"),
         })
         .collect()
+}
+
+/// A path with the query parameters that have a value.
+pub fn with_query(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    let given = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", segment((*value)?))));
+    let given: Vec<String> = given.collect();
+    if given.is_empty() { path.to_owned() } else { format!("{path}?{}", given.join("&")) }
 }
 
 /// Reads a file that the user named.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mqgate_identity::evaluation::{PathDepth, PathPolicy, UsageRule};
 use mqgate_plugin_host::HostSettings;
+use mqgate_protocol::topics::RewriteError;
 use mqgate_server::crl::fetch::check_url;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -76,6 +77,7 @@ pub fn check(config: &Config, source: &Source<'_>) -> Found {
     checker.crl(config);
     checker.limits(config);
     checker.server_certificates(config);
+    checker.topics(config);
     Found { problems: checker.problems, warnings: checker.warnings }
 }
 
@@ -441,6 +443,49 @@ impl Checker<'_, '_> {
                 let what = format!("1 to {} calls at once are possible", host.instances);
                 self.add(&format!("plugins[{index}].limits.concurrency"), what, None);
             }
+        }
+    }
+
+    fn topics(&mut self, config: &Config) {
+        for (index, rule) in config.topics.rewrite.iter().enumerate() {
+            if let Err(error) = crate::run::extras::rewrite(rule) {
+                let field = if matches!(error, RewriteError::From(..) | RewriteError::Prefix) {
+                    "from"
+                } else {
+                    "to"
+                };
+                self.add(&format!("topics.rewrite[{index}].{field}"), error.to_string(), None);
+            }
+        }
+        for (index, one) in config.topics.subscribe.iter().enumerate() {
+            let key = |field: &str| format!("topics.subscribe[{index}].{field}");
+            let plain = one.filter.replace("${client-id}", "x").replace("${device-id}", "x");
+            if let Some(at) = plain.find("${") {
+                let end = plain[at..].find('}').map_or(plain.len(), |end| at + end + 1);
+                let what = format!(
+                    "there is no variable `{}`; there are ${{client-id}} and ${{device-id}}",
+                    &plain[at..end]
+                );
+                self.add(&key("filter"), what, None);
+            } else if let Err(error) = mqgate_codec::TopicFilter::parse(plain.into()) {
+                self.add(&key("filter"), format!("`{}` is not a Topic Filter: it {error}", one.filter), None);
+            }
+            if one.qos > 2 {
+                self.add(&key("qos"), "there are the QoS levels 0, 1 and 2", None);
+            }
+            if one.no_local && one.filter.starts_with("$share/") {
+                self.add(
+                    &key("no_local"),
+                    "a shared subscription cannot leave out its own messages",
+                    Some("remove this key"),
+                );
+            }
+        }
+        if config.flapping.enable && config.flapping.max_disconnects == 0 {
+            self.add("flapping.max_disconnects", "every client would be banned: at least 1 is needed", None);
+        }
+        if config.bans.max_entries == 0 {
+            self.add("bans.max_entries", "nobody could be banned: at least 1 is needed", None);
         }
     }
 

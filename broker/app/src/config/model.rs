@@ -3,6 +3,7 @@
 //! those are `source`'s.
 
 mod crl;
+mod extras;
 mod limits;
 mod listener;
 mod mqtt;
@@ -21,6 +22,9 @@ use serde::{Deserialize, Serialize};
 use super::units::Span;
 
 pub use self::crl::{Crl, CrlScope, StaleLists};
+pub use self::extras::{
+    AutoSubscribe, Bans, Delayed, Flapping, Rates, Rewrite, SlowSubscribers, Sys, Topics, Trace,
+};
 pub use self::limits::{DeniedPublish, Limits, WhenFull};
 pub use self::listener::{AuthMode, Listener, Registration, Transport, UnixMode, Verify};
 pub use self::mqtt::{Mqtt, ShareStrategy};
@@ -55,6 +59,14 @@ pub struct Config {
     pub limits: Limits,
     /// How MQTT is spoken, where the specification leaves a choice.
     pub mqtt: Mqtt,
+    /// Who is kept out, by `mqgate bans` or because it was flapping.
+    pub bans: Bans,
+    pub flapping: Flapping,
+    pub slow_subscribers: SlowSubscribers,
+    pub sys: Sys,
+    pub delayed: Delayed,
+    pub topics: Topics,
+    pub trace: Trace,
     /// The broker's own log, for its operator.
     pub log: Log,
 }

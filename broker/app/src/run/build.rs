@@ -32,6 +32,7 @@ use crate::config::check::{listen_address, version};
 use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
 use crate::native::acl_rule;
+use crate::run::extras;
 use crate::secret;
 
 fn wrong(key: &str, what: impl std::fmt::Display) -> Failure {
@@ -362,6 +363,7 @@ pub fn limits(config: &Config) -> Limits {
         payload_format_check: config.mqtt.payload_format_check,
         response_information: config.mqtt.response_information.as_deref().map(Into::into),
         server_reference: config.mqtt.server_reference.as_deref().map(Into::into),
+        topics: Arc::new(extras::topics(config)),
         ..defaults
     }
 }

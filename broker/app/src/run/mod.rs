@@ -4,6 +4,7 @@ pub mod build;
 mod builtin;
 mod chain;
 mod endpoints;
+pub mod extras;
 mod first_start;
 mod logging;
 pub mod paths;
@@ -136,6 +137,7 @@ async fn run(config: Config) -> Result<()> {
     if builtin::is_wanted(config) {
         helpers.spawn(builtin::renew(config.clone(), Arc::clone(&parts.bundles), end.clone()));
     }
+    extras::spawn(config, &parts.broker, &mut helpers, &end);
     helpers.spawn(sweep(Arc::clone(&parts.storage), end.clone()));
 
     audit.record(
@@ -288,13 +290,15 @@ async fn open(config: Config) -> Result<Parts> {
         Arc::clone(&metrics.gate),
         build::gate_settings(&config),
     );
-    let broker = Broker::new(BrokerParts {
-        admitter: Admitter::Gate(Arc::new(gate)),
+    let bans = extras::bans(&config, Arc::clone(&storage) as Arc<dyn Storage>, &metrics).await?;
+    let parts = BrokerParts {
+        admitter: Admitter::Gate(Arc::new(gate.with_bans(Arc::clone(&bans)))),
         audit: Arc::clone(&audit),
         metrics: Arc::new(MqttMetrics::register(metrics.registry())?),
         limits: build::limits(&config),
         listener_limits: build::listener_limits(&config),
-    });
+    };
+    let broker = Broker::with_extras(parts, extras::settings(&config, bans), metrics.registry())?;
     trust.know_own_chain(build::own_chain(&config));
     registry.log_ca_lints();
     registry.disconnects(&broker);

@@ -85,6 +85,12 @@ pub enum Effect {
         /// `None` for QoS 0; otherwise [`Input::Published`] is awaited.
         acknowledgement: Option<Acknowledgement>,
     },
+    /// As [`Effect::Publish`], but later; [`Routed::NoRoom`] if that cannot be promised.
+    PublishLater {
+        message: Arc<Message>,
+        seconds: u32,
+        acknowledgement: Option<Acknowledgement>,
+    },
     Subscribe(Vec<NewSubscription>),
     Unsubscribe(Vec<TopicFilter>),
     Denied(Denied),
@@ -126,6 +132,8 @@ pub enum Routed {
     /// Every outbox took it that had to.
     Delivered,
     NoSubscribers,
+    /// It was to be kept for later, and there is no room.
+    NoRoom,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

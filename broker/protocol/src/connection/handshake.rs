@@ -28,6 +28,7 @@ impl Connection {
         if let Some(will) = &mut connect.will {
             let maximum = u32::try_from(self.limits.will_delay_maximum.as_secs()).unwrap_or(u32::MAX);
             will.delay_interval = will.delay_interval.min(maximum);
+            will.topic = self.limits.topics.published(will.topic.clone());
         }
         let connect = Arc::new(connect);
         self.effects.push_back(Effect::Authorize(Arc::clone(&connect)));

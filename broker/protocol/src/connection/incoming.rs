@@ -11,6 +11,7 @@ use super::{Acknowledgement, Denied, DeniedAction, Effect, Fault, Routed};
 use crate::limits::{DeniedPublish, Limits};
 use crate::message::{Message, detached_topic};
 use crate::time::Instant;
+use crate::topics::When;
 
 impl Online {
     pub(super) fn publish(
@@ -30,6 +31,8 @@ impl Online {
         if limits.payload_format_check && !is_as_said(&publish.properties, &publish.payload) {
             return self.misformatted(&publish, effects);
         }
+        let (topic, when) = self.terms.topics.delay(topic);
+        let topic = self.terms.topics.published(topic);
         self.count(now, topic.as_str().len() + publish.payload.len(), effects);
         let acknowledgement =
             publish.packet_id.map(|packet_id| Acknowledgement { packet_id, qos: publish.qos });
@@ -51,7 +54,7 @@ impl Online {
                 return Err(Fault::ReceiveMaximumExceeded); // [MQTT-3.3.4-7]
             }
         }
-        if !self.permit.may_publish(&topic, publish.qos, publish.retain) {
+        if when == When::Never || !self.permit.may_publish(&topic, publish.qos, publish.retain) {
             return self.deny(&topic, publish.qos, acknowledgement, limits.denied_publish, effects);
         }
         match acknowledgement {
@@ -62,7 +65,10 @@ impl Online {
             None => {}
         }
         let message = Message::published(topic, publish, self.session.key, now);
-        effects.push_back(Effect::Publish { message, acknowledgement });
+        effects.push_back(match when {
+            When::Now | When::Never => Effect::Publish { message, acknowledgement },
+            When::After(seconds) => Effect::PublishLater { message, seconds, acknowledgement },
+        });
         Ok(())
     }
 
@@ -143,6 +149,10 @@ impl Online {
         let reason = match routed {
             Routed::Delivered => ReasonCode::SUCCESS,
             Routed::NoSubscribers => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            Routed::NoRoom => {
+                self.session.received.remove(&packet_id);
+                ReasonCode::QUOTA_EXCEEDED
+            }
         };
         self.acknowledge(packet_id, qos, reason, effects);
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqgate_codec::{Ack, Connect, Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, TopicName};
+use mqgate_codec::{
+    Ack, Connect, Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode, TopicFilter, TopicName,
+};
 use mqgate_identity::reason::Reason;
 
 use super::aliases::Aliases;
@@ -45,6 +47,8 @@ pub(super) struct Online {
     unread: bool,
     /// Ids in [`Session::received`] that came on an earlier connection, and not yet again on this one.
     pub(super) received_before: BTreeSet<PacketId>,
+    /// Exclusive filters of the SUBSCRIBE at hand that other sessions have.
+    pub(super) taken: Vec<TopicFilter>,
     last_packet: Instant,
 }
 
@@ -256,6 +260,7 @@ impl Online {
             will: true,
             unread: false,
             received_before,
+            taken: Vec::new(),
             last_packet: now,
         };
         online.renew_permit(now);

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 
 use mqgate_codec::{
-    Packet, ProtocolVersion, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions,
-    TopicFilter, UnsubAck, Unsubscribe,
+    Packet, PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
+    SubscriptionOptions, TopicFilter, UnsubAck, Unsubscribe,
 };
 
 use super::online::Online;
 use super::{Denied, DeniedAction, Effect, NewSubscription};
+use crate::limits::Limits;
 use crate::message::detached_text;
 use crate::session::Subscribed;
 
@@ -60,10 +61,20 @@ impl Online {
         room: &mut usize,
         effects: &mut VecDeque<Effect>,
     ) -> Result<NewSubscription, ReasonCode> {
+        let rewritten = self.terms.topics.subscribed(filter);
+        let filter = rewritten.as_ref().unwrap_or(filter);
         let Some(qos) = self.permit.granted_qos(filter, options.qos) else {
             effects.push_back(denied(filter, options.qos));
             return Err(ReasonCode::NOT_AUTHORIZED);
         };
+        if filter.is_exclusive() {
+            if !self.terms.topics.exclusive {
+                return Err(ReasonCode::TOPIC_FILTER_INVALID);
+            }
+            if self.taken.contains(filter) {
+                return Err(ReasonCode::QUOTA_EXCEEDED);
+            }
+        }
         let filter = detached(filter);
         let text = filter.as_text().clone();
         let known = self.session.subscriptions.contains_key(&text);
@@ -89,12 +100,31 @@ impl Online {
         Ok(NewSubscription { subscribed, send_retained, is_new: !known })
     }
 
+    /// A subscription that the client did not ask for, within its permit and limits all the same.
+    pub(super) fn subscribe_for(
+        &mut self,
+        filter: &TopicFilter,
+        options: SubscriptionOptions,
+        limits: &Limits,
+        effects: &mut VecDeque<Effect>,
+    ) -> Result<NewSubscription, ReasonCode> {
+        let known: usize = self.session.subscriptions.keys().map(|text| text.len()).sum();
+        let mut room = limits.filter_bytes_per_session.saturating_sub(known);
+        let request = Subscribe {
+            packet_id: const { PacketId::new(1).expect("not zero") }, // Sent to nobody.
+            filters: Vec::new(),
+            subscription_identifier: None,
+            user_properties: Vec::new(),
+        };
+        self.judge(&request, filter, options, &mut room, effects)
+    }
+
     pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe, effects: &mut VecDeque<Effect>) {
         let mut gone = Vec::new();
         let reasons = unsubscribe
             .filters
             .iter()
-            .map(|filter| match self.session.subscriptions.remove(filter.as_str()) {
+            .map(|filter| match self.remove(filter) {
                 Some(subscribed) => {
                     gone.push(subscribed.filter);
                     ReasonCode::SUCCESS
@@ -108,6 +138,11 @@ impl Online {
         let packet_id = unsubscribe.packet_id; // [MQTT-3.10.4-4]
         let packet = UnsubAck { packet_id, reasons, reason_string: None, user_properties: Vec::new() };
         self.send(Packet::UnsubAck(packet), effects);
+    }
+
+    fn remove(&mut self, filter: &TopicFilter) -> Option<Subscribed> {
+        let rewritten = self.terms.topics.subscribed(filter);
+        self.session.subscriptions.remove(rewritten.as_ref().unwrap_or(filter).as_str())
     }
 
     /// Drops or lowers subscriptions that the present permit does not cover: those of a resumed session, or

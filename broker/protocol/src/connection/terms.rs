@@ -1,6 +1,7 @@
 //! What client, listener and grant agreed on at CONNECT.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -9,6 +10,7 @@ use mqgate_codec::{ConnAckProperties, Connect, ProtocolVersion, QoS};
 use crate::limits::Limits;
 use crate::permit::Permit;
 use crate::session::SessionExpiry;
+use crate::topics::TopicRules;
 
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
@@ -31,6 +33,7 @@ pub(super) struct Terms {
     /// Towards the client; `None` for none.
     pub(super) topic_aliases_to_client: Option<NonZeroU16>,
     pub(super) subscriptions: usize,
+    pub(super) topics: Arc<TopicRules>,
 }
 
 impl Terms {
@@ -75,6 +78,7 @@ impl Terms {
                 properties.topic_alias_maximum.unwrap_or(0).min(limits.topic_aliases_to_client),
             ),
             subscriptions: subscriptions(limits, permit),
+            topics: Arc::clone(&limits.topics),
         }
     }
 

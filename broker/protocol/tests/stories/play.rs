@@ -305,6 +305,13 @@ impl Stage {
                 }
                 format!("Publish({})", message.topic.as_str())
             }
+            Effect::PublishLater { message, seconds, acknowledgement } => {
+                if let Some(acknowledgement) = acknowledgement {
+                    self.connection
+                        .handle(self.now, Input::Published { acknowledgement, routed: self.routed });
+                }
+                format!("PublishLater({} in {seconds}s)", message.topic.as_str())
+            }
             Effect::Subscribe(all) => {
                 let all: Vec<_> = all
                     .iter()

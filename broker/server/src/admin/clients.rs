@@ -5,14 +5,17 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use mqgate_codec::ReasonCode;
-use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, AdminParts, Page, Problem, page_size, shortened};
+use super::sessions::{DeviceQuery, ambiguous};
+use super::{Actor, AdminParts, Page, Problem, note, page_size};
 use crate::directory::ConnectionHandle;
+use crate::inspect::SessionFacts;
+use crate::network::Network;
+use crate::sessions::Name;
 
 pub(super) fn routes() -> Router<AdminParts> {
     Router::new()
@@ -33,11 +36,17 @@ struct Client {
     connected_at: UnixMillis,
     /// Of the hook set that gave its permit.
     generation: u64,
+    queued_messages: usize,
+    queued_bytes: usize,
+    /// Only where one client is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<SessionFacts>,
 }
 
 impl From<&ConnectionHandle> for Client {
     fn from(handle: &ConnectionHandle) -> Self {
         let tenant = handle.admitted().and_then(|admitted| admitted.tenant.as_deref());
+        let (queued_messages, queued_bytes) = handle.mailbox().map_or((0, 0), |mailbox| mailbox.waiting());
         Self {
             connection_id: handle.connection_id,
             client_id: handle.client_id().map(str::to_owned),
@@ -48,6 +57,9 @@ impl From<&ConnectionHandle> for Client {
             fingerprint: handle.certificate_fingerprint,
             connected_at: handle.accepted_at,
             generation: handle.generation(),
+            queued_messages,
+            queued_bytes,
+            session: None,
         }
     }
 }
@@ -57,8 +69,11 @@ impl From<&ConnectionHandle> for Client {
 struct ListQuery {
     after: Option<u64>,
     limit: Option<usize>,
+    client_id: Option<String>,
     device_id: Option<String>,
     listener: Option<String>,
+    /// An address or a network.
+    address: Option<String>,
     fingerprint: Option<CertificateFingerprint>,
 }
 
@@ -67,11 +82,14 @@ async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<Client>>, Problem> {
     let limit = page_size(query.limit);
+    let network = query.address.as_deref().map(network).transpose()?;
     let mut handles = parts.broker.connections().list();
     handles.retain(|handle| {
         query.after.is_none_or(|after| handle.connection_id > after)
+            && query.client_id.as_deref().is_none_or(|client| handle.client_id() == Some(client))
             && query.device_id.as_deref().is_none_or(|device| handle.device_id() == Some(device))
             && query.listener.as_deref().is_none_or(|listener| &*handle.listener == listener)
+            && network.is_none_or(|network| network.contains(handle.peer_address))
             && query.fingerprint.is_none_or(|wanted| handle.certificate_fingerprint == Some(wanted))
     });
     handles.sort_unstable_by_key(|handle| handle.connection_id);
@@ -81,39 +99,48 @@ async fn list(
     Ok(Json(Page { items: handles.iter().map(|handle| Client::from(&**handle)).collect(), next }))
 }
 
+pub(super) fn network(text: &str) -> Result<Network, Problem> {
+    text.parse().map_err(|error| Problem::bad_request("bad_address", format!("{text:?} {error}")))
+}
+
 async fn show(
     State(parts): State<AdminParts>,
     Path(client_id): Path<String>,
+    Query(query): Query<DeviceQuery>,
 ) -> Result<Json<Client>, Problem> {
-    let handles = parts.broker.connections().list();
-    let handle = handles.iter().find(|handle| handle.client_id() == Some(client_id.as_str()));
-    handle.map(|handle| Json(Client::from(&**handle))).ok_or_else(not_connected)
+    let mut handles = parts.broker.connections().list();
+    handles.retain(|handle| query.picks(handle, &client_id));
+    let (handle, device_id) = match handles.as_slice() {
+        [] => return Err(not_connected()),
+        [handle] => (handle, handle.device_id().unwrap_or_default()),
+        several => return Err(ambiguous(several.iter().filter_map(|handle| handle.device_id()))),
+    };
+    let mut client = Client::from(&**handle);
+    let name = Name { device_id: device_id.into(), client_id: client_id.into() };
+    client.session = parts.broker.session(&name).await;
+    Ok(Json(client))
 }
 
 async fn kick(
     State(parts): State<AdminParts>,
     Extension(actor): Extension<Actor>,
     Path(client_id): Path<String>,
+    Query(query): Query<DeviceQuery>,
 ) -> Result<Json<serde_json::Value>, Problem> {
-    parts.audit.check().map_err(|refused| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable", refused.to_string())
-    })?;
-    let count = parts.broker.connections().disconnect_where(
-        |handle| handle.client_id() == Some(client_id.as_str()),
+    let connections = parts.broker.connections();
+    if !connections.list().iter().any(|handle| query.picks(handle, &client_id)) {
+        return Err(not_connected());
+    }
+    note(&parts.audit, &actor, "client.kick", &[("client_id", &client_id)])?;
+    let count = connections.disconnect_where(
+        |handle| query.picks(handle, &client_id),
         ReasonCode::ADMINISTRATIVE_ACTION,
         Reason::AdminAction,
     );
-    if count == 0 {
-        return Err(not_connected());
-    }
-    let mut event = AuditEvent::new(names::ADMIN_ACTION, Outcome::Success, Reason::AdminAction)
-        .actor(&*actor.0)
-        .field("action", "client.kick");
-    event.client_id = Some(shortened(&client_id));
-    parts.audit.record(event);
     Ok(Json(serde_json::json!({ "disconnected": count })))
 }
 
 fn not_connected() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "not_connected", "no client with this id is connected")
+    let detail = "no client with this id is connected; `mqgate clients list` shows who is";
+    Problem::new(StatusCode::NOT_FOUND, "not_connected", detail)
 }

@@ -5,22 +5,32 @@
 //! that they stand behind the same door. Every change is audited with actor and outcome where it happens; the attempts
 //! that were refused, in one place for all routes (`refusals`).
 
+mod bans;
 mod bundles;
 mod cas;
 mod clients;
 mod crls;
+mod delayed;
 mod devices;
 pub mod door;
+mod messages;
 mod pages;
 pub mod problem;
 mod refusals;
+mod retained;
 mod serving;
+mod sessions;
+mod slow;
+mod subscriptions;
+mod traces;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
+use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
 use tokio::sync::watch;
 
@@ -73,6 +83,14 @@ pub struct AboutListener {
 pub fn router(parts: AdminParts, door: Arc<Door>, more: Router) -> Router {
     let api = Router::new()
         .merge(clients::routes())
+        .merge(sessions::routes())
+        .merge(subscriptions::routes())
+        .merge(retained::routes())
+        .merge(messages::routes())
+        .merge(bans::routes())
+        .merge(traces::routes())
+        .merge(delayed::routes())
+        .merge(slow::routes())
         .merge(devices::routes())
         .merge(cas::routes())
         .merge(pages::status_route())
@@ -114,6 +132,30 @@ pub fn metrics_router(parts: AdminParts, door: Arc<Door>) -> Router {
 /// What a stranger wrote, short enough for a record.
 fn shortened(text: &str) -> String {
     text.chars().take(256).collect()
+}
+
+/// Writes down a change that is about to be made; without room for that it must not be.
+fn note(
+    audit: &AuditLog,
+    actor: &Actor,
+    action: &'static str,
+    fields: &[(&'static str, &str)],
+) -> Result<(), Problem> {
+    let mut event = AuditEvent::new(names::ADMIN_ACTION, Outcome::Success, Reason::AdminAction)
+        .actor(&*actor.0)
+        .field("action", action);
+    for (name, value) in fields {
+        match *name {
+            "client_id" => event.client_id = Some(shortened(value)),
+            "device_id" => event.device_id = Some(shortened(value)),
+            name => event = event.field(name, shortened(value)),
+        }
+    }
+    audit.try_record(event).map(drop).map_err(|refused| {
+        let detail =
+            format!("{refused}: what cannot be written down is not done; free space for the audit log");
+        Problem::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable", detail)
+    })
 }
 
 /// `limit` of a list.

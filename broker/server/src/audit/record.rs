@@ -132,7 +132,7 @@ pub fn category(name: &str) -> &'static str {
             "device" => "registry",
             "ca" | "crl" => "ca",
             "plugin" => "plugin",
-            "admin" => "admin",
+            "admin" | "ban" => "admin",
             _ => "system",
         },
     }

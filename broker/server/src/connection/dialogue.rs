@@ -90,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         self.handle(match admission {
             Admission::Admitted(permit) => {
                 self.handle.permitted(&permit);
-                match self.handle.farewell() {
+                match self.handle.farewell().or_else(|| self.broker.ban_on(&self.handle)) {
                     None => Input::Admitted(permit),
                     // Revoked while the gate was thinking.
                     Some(Farewell { code, reason }) => Input::Close { code, reason },

@@ -46,6 +46,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         self.handle.end();
         self.denials.finish(&self.broker);
         if self.connected {
+            if let Some(admitted) = self.handle.admitted() {
+                self.broker.note_departure(admitted, closing.reason);
+            }
             self.broker.metrics.clients_connected.dec();
             let initiator = match closing.initiator {
                 Initiator::Client => mqtt::Initiator::Client,

@@ -76,6 +76,7 @@ impl Gate {
             tracing::error!(listener = %accepted.listener, "this listener has no policy");
             return Err(No::because(Reason::Other).detail("the listener has no policy".into()));
         };
+        self.unbanned(accepted, &on.connect.client_id, None)?;
         if let Some((name, why)) = hooks.missing.first() {
             let mut no =
                 No::because(Reason::PluginUnavailable).detail(format!("required and not live: {why}"));
@@ -133,6 +134,7 @@ impl Gate {
             },
         };
         let (client_id, assigned) = client_id(on, record.as_deref(), &grant, &asked);
+        self.unbanned(accepted, &client_id, Some(&identity.device_id))?;
         Ok(Decision { identity, grant, rules, client_id, assigned, proved, data })
     }
 

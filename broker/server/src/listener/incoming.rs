@@ -85,6 +85,9 @@ impl Inner {
             return None;
         }
         // From here on `accepted` says whose connection it is.
+        if self.is_banned(accepted) {
+            return None;
+        }
         let (carrier, live) = match &settings.tls {
             None => (Carrier::Plain(socket), None),
             Some(tls) => self.handshake(tls, socket, accepted).await?,
@@ -109,6 +112,9 @@ impl Inner {
             let _ = incoming.retry();
             return None;
         }
+        if self.is_banned(accepted) {
+            return None;
+        }
         let unfinished = self.unfinished(accepted)?;
         let Ok(place) = self.handshakes.try_acquire() else {
             incoming.refuse();
@@ -128,6 +134,15 @@ impl Inner {
                 None
             }
         }
+    }
+
+    /// Whether nobody from this address may come in; which is counted.
+    fn is_banned(&self, accepted: &Accepted) -> bool {
+        let banned = self.parts.broker.bans_address(accepted.peer.address);
+        if banned {
+            self.parts.metrics.listener_rejected.with_label_values(&[&*self.name, "ip_block"]).inc();
+        }
+        banned
     }
 
     /// A place among the unfinished ones of the connection's source.

@@ -44,6 +44,7 @@ impl Transport {
 pub enum SubscriptionKind {
     Normal,
     Shared,
+    Exclusive,
 }
 
 pub struct MqttMetrics {
@@ -64,14 +65,45 @@ pub struct MqttMetrics {
     pub messages_retained_limit: IntGauge,
     pub retained_bytes: IntGauge,
     pub retained_bytes_limit: IntGauge,
-    subscriptions: [IntGauge; 2],
+    subscriptions: [IntGauge; 3],
     inflight_messages: IntGauge,
     queued_messages: IntGauge,
     queued_bytes: IntGauge,
     pub session_takeovers: IntCounter,
     pub rate_limited_client_messages: IntCounter,
     pub rate_limited_client_bytes: IntCounter,
+    pub rate_limited_listener_connections: IntCounter,
+    pub rate_limited_listener_messages: IntCounter,
+    pub rate_limited_listener_bytes: IntCounter,
     pub will_published: IntCounter,
+}
+
+/// Labels of `mqgate_connects_total`.
+const VERSIONS: [&str; 3] = ["3.1", "3.1.1", "5"];
+
+/// What was counted since the start, and what there is now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Totals {
+    pub(crate) packets_received: u64,
+    pub(crate) packets_sent: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) messages_received: u64,
+    pub(crate) messages_sent: u64,
+    pub(crate) messages_dropped: u64,
+    /// Clients that got in.
+    pub(crate) connections: u64,
+    /// Transports that were served.
+    pub(crate) sockets: u64,
+    pub(crate) clients_connected: i64,
+    pub(crate) sessions_online: i64,
+    pub(crate) sessions_offline: i64,
+    pub(crate) subscriptions: i64,
+    pub(crate) shared_subscriptions: i64,
+    pub(crate) retained: i64,
+    pub(crate) queued_messages: i64,
+    pub(crate) queued_bytes: i64,
+    pub(crate) inflight: i64,
 }
 
 /// What one connection counted since it last added up.
@@ -161,7 +193,8 @@ impl MqttMetrics {
                 "Bytes of topics and payloads of retained messages.",
             )?,
             retained_bytes_limit: gauge("mqgate_retained_bytes_limit", "Bytes retained messages may take.")?,
-            subscriptions: ["normal", "shared"].map(|kind| subscriptions.with_label_values(&[kind])),
+            subscriptions: ["normal", "shared", "exclusive"]
+                .map(|kind| subscriptions.with_label_values(&[kind])),
             inflight_messages: gauge("mqgate_inflight_messages", "Messages sent and not yet acknowledged.")?,
             queued_messages: gauge(
                 "mqgate_queued_messages",
@@ -174,9 +207,12 @@ impl MqttMetrics {
             )?,
             rate_limited_client_messages: limited.with_label_values(&["client", "msg"]),
             rate_limited_client_bytes: limited.with_label_values(&["client", "bytes"]),
+            rate_limited_listener_connections: limited.with_label_values(&["listener", "conn"]),
+            rate_limited_listener_messages: limited.with_label_values(&["listener", "msg"]),
+            rate_limited_listener_bytes: limited.with_label_values(&["listener", "bytes"]),
             will_published: counter("mqgate_will_published_total", "Wills that were published.")?,
         };
-        for version in ["3.1", "3.1.1", "5"] {
+        for version in VERSIONS {
             metrics.connects.with_label_values(&[version, "accepted", "success"]);
             for code in REFUSALS {
                 metrics.connects.with_label_values(&[version, "refused", code_label(*code)]);
@@ -190,6 +226,33 @@ impl MqttMetrics {
         }
         metrics.disconnects.with_label_values(&["network", "unspecified_error"]);
         Ok(metrics)
+    }
+
+    /// Everything in a few numbers, for the `$SYS` tree.
+    pub(crate) fn totals(&self) -> Totals {
+        let sum = |counters: &[IntCounter]| counters.iter().map(IntCounter::get).sum();
+        let connections =
+            VERSIONS.map(|version| self.connects.with_label_values(&[version, "accepted", "success"]).get());
+        Totals {
+            packets_received: sum(&self.packets_received),
+            packets_sent: sum(&self.packets_sent),
+            bytes_received: sum(&self.bytes_received),
+            bytes_sent: sum(&self.bytes_sent),
+            messages_received: sum(&self.messages_received),
+            messages_sent: sum(&self.messages_sent),
+            messages_dropped: sum(&self.messages_dropped),
+            connections: connections.iter().sum(),
+            sockets: 0,
+            clients_connected: self.clients_connected.get(),
+            sessions_online: self.sessions_online.get(),
+            sessions_offline: self.sessions_offline.get(),
+            subscriptions: self.subscriptions.iter().map(IntGauge::get).sum(),
+            shared_subscriptions: self.subscriptions(SubscriptionKind::Shared).get(),
+            retained: self.messages_retained.get(),
+            queued_messages: self.queued_messages.get(),
+            queued_bytes: self.queued_bytes.get(),
+            inflight: self.inflight_messages.get(),
+        }
     }
 
     /// A CONNECT was answered with `code`, in the words of MQTT 5.0.
@@ -278,6 +341,11 @@ impl Tally {
     pub fn dropped(&mut self, reason: DropReason) {
         self.messages_dropped[reason as usize] += 1;
         self.dirty = true;
+    }
+
+    /// What was counted as dropped for this reason is not.
+    pub(crate) fn forgive(&mut self, reason: DropReason) {
+        self.messages_dropped[reason as usize] = 0;
     }
 
     pub fn bytes_received(&mut self, count: usize) {

@@ -86,7 +86,7 @@ impl World {
 }
 
 #[derive(Debug)]
-struct Anybody(rustls::crypto::CryptoProvider);
+struct Anybody(CryptoProvider);
 
 impl rustls::client::danger::ServerCertVerifier for Anybody {
     fn verify_server_cert(

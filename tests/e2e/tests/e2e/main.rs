@@ -5,12 +5,15 @@
 mod authorization;
 mod bad_input;
 mod bench;
+mod extras;
 mod first_start;
 mod hostile_tls;
 mod metrics;
 mod native_members;
+mod operating;
 mod pki_commands;
 mod plugin_lifecycle;
+mod protection;
 mod proxies;
 mod quic;
 mod real_clients;

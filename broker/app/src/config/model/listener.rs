@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersions};
-use super::{AllowDeny, ProxyIdentity, ProxyProtocol, Quic, WebSocket};
+use super::{AllowDeny, ProxyIdentity, ProxyProtocol, Quic, Rates, WebSocket};
 use crate::config::units::Span;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -138,6 +138,7 @@ pub struct Listener {
     pub websocket: WebSocket,
     /// MQTT over QUIC, for the type `quic`.
     pub quic: Quic,
+    pub rates: Rates,
 }
 
 /// Permissions in octal digits, for example `"0660"`.
@@ -251,6 +252,7 @@ impl Default for Listener {
             proxy_protocol: None,
             websocket: WebSocket::default(),
             quic: Quic::default(),
+            rates: Rates::default(),
         }
     }
 }

@@ -1,0 +1,217 @@
+//! Subscriptions: of a client, or of everyone a topic goes to; add one, remove one.
+
+use std::collections::HashSet;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use mqgate_codec::{QoS, ReasonCode, SubscriptionOptions, TopicFilter, TopicName};
+use serde::{Deserialize, Serialize};
+
+use super::devices::bad_json;
+use super::sessions::{bad_cursor, resolve};
+use super::{Actor, AdminParts, Page, Problem, note, page_size};
+use crate::inspect::NotSubscribed;
+use crate::sessions::Name;
+
+pub(super) fn routes() -> Router<AdminParts> {
+    Router::new().route("/subscriptions", get(list).post(add).delete(remove))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    after: Option<String>,
+    limit: Option<usize>,
+    client_id: Option<String>,
+    device_id: Option<String>,
+    topic: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    client_id: String,
+    device_id: String,
+    /// Of a client; not told for a topic, where several may match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<String>,
+    /// Group of a shared subscription, for a topic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    qos: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_local: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retain_as_published: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identifier: Option<u32>,
+}
+
+async fn list(
+    State(parts): State<AdminParts>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Shown>>, Problem> {
+    let limit = page_size(query.limit);
+    let items = match (&query.client_id, &query.topic) {
+        (Some(client_id), None) => {
+            let name = resolve(&parts, client_id, query.device_id.as_deref())?;
+            of_client(&parts, &name).await?
+        }
+        (None, Some(topic)) => of_topic(&parts, topic)?,
+        _ => {
+            let detail = "say whose: `client_id` (`--client`) or `topic` (`--topic`), one of the two";
+            return Err(Problem::bad_request("bad_query", detail));
+        }
+    };
+    // A place in the list: it may have changed since, and then something is seen twice or not at all.
+    let first: usize = query.after.as_deref().map_or(Ok(0), str::parse).map_err(|_| bad_cursor())?;
+    let end = items.len().min(first.saturating_add(limit));
+    let next = (end < items.len()).then(|| end.to_string());
+    Ok(Json(Page { items: items.into_iter().take(end).skip(first).collect(), next }))
+}
+
+async fn of_client(parts: &AdminParts, name: &Name) -> Result<Vec<Shown>, Problem> {
+    let facts = parts.broker.session(name).await.ok_or_else(super::sessions::no_session)?;
+    let shown = facts.subscriptions.into_iter().map(|subscription| Shown {
+        client_id: facts.client_id.clone(),
+        device_id: facts.device_id.clone(),
+        filter: Some(subscription.filter),
+        group: None,
+        qos: subscription.qos,
+        no_local: Some(subscription.no_local),
+        retain_as_published: Some(subscription.retain_as_published),
+        identifier: subscription.identifier,
+    });
+    Ok(shown.collect())
+}
+
+fn of_topic(parts: &AdminParts, topic: &str) -> Result<Vec<Shown>, Problem> {
+    let topic = topic_name(topic)?;
+    let receivers = parts.broker.router.receivers(&topic);
+    let keys: HashSet<_> = receivers.iter().map(|receiver| receiver.key).collect();
+    let names = parts.broker.sessions.names_of(&keys);
+    let mut shown: Vec<Shown> = receivers
+        .into_iter()
+        .filter_map(|receiver| {
+            let name = names.get(&receiver.key)?;
+            Some(Shown {
+                client_id: name.client_id.to_string(),
+                device_id: name.device_id.to_string(),
+                filter: None,
+                group: receiver.group.map(|group| group.to_string()),
+                qos: receiver.qos as u8,
+                no_local: None,
+                retain_as_published: None,
+                identifier: None,
+            })
+        })
+        .collect();
+    shown.sort_by(|a, b| (&a.device_id, &a.client_id, &a.group).cmp(&(&b.device_id, &b.client_id, &b.group)));
+    Ok(shown)
+}
+
+pub(super) fn topic_name(text: &str) -> Result<TopicName, Problem> {
+    TopicName::parse(text.into())
+        .map_err(|error| Problem::bad_request("bad_topic", format!("{text:?} is no Topic Name: it {error}")))
+}
+
+pub(super) fn topic_filter(text: &str) -> Result<TopicFilter, Problem> {
+    TopicFilter::parse(text.into()).map_err(|error| {
+        Problem::bad_request("bad_filter", format!("{text:?} is no Topic Filter: it {error}"))
+    })
+}
+
+pub(super) fn quality(bits: u8) -> Result<QoS, Problem> {
+    QoS::from_bits(bits).ok_or_else(|| Problem::bad_request("bad_qos", "the QoS levels are 0, 1 and 2"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddBody {
+    client_id: String,
+    device_id: Option<String>,
+    filter: String,
+    #[serde(default)]
+    qos: u8,
+    #[serde(default)]
+    no_local: bool,
+    #[serde(default)]
+    retain_as_published: bool,
+}
+
+async fn add(
+    State(parts): State<AdminParts>,
+    Extension(actor): Extension<Actor>,
+    body: Result<Json<AddBody>, JsonRejection>,
+) -> Result<(StatusCode, Json<serde_json::Value>), Problem> {
+    let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
+    let filter = topic_filter(&body.filter)?;
+    let mut options = SubscriptionOptions::new(quality(body.qos)?);
+    options.no_local = body.no_local && filter.share_name().is_none();
+    options.retain_as_published = body.retain_as_published;
+    let name = resolve(&parts, &body.client_id, body.device_id.as_deref())?;
+    let about =
+        [("client_id", body.client_id.as_str()), ("device_id", &name.device_id), ("filter", &body.filter)];
+    note(&parts.audit, &actor, "subscription.add", &about)?;
+    let qos = parts.broker.subscribe_client(&name, filter, options).await.map_err(not_subscribed)?;
+    let added = serde_json::json!({
+        "client_id": body.client_id,
+        "device_id": &*name.device_id,
+        "filter": body.filter,
+        "qos": qos as u8,
+    });
+    Ok((StatusCode::CREATED, Json(added)))
+}
+
+fn not_subscribed(problem: NotSubscribed) -> Problem {
+    match problem {
+        NotSubscribed::NoSession => super::sessions::no_session(),
+        NotSubscribed::Away => {
+            let detail = "the client is not connected: there is no permit to judge the filter by; \
+                          wait until it connects, or configure an automatic subscription";
+            Problem::new(StatusCode::CONFLICT, "not_connected", detail)
+        }
+        NotSubscribed::Refused(ReasonCode::NOT_AUTHORIZED) => {
+            let detail = "the client's permit does not cover this filter; widen the rules of its grant first";
+            Problem::new(StatusCode::FORBIDDEN, "not_permitted", detail)
+        }
+        NotSubscribed::Refused(ReasonCode::QUOTA_EXCEEDED) => {
+            let detail = "the client has as many subscriptions as it may; remove one, or raise \
+                          `limits.max_subscriptions` or `limits.max_filter_bytes`";
+            Problem::new(StatusCode::CONFLICT, "too_many_subscriptions", detail)
+        }
+        NotSubscribed::Refused(code) => {
+            let detail = format!("the client's session refused it with reason code {:#04x}", code.0);
+            Problem::new(StatusCode::CONFLICT, "refused", detail)
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveQuery {
+    client_id: String,
+    device_id: Option<String>,
+    filter: String,
+}
+
+async fn remove(
+    State(parts): State<AdminParts>,
+    Extension(actor): Extension<Actor>,
+    Query(query): Query<RemoveQuery>,
+) -> Result<Json<serde_json::Value>, Problem> {
+    let name = resolve(&parts, &query.client_id, query.device_id.as_deref())?;
+    let about =
+        [("client_id", query.client_id.as_str()), ("device_id", &name.device_id), ("filter", &query.filter)];
+    note(&parts.audit, &actor, "subscription.remove", &about)?;
+    match parts.broker.unsubscribe_client(&name, &query.filter).await {
+        true => Ok(Json(serde_json::json!({ "client_id": query.client_id, "filter": query.filter }))),
+        false => {
+            let detail =
+                "the client has no such subscription; `mqgate subscriptions list --client ID` shows them";
+            Err(Problem::new(StatusCode::NOT_FOUND, "no_subscription", detail))
+        }
+    }
+}
