@@ -1,6 +1,7 @@
 //! One connection's task: moves bytes between the transport and the machine of `mqgate-protocol`, and does
 //! what the machine wants done. Decides nothing itself.
 
+mod asking;
 mod brake;
 mod dialogue;
 mod ending;
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use self::brake::Brake;
 use self::dialogue::Talk;
 use self::ending::Denials;
-use crate::broker::{Broker, WITHDRAWN};
+use crate::broker::Broker;
 use crate::delivery::{self, Lane, Mailbox};
 use crate::directory::ConnectionHandle;
 use crate::gate::{Accepted, Reauthorization};
@@ -600,35 +601,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     Err(refused) => self.handle(Input::SessionRefused(refused)),
                 }
             }
-        }
-    }
-
-    /// Has the gate judge a session that is live. It goes on meanwhile: an order to close it does not wait.
-    fn ask(&mut self) {
-        if self.asking.is_some() {
-            self.ask_again = true;
-            return;
-        }
-        let (Some(connect), Some(permit)) = (self.connect.clone(), self.machine.permit().cloned()) else {
-            return;
-        };
-        let (broker, accepted) = (Arc::clone(&self.broker), Arc::clone(&self.accepted));
-        self.asking =
-            Some(Box::pin(async move { broker.reauthorize(&accepted, &connect, &permit, None).await }));
-    }
-
-    fn answered(&mut self, answer: Reauthorization) {
-        self.asking = None;
-        match answer {
-            Reauthorization::Kept => self.handle(Input::PermitKept),
-            Reauthorization::Replaced(permit) => {
-                self.handle.permitted(&permit);
-                self.handle(Input::Reauthorized(permit));
-            }
-            Reauthorization::Withdrawn(refusal) => return self.close(WITHDRAWN, refusal.reason),
-        }
-        if std::mem::take(&mut self.ask_again) {
-            self.ask();
         }
     }
 

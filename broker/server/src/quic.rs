@@ -86,10 +86,13 @@ pub(crate) async fn handshake(
     settings: QuicSettings,
 ) -> Result<QuicHandshaken, HandshakeFailure> {
     let time = set.settings().handshake_timeout;
-    tokio::time::timeout(time, handshake_untimed(incoming, set, settings)).await.unwrap_or_else(|_| {
-        let detail = format!("not finished within {time:?}");
-        Err(HandshakeFailure::because(Reason::TlsHandshakeTimeout, detail))
-    })
+    match tokio::time::timeout(time, handshake_untimed(incoming, set, settings)).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let detail = format!("not finished within {time:?}");
+            Err(HandshakeFailure::because(Reason::TlsHandshakeTimeout, detail))
+        }
+    }
 }
 
 async fn handshake_untimed(

@@ -1,6 +1,7 @@
 //! What a configuration must not say although every key can be read: contradictions, dangerous combinations,
 //! names and files that lead nowhere.
 
+mod crl;
 mod tls;
 mod transport;
 
@@ -12,7 +13,6 @@ use std::time::Duration;
 use mqgate_identity::evaluation::{PathDepth, PathPolicy, UsageRule};
 use mqgate_plugin_host::HostSettings;
 use mqgate_protocol::topics::RewriteError;
-use mqgate_server::crl::fetch::check_url;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -74,7 +74,7 @@ pub fn check(config: &Config, source: &Source<'_>) -> Found {
         checker.rules(&format!("policy.acls.{name}.rules"), &acl.rules);
     }
     checker.admin(config);
-    checker.crl(config);
+    crl::check(&mut checker, config);
     checker.limits(config);
     checker.server_certificates(config);
     checker.topics(config);
@@ -347,59 +347,6 @@ impl Checker<'_, '_> {
                 "there is no place to serve them: `admin.enable` is false",
                 "give metrics an address of their own with `metrics.bind`, or set `metrics.enable = false`",
             );
-        }
-    }
-
-    fn crl(&mut self, config: &Config) {
-        let crl = &config.crl;
-        for (index, url) in crl.urls.iter().enumerate() {
-            if let Err(error) = check_url(url) {
-                self.add(&format!("crl.urls[{index}]"), error.to_string(), None);
-            }
-        }
-        for (index, text) in crl.allow_networks.iter().enumerate() {
-            if let Err(error) = network(text) {
-                self.add(&format!("crl.allow_networks[{index}]"), error, None);
-            }
-        }
-        for (index, host) in crl.allow_hosts.iter().enumerate() {
-            let bare = host.strip_prefix("*.").unwrap_or(host);
-            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':' | '[' | ']');
-            if bare.is_empty() || !bare.chars().all(fits) {
-                self.add(
-                    &format!("crl.allow_hosts[{index}]"),
-                    format!("`{host}` is no host name"),
-                    Some("write \"pki.example.org\", or \"*.example.org\" for every host below it"),
-                );
-            }
-        }
-        if crl.follow_distribution_points && crl.allow_hosts.is_empty() {
-            self.add(
-                "crl.follow_distribution_points",
-                "no host may be asked: `crl.allow_hosts` is empty",
-                Some("name the hosts that your CAs' distribution points are on"),
-            );
-        }
-        for (key, zero) in [
-            ("crl.refresh", crl.refresh.0.is_zero()),
-            ("crl.fetch_timeout", crl.fetch_timeout.0.is_zero()),
-            ("crl.max_size", crl.max_size.0 == 0),
-            ("crl.max_lists", crl.max_lists == 0),
-        ] {
-            if zero {
-                self.add(key, "nothing would go through: more than zero is needed", None);
-            }
-        }
-        let has_source = !(crl.files.is_empty() && crl.directories.is_empty() && crl.urls.is_empty())
-            || crl.follow_distribution_points;
-        for (name, listener) in &config.listeners {
-            if listener.crl_check && !has_source {
-                self.add(
-                    &format!("listeners.{name}.crl_check"),
-                    "there is no revocation list to look certificates up in",
-                    Some("name files, directories or urls in `[crl]`, or set `crl_check = false`"),
-                );
-            }
         }
     }
 

@@ -165,7 +165,6 @@ pub fn tls(
             true => vec![String::from("http/1.1"), String::from("mqtt")],
             false => vec![String::from("mqtt")],
         },
-        ..TlsSettings::default()
     };
     if client_auth != ClientAuth::None && trust.current().anchors.is_empty() {
         tracing::warn!(listener = name, "no CA is trusted yet: nobody can connect before `mqgate ca add`");

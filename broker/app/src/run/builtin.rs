@@ -74,7 +74,7 @@ pub async fn renew(config: Config, bundles: Arc<Bundles>, end: CancellationToken
                 match bundles.set_builtin(certificate) {
                     Ok(()) => tracing::info!("the built-in server certificate was renewed"),
                     Err(error) => {
-                        tracing::error!(%error, "the renewed built-in certificate cannot be served")
+                        tracing::error!(%error, "the renewed built-in certificate cannot be served");
                     }
                 }
             }

@@ -68,7 +68,10 @@ pub(super) struct Chain {
     pub(super) about: Vec<String>,
 }
 
-pub const CLASSES: &[(&str, fn(&mut Random, &[KeyPair]) -> Case)] = &[
+/// Makes one case of a class.
+type Maker = fn(&mut Random, &[KeyPair]) -> Case;
+
+pub const CLASSES: &[(&str, Maker)] = &[
     ("plain", plain),
     ("name-constraints", name_constraints),
     ("path-length", path_length),
