@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(rates.traffic(at(0), 2, 10), None);
         assert_eq!(rates.traffic(at(0), 1, 10), Some((Duration::from_millis(500), Held::Messages)));
         assert_eq!(rates.traffic(at(500), 0, 80), None, "what is not sent is not counted");
-        assert_eq!(rates.traffic(at(500), 0, 100), Some((Duration::from_millis(500), Held::Bytes)));
+        assert_eq!(rates.traffic(at(500), 0, 100), Some((Duration::from_millis(800), Held::Bytes)));
         assert_eq!(rates.traffic(at(3_600_000), 2, 0), None, "no more than a second is saved up");
         assert!(rates.traffic(at(3_600_000), 1, 0).is_some());
         assert_eq!(rates.connection(at(0)), None, "no limit");

@@ -149,9 +149,6 @@ impl Shape {
         let mut names: Vec<&str> =
             properties.into_iter().flat_map(serde_json::Map::keys).map(String::as_str).collect();
         names.sort_unstable();
-        if let Some(guess) = did_you_mean(name, names.iter().copied()) {
-            return format!("did you mean `{guess}`?");
-        }
         // A key that belongs to another table, such as `bind` before the first header.
         let homes: Vec<String> = self
             .root
@@ -170,6 +167,12 @@ impl Shape {
             })
             .map(|(table, _)| format!("[{table}]"))
             .collect();
+        if !homes.is_empty() && !inside {
+            return format!("it belongs under {}", homes.join(" or "));
+        }
+        if let Some(guess) = did_you_mean(name, names.iter().copied()) {
+            return format!("did you mean `{guess}`?");
+        }
         match (homes.is_empty(), inside) {
             (false, _) => format!("it belongs under {}", homes.join(" or ")),
             (true, _) => format!("the keys here are {}", names.join(", ")),

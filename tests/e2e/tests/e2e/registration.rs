@@ -62,7 +62,8 @@ async fn with_manual_registration_a_device_waits_for_its_operator() {
 #[tokio::test]
 async fn a_revoked_device_is_disconnected_within_a_second_and_stays_out() {
     for tls in [TlsVersion::V1_2, TlsVersion::V1_3] {
-        let broker = Broker::builder().with_bundled_plugins().start().await;
+        let resumption = "session_resumption = \"tickets\"";
+        let broker = Broker::builder().listener(resumption).with_bundled_plugins().start().await;
         let device = broker.pki.device("device-9");
         let mut options = broker.options("nine", &device);
         let tls_options = options.tls.as_mut().unwrap();
