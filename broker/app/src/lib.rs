@@ -8,5 +8,6 @@ pub mod config;
 pub mod exit;
 pub mod native;
 pub mod pki;
+pub mod reload;
 pub mod run;
 mod secret;

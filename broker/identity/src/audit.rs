@@ -76,6 +76,12 @@ pub mod names {
     pub const SERVER_CERT_DISABLED: &str = "server_cert.disabled";
     pub const CRL_UPDATED: &str = "crl.updated";
     pub const CRL_REFUSED: &str = "crl.refused";
+    pub const CERTIFICATE_EXPIRED: &str = "certificate.expired";
+    pub const CONFIG_RELOADED: &str = "config.reloaded";
+    pub const CONFIG_REFUSED: &str = "config.refused";
+    pub const TRANSITION_STARTED: &str = "transition.started";
+    pub const TRANSITION_CHANGED: &str = "transition.changed";
+    pub const TRANSITION_ENDED: &str = "transition.ended";
     pub const PLUGIN_LOADED: &str = "plugin.loaded";
     pub const PLUGIN_SWAPPED: &str = "plugin.swapped";
     pub const PLUGIN_UNLOADED: &str = "plugin.unloaded";
@@ -111,6 +117,12 @@ pub mod names {
         SERVER_CERT_DISABLED,
         CRL_UPDATED,
         CRL_REFUSED,
+        CERTIFICATE_EXPIRED,
+        CONFIG_RELOADED,
+        CONFIG_REFUSED,
+        TRANSITION_STARTED,
+        TRANSITION_CHANGED,
+        TRANSITION_ENDED,
         PLUGIN_LOADED,
         PLUGIN_SWAPPED,
         PLUGIN_UNLOADED,

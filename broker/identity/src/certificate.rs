@@ -142,6 +142,10 @@ pub struct ClientCertificate {
     /// DER of the intermediates the client sent, in order.
     pub intermediates: Vec<Arc<[u8]>>,
     pub anchor: MatchedAnchor,
+    /// The earliest end of validity on the path, anchor included.
+    pub not_after: UnixSeconds,
+    /// Generation of the trust set that it was judged by.
+    pub judged_by: u64,
 }
 
 /// The trust anchor that the validated path ends in.

@@ -195,6 +195,20 @@ impl PluginHost {
         }
     }
 
+    /// Replaces a member that is built in, in its place; whether there was one of this name.
+    pub async fn replace_native(&self, native: ChainMember) -> bool {
+        let _changing = self.changing.lock().await;
+        let mut members = self.members();
+        let found = members.iter_mut().find_map(|member| match member {
+            Member::Native(known) if known.name == native.name => Some(known),
+            Member::Native(_) | Member::Plugin(_) => None,
+        });
+        let Some(known) = found else { return false };
+        *known = Arc::new(native);
+        self.publish(self.next_generation(), &members, Reauthorize::None);
+        true
+    }
+
     /// Takes a plugin out of the chains. One that is required holds the listeners shut while it is not live, and
     /// without it nobody would ask for it any more: it goes only by `force`.
     pub async fn unload(&self, name: &str, force: bool) -> Result<(), UnloadError> {

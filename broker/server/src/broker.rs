@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use mqgate_codec::{Connect, ReasonCode};
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::hooks::Reauthorize;
@@ -59,8 +60,7 @@ pub struct Broker {
     admitter: Admitter,
     audit: Arc<AuditLog>,
     pub(crate) metrics: Arc<MqttMetrics>,
-    pub(crate) limits: Arc<Limits>,
-    listener_limits: HashMap<Arc<str>, Arc<Limits>>,
+    limits: ArcSwap<AllLimits>,
     pub(crate) router: Arc<Router>,
     pub(crate) sessions: Sessions,
     connections: Connections,
@@ -70,6 +70,16 @@ pub struct Broker {
     pub(crate) extras: Extras,
     /// Connections that ended before anybody was asked: a storm of them is not a storm of audit records.
     strangers: Mutex<Coalescer<(Arc<str>, std::net::IpAddr, Reason)>>,
+}
+
+/// What holds for connections that are yet to come.
+struct AllLimits {
+    common: Arc<Limits>,
+    of_listeners: HashMap<Arc<str>, Arc<Limits>>,
+}
+
+fn shared(limits: HashMap<Arc<str>, Limits>) -> HashMap<Arc<str>, Arc<Limits>> {
+    limits.into_iter().map(|(name, limits)| (name, Arc::new(limits))).collect()
 }
 
 impl Broker {
@@ -102,8 +112,7 @@ impl Broker {
     ) -> Result<Arc<Self>, prometheus::Error> {
         let BrokerParts { admitter, audit, metrics, limits, listener_limits } = parts;
         let limits = Arc::new(limits);
-        let listener_limits =
-            listener_limits.into_iter().map(|(name, limits)| (name, Arc::new(limits))).collect();
+        let listener_limits = shared(listener_limits);
         let router = Arc::new(Router::new(&limits, Arc::clone(&metrics), seed));
         let extras = Extras::new(settings, &router.traced, registry)?;
         Ok(Arc::new(Self {
@@ -111,8 +120,7 @@ impl Broker {
             audit,
             sessions: Sessions::new(Arc::clone(&limits), Arc::clone(&router), Arc::clone(&metrics)),
             metrics,
-            limits,
-            listener_limits,
+            limits: ArcSwap::from_pointee(AllLimits { common: limits, of_listeners: listener_limits }),
             router,
             connections: Connections::default(),
             connection_ids: AtomicU64::new(1),
@@ -123,14 +131,27 @@ impl Broker {
         }))
     }
 
+    /// Replaces the limits of connections that are yet to come. What all of them share (sessions, what is queued and
+    /// retained) keeps those of the start.
+    pub fn configure(&self, limits: Limits, listener_limits: HashMap<Arc<str>, Limits>) {
+        let all = AllLimits { common: Arc::new(limits), of_listeners: shared(listener_limits) };
+        self.limits.store(Arc::new(all));
+    }
+
     /// Everyone connected: to list, to disconnect, to ask again.
     pub fn connections(&self) -> &Connections {
         &self.connections
     }
 
+    /// What holds where no listener says otherwise.
+    pub(crate) fn common_limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits.load().common)
+    }
+
     /// What holds for the clients of a listener.
-    pub(crate) fn limits_of(&self, listener: &str) -> &Arc<Limits> {
-        self.listener_limits.get(listener).unwrap_or(&self.limits)
+    pub(crate) fn limits_of(&self, listener: &str) -> Arc<Limits> {
+        let all = self.limits.load();
+        Arc::clone(all.of_listeners.get(listener).unwrap_or(&all.common))
     }
 
     /// An id for [`Accepted`], never given twice.

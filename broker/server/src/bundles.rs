@@ -170,15 +170,50 @@ impl Bundles {
         Some(bound)
     }
 
-    /// From now on changes reach this listener, and it counts as a user of what it has.
+    /// From now on changes reach this listener, and it counts as a user of what it has. What was changed since it was
+    /// put together reaches it, too. It takes the place of one of the same name.
     pub fn watch(&self, listener: &str, tls: &Arc<TlsServer>) {
-        self.metrics.note_certificates(listener, None, tls.current().certificates());
-        self.state().listeners.insert(listener.to_owned(), Arc::clone(tls));
+        let mut state = self.state();
+        let before = state.listeners.insert(listener.to_owned(), Arc::clone(tls));
+        let updated = tls.update(|set| {
+            let mut certificates = set.certificates().clone();
+            for bound in set.certificates().iter() {
+                let (certificate, enabled) = match &bound.source {
+                    CertificateSource::Builtin => match &state.builtin {
+                        Some(builtin) => (builtin, state.builtin_enabled),
+                        None => continue,
+                    },
+                    CertificateSource::Bundle { namespace, name } => {
+                        match state.bundles.get(&key(namespace, name)) {
+                            Some(known) => (&known.certificate, known.record.enabled),
+                            None => continue,
+                        }
+                    }
+                    CertificateSource::Files { .. } | CertificateSource::Retired { .. } => continue,
+                };
+                certificates = certificates.changed(&bound.source, |bound| {
+                    bound.certificate = certificate.clone();
+                    bound.enabled = enabled;
+                });
+            }
+            set.with_certificates(certificates)
+        });
+        drop(state);
+        if let Err(error) = updated {
+            tracing::error!(listener, %error, "server certificates that were just changed are not shown");
+        }
+        let before = before.map(|before| before.current());
+        let before = before.as_ref().map(|set| set.certificates());
+        self.metrics.note_certificates(listener, before, tls.current().certificates());
     }
 
     /// The listener is gone.
     pub fn forget(&self, listener: &str) {
-        self.state().listeners.remove(listener);
+        let gone = self.state().listeners.remove(listener);
+        if let Some(gone) = gone {
+            let none = CertificateSet::default();
+            self.metrics.note_certificates(listener, Some(gone.current().certificates()), &none);
+        }
     }
 
     /// Puts a built-in certificate in place, or a newer one in its place.
@@ -215,9 +250,9 @@ impl Bundles {
         }
     }
 
-    /// Whether the files that listeners have and the bundles kept here are within the limit together.
-    pub fn check_files(&self) -> Result<(), BundleError> {
-        self.check_limit(self.files_in_use())
+    /// Whether so many pairs of files of listeners and the bundles kept here are within the limit together.
+    pub fn check_files(&self, files: usize) -> Result<(), BundleError> {
+        self.check_limit(files)
     }
 
     pub async fn add(
@@ -431,7 +466,9 @@ impl Bundles {
             let set = tls.current();
             files.extend(set.certificates().iter().filter_map(|bound| match &bound.source {
                 CertificateSource::Files { certificate, key, .. } => Some((certificate.clone(), key.clone())),
-                CertificateSource::Builtin | CertificateSource::Bundle { .. } => None,
+                CertificateSource::Builtin
+                | CertificateSource::Bundle { .. }
+                | CertificateSource::Retired { .. } => None,
             }));
         }
         files.len()

@@ -15,6 +15,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use mqgate_codec::{
@@ -118,6 +119,8 @@ struct Driver<S> {
     begun: bool,
     /// Since when the client takes nothing of what is to be written.
     stalled: Option<Instant>,
+    /// How long it may do so.
+    write_stall_timeout: Duration,
     /// Generation of hooks that the gate was asked about this session.
     asked_generation: u64,
     tally: Tally,
@@ -155,11 +158,12 @@ enum Event {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     fn new(stream: S, accepted: Accepted, broker: Arc<Broker>, handle: Arc<ConnectionHandle>) -> Self {
         let now = broker.now();
-        let machine = Connection::new(now, Arc::clone(broker.limits_of(&accepted.listener)));
+        let limits = broker.limits_of(&accepted.listener);
+        let write_stall_timeout = limits.write_stall_timeout;
+        let machine = Connection::new(now, Arc::clone(&limits));
         let deadline = machine.deadline().unwrap_or(now);
         let transport = accepted.transport;
         let brake = Brake::of(broker.extras.rates(&accepted.listener));
-        let limits = broker.limits_of(&accepted.listener);
         let decoder = Decoder::server(DecodeLimits {
             maximum_packet_size: limits.maximum_packet_size,
             maximum_topic_levels: u16::try_from(limits.topic_levels).unwrap_or(u16::MAX),
@@ -189,6 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             turn: 0,
             begun: false,
             stalled: None,
+            write_stall_timeout,
             asked_generation: 0,
             tally: Tally::new(transport),
             inflight: 0,
@@ -238,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     self.effects();
                 }
                 Event::Shutdown => {
-                    let elsewhere = self.broker.limits.server_reference.is_some();
+                    let elsewhere = self.broker.limits_of(&self.accepted.listener).server_reference.is_some();
                     let code = if elsewhere {
                         ReasonCode::USE_ANOTHER_SERVER
                     } else {
@@ -315,7 +320,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     }
 
     fn stall_ends(&self) -> Option<Instant> {
-        Some(self.stalled?.after(self.broker.limits.write_stall_timeout))
+        Some(self.stalled?.after(self.write_stall_timeout))
     }
 
     /// The machine's deadline mostly moves away: the timer follows only when it has run out.

@@ -3,19 +3,24 @@
 //! A handle is there from the moment a transport is served, before CONNECT was judged: a certificate that is
 //! revoked meanwhile reaches the connection all the same. Knows nothing of sessions and messages.
 
+mod index;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
+use std::time::Instant;
 
 use bytestring::ByteString;
 use mqgate_codec::ReasonCode;
-use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
 use mqgate_identity::reason::Reason;
-use mqgate_identity::time::UnixMillis;
+use mqgate_identity::time::{UnixMillis, UnixSeconds};
 use mqgate_protocol::permit::Permit;
 use tokio::sync::oneshot;
 
+pub use self::index::Mark;
+use self::index::{Entered, Index};
 use crate::delivery::Mailbox;
 use crate::gate::Accepted;
 use crate::inspect::Request;
@@ -28,6 +33,7 @@ const SHARDS: usize = 64;
 pub struct Connections {
     shards: Box<[Shard]>,
     count: AtomicUsize,
+    index: Index,
 }
 
 /// By connection id.
@@ -41,8 +47,15 @@ pub struct ConnectionHandle {
     pub accepted_at: UnixMillis,
     pub peer_address: std::net::IpAddr,
     pub certificate_fingerprint: Option<CertificateFingerprint>,
-    /// Fingerprint of the trust anchor that the client's path ends in.
-    pub trust_anchor: Option<CertificateFingerprint>,
+    /// As TLS counts versions; `None` without TLS.
+    pub tls_version: Option<u16>,
+    /// The server's certificate that the client was shown.
+    pub server_certificate: Option<CertificateFingerprint>,
+    certificate: Option<Arc<ClientCertificate>>,
+    /// The trust anchor that the client's path ends in now, if it is not the one it ended in at first.
+    anchor: Mutex<Option<CertificateFingerprint>>,
+    /// Kept by the index.
+    entered: Mutex<Entered>,
     /// Set when the gate admitted the client.
     admitted: OnceLock<Admitted>,
     /// Generation of the hook set that gave the permit in use.
@@ -82,6 +95,15 @@ struct Orders {
     waker: Option<Waker>,
     /// The task is gone; orders reach nobody.
     ended: bool,
+    /// Measures how long the farewell takes.
+    cause: Option<Cause>,
+}
+
+/// Since when a connection has to go, and where it is noted how long that took.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    pub since: Instant,
+    pub latency: prometheus::Histogram,
 }
 
 /// What a task finds when it looks at its orders.
@@ -94,7 +116,11 @@ pub(crate) struct Order {
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), count: AtomicUsize::new(0) }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            count: AtomicUsize::new(0),
+            index: Index::default(),
+        }
     }
 }
 
@@ -144,15 +170,49 @@ impl Connections {
         found
     }
 
+    /// Everyone who depends on this.
+    pub fn find(&self, mark: Mark<'_>) -> Vec<Arc<ConnectionHandle>> {
+        self.index.find(mark)
+    }
+
+    /// Says when a connection has to be looked at again; at first, when its path's validity ends.
+    pub(crate) fn set_due(&self, handle: &Arc<ConnectionHandle>, at: Option<UnixSeconds>) {
+        self.index.set_due(handle, at);
+    }
+
+    /// Takes out who has to be looked at by `now`.
+    pub(crate) fn take_due(&self, now: UnixSeconds) -> Vec<Arc<ConnectionHandle>> {
+        self.index.take_due(now)
+    }
+
+    pub(crate) fn next_due(&self) -> Option<UnixSeconds> {
+        self.index.next_due()
+    }
+
+    /// Waits until [`Self::next_due`] has become an earlier moment.
+    pub(crate) async fn due_sooner(&self) {
+        self.index.sooner.notified().await;
+    }
+
+    /// A connection's path ends in another CA from now on.
+    pub(crate) fn reparent(&self, handle: &Arc<ConnectionHandle>, to: CertificateFingerprint) {
+        let Some(from) = handle.anchor().filter(|from| *from != to) else { return };
+        handle.set_anchor(to);
+        self.index.moved(handle, from, to);
+    }
+
     pub(crate) fn enter(&self, handle: Arc<ConnectionHandle>) {
+        self.index.enter(&handle);
         if lock(self.shard(handle.connection_id)).insert(handle.connection_id, handle).is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn leave(&self, connection_id: u64) {
-        if lock(self.shard(connection_id)).remove(&connection_id).is_some() {
+        let gone = lock(self.shard(connection_id)).remove(&connection_id);
+        if let Some(gone) = gone {
             self.count.fetch_sub(1, Ordering::Relaxed);
+            self.index.leave(&gone);
         }
     }
 
@@ -170,7 +230,11 @@ impl ConnectionHandle {
             accepted_at: accepted.accepted_at,
             peer_address: accepted.peer.address,
             certificate_fingerprint: certificate.map(|certificate| certificate.leaf.certificate_fingerprint),
-            trust_anchor: certificate.map(|certificate| certificate.anchor.certificate_fingerprint),
+            tls_version: accepted.tls.as_ref().map(|tls| tls.version),
+            server_certificate: accepted.server_certificate,
+            certificate: accepted.certificate.clone(),
+            anchor: Mutex::default(),
+            entered: Mutex::default(),
             admitted: OnceLock::new(),
             generation: AtomicU64::new(0),
             mailbox: OnceLock::new(),
@@ -189,6 +253,21 @@ impl ConnectionHandle {
 
     pub fn device_id(&self) -> Option<&str> {
         self.admitted().map(|admitted| &*admitted.device_id)
+    }
+
+    /// The certificate that the client proved to hold the key of.
+    pub fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        self.certificate.as_ref()
+    }
+
+    /// Fingerprint of the trust anchor that the client's path ends in.
+    pub fn anchor(&self) -> Option<CertificateFingerprint> {
+        let certificate = self.certificate.as_deref()?;
+        Some(lock(&self.anchor).unwrap_or(certificate.anchor.certificate_fingerprint))
+    }
+
+    fn set_anchor(&self, anchor: CertificateFingerprint) {
+        *lock(&self.anchor) = Some(anchor);
     }
 
     /// Generation of the hook set that gave the permit in use; 0 before there is one.
@@ -219,6 +298,27 @@ impl ConnectionHandle {
 
     pub(crate) fn mailbox(&self) -> Option<&Arc<Mailbox>> {
         self.mailbox.get()
+    }
+
+    /// As [`Self::close`], and notes how long it takes. Whether this was the first request.
+    pub fn close_because(&self, farewell: Farewell, cause: Cause) -> bool {
+        let mut first = false;
+        self.order(|orders| {
+            first = orders.farewell.is_none() && !orders.ended;
+            if first {
+                orders.farewell = Some(farewell);
+                orders.cause = Some(cause);
+            }
+        });
+        first
+    }
+
+    /// The client has been told to go: what was measured is written down.
+    pub(crate) fn dismissed(&self) {
+        let cause = lock(&self.orders).cause.take();
+        if let Some(cause) = cause {
+            cause.latency.observe(cause.since.elapsed().as_secs_f64());
+        }
     }
 
     /// Asks the connection's task to get a new permit.

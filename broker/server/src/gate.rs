@@ -11,14 +11,15 @@ mod facts;
 mod judge;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
 use mqgate_codec::{Connect, ReasonCode};
 use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict, names};
-use mqgate_identity::certificate::ClientCertificate;
+use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
+use mqgate_identity::evaluation::Rejection;
 use mqgate_identity::hooks::{AclRule, Attribute, Connection, HookSet, Peer, TlsSession};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
@@ -52,6 +53,8 @@ pub struct Accepted {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// What else the transport tells, for hooks and audit records.
     pub attributes: Vec<Attribute>,
+    /// The listener's own certificate that the client was shown.
+    pub server_certificate: Option<CertificateFingerprint>,
 }
 
 /// The answer to CONNECT.
@@ -135,9 +138,14 @@ pub struct Gate {
     registry: Option<Arc<Registry>>,
     audit: Arc<AuditLog>,
     metrics: Arc<GateMetrics>,
-    settings: GateSettings,
+    settings: ArcSwap<GateSettings>,
+    anchor_now: OnceLock<Arc<AnchorNow>>,
     bans: Option<Arc<Bans>>,
 }
+
+/// Which CA the path of a certificate ends in now, on the listener of this name.
+pub type AnchorNow =
+    dyn Fn(&str, &ClientCertificate) -> Result<CertificateFingerprint, Rejection> + Send + Sync;
 
 impl Gate {
     /// A gate over `hooks`, which may be replaced at any time: each connection is judged by one snapshot.
@@ -149,7 +157,8 @@ impl Gate {
         metrics: Arc<GateMetrics>,
         settings: GateSettings,
     ) -> Self {
-        Self { hooks, registry, audit, metrics, settings, bans: None }
+        let settings = ArcSwap::from_pointee(settings);
+        Self { hooks, registry, audit, metrics, settings, anchor_now: OnceLock::new(), bans: None }
     }
 
     /// Keeps out who is banned.
@@ -157,6 +166,16 @@ impl Gate {
     pub fn with_bans(mut self, bans: Arc<Bans>) -> Self {
         self.bans = Some(bans);
         self
+    }
+
+    /// Replaces the settings: they hold for every decision from now on.
+    pub fn configure(&self, settings: GateSettings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Says how to judge a path whose trust set may have changed since the handshake; the first one stays.
+    pub fn anchors_from(&self, anchor_now: Arc<AnchorNow>) {
+        let _ = self.anchor_now.set(anchor_now);
     }
 
     pub(crate) fn metrics(&self) -> &GateMetrics {
@@ -301,7 +320,8 @@ impl Gate {
     }
 
     fn policy(&self, accepted: &Accepted) -> Option<ListenerPolicy> {
-        self.settings.listeners.get(&accepted.listener).copied().or(self.settings.other_listeners)
+        let settings = self.settings.load();
+        settings.listeners.get(&accepted.listener).copied().or(settings.other_listeners)
     }
 
     /// Whether a permit ran out too long ago.

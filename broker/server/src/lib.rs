@@ -21,6 +21,7 @@ pub mod flapping;
 pub mod gate;
 mod inspect;
 pub mod listener;
+pub mod live;
 pub mod metrics;
 pub mod network;
 pub mod proxy_protocol;

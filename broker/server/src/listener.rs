@@ -4,6 +4,7 @@
 //! Does not know MQTT: a connection whose transport is up is handed to [`crate::broker::serve`].
 
 mod accept;
+mod control;
 mod incoming;
 mod proxied;
 mod report;
@@ -18,10 +19,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
-use tokio::sync::{Semaphore, watch};
+use quinn::Endpoint;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::control::ListenerControl;
+use self::control::{Move, clamped};
 use self::socket::ListeningSocket;
 pub use self::socket::{LONGEST_UNIX_PATH, ListenAddress, SocketSettings};
 use self::source::Unfinished;
@@ -111,6 +115,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Listener {
     inner: Arc<Inner>,
     bound: watch::Sender<Option<ListenAddress>>,
+    moves: (mpsc::Sender<Move>, mpsc::Receiver<Move>),
+    /// Opened before [`Self::run`], which goes on with it.
+    opened: Option<ListeningSocket>,
+    /// QUIC: connections live on the socket that they were accepted on.
+    endpoint: Option<Endpoint>,
 }
 
 /// Failures with the same are one record, with a count.
@@ -119,29 +128,38 @@ type FailureKey = (IpAddr, Reason, Option<CertificateFingerprint>);
 struct Inner {
     name: Arc<str>,
     /// A connection uses one snapshot from beginning to end.
-    settings: Arc<ArcSwap<ListenerSettings>>,
+    settings: ArcSwap<ListenerSettings>,
     parts: ListenerParts,
-    handshakes: Semaphore,
+    places: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    /// Nobody is accepted any more.
+    retired: CancellationToken,
     unfinished: Unfinished,
     failures: Mutex<Coalescer<FailureKey>>,
 }
 
 impl Listener {
     pub fn new(settings: ListenerSettings, parts: ListenerParts) -> Self {
-        let protocol = settings.transport().as_str();
-        parts.metrics.add_listener(&settings.name, protocol, settings.max_connections);
-        if let Some(tls) = &settings.tls {
-            parts.metrics.note_certificates(&settings.name, None, tls.current().certificates());
-        }
         let inner = Inner {
             name: Arc::clone(&settings.name),
-            handshakes: Semaphore::new(settings.max_handshakes.clamp(1, Semaphore::MAX_PERMITS)),
+            places: Arc::new(Semaphore::new(clamped(settings.max_connections))),
+            handshakes: Arc::new(Semaphore::new(clamped(settings.max_handshakes))),
             unfinished: Unfinished::new(settings.max_unfinished_per_source),
             failures: Mutex::new(Coalescer::new(COALESCE, COALESCED_KEYS)),
-            settings: Arc::new(ArcSwap::from_pointee(settings)),
+            retired: CancellationToken::new(),
+            settings: ArcSwap::from_pointee(settings),
             parts,
         };
-        Self { inner: Arc::new(inner), bound: watch::Sender::new(None) }
+        inner.announce(&inner.settings.load());
+        let (bound, moves) = (watch::Sender::new(None), mpsc::channel(1));
+        Self { inner: Arc::new(inner), bound, moves, opened: None, endpoint: None }
+    }
+
+    /// Takes the address now: whether it can be had is known before [`Self::run`].
+    pub fn open(&mut self) -> Result<(), ListenError> {
+        let settings = self.inner.settings.load_full();
+        self.opened = Some(socket(&settings, &mut self.endpoint)?);
+        Ok(())
     }
 
     /// Where it listens now; `None` while it is shut.
@@ -149,60 +167,75 @@ impl Listener {
         self.bound.subscribe()
     }
 
-    /// What new connections are served by. May be replaced at any time; the address, the kind of socket and the
-    /// numbers of places are those of the start.
-    pub fn settings(&self) -> Arc<ArcSwap<ListenerSettings>> {
-        Arc::clone(&self.inner.settings)
-    }
-
     /// Accepts until `shutdown`, then waits for the connections to end. Fails if the address cannot be had the
     /// first time.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ListenError> {
-        let settings = self.inner.settings.load_full();
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), ListenError> {
+        let name = Arc::clone(&self.inner.name);
         let tasks = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         // With port 0 the port that was picked is kept when the listener opens again.
-        let mut address = settings.address.clone();
+        let mut wanted = ListenerSettings::clone(&self.inner.settings.load());
         let mut opened_before = false;
-        // QUIC: connections live on the socket that they were accepted on.
-        let mut endpoint = None;
         let mut last_obstacles = Vec::new();
         let mut pause = FIRST_PAUSE;
-        while !shutdown.is_cancelled() {
+        while !shutdown.is_cancelled() && !self.inner.retired.is_cancelled() {
             let obstacles = self.inner.parts.readiness.obstacles();
             if !obstacles.is_empty() {
                 if obstacles != last_obstacles {
-                    tracing::warn!(listener = %settings.name, ?obstacles, "the listener stays shut");
+                    tracing::warn!(listener = %name, ?obstacles, "the listener stays shut");
                 }
                 last_obstacles = obstacles;
+                self.opened = None;
                 self.inner.housekeeping();
-                sleep(WATCH, &shutdown).await;
+                tokio::select! {
+                    () = sleep(WATCH, &shutdown) => {}
+                    Some(order) = self.moves.1.recv() => {
+                        // Only whether it could be had: it opens when the broker is ready.
+                        let tried = socket(&order.settings, &mut None).map(drop);
+                        if tried.is_ok() {
+                            wanted = order.settings;
+                        }
+                        let _ = order.answer.send(tried);
+                    }
+                }
                 continue;
             }
             last_obstacles.clear();
-            match ListeningSocket::open(&address, &settings, &mut endpoint) {
+            let socket = match self.opened.take() {
+                Some(opened) => Ok(opened),
+                None => socket(&wanted, &mut self.endpoint),
+            };
+            match socket {
                 Ok(socket) => {
                     pause = FIRST_PAUSE;
                     opened_before = true;
-                    address = socket.address().unwrap_or(address);
-                    self.opened(Some(address.clone()));
-                    self.accept_while_ready(&socket, &places, &tasks, &shutdown).await;
-                    socket.shut();
-                    self.opened(None);
+                    wanted.address = socket.address().unwrap_or(wanted.address);
+                    self.tell(Some(wanted.address.clone()));
+                    let order = self.accept_while_ready(&socket, &tasks, &shutdown).await;
+                    if let Some(order) = order {
+                        self.relocate(socket, &mut wanted, order);
+                    } else {
+                        socket.shut();
+                        self.tell(None);
+                    }
                 }
-                Err(problem) if !opened_before => {
-                    return Err(ListenError { listener: settings.name.to_string(), address, problem });
-                }
-                Err(problem) => {
-                    tracing::error!(listener = %settings.name, %address, %problem, "cannot listen again yet");
+                Err(error) if !opened_before => return Err(error),
+                Err(error) => {
+                    tracing::error!(%error, "cannot listen again yet");
                     sleep(pause, &shutdown).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
+        drop(self.moves);
         tasks.close();
-        if tokio::time::timeout(settings.drain, tasks.wait()).await.is_err() {
-            tracing::warn!(listener = %settings.name, connections = tasks.len(), "connections did not end in time");
+        // A listener that was removed keeps its clients as long as they like.
+        tokio::select! {
+            () = tasks.wait() => {}
+            () = shutdown.cancelled() => {}
+        }
+        let drain = self.inner.settings.load().drain;
+        if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
+            tracing::warn!(listener = %name, connections = tasks.len(), "connections did not end in time");
         }
         for event in self.inner.failures().finish() {
             self.inner.parts.audit.record(event);
@@ -210,7 +243,40 @@ impl Listener {
         Ok(())
     }
 
-    fn opened(&self, address: Option<ListenAddress>) {
+    /// Goes where it is told to, and leaves the socket to be taken for [`Self::run`]; if that cannot be had it stays.
+    fn relocate(&mut self, before: ListeningSocket, wanted: &mut ListenerSettings, order: Move) {
+        let mut endpoint = None;
+        let mut tried = socket(&order.settings, &mut endpoint);
+        let in_our_way = |error: &ListenError| error.problem.kind() == io::ErrorKind::AddrInUse;
+        let mut before = Some(before);
+        if tried.as_ref().is_err_and(in_our_way) {
+            // The old address may be a part of the new one: `127.0.0.1:8883` of `0.0.0.0:8883`.
+            if let Some(before) = before.take() {
+                before.shut();
+            }
+            self.tell(None);
+            tried = socket(&order.settings, &mut endpoint);
+        }
+        let answer = match tried {
+            Ok(fresh) => {
+                if let Some(before) = before.take() {
+                    before.shut();
+                    self.tell(None);
+                }
+                (self.opened, self.endpoint) = (Some(fresh), endpoint);
+                *wanted = order.settings;
+                Ok(())
+            }
+            Err(error) => {
+                // If it was given up it is opened again by `run`.
+                self.opened = before;
+                Err(error)
+            }
+        };
+        let _ = order.answer.send(answer);
+    }
+
+    fn tell(&self, address: Option<ListenAddress>) {
         let settings = self.inner.settings.load();
         let labels = [&*settings.name, settings.transport().as_str()];
         self.inner.parts.metrics.listener_up.with_label_values(&labels).set(i64::from(address.is_some()));
@@ -239,6 +305,15 @@ impl ListenerSettings {
 }
 
 impl Inner {
+    /// Brings what metrics say of the listener up to date.
+    fn announce(&self, settings: &ListenerSettings) {
+        let metrics = &self.parts.metrics;
+        metrics.add_listener(&self.name, settings.transport().as_str(), settings.max_connections);
+        if let Some(tls) = &settings.tls {
+            metrics.note_certificates(&self.name, None, tls.current().certificates());
+        }
+    }
+
     fn housekeeping(&self) {
         self.parts.audit.flush_refusals();
         let due = self.failures().flush(clock::now());
@@ -246,6 +321,18 @@ impl Inner {
             self.parts.audit.record(event);
         }
     }
+}
+
+/// Opens the socket of a listener.
+fn socket(
+    settings: &ListenerSettings,
+    endpoint: &mut Option<Endpoint>,
+) -> Result<ListeningSocket, ListenError> {
+    ListeningSocket::open(&settings.address, settings, endpoint).map_err(|problem| ListenError {
+        listener: settings.name.to_string(),
+        address: settings.address.clone(),
+        problem,
+    })
 }
 
 async fn sleep(time: Duration, shutdown: &CancellationToken) {

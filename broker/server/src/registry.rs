@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mqgate_codec::ReasonCode;
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::certificate::{CertificateError, CertificateFingerprint};
 use mqgate_identity::evaluation::{PathPolicy, Rejection};
@@ -30,9 +29,8 @@ pub use self::devices::{JitRegistration, ManualRegistration};
 pub(crate) use self::flight::Flight;
 use self::flight::Flights;
 use crate::audit::{AuditLog, AuditRefused};
-use crate::broker::Broker;
 use crate::clock;
-use crate::gate::connack_code;
+use crate::live::Live;
 use crate::metrics::GateMetrics;
 use crate::metrics::gate::{LookupResult, NAMESPACE, device_state};
 use crate::trust::{TrustError, TrustStore};
@@ -190,26 +188,13 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Has `broker` disconnect whoever a change bars.
-    pub fn disconnects(&self, broker: &Arc<Broker>) {
-        let broker: Weak<Broker> = Arc::downgrade(broker);
+    /// Has `live` send away whoever a change bars.
+    pub fn disconnects(&self, live: &Arc<Live>) {
+        let live: Weak<Live> = Arc::downgrade(live);
         self.on_change(move |change| {
-            let Some(broker) = broker.upgrade() else { return };
-            let gone = match change {
-                RegistryChange::DeviceBarred { certificate, reason } => {
-                    broker.connections().disconnect_where(
-                        |handle| handle.certificate_fingerprint == Some(certificate),
-                        connack_code(reason),
-                        reason,
-                    )
-                }
-                RegistryChange::CaRemoved { ca } => broker.connections().disconnect_where(
-                    |handle| handle.trust_anchor == Some(ca),
-                    ReasonCode::NOT_AUTHORIZED,
-                    Reason::CaInactive,
-                ),
-            };
-            tracing::info!(?change, connections = gone, "connections are closed");
+            if let Some(live) = live.upgrade() {
+                live.registry_changed(change);
+            }
         });
     }
 

@@ -14,18 +14,21 @@ use mqgate_identity::evaluation::{Anchor, subject_public_key_info};
 use mqgate_identity::hooks::{
     Acl, AclRule, AuditSink, Authentication, Authenticator, Authorization, Authorizer, ChainMember,
     ConnackReason, Connection, Denial, Effect, FailureKind, Grant, GrantLimits, HookFailure, HookFuture,
-    HookSet, Identity, Registrar, RegistrationDecision, RetainMatch,
+    HookSet, Identity, Peer, Registrar, RegistrationDecision, RetainMatch,
 };
 use mqgate_identity::registry::{
     CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvError, KvOperation, ServerBundle, Storage,
     StorageError,
 };
+use mqgate_identity::time::UnixMillis;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, SigningKey,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::gate::Accepted;
+use crate::metrics::mqtt::Transport;
 use crate::metrics::{BuildInfo, Metrics};
 use crate::tls::material::Pem;
 use crate::tls::{BoundCertificate, CertificateSet, CertificateSource, ServerCertificate};
@@ -64,6 +67,17 @@ impl TestCa {
 
     pub(crate) fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
+    }
+
+    /// Another certificate of the same CA: the same subject and key, under another name here.
+    pub(crate) fn renewed(&self, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, self.name.as_str());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::try_from(self.issuer.key().serialize_der()).unwrap();
+        let issuer = CertifiedIssuer::self_signed(params, key).unwrap();
+        Self { issuer, name: name.into() }
     }
 
     pub(crate) fn der(&self) -> Vec<u8> {
@@ -216,7 +230,9 @@ impl TestCertificate {
     /// As a finished handshake leaves it.
     pub(crate) fn proved(&self, ca: &TestCa) -> Arc<ClientCertificate> {
         let anchor = MatchedAnchor { name: ca.name.as_str().into(), certificate_fingerprint: ca.id() };
-        Arc::new(ClientCertificate { leaf: self.facts(), intermediates: Vec::new(), anchor })
+        let leaf = self.facts();
+        let not_after = leaf.not_after;
+        Arc::new(ClientCertificate { leaf, intermediates: Vec::new(), anchor, not_after, judged_by: 0 })
     }
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -241,6 +257,21 @@ fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
 
 fn sequence(parts: &[&[u8]]) -> Vec<u8> {
     tlv(0x30, &parts.concat())
+}
+
+/// A connection whose transport is up.
+pub(crate) fn accepted(id: u64, listener: &str, certificate: Option<Arc<ClientCertificate>>) -> Accepted {
+    Accepted {
+        id,
+        listener: listener.into(),
+        accepted_at: UnixMillis(0),
+        peer: Peer { address: [127, 0, 0, 1].into(), port: 1, via_proxy: None },
+        transport: Transport::Tcp,
+        tls: None,
+        certificate,
+        server_certificate: None,
+        attributes: Vec::new(),
+    }
 }
 
 /// Keeps records in memory; fails while told to.

@@ -3,16 +3,20 @@
 //!
 //! A handshake uses one snapshot. Does not know where the CAs are kept.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint};
 use mqgate_identity::evaluation::{
-    Anchor, AnchorError, AnchorLint, PathPolicy, RevocationList, RevocationLists, TrustAnchors, lint,
+    Anchor, AnchorError, AnchorLint, PathPolicy, Rejection, RevocationList, RevocationLists, TrustAnchors,
+    ValidatedPath, evaluate_facts, lint,
 };
 use mqgate_identity::time::UnixSeconds;
 use rustls::DistinguishedName;
+
+use crate::directory::lock;
 
 /// CAs that may be trusted at the same time, unless configured otherwise.
 pub const DEFAULT_LIMIT: usize = 32;
@@ -30,14 +34,18 @@ impl Default for HintLimits {
     }
 }
 
-/// The set of trusted CAs, shared by listeners, gate and registry.
+/// The set of trusted CAs, shared by listeners, gate and registry; and for each listener the part of it that
+/// holds there, which is a store of its own that follows.
+#[derive(Default)]
 pub struct TrustStore {
     current: ArcSwap<TrustSet>,
     /// What the current set was made from; held while it is replaced.
     sources: Mutex<Sources>,
-    limit: usize,
+    listeners: Mutex<HashMap<Arc<str>, Arc<Self>>>,
+    limit: AtomicUsize,
     /// Certificates that the broker itself shows: clients should not be let in by their CAs unless that is meant.
     own_chain: ArcSwap<Vec<CertificateFacts>>,
+    /// One for the stores of all listeners.
     notices: Arc<Notices>,
 }
 
@@ -49,10 +57,41 @@ type Notice = Box<dyn Fn(&CertificateFacts) + Send + Sync>;
 
 #[derive(Default, Clone)]
 struct Sources {
-    configured: Vec<Anchor>,
-    registered: Vec<Anchor>,
+    configured: Vec<BoundAnchor>,
+    registered: Vec<BoundAnchor>,
+    /// Replaced or removed, and valid until their transition ends.
+    retiring: Vec<BoundAnchor>,
     lists: Vec<Arc<RevocationList>>,
     hints: HintLimits,
+}
+
+/// A CA, and where it lets clients in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundAnchor {
+    pub anchor: Anchor,
+    /// Names of listeners; `None` means every one.
+    pub listeners: Option<Vec<Arc<str>>>,
+}
+
+impl From<Anchor> for BoundAnchor {
+    fn from(anchor: Anchor) -> Self {
+        Self { anchor, listeners: None }
+    }
+}
+
+impl BoundAnchor {
+    fn holds_on(&self, listener: &str) -> bool {
+        self.listeners.as_ref().is_none_or(|names| names.iter().any(|name| &**name == listener))
+    }
+}
+
+impl Sources {
+    /// Whether more than the CAs is another.
+    fn has_other_terms_than(&self, other: &Self) -> bool {
+        let same_lists = self.lists.len() == other.lists.len()
+            && self.lists.iter().zip(&other.lists).all(|(ours, theirs)| Arc::ptr_eq(ours, theirs));
+        !same_lists || self.hints != other.hints
+    }
 }
 
 /// One immutable snapshot.
@@ -81,13 +120,7 @@ pub enum TrustError {
 
 impl TrustStore {
     pub fn new(limit: usize) -> Self {
-        Self {
-            current: ArcSwap::default(),
-            sources: Mutex::default(),
-            limit,
-            own_chain: ArcSwap::default(),
-            notices: Arc::default(),
-        }
+        Self { limit: AtomicUsize::new(limit), ..Self::default() }
     }
 
     /// The snapshot that new handshakes are judged by.
@@ -95,18 +128,57 @@ impl TrustStore {
         self.current.load_full()
     }
 
-    pub const fn limit(&self) -> usize {
-        self.limit
+    /// What a listener of this name trusts: follows every change.
+    pub fn listener(&self, name: &str) -> Arc<Self> {
+        // In the order in which `replace` takes them.
+        let sources = lock(&self.sources);
+        let mut listeners = lock(&self.listeners);
+        if let Some(known) = listeners.get(name) {
+            return Arc::clone(known);
+        }
+        let generation = self.current.load().generation;
+        // A part of a set that could be built can be built.
+        let set = TrustSet::build(&sources, Some(name), usize::MAX, generation).unwrap_or_default();
+        let store = Arc::new(Self {
+            current: ArcSwap::from_pointee(set),
+            notices: Arc::clone(&self.notices),
+            ..Self::default()
+        });
+        listeners.insert(name.into(), Arc::clone(&store));
+        store
     }
 
-    /// Replaces the CAs of the configuration.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes how many CAs may be trusted; those that are there stay.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Replaces the CAs of the configuration, for every listener.
     pub fn configure(&self, anchors: Vec<Anchor>) -> Result<(), TrustError> {
-        self.replace(|sources| sources.configured = anchors)
+        self.configure_bound(anchors.into_iter().map(BoundAnchor::from).collect(), Vec::new())
+    }
+
+    /// Replaces the CAs of the configuration, and those in transition.
+    pub fn configure_bound(
+        &self,
+        configured: Vec<BoundAnchor>,
+        retiring: Vec<BoundAnchor>,
+    ) -> Result<(), TrustError> {
+        self.replace(|sources| (sources.configured, sources.retiring) = (configured, retiring))
+    }
+
+    /// Replaces those in transition.
+    pub fn retire(&self, anchors: Vec<BoundAnchor>) -> Result<(), TrustError> {
+        self.replace(|sources| sources.retiring = anchors)
     }
 
     /// Replaces the CAs of the registry.
     pub fn register(&self, anchors: Vec<Anchor>) -> Result<(), TrustError> {
-        self.replace(|sources| sources.registered = anchors)
+        self.replace(|sources| sources.registered = anchors.into_iter().map(BoundAnchor::from).collect())
     }
 
     /// Says which certificates the broker itself shows, with their chains; for [`TrustStore::lint`].
@@ -159,39 +231,108 @@ impl TrustStore {
 
     /// Whether the registry's CAs could be replaced by these; changes nothing.
     pub fn check_registered(&self, anchors: Vec<Anchor>) -> Result<(), TrustError> {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        sources.registered = anchors;
-        TrustSet::build(&sources, self.limit, 0).map(drop)
+        let mut sources = lock(&self.sources).clone();
+        sources.registered = anchors.into_iter().map(BoundAnchor::from).collect();
+        TrustSet::build(&sources, None, self.limit(), 0).map(drop)
+    }
+
+    /// Whether the configuration's CAs could be replaced by these; changes nothing.
+    pub fn check_configured(
+        &self,
+        configured: Vec<BoundAnchor>,
+        retiring: Vec<BoundAnchor>,
+        limit: usize,
+    ) -> Result<(), TrustError> {
+        let mut sources = lock(&self.sources).clone();
+        (sources.configured, sources.retiring) = (configured, retiring);
+        TrustSet::build(&sources, None, limit, 0).map(drop)
+    }
+
+    /// A store as this one would be with other CAs of the configuration; nothing follows it.
+    #[must_use]
+    pub fn preview(&self, configured: Vec<BoundAnchor>, retiring: Vec<BoundAnchor>) -> Self {
+        let mut sources = lock(&self.sources).clone();
+        (sources.configured, sources.retiring) = (configured, retiring);
+        let generation = self.current.load().generation;
+        let set = TrustSet::build(&sources, None, usize::MAX, generation).unwrap_or_default();
+        Self {
+            current: ArcSwap::from_pointee(set),
+            sources: Mutex::new(sources),
+            limit: AtomicUsize::new(usize::MAX),
+            ..Self::default()
+        }
     }
 
     fn replace(&self, change: impl FnOnce(&mut Sources)) -> Result<(), TrustError> {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = lock(&self.sources);
         let mut changed = sources.clone();
         change(&mut changed);
-        let set = TrustSet::build(&changed, self.limit, self.current.load().generation + 1)?;
+        let generation = self.current.load().generation + 1;
+        let set = TrustSet::build(&changed, None, self.limit(), generation)?;
+        let listeners = lock(&self.listeners);
+        let mut parts = Vec::new();
+        for (name, store) in listeners.iter() {
+            let part = TrustSet::build(&changed, Some(name), usize::MAX, generation)?;
+            // Where nothing changes, sessions can be resumed as before.
+            if part.ids != store.current.load().ids || changed.has_other_terms_than(&sources) {
+                parts.push((store, part));
+            }
+        }
         *sources = changed;
+        for (store, part) in parts {
+            store.current.store(Arc::new(part));
+        }
         self.current.store(Arc::new(set));
         Ok(())
     }
 }
 
 impl TrustSet {
-    fn build(sources: &Sources, limit: usize, generation: u64) -> Result<Self, TrustError> {
+    /// The whole set, or what holds on one listener.
+    fn build(
+        sources: &Sources,
+        listener: Option<&str>,
+        limit: usize,
+        generation: u64,
+    ) -> Result<Self, TrustError> {
         // A CA that is in both places is one CA, under the name in the configuration.
         let mut ders = HashSet::new();
         let mut names = HashSet::new();
         let mut anchors = Vec::new();
-        for anchor in sources.configured.iter().chain(&sources.registered) {
+        let mut retiring = 0;
+        let all = [&sources.configured, &sources.registered, &sources.retiring];
+        for (number, bound) in
+            all.into_iter().enumerate().flat_map(|(n, list)| list.iter().map(move |b| (n, b)))
+        {
+            if listener.is_some_and(|listener| !bound.holds_on(listener)) {
+                continue;
+            }
+            let mut anchor = bound.anchor.clone();
             if !ders.insert(Arc::clone(&anchor.der)) {
                 continue;
+            }
+            let is_retiring = number == 2;
+            if is_retiring {
+                // Its name may be its successor's now.
+                retiring += 1;
+                let plain = Arc::clone(&anchor.name);
+                let mut number = 1_u32;
+                while names.contains(&anchor.name) {
+                    anchor.name = match number {
+                        1 => format!("{plain}-retiring").into(),
+                        number => format!("{plain}-retiring-{number}").into(),
+                    };
+                    number += 1;
+                }
             }
             if !names.insert(Arc::clone(&anchor.name)) {
                 return Err(TrustError::NameTaken(anchor.name.to_string()));
             }
-            anchors.push(anchor.clone());
+            anchors.push(anchor);
         }
-        if anchors.len() > limit {
-            return Err(TrustError::TooMany { given: anchors.len(), limit });
+        // What is in transition has a successor, which must not be refused for lack of a place.
+        if anchors.len() - retiring > limit {
+            return Err(TrustError::TooMany { given: anchors.len() - retiring, limit });
         }
         let anchors = TrustAnchors::new(anchors)?;
         let ids = anchors.iter().map(|(_, facts)| facts.certificate_fingerprint).collect();
@@ -209,8 +350,67 @@ impl TrustSet {
         Ok(Self { generation, anchors, hints, ids })
     }
 
+    /// Judges a client's chain by this set: the one place where it is done.
+    pub fn judge<I: AsRef<[u8]>>(
+        &self,
+        end_entity: &CertificateFacts,
+        intermediates: &[I],
+        policy: &PathPolicy,
+        now: UnixSeconds,
+    ) -> Result<ValidatedPath, Rejection> {
+        evaluate_facts(end_entity, intermediates, &self.anchors, policy, now)
+    }
+
     /// Whether a CA is in the set.
     pub fn contains(&self, id: CertificateFingerprint) -> bool {
         self.ids.contains(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestCa;
+
+    fn on(ca: &TestCa, listeners: &[&str]) -> BoundAnchor {
+        let listeners = listeners.iter().map(|name| Arc::from(*name)).collect();
+        BoundAnchor { anchor: ca.anchor(), listeners: Some(listeners) }
+    }
+
+    #[test]
+    fn each_listener_trusts_what_is_bound_to_it_and_what_is_registered() {
+        let (a, b, everywhere) = (TestCa::new("a"), TestCa::new("b"), TestCa::new("everywhere"));
+        let store = TrustStore::new(3);
+        let main = store.listener("main");
+        store.configure_bound(vec![on(&a, &["main"]), on(&b, &["main", "other"])], Vec::new()).unwrap();
+        store.register(vec![everywhere.anchor()]).unwrap();
+        let other = store.listener("other");
+        let holds = |store: &TrustStore| [&a, &b, &everywhere].map(|ca| store.current().contains(ca.id()));
+        assert_eq!(holds(&store), [true, true, true]);
+        assert_eq!(holds(&main), [true, true, true]);
+        assert_eq!(holds(&other), [false, true, true]);
+        assert_eq!(holds(&store.listener("third")), [false, false, true]);
+
+        // A change that does not concern a listener leaves its set as it is.
+        let before = other.current().generation;
+        store.configure_bound(vec![on(&b, &["main", "other"])], Vec::new()).unwrap();
+        assert_eq!(holds(&main), [false, true, true]);
+        assert_eq!(other.current().generation, before);
+    }
+
+    #[test]
+    fn a_ca_in_transition_is_valid_beside_its_successor_of_the_same_name_and_needs_no_place() {
+        let (old, new) = (TestCa::new("factory"), TestCa::new("factory"));
+        let store = TrustStore::new(1);
+        store.configure_bound(vec![on(&new, &["main"])], vec![on(&old, &["main"])]).unwrap();
+        let names: Vec<_> = store.current().anchors.iter().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(names, ["factory", "factory-retiring"]);
+        assert!(store.listener("main").current().contains(old.id()));
+        store.retire(Vec::new()).unwrap();
+        assert!(!store.listener("main").current().contains(old.id()));
+        let third = TestCa::new("third");
+        let error = store.configure_bound(vec![on(&new, &["main"]), on(&third, &["main"])], Vec::new());
+        assert_eq!(error, Err(TrustError::TooMany { given: 2, limit: 1 }));
+        assert!(store.current().contains(new.id()), "what cannot be used changes nothing");
     }
 }

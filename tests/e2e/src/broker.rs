@@ -282,6 +282,29 @@ impl Broker {
             .await
     }
 
+    /// Changes the configuration file.
+    pub fn rewrite(&self, change: impl FnOnce(String) -> String) {
+        let file = self.folder.join("mqgate.toml");
+        let text = fs::read_to_string(&file).expect("the test wrote it");
+        fs::write(&file, change(text)).expect("the test's folder is writable");
+    }
+
+    /// Sends `SIGHUP`.
+    pub fn hang_up(&self) {
+        let pid = Pid::from_raw(self.process.child.id().try_into().expect("a process id"));
+        kill(pid, Signal::SIGHUP).expect("the broker runs");
+    }
+
+    /// Where the listener of this name is open now.
+    pub async fn listener_port(&self, name: &str) -> u16 {
+        let file = self.folder.join("data/endpoints.json");
+        crate::eventually(&format!("the listener {name}"), async || {
+            let known: Value = serde_json::from_str(&fs::read_to_string(&file).ok()?).ok()?;
+            known["listeners"][name]["address"].as_str()?.rsplit(':').next()?.parse().ok()
+        })
+        .await
+    }
+
     /// Ends the process without a chance to tidy up, and starts it again on the same folder.
     pub fn kill_and_restart(&mut self) {
         self.process.kill();

@@ -84,6 +84,15 @@ impl Pki {
         list.pem().expect("a list is text as well")
     }
 
+    /// A device certificate that expires.
+    pub fn device_valid_for(&self, name: &str, time: std::time::Duration) -> Identity {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = (std::time::SystemTime::now() + time).into();
+        self.write(name, params)
+    }
+
     fn write(&self, file: &str, mut params: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key can be made");
         let mut serial = Sha256::digest(key.public_key_raw())[..16].to_vec();

@@ -79,6 +79,7 @@ impl World {
             tls: None,
             certificate: None,
             attributes: Vec::new(),
+            server_certificate: None,
         };
         tokio::spawn(serve(theirs, accepted, Arc::clone(&self.broker), self.shutdown.clone()));
         ours

@@ -13,6 +13,7 @@ mod passwd;
 mod pki;
 mod plugin;
 mod publish;
+mod reload;
 mod remote;
 mod retained;
 mod server_cert;
@@ -103,6 +104,14 @@ enum Command {
     /// Users of a password file
     #[command(subcommand)]
     Passwd(passwd::Command),
+    /// Read the configuration of the running broker anew, and take over what differs
+    Reload(reload::Args),
+    /// Settings of a listener of the running broker
+    #[command(subcommand)]
+    Listener(reload::Listener),
+    /// What was replaced and is still valid for a while
+    #[command(subcommand)]
+    Transition(reload::Transition),
     /// Certificates: make CAs and certificates, sign requests, look at what others made
     #[command(subcommand)]
     Pki(pki::Command),
@@ -130,6 +139,9 @@ pub fn main() -> ExitCode {
         Command::ServerCert(command) => server_cert::run(command, explicit),
         Command::Crl(command) => crl::run(command, explicit),
         Command::Config(command) => config::run(command, explicit),
+        Command::Reload(args) => reload::reload(&args, explicit),
+        Command::Listener(command) => reload::listener(command, explicit),
+        Command::Transition(command) => reload::transition(command, explicit),
         Command::Passwd(command) => passwd::run(command),
         Command::Pki(command) => pki::run(command, explicit),
     };

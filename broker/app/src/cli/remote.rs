@@ -81,6 +81,10 @@ impl Remote {
         self.answer(self.agent.put(self.at(path)).header("Authorization", self.bearer()).send_json(body))
     }
 
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value> {
+        self.answer(self.agent.patch(self.at(path)).header("Authorization", self.bearer()).send_json(body))
+    }
+
     pub fn delete(&self, path: &str) -> Result<Value> {
         self.answer(self.agent.delete(self.at(path)).header("Authorization", self.bearer()).call())
     }

@@ -33,6 +33,8 @@ pub struct Inputs {
     pub text: String,
     /// Every variable that begins with [`PREFIX`], sorted by name.
     pub environment: Vec<(String, String)>,
+    /// What the API has changed, as variables; wins over all of it.
+    pub overrides: Vec<(String, String)>,
 }
 
 /// A configuration that was understood.
@@ -59,11 +61,7 @@ impl Inputs {
     /// The file that counts: `--config`, `$MQGATE_CONFIG` (both through `explicit`), `./mqgate.toml`,
     /// `/etc/mqgate/mqgate.toml`; and the environment of this process.
     pub fn gather(explicit: Option<&Path>) -> Result<Self, ConfigError> {
-        let usual = [PathBuf::from("mqgate.toml"), PathBuf::from("/etc/mqgate/mqgate.toml")];
-        let file = match explicit {
-            Some(path) => Some(path.to_owned()),
-            None => usual.into_iter().find(|path| path.exists()),
-        };
+        let file = Self::locate(explicit);
         let text = match &file {
             None => String::new(),
             Some(path) => std::fs::read_to_string(path)
@@ -74,7 +72,16 @@ impl Inputs {
             .filter(|(name, _)| name.starts_with(PREFIX))
             .collect();
         environment.sort();
-        Ok(Self { file, text, environment })
+        Ok(Self { file, text, environment, overrides: Vec::new() })
+    }
+
+    /// The file that counts, if there is one.
+    pub fn locate(explicit: Option<&Path>) -> Option<PathBuf> {
+        let usual = [PathBuf::from("mqgate.toml"), PathBuf::from("/etc/mqgate/mqgate.toml")];
+        match explicit {
+            Some(path) => Some(path.to_owned()),
+            None => usual.into_iter().find(|path| path.exists()),
+        }
     }
 
     /// The directory that relative paths start from.
@@ -141,6 +148,7 @@ impl Inputs {
         let problems: Vec<Problem> = self
             .environment
             .iter()
+            .chain(&self.overrides)
             .filter_map(|(name, value)| source.set(name, value, |path| shape.is_text(path)).err())
             .collect();
         warnings.extend(emqx::adopt(&mut source));

@@ -9,6 +9,7 @@ mod listener;
 mod mqtt;
 mod plugins;
 mod policy;
+mod reload;
 mod service;
 mod tls;
 mod transport;
@@ -30,6 +31,7 @@ pub use self::listener::{AuthMode, Listener, Registration, Transport, UnixMode, 
 pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::plugins::{Capability, Native, Plugin, PluginGrant, PluginLimits};
 pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};
+pub use self::reload::{OnExpiry, Reload};
 pub use self::service::{Admin, Audit, Log, LogFormat, Metrics};
 pub use self::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersion, TlsVersions};
 pub use self::transport::{ProxyIdentity, ProxyProtocol, Quic, WebSocket};
@@ -69,6 +71,8 @@ pub struct Config {
     pub trace: Trace,
     /// The broker's own log, for its operator.
     pub log: Log,
+    /// Change while the broker runs, and what it means for who is connected.
+    pub reload: Reload,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -27,6 +27,27 @@ pub fn entries(config: &Config, inputs: &Inputs) -> Vec<Entry> {
     entries
 }
 
+/// The whole configuration as a tree, with secrets left out.
+pub fn without_secrets(config: &Config) -> Value {
+    fn walk(value: &mut Value, path: &mut Vec<Step>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    path.push(Step::Key(key.clone()));
+                    walk(value, path);
+                    path.pop();
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| walk(item, path)),
+            leaf if hides(path) => *leaf = Value::from("(secret)"),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::to_value(config).unwrap_or_default();
+    walk(&mut value, &mut Vec::new());
+    value
+}
+
 /// Whether a key of somebody's free settings is likely to hold a secret.
 pub fn is_secret(key: &str) -> bool {
     const WORDS: [&str; 10] = [

@@ -111,6 +111,8 @@ impl Sample {
                 name: "demo".into(),
                 certificate_fingerprint: CertificateFingerprint([9; 32]),
             },
+            not_after: UnixSeconds(1),
+            judged_by: 0,
         }));
         self
     }

@@ -19,19 +19,22 @@ use mqgate_server::bundles::Bundles;
 use mqgate_server::clock;
 use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
 use mqgate_server::listener::{ListenerSettings, SocketSettings};
+use mqgate_server::live::{LiveSettings, OnExpiry, PathRules};
 use mqgate_server::quic::QuicSettings;
 use mqgate_server::registry::RegistrySettings;
+use mqgate_server::tls::material::Pem;
 use mqgate_server::tls::{
     BoundCertificate, CertificateSet, CertificateSource, CipherSuites, ClientAuth, KeyExchangeGroups,
     Resumption, ServerCertificate, TlsServer, TlsSet, TlsSettings, TlsVersion, Verify, server_name,
 };
-use mqgate_server::trust::TrustStore;
+use mqgate_server::trust::{BoundAnchor, TrustStore};
 
 use super::paths::path_policy;
 use crate::config::check::{listen_address, version};
 use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
 use crate::native::acl_rule;
+use crate::reload::ledger::Transition;
 use crate::run::extras;
 use crate::secret;
 
@@ -60,6 +63,44 @@ pub fn auth_mode_name(listener: &model::Listener) -> &'static str {
     }
 }
 
+pub fn live(config: &Config) -> LiveSettings {
+    LiveSettings {
+        on_expiry: match config.reload.on_expiry {
+            model::OnExpiry::Disconnect => OnExpiry::Disconnect,
+            model::OnExpiry::Warn => OnExpiry::Warn,
+            model::OnExpiry::Ignore => OnExpiry::Ignore,
+        },
+        drain_rate: config.reload.drain_rate,
+    }
+}
+
+/// The lowest and the highest TLS version of a listener, as TLS counts them.
+pub fn tls_versions(listener: &model::Listener) -> Option<(u16, u16)> {
+    let number = |version: model::TlsVersion| match version {
+        model::TlsVersion::Tls12 => 0x0303,
+        model::TlsVersion::Tls13 => 0x0304,
+    };
+    if !listener.kind.has_tls() {
+        return None;
+    }
+    let lowest = match listener.kind {
+        model::Transport::Quic => model::TlsVersion::Tls13,
+        _ => listener.versions.lowest,
+    };
+    Some((number(lowest), number(listener.versions.highest)))
+}
+
+/// How a listener judges clients' certificates; `None` if it asks for none.
+pub fn path_rules(
+    config: &Config,
+    name: &str,
+    listener: &model::Listener,
+    trust: &TrustStore,
+) -> Option<PathRules> {
+    let asks = listener.has_certificates() && listener.mode() != model::AuthMode::OneWay;
+    asks.then(|| PathRules { trust: trust.listener(name), policy: path_policy(config, listener) })
+}
+
 pub fn reauthorize(configured: model::Reauthorize) -> Reauthorize {
     match configured {
         model::Reauthorize::None => Reauthorize::None,
@@ -74,12 +115,13 @@ pub fn listener(
     policy: PathPolicy,
     trust: &Arc<TrustStore>,
     bundles: &Bundles,
+    retired: &[Transition],
     drain: Duration,
 ) -> Result<ListenerSettings> {
     let key = |field: &str| format!("listeners.{name}.{field}");
     let address = listen_address(&listener.bind).map_err(|error| wrong(&key("bind"), error))?;
     let tls = match listener.kind.has_tls() {
-        true => Some(Arc::new(TlsServer::new(tls(name, listener, policy.clone(), trust, bundles)?))),
+        true => Some(Arc::new(TlsServer::new(tls(name, listener, policy.clone(), trust, bundles, retired)?))),
         false => None,
     };
     let mut settings = ListenerSettings::new(name, address, tls);
@@ -125,9 +167,10 @@ pub fn tls(
     policy: PathPolicy,
     trust: &Arc<TrustStore>,
     bundles: &Bundles,
+    retired: &[Transition],
 ) -> Result<TlsSet> {
     let key = |field: &str| format!("listeners.{name}.{field}");
-    let certificates = certificates(name, listener, bundles)?;
+    let certificates = certificates(name, listener, bundles, retired)?;
     let client_auth = client_auth(name, listener)?;
     let is_quic = listener.kind == model::Transport::Quic;
     let words = |names: &model::Names| names.0.clone();
@@ -166,15 +209,20 @@ pub fn tls(
             false => vec![String::from("mqtt")],
         },
     };
-    if client_auth != ClientAuth::None && trust.current().anchors.is_empty() {
+    if client_auth != ClientAuth::None && trust.listener(name).current().anchors.is_empty() {
         tracing::warn!(listener = name, "no CA is trusted yet: nobody can connect before `mqgate ca add`");
     }
-    Ok(TlsSet::new(settings, certificates, Arc::clone(trust))
+    Ok(TlsSet::new(settings, certificates, trust.listener(name))
         .map_err(|error| wrong(&format!("listeners.{name}"), error))?)
 }
 
-/// The list of a listener, in its order: files, bundles, the built-in one.
-fn certificates(name: &str, listener: &model::Listener, bundles: &Bundles) -> Result<CertificateSet> {
+/// The list of a listener, in its order: files, bundles, the built-in one; then those that were replaced.
+fn certificates(
+    name: &str,
+    listener: &model::Listener,
+    bundles: &Bundles,
+    retired: &[Transition],
+) -> Result<CertificateSet> {
     let mut bound = Vec::new();
     let names =
         |sni: &Option<String>| -> Vec<String> { sni.iter().filter_map(|name| server_name(name)).collect() };
@@ -209,21 +257,42 @@ fn certificates(name: &str, listener: &model::Listener, bundles: &Bundles) -> Re
     if listener.has_builtin() {
         bound.extend(bundles.bind_builtin());
     }
-    let set = CertificateSet::new(bound);
-    if set.is_empty() {
+    if bound.iter().all(|bound| !bound.enabled) {
         let what = "no certificate is enabled here: enable one (`mqgate server-cert enable builtin`), or name one \
                     with `certfile` and `keyfile`";
         return Err(wrong(&format!("listeners.{name}.certfile"), what).into());
     }
-    Ok(set)
+    // Behind all others: each is shown to who asks for a name that only it has.
+    bound.extend(retired.iter().filter_map(retired_certificate));
+    Ok(CertificateSet::new(bound))
 }
 
-/// Every CA of the configuration, once, named after its file.
-pub fn anchors(config: &Config) -> Result<Vec<Anchor>> {
-    let mut anchors: Vec<Anchor> = Vec::new();
-    let mut files = BTreeSet::new();
+/// What was replaced and is in transition. One that cannot be used any more is left out.
+fn retired_certificate(transition: &Transition) -> Option<BoundCertificate> {
+    let key = transition.key.as_deref()?;
+    let pem = Pem {
+        chain: transition.pem.as_bytes(),
+        key: key.as_bytes(),
+        password: None,
+        chain_name: &transition.name,
+        key_name: &transition.name,
+    };
+    let source = CertificateSource::Retired { transition: transition.id.clone() };
+    match ServerCertificate::from_pem(pem, clock::now().seconds()) {
+        Ok(certificate) => Some(BoundCertificate::new(source, certificate)),
+        Err(error) => {
+            tracing::warn!(transition = transition.id, %error, "the old certificate cannot be used any more");
+            None
+        }
+    }
+}
+
+/// Every CA of the configuration, once, named after its file, for the listeners that name it.
+pub fn anchors(config: &Config) -> Result<Vec<BoundAnchor>> {
+    let mut anchors: Vec<BoundAnchor> = Vec::new();
     for (name, listener) in &config.listeners {
-        for file in listener.ca_files().filter(|file| files.insert((*file).clone())) {
+        let listener_name: Arc<str> = name.as_str().into();
+        for file in listener.ca_files() {
             let key = format!("listeners.{name}.cacertfile");
             let pem =
                 std::fs::read(file).map_err(|error| wrong(&key, format!("{}: {error}", file.display())))?;
@@ -231,14 +300,28 @@ pub fn anchors(config: &Config) -> Result<Vec<Anchor>> {
                 .map_err(|error| wrong(&key, format!("{}: {error}", file.display())))?;
             for der in ders {
                 let der: Arc<[u8]> = der.into();
-                if !anchors.iter().any(|anchor| anchor.der == der) {
-                    let name = anchor_name(file, &anchors);
-                    anchors.push(Anchor { name: name.into(), der });
+                let Some(known) = anchors.iter_mut().find(|bound| bound.anchor.der == der) else {
+                    let anchor = Anchor { name: anchor_name(file, &anchors).into(), der };
+                    let listeners = Some(vec![Arc::clone(&listener_name)]);
+                    anchors.push(BoundAnchor { anchor, listeners });
+                    continue;
+                };
+                if let Some(listeners) = &mut known.listeners
+                    && !listeners.contains(&listener_name)
+                {
+                    listeners.push(Arc::clone(&listener_name));
                 }
             }
         }
     }
     Ok(anchors)
+}
+
+/// Pairs of files that the listeners have, each counted once.
+pub fn files_of_certificates(config: &Config) -> usize {
+    let pairs = config.listeners.values().filter(|listener| listener.kind.has_tls());
+    let pairs = pairs.flat_map(model::Listener::files).map(|files| (files.certfile, files.keyfile));
+    pairs.collect::<BTreeSet<_>>().len()
 }
 
 /// The certificates that the listeners show; what cannot be read is the listener's problem.
@@ -251,12 +334,12 @@ pub fn own_chain(config: &Config) -> Vec<CertificateFacts> {
 }
 
 /// `factory` for `factory.pem`, `factory-2` for the next one.
-fn anchor_name(file: &Path, taken: &[Anchor]) -> String {
+fn anchor_name(file: &Path, taken: &[BoundAnchor]) -> String {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let fits = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' };
     let stem: String = stem.chars().map(fits).take(56).collect();
     let stem = if stem.is_empty() { String::from("ca") } else { stem };
-    let is_free = |name: &str| !taken.iter().any(|anchor| &*anchor.name == name);
+    let is_free = |name: &str| !taken.iter().any(|bound| &*bound.anchor.name == name);
     if is_free(&stem) {
         return stem;
     }
@@ -385,8 +468,9 @@ mod tests {
     #[test]
     fn two_files_of_one_name_are_two_cas() {
         let der: Arc<[u8]> = Arc::from([]);
-        let taken = |names: &[&str]| -> Vec<Anchor> {
-            names.iter().map(|name| Anchor { name: (*name).into(), der: Arc::clone(&der) }).collect()
+        let taken = |names: &[&str]| -> Vec<BoundAnchor> {
+            let anchors = names.iter().map(|name| Anchor { name: (*name).into(), der: Arc::clone(&der) });
+            anchors.map(BoundAnchor::from).collect()
         };
         assert_eq!(anchor_name(Path::new("/x/factory A.pem"), &[]), "factory-A");
         assert_eq!(anchor_name(Path::new("/y/ca.pem"), &taken(&["ca", "ca-2"])), "ca-3");

@@ -1,7 +1,7 @@
 //! The built-in server certificate while the broker runs: there at the start, renewed before it expires.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -22,13 +22,11 @@ pub fn is_wanted(config: &Config) -> bool {
     config.listeners.values().any(crate::config::model::Listener::has_builtin)
 }
 
-/// Makes or reads it.
-pub fn provide(config: &Config) -> Result<ServerCertificate> {
-    load(&folder(config), &names(config))
-}
-
-fn folder(config: &Config) -> PathBuf {
-    config.node.data_dir.join("builtin")
+/// Where it is, and whom it is for.
+pub struct Builtin {
+    folder: PathBuf,
+    /// Those of the configuration by which it was asked for last.
+    names: Mutex<Vec<String>>,
 }
 
 fn load(folder: &Path, names: &[String]) -> Result<ServerCertificate> {
@@ -55,32 +53,49 @@ fn names(config: &Config) -> Vec<String> {
     names
 }
 
-/// Renews it in time, until the end.
-pub async fn renew(config: Config, bundles: Arc<Bundles>, end: CancellationToken) {
-    let (folder, names) = (folder(&config), names(&config));
-    let mut tick = tokio::time::interval(LOOK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    tick.tick().await;
-    loop {
-        tokio::select! {
-            () = end.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        let (folder, names) = (folder.clone(), names.clone());
-        let loaded = tokio::task::spawn_blocking(move || load(&folder, &names)).await;
-        let known = bundles.builtin().map(|info| info.fingerprint).unwrap_or_default();
-        match loaded {
-            Ok(Ok(certificate)) if certificate.facts().certificate_fingerprint.to_hex() != known => {
-                match bundles.set_builtin(certificate) {
-                    Ok(()) => tracing::info!("the built-in server certificate was renewed"),
-                    Err(error) => {
-                        tracing::error!(%error, "the renewed built-in certificate cannot be served");
+impl Builtin {
+    pub fn new(config: &Config) -> Self {
+        let folder = config.node.data_dir.join("builtin");
+        Self { folder, names: Mutex::new(names(config)) }
+    }
+
+    /// Makes or reads it.
+    pub fn provide(&self, config: &Config) -> Result<ServerCertificate> {
+        let names = names(config);
+        let certificate = load(&self.folder, &names)?;
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        Ok(certificate)
+    }
+
+    /// Renews it in time, until the end, once a listener has it.
+    pub async fn renew(self: Arc<Self>, bundles: Arc<Bundles>, end: CancellationToken) {
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tick.tick().await;
+        loop {
+            tokio::select! {
+                () = end.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            let Ok(known) = bundles.builtin().map(|info| info.fingerprint) else { continue };
+            let folder = self.folder.clone();
+            let names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let loaded = tokio::task::spawn_blocking(move || load(&folder, &names)).await;
+            match loaded {
+                Ok(Ok(certificate)) if certificate.facts().certificate_fingerprint.to_hex() != known => {
+                    match bundles.set_builtin(certificate) {
+                        Ok(()) => tracing::info!("the built-in server certificate was renewed"),
+                        Err(error) => {
+                            tracing::error!(%error, "the renewed built-in certificate cannot be served");
+                        }
                     }
                 }
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the built-in server certificate cannot be renewed");
+                }
+                Err(error) => tracing::error!(%error, "renewing the built-in certificate broke down"),
             }
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the built-in server certificate cannot be renewed"),
-            Err(error) => tracing::error!(%error, "renewing the built-in certificate broke down"),
         }
     }
 }

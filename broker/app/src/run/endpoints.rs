@@ -65,6 +65,13 @@ impl Endpoints {
         }
     }
 
+    /// A listener is there no longer.
+    pub fn closed(&self, name: &str) {
+        if let Err(error) = self.change(|known| drop(known.listeners.remove(name))) {
+            tracing::warn!(%error, "where the broker listens is not written down");
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut Known)) -> Result<()> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut known);

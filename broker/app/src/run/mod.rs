@@ -1,19 +1,20 @@
 //! `mqgate run`: puts the parts together, waits for the signal to stop, takes them apart in order.
 
 pub mod build;
-mod builtin;
-mod chain;
+pub(crate) mod builtin;
+pub(crate) mod chain;
 mod endpoints;
 pub mod extras;
-mod first_start;
-mod logging;
+pub(crate) mod first_start;
+pub(crate) mod listeners;
+pub(crate) mod logging;
 pub mod paths;
 mod process;
 mod revocations;
 mod token;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,20 +22,22 @@ use anyhow::{Context, Result};
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::Storage;
-use mqgate_server::admin::{About, AboutListener, AdminParts, Door, HostRule};
+use mqgate_server::admin::{About, AdminParts, Door, HostRule};
 use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::{Admitter, Broker, BrokerParts};
 use mqgate_server::bundles::Bundles;
 use mqgate_server::crl::RevocationService;
 use mqgate_server::gate::Gate;
-use mqgate_server::listener::{Listener, ListenerParts};
+use mqgate_server::listener::{ListenError, ListenerParts, ListenerSettings};
+use mqgate_server::live::Live;
 use mqgate_server::metrics::mqtt::MqttMetrics;
 use mqgate_server::metrics::{BuildInfo, Metrics};
 use mqgate_server::readiness::Readiness;
 use mqgate_server::registry::Registry;
-use mqgate_server::trust::{HintLimits, TrustStore};
+use mqgate_server::trust::{BoundAnchor, HintLimits, TrustStore};
 use mqgate_server::{admin, clock};
 use mqgate_storage::{FjallStorage, StorageOptions};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +46,13 @@ use crate::config::check::bind_address;
 use crate::config::{Config, ConfigError, Inputs};
 use crate::exit::{Exit, Failure};
 use crate::pki::{check_folder, create_folder};
+use crate::reload::ledger::Ledger;
+use crate::reload::overrides::{self, Overrides};
+use crate::reload::transitions::{self, TransitionParts, Transitions};
+use crate::reload::{ReloadParts, Reloader, triggers};
 use endpoints::Endpoints;
+use listeners::Listeners;
+use logging::LogFilter;
 pub use process::raise_file_limit;
 
 /// How often expired entries of plugins' key-value spaces are removed.
@@ -55,10 +64,11 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 /// The command.
 pub fn command(explicit: Option<&Path>) -> Result<()> {
     let inputs = Inputs::gather(explicit)?;
+    let (inputs, overrides) = with_overrides(inputs)?;
     let loaded = inputs.load_with_files().map_err(ConfigError::from)?;
     let first_start = first_start::applies(&inputs, &loaded.config);
     let config = first_start::complete(&inputs, loaded.config);
-    logging::start(&config.log)?;
+    let log = logging::start(&config.log)?;
     for warning in loaded.warnings.lines() {
         tracing::warn!("{warning}");
     }
@@ -80,7 +90,7 @@ pub fn command(explicit: Option<&Path>) -> Result<()> {
         runtime.worker_threads(usize::from(config.node.workers));
     }
     let runtime = runtime.enable_all().thread_name("mqgate-worker").build().context("no runtime")?;
-    let result = runtime.block_on(Box::pin(run(config)));
+    let result = runtime.block_on(Box::pin(run(config, overrides, explicit.map(Path::to_owned), log)));
     runtime.shutdown_timeout(LAST_WAIT);
     result
 }
@@ -88,6 +98,14 @@ pub fn command(explicit: Option<&Path>) -> Result<()> {
 /// The configuration that a broker started now would have.
 pub fn effective(inputs: &Inputs) -> Result<Config> {
     Ok(first_start::complete(inputs, inputs.load().map_err(ConfigError::from)?.config))
+}
+
+/// Lays what the API has changed over file and environment: it is where the file says the data is.
+fn with_overrides(mut inputs: Inputs) -> Result<(Inputs, Overrides)> {
+    let data_dir = inputs.load().map_err(ConfigError::from)?.config.node.data_dir;
+    let overrides = Overrides::read(&overrides::file(&data_dir))?;
+    inputs.overrides = overrides.variables();
+    Ok((inputs, overrides))
 }
 
 /// Everything that serves until the end.
@@ -99,13 +117,18 @@ struct Parts {
     registry: Arc<Registry>,
     host: Arc<mqgate_plugin_host::PluginHost>,
     broker: Arc<Broker>,
+    gate: Arc<Gate>,
+    live: Arc<Live>,
+    transitions: Arc<Transitions>,
+    anchors: Vec<BoundAnchor>,
     readiness: Arc<Readiness>,
     trust: Arc<TrustStore>,
     bundles: Arc<Bundles>,
+    builtin: Arc<builtin::Builtin>,
     revocations: Arc<RevocationService>,
 }
 
-async fn run(config: Config) -> Result<()> {
+async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, log: LogFilter) -> Result<()> {
     let mut signals = process::Signals::new()?;
     let parts = open(config).await?;
     let Parts { config, audit, .. } = &parts;
@@ -114,66 +137,62 @@ async fn run(config: Config) -> Result<()> {
     // Listeners and their connections end first, everything they use ends later.
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let endpoints = Arc::new(Endpoints::new(config.endpoints_file()));
-    let listeners = listeners(&parts)?;
+    let settings = listener_settings(&parts)?;
+    let shared = ListenerParts {
+        broker: Arc::clone(&parts.broker),
+        audit: Arc::clone(audit),
+        metrics: Arc::clone(&parts.metrics.gate),
+        readiness: Arc::clone(&parts.readiness),
+    };
+    let (listeners, mut failures) =
+        Listeners::new(shared, Arc::clone(&parts.bundles), Arc::clone(&endpoints), stop.clone(), end.clone());
+    let reloader = reloader(&parts, &listeners, overrides, explicit, log)?;
+    let known = Arc::clone(&listeners);
     let about = Arc::new(About {
         version: String::from(env!("CARGO_PKG_VERSION")),
         started_at: clock::now(),
-        listeners: listeners
-            .iter()
-            .map(|(name, listener)| AboutListener {
-                name: name.clone(),
-                kind: build::kind(&config.listeners[name]),
-                auth_mode: build::auth_mode_name(&config.listeners[name]),
-                address: listener.address(),
-            })
-            .collect(),
+        listeners: Box::new(move || known.about()),
     });
     let mut helpers = JoinSet::new();
-    serve_admin(&parts, about, &endpoints, &end, &mut helpers).await?;
+    for (name, settings) in settings {
+        listeners.prepare(&name, &config.listeners[&name], settings);
+    }
+    serve_admin(&parts, about, &reloader, &endpoints, &end, &mut helpers).await?;
     helpers.spawn(Arc::clone(audit).deliver(parts.host.hooks(), end.clone()));
     helpers.spawn(Arc::clone(&parts.registry).housekeeping(end.clone()));
     helpers.spawn(Arc::clone(&parts.revocations).run(end.clone()));
     helpers.spawn(Arc::clone(&parts.broker).housekeeping(end.clone()));
-    if builtin::is_wanted(config) {
-        helpers.spawn(builtin::renew(config.clone(), Arc::clone(&parts.bundles), end.clone()));
-    }
+    helpers.spawn(Arc::clone(&parts.builtin).renew(Arc::clone(&parts.bundles), end.clone()));
     extras::spawn(config, &parts.broker, &mut helpers, &end);
+    helpers.spawn(Arc::clone(&parts.live).housekeeping(end.clone()));
+    helpers.spawn(Arc::clone(&parts.transitions).housekeeping(end.clone()));
     helpers.spawn(sweep(Arc::clone(&parts.storage), end.clone()));
 
     audit.record(
         AuditEvent::new(names::BROKER_STARTED, Outcome::Success, Reason::Ok)
             .field("version", env!("CARGO_PKG_VERSION")),
     );
-    let mut serving = JoinSet::new();
-    for (name, listener) in listeners {
-        let kind = build::kind(&config.listeners[&name]);
-        helpers.spawn(endpoints::announce(
-            kind,
-            name,
-            listener.address(),
-            Arc::clone(&endpoints),
-            end.clone(),
-        ));
-        serving.spawn(listener.run(stop.clone()));
-    }
+    listeners.start();
+    let hangup = Arc::new(Notify::new());
+    helpers.spawn(triggers::on_signal(Arc::clone(&reloader), Arc::clone(&hangup), stop.clone()));
+    helpers.spawn(triggers::on_change(reloader, stop.clone()));
 
     let result = tokio::select! {
-        signal = signals.stop() => {
+        signal = signals.stop(&hangup) => {
             tracing::info!(signal, "stopping: clients are told");
             Ok(())
         }
-        failed = first_failure(&mut serving) => Err(failed),
+        Some(failed) = failures.recv() => Err(failure(&failed)),
     };
     stop.cancel();
-    let patience = config.node.shutdown_timeout.0 + Duration::from_secs(1);
-    let all_ended = async { while serving.join_next().await.is_some() {} };
+    let patience = parts.config.node.shutdown_timeout.0 + Duration::from_secs(1);
     tokio::select! {
-        ended = tokio::time::timeout(patience, all_ended) => {
-            if ended.is_err() {
+        in_time = listeners.ended(patience) => {
+            if !in_time {
                 tracing::warn!("connections did not end in time");
             }
         }
-        signal = signals.stop() => tracing::warn!(signal, "stopping without waiting any longer"),
+        signal = signals.stop(&hangup) => tracing::warn!(signal, "stopping without waiting any longer"),
     }
     audit.record(AuditEvent::new(names::BROKER_STOPPED, Outcome::Success, Reason::ServerShuttingDown));
     end.cancel();
@@ -189,26 +208,41 @@ async fn run(config: Config) -> Result<()> {
     result
 }
 
-/// A listener that ends before it is told to.
-async fn first_failure(
-    serving: &mut JoinSet<Result<(), mqgate_server::listener::ListenError>>,
-) -> anyhow::Error {
-    loop {
-        match serving.join_next().await {
-            Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) => {
-                return Failure::unavailable(format!(
-                    "{error}\n  help: another program has the address, or it is not this machine's; change `listeners.{}.bind`",
-                    error.listener
-                ))
-                .into();
-            }
-            Some(Err(error)) => {
-                return Failure::new(Exit::Internal, format!("a listener broke down: {error}")).into();
-            }
-            None => return Failure::new(Exit::Internal, "every listener has ended").into(),
-        }
-    }
+/// A listener has ended before it was told to.
+fn failure(error: &ListenError) -> anyhow::Error {
+    Failure::unavailable(format!(
+        "{error}\n  help: another program has the address, or it is not this machine's; change `listeners.{}.bind`",
+        error.listener
+    ))
+    .into()
+}
+
+/// Who takes changes over while the broker runs.
+fn reloader(
+    parts: &Parts,
+    listeners: &Arc<Listeners>,
+    overrides: Overrides,
+    explicit: Option<PathBuf>,
+    log: LogFilter,
+) -> Result<Arc<Reloader>> {
+    let keeping = Arc::clone(listeners);
+    parts.transitions.certificates_from(Arc::new(move |running| keeping.keep_retired(running)));
+    let reached = ReloadParts {
+        broker: Arc::clone(&parts.broker),
+        gate: Arc::clone(&parts.gate),
+        live: Arc::clone(&parts.live),
+        trust: Arc::clone(&parts.trust),
+        registry: Arc::clone(&parts.registry),
+        bundles: Arc::clone(&parts.bundles),
+        builtin: Arc::clone(&parts.builtin),
+        host: Arc::clone(&parts.host),
+        audit: Arc::clone(&parts.audit),
+        listeners: Arc::clone(listeners),
+        transitions: Arc::clone(&parts.transitions),
+        log,
+    };
+    let (config, anchors) = (parts.config.clone(), parts.anchors.clone());
+    Ok(Reloader::new(explicit, reached, config, overrides, anchors, parts.metrics.registry())?)
 }
 
 async fn open(config: Config) -> Result<Parts> {
@@ -234,9 +268,15 @@ async fn open(config: Config) -> Result<Parts> {
         .map_err(|error| Failure::unavailable(error.to_string()))?;
     let audit = Arc::new(audit);
 
+    let ledger = Ledger::open(&config.node.data_dir.join("transitions.json"))?;
+    let anchors = build::anchors(&config)?;
+    // What ended while the broker was down is valid no longer from the first moment.
+    let mut running = ledger.list();
+    running.retain(|transition| transition.ends_at > clock::now());
+    let retiring = transitions::anchors(&running);
     let trust = Arc::new(TrustStore::new(config.limits.ca_certs as usize));
     trust
-        .configure(build::anchors(&config)?)
+        .configure_bound(anchors.clone(), retiring)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     let hints = HintLimits {
         count: config.limits.ca_hints as usize,
@@ -269,8 +309,9 @@ async fn open(config: Config) -> Result<Parts> {
     )
     .await
     .map_err(|error| Failure::unavailable(format!("the server certificates: {error}")))?;
+    let builtin = Arc::new(builtin::Builtin::new(&config));
     if builtin::is_wanted(&config) {
-        bundles.set_builtin(builtin::provide(&config)?)?;
+        bundles.set_builtin(builtin.provide(&config)?)?;
     }
 
     let (settings, natives) = (chain::host_settings(&config), chain::natives(&config)?);
@@ -283,6 +324,7 @@ async fn open(config: Config) -> Result<Parts> {
     .map_err(|error| Failure::unavailable(error.to_string()))?;
     let host = Arc::new(host);
 
+    let bans = extras::bans(&config, Arc::clone(&storage) as Arc<dyn Storage>, &metrics).await?;
     let gate = Gate::new(
         host.hooks(),
         Some(Arc::clone(&registry)),
@@ -290,9 +332,9 @@ async fn open(config: Config) -> Result<Parts> {
         Arc::clone(&metrics.gate),
         build::gate_settings(&config),
     );
-    let bans = extras::bans(&config, Arc::clone(&storage) as Arc<dyn Storage>, &metrics).await?;
+    let gate = Arc::new(gate.with_bans(Arc::clone(&bans)));
     let parts = BrokerParts {
-        admitter: Admitter::Gate(Arc::new(gate.with_bans(Arc::clone(&bans)))),
+        admitter: Admitter::Gate(Arc::clone(&gate)),
         audit: Arc::clone(&audit),
         metrics: Arc::new(MqttMetrics::register(metrics.registry())?),
         limits: build::limits(&config),
@@ -301,7 +343,27 @@ async fn open(config: Config) -> Result<Parts> {
     let broker = Broker::with_extras(parts, extras::settings(&config, bans), metrics.registry())?;
     trust.know_own_chain(build::own_chain(&config));
     registry.log_ca_lints();
-    registry.disconnects(&broker);
+    let live = Live::new(Arc::clone(&broker), Arc::clone(&audit), metrics.registry(), build::live(&config))?;
+    for (name, listener) in &config.listeners {
+        live.judge_by(name, build::path_rules(&config, name, listener, &trust));
+    }
+    registry.disconnects(&live);
+    let judges = Arc::clone(&live);
+    // Found by issuer and serial number, and judged by the list that is in force by then.
+    revocations.on_arrival(move |list| judges.crl_arrived(list.issuer_raw(), list.serials()));
+    let transitions = Transitions::new(
+        ledger,
+        TransitionParts {
+            broker: Arc::clone(&broker),
+            trust: Arc::clone(&trust),
+            registry: Arc::clone(&registry),
+            live: Arc::clone(&live),
+            audit: Arc::clone(&audit),
+        },
+        metrics.registry(),
+    )?;
+    let judges = Arc::clone(&live);
+    gate.anchors_from(Arc::new(move |listener, certificate| judges.anchor_now(listener, certificate)));
     let readiness = Readiness::new(host.hooks(), Arc::clone(&audit), Some(Arc::clone(&registry)));
     let readiness = Arc::new(readiness);
     Ok(Parts {
@@ -312,37 +374,39 @@ async fn open(config: Config) -> Result<Parts> {
         registry,
         host,
         broker,
+        gate,
+        live,
+        transitions,
+        anchors,
         readiness,
         trust,
         bundles,
+        builtin,
         revocations,
     })
 }
 
-fn listeners(parts: &Parts) -> Result<Vec<(String, Listener)>> {
-    let shared = ListenerParts {
-        broker: Arc::clone(&parts.broker),
-        audit: Arc::clone(&parts.audit),
-        metrics: Arc::clone(&parts.metrics.gate),
-        readiness: Arc::clone(&parts.readiness),
-    };
+fn listener_settings(parts: &Parts) -> Result<Vec<(String, ListenerSettings)>> {
     let drain = parts.config.node.shutdown_timeout.0;
     let named = parts.config.listeners.iter().map(|(name, listener)| {
         let policy = paths::path_policy(&parts.config, listener);
-        let settings = build::listener(name, listener, policy, &parts.trust, &parts.bundles, drain)?;
-        if let Some(tls) = &settings.tls {
-            parts.bundles.watch(name, tls);
-        }
-        Ok((name.clone(), Listener::new(settings, shared.clone())))
+        let retired = parts.transitions.server_certificates(name);
+        let settings =
+            build::listener(name, listener, policy, &parts.trust, &parts.bundles, &retired, drain)?;
+        Ok((name.clone(), settings))
     });
     let listeners = named.collect::<Result<_>>()?;
-    parts.bundles.check_files().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    parts
+        .bundles
+        .check_files(build::files_of_certificates(&parts.config))
+        .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     Ok(listeners)
 }
 
 async fn serve_admin(
     parts: &Parts,
     about: Arc<About>,
+    reloader: &Arc<Reloader>,
     endpoints: &Arc<Endpoints>,
     end: &CancellationToken,
     tasks: &mut JoinSet<()>,
@@ -372,7 +436,8 @@ async fn serve_admin(
         let upload = usize::try_from(config.admin.max_upload.0).unwrap_or(usize::MAX);
         let more = crate::admin::router(plugins, upload)
             .merge(admin::bundles_router(Arc::clone(&parts.bundles)))
-            .merge(admin::crl_routes(Arc::clone(&parts.revocations), Arc::clone(&parts.audit)));
+            .merge(admin::crl_routes(Arc::clone(&parts.revocations), Arc::clone(&parts.audit)))
+            .merge(crate::admin::reload::router(Arc::clone(reloader)));
         let router = admin::router(routes.clone(), Arc::new(door), more);
         let socket = listen("admin.bind", &config.admin.bind).await?;
         let address = socket.local_addr()?;

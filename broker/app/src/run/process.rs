@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 /// Every connection is a file descriptor: take as many as are allowed.
 pub fn raise_file_limit() {
@@ -33,15 +34,13 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to stop; its name.
-    pub async fn stop(&mut self) -> &'static str {
+    /// Waits for a signal to stop; its name. `SIGHUP` is told to `hangup`.
+    pub async fn stop(&mut self, hangup: &Notify) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP: the configuration is read at start only; restart the broker to apply changes");
-                }
+                _ = self.hangup.recv() => hangup.notify_one(),
             }
         }
     }

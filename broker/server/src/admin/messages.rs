@@ -66,7 +66,7 @@ async fn publish(
     body: Result<Json<PublishBody>, JsonRejection>,
 ) -> Result<Json<serde_json::Value>, Problem> {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
-    let (topic, when) = parts.broker.limits.topics.delay(topic_name(&body.topic)?);
+    let (topic, when) = parts.broker.common_limits().topics.delay(topic_name(&body.topic)?);
     if when == When::Never {
         let detail = "a delayed message has the topic `$delayed/SECONDS/TOPIC`, with no more than \
                       `delayed.max_delay`, and only where `delayed.enable` is set";

@@ -67,9 +67,11 @@ pub struct AdminParts {
 pub struct About {
     pub version: String,
     pub started_at: UnixMillis,
-    pub listeners: Vec<AboutListener>,
+    /// Those that there are now.
+    pub listeners: Box<dyn Fn() -> Vec<AboutListener> + Send + Sync>,
 }
 
+#[derive(Clone)]
 pub struct AboutListener {
     pub name: String,
     /// `tcp`, `tls`, `ws`, `wss` or `quic`.

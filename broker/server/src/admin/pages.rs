@@ -41,7 +41,8 @@ async fn ready(State(parts): State<AdminParts>) -> Response {
 fn obstacles(parts: &AdminParts) -> Vec<String> {
     let mut obstacles = parts.readiness.obstacles();
     if obstacles.is_empty() {
-        let shut = parts.about.listeners.iter().filter(|listener| listener.address.borrow().is_none());
+        let listeners = (parts.about.listeners)();
+        let shut = listeners.iter().filter(|listener| listener.address.borrow().is_none());
         obstacles.extend(shut.map(|listener| format!("listener \"{}\" is not open", listener.name)));
     }
     obstacles
@@ -56,8 +57,7 @@ async fn metrics(State(parts): State<AdminParts>) -> Result<Response, Problem> {
 
 async fn status(State(parts): State<AdminParts>) -> Json<serde_json::Value> {
     let about = &parts.about;
-    let listeners: Vec<_> = about
-        .listeners
+    let listeners: Vec<_> = (about.listeners)()
         .iter()
         .map(|listener| {
             let address = listener.address.borrow().clone();

@@ -68,7 +68,10 @@ impl World {
         let about = About {
             version: "1.2.3".into(),
             started_at: UnixMillis(0),
-            listeners: vec![AboutListener { name: "main".into(), kind: "tls", auth_mode: "mutual", address }],
+            listeners: Box::new(move || {
+                let address = address.clone();
+                vec![AboutListener { name: "main".into(), kind: "tls", auth_mode: "mutual", address }]
+            }),
         };
         let parts = AdminParts {
             broker,

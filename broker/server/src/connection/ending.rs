@@ -63,6 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             // Errors have nobody left to hear of them.
             let _ = tokio::time::timeout(LAST_WORDS, self.last_words(closing.initiator)).await;
         }
+        self.handle.dismissed();
         self.tally.add_to(&self.broker.metrics);
     }
 
@@ -70,6 +71,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let waiting = self.output.remaining();
         self.stream.write_all_buf(&mut self.output).await?;
         self.tally.bytes_sent(waiting);
+        self.stream.flush().await?;
+        self.handle.dismissed();
         self.stream.shutdown().await?;
         if initiator == Initiator::Server {
             // Closing with unread bytes would reset the connection and take what was just said with it.

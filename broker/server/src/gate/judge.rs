@@ -121,7 +121,7 @@ impl Gate {
         };
         let rules = match &grant.acl {
             Acl::Inline(_) => None,
-            Acl::Named(name) => match self.settings.named_acls.get(name) {
+            Acl::Named(name) => match self.settings.load().named_acls.get(name) {
                 Some(rules) => Some(rules.clone()),
                 None => {
                     let mut no = No::because(Reason::PluginInvalid)
@@ -159,29 +159,48 @@ impl Gate {
                 AuthMode::OneWay | AuthMode::Mutual => Ok(None),
             };
         };
-        if !registry.trusts(certificate.anchor.certificate_fingerprint) {
-            return Err(No::because(Reason::CaInactive));
-        }
+        let anchor = self.anchor_now(accepted, certificate, registry)?;
         let record = registry
             .lookup(certificate.leaf.certificate_fingerprint)
             .await
             .map_err(|error| No::unanswered(Reason::RegistryUnavailable, error.to_string()))?;
         let Some(record) = record else { return Ok(None) };
-        self.in_force(record, certificate, registry).map(Some)
+        self.in_force(record, anchor, registry).map(Some)
+    }
+
+    /// The CA that the certificate's path ends in. The trust set may have changed since the handshake: before this
+    /// connection was in the directory, nobody who looked for those concerned found it.
+    fn anchor_now(
+        &self,
+        accepted: &Accepted,
+        certificate: &ClientCertificate,
+        registry: &Registry,
+    ) -> Result<CertificateFingerprint, No> {
+        let anchor = certificate.anchor.certificate_fingerprint;
+        match self.anchor_now.get() {
+            Some(anchor_now) => {
+                anchor_now(&accepted.listener, certificate).map_err(|rejection| match rejection.reason {
+                    Reason::CertUnknownCa => No::because(Reason::CaInactive),
+                    reason => No::because(reason).detail(rejection.detail),
+                })
+            }
+            None if registry.trusts(anchor) => Ok(anchor),
+            None => Err(No::because(Reason::CaInactive)),
+        }
     }
 
     /// Whether a record lets its certificate in now: its state, its validity, the CA that its path ends in.
     fn in_force(
         &self,
         record: Arc<DeviceCertificate>,
-        certificate: &ClientCertificate,
+        anchor: CertificateFingerprint,
         registry: &Registry,
     ) -> Result<Arc<DeviceCertificate>, No> {
-        let ca = registry.ca(certificate.anchor.certificate_fingerprint);
+        let ca = registry.ca(anchor);
         effective(&record, ca.as_ref(), registry.policy(), clock::now().seconds()).map_err(|reason| {
             let mut no = No::because(reason).about(&record.device_id);
             if reason == Reason::CertPending {
-                no.retry_after = Some(self.settings.pending_retry_after.max(1));
+                no.retry_after = Some(self.settings.load().pending_retry_after.max(1));
             }
             no
         })?;
@@ -207,7 +226,7 @@ impl Gate {
             .await
             .map_err(|error| No::unanswered(Reason::RegistryUnavailable, error.to_string()))?;
         if let Some(record) = known {
-            return self.in_force(record, certificate, registry);
+            return self.in_force(record, certificate.anchor.certificate_fingerprint, registry);
         }
         let registered = self.register_with(walk, accepted, claimed, certificate, registry, flight).await;
         let outcome = match &registered {
@@ -270,7 +289,7 @@ impl Gate {
                 no.by = Some(by);
                 no
             })?;
-        self.in_force(record, certificate, registry)
+        self.in_force(record, certificate.anchor.certificate_fingerprint, registry)
     }
 }
 

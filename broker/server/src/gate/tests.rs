@@ -91,6 +91,7 @@ impl World {
             tls: None,
             certificate: device.map(|device| device.proved(&self.ca)),
             attributes: Vec::new(),
+            server_certificate: None,
         }
     }
 

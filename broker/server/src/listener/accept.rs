@@ -3,23 +3,24 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::control::Move;
 use super::socket::ListeningSocket;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, Listener, WATCH, sleep};
 
 impl Listener {
-    /// Returns when the broker is not ready any more, or at shutdown.
+    /// Returns when the broker is not ready any more, at shutdown or at the end of the listener, and with an order
+    /// to listen somewhere else.
     pub(super) async fn accept_while_ready(
-        &self,
+        &mut self,
         socket: &ListeningSocket,
-        places: &Arc<Semaphore>,
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
-    ) {
+    ) -> Option<Move> {
+        let inner = Arc::clone(&self.inner);
         let mut watch = tokio::time::interval(WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pause = FIRST_PAUSE;
@@ -27,24 +28,26 @@ impl Listener {
         loop {
             // The place first: whoever has none is not accepted, and waits in the kernel's queue.
             let next = async {
-                let place = Arc::clone(places).acquire_owned().await.ok();
+                let place = Arc::clone(&inner.places).acquire_owned().await.ok();
                 (place, socket.accept().await)
             };
             let (place, accepted) = tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return None,
+                () = inner.retired.cancelled() => return None,
+                order = self.moves.1.recv() => return order,
                 _ = watch.tick() => {
-                    self.inner.housekeeping();
-                    if self.inner.parts.readiness.obstacles().is_empty() {
+                    inner.housekeeping();
+                    if inner.parts.readiness.obstacles().is_empty() {
                         continue;
                     }
-                    return;
+                    return None;
                 }
                 next = next => next,
             };
             match accepted {
                 Ok((arrival, caller)) => {
                     pause = FIRST_PAUSE;
-                    let inner = Arc::clone(&self.inner);
+                    let inner = Arc::clone(&inner);
                     tasks.spawn(inner.handle(arrival, caller, place, shutdown.clone()));
                     let broker = &self.inner.parts.broker;
                     if let Some(wait) = rates.as_ref().and_then(|rates| rates.connection(broker.now())) {
@@ -56,7 +59,7 @@ impl Listener {
                 Err(problem) if is_of_the_peer(&problem) => {}
                 Err(problem) => {
                     // No file descriptors or no memory: accepting at once again would spin.
-                    let listener = &*self.inner.name;
+                    let listener = &*inner.name;
                     tracing::error!(listener, %problem, ?pause, "accepting failed");
                     sleep(pause, shutdown).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);

@@ -50,6 +50,7 @@ impl Inner {
             peer: caller.peer,
             tls: None,
             certificate: None,
+            server_certificate: None,
             attributes: caller.attributes,
         };
         // In a box: what a handshake needs is not kept for as long as the connection lives.
@@ -203,7 +204,7 @@ impl Inner {
         let timeout = tls.current().settings().handshake_timeout;
         let handshake = tls.accept(socket, timeout, &self.handshakes).await;
         drop(unfinished);
-        let Handshaken { stream, session, group, certificate, sni } = match handshake {
+        let Handshaken { stream, session, group, certificate, sni, server_certificate } = match handshake {
             Ok(handshaken) => handshaken,
             Err(failure) => {
                 self.failed(failure, accepted);
@@ -211,6 +212,7 @@ impl Inner {
             }
         };
         metrics.tls_sni.with_label_values(&[listener, sni.as_str()]).inc();
+        accepted.server_certificate = server_certificate;
         let live = self.established(session, group, certificate, started, accepted);
         Some((Carrier::Tls(Box::new(stream)), Some(live)))
     }

@@ -238,3 +238,62 @@ async fn not_ready_for_each_cause() {
     ];
     assert_eq!(readiness.obstacles(), expected);
 }
+
+#[tokio::test]
+async fn it_moves_and_stays_where_it_is_if_it_cannot() {
+    let world = World::new();
+    let listener = world.listener(None);
+    let (mut address, control) = (listener.address(), listener.control());
+    let running = tokio::spawn(listener.run(world.shutdown.clone()));
+    let first = open(&mut address).await;
+    let at = |address: SocketAddr| {
+        let mut settings = ListenerSettings::clone(&control.settings());
+        settings.address = ListenAddress::Ip(address);
+        settings
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let error = control.move_to(at(taken.local_addr().unwrap())).await.unwrap_err();
+    assert_eq!(error.problem.kind(), io::ErrorKind::AddrInUse);
+    assert_eq!(open(&mut address).await, first);
+    TcpStream::connect(first).await.unwrap();
+
+    // The new address covers the old one, which is in its way.
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], first.port()));
+    control.move_to(at(everywhere)).await.unwrap();
+    let expected = Some(ListenAddress::Ip(everywhere));
+    assert_eq!(*address.wait_for(|now| *now == expected).await.unwrap(), expected);
+    TcpStream::connect(first).await.unwrap();
+
+    control.retire();
+    running.await.unwrap().unwrap();
+    assert_eq!(*address.borrow(), None);
+    assert!(TcpStream::connect(first).await.is_err());
+    assert!(control.move_to(at(first)).await.is_err(), "it has ended");
+}
+
+#[tokio::test]
+async fn places_are_added_and_taken_away() {
+    let world = World::new();
+    let listener = world.listener(None);
+    let control = listener.control();
+    let sized = |connections: usize| {
+        let mut settings = ListenerSettings::clone(&control.settings());
+        settings.max_connections = connections;
+        control.configure(settings);
+    };
+    sized(3);
+    let places = Arc::clone(&listener.inner.places);
+    assert_eq!(places.available_permits(), 3);
+    let taken = Arc::clone(&places).acquire_many_owned(3).await.unwrap();
+    sized(1);
+    tokio::task::yield_now().await;
+    drop(taken);
+    // The two that are too many go as soon as they are given back.
+    while places.available_permits() != 1 {
+        tokio::task::yield_now().await;
+    }
+    sized(5);
+    assert_eq!(places.available_permits(), 5);
+    let limit = world.metrics.gate.listener_connections_limit.with_label_values(&["mqtts"]);
+    assert_eq!(limit.get(), 5);
+}

@@ -29,6 +29,11 @@ impl Registry {
         cas
     }
 
+    /// Whether a CA is trusted everywhere because it is in the registry, whatever the configuration says.
+    pub fn trusts_by_itself(&self, id: CertificateFingerprint) -> bool {
+        self.cas.load().iter().any(|ca| ca.id == id && ca.state == CaState::Active)
+    }
+
     /// One of them.
     pub fn ca(&self, id: CertificateFingerprint) -> Option<CaCertificate> {
         if let Some(ca) = self.cas.load().iter().find(|ca| ca.id == id) {

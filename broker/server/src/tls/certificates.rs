@@ -12,6 +12,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::ServerCertificate;
+use super::verifier::FINDINGS;
 use crate::metrics::gate::NAMESPACE;
 
 /// Where a certificate of a listener came from.
@@ -23,6 +24,8 @@ pub enum CertificateSource {
     Files { certificate: String, key: String, label: Option<String> },
     /// A bundle that the broker keeps.
     Bundle { namespace: String, name: String },
+    /// Replaced, and shown to who asks for its names until its transition ends.
+    Retired { transition: String },
 }
 
 /// One place in the list.
@@ -75,6 +78,8 @@ impl fmt::Display for CertificateSource {
             Self::Builtin => f.write_str("builtin"),
             Self::Files { certificate, .. } => f.write_str(certificate),
             Self::Bundle { namespace, name } => write!(f, "{namespace}/{name}"),
+            // Transitions are many, and metrics have this as a label.
+            Self::Retired { .. } => f.write_str("retired"),
         }
     }
 }
@@ -88,6 +93,7 @@ impl CertificateSource {
             Self::Files { label: None, .. } => (NAMESPACE, listener),
             Self::Files { label: Some(label), .. } => (NAMESPACE, label),
             Self::Bundle { namespace, name } => (namespace, name),
+            Self::Retired { .. } => (NAMESPACE, "retired"),
         }
     }
 }
@@ -197,17 +203,21 @@ impl Resolver {
     }
 
     /// The first that the client can check the signature of, else the first.
-    fn choose(&self, among: &[usize], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+    fn choose(&self, among: &[usize], schemes: &[SignatureScheme]) -> Option<&ServerCertificate> {
         let mut candidates = among.iter().filter_map(|index| self.certificates.get(*index));
         let first = candidates.clone().next()?;
         let fits = candidates.find(|candidate| candidate.certified().key.choose_scheme(schemes).is_some());
-        Some(fits.unwrap_or(first).certified())
+        Some(fits.unwrap_or(first))
     }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let (_, among) = self.find(hello.server_name());
-        self.choose(among, hello.signature_schemes())
+        let chosen = self.choose(among, hello.signature_schemes())?;
+        let shown = chosen.facts().certificate_fingerprint;
+        // Outside a handshake of ours (there is none) only the note is lost.
+        let _ = FINDINGS.try_with(|cell| cell.borrow_mut().shown = Some(shown));
+        Some(chosen.certified())
     }
 }

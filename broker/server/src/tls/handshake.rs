@@ -34,6 +34,8 @@ pub struct Handshaken<S> {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// How the name that the client gave was met.
     pub sni: SniMatch,
+    /// The certificate that the client was shown.
+    pub server_certificate: Option<CertificateFingerprint>,
 }
 
 /// Why there is no connection, and what is known about who tried.
@@ -156,6 +158,7 @@ impl TlsServer {
         };
 
         let (session, group) = describe(&stream);
+        let server_certificate = findings.shown;
         failure.resumed = session.resumed;
         // As the session holds it, restored or fresh.
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -173,7 +176,8 @@ impl TlsServer {
                 return None;
             }
         };
-        Some(Handshaken { stream, session, group, certificate: certificate.map(Arc::new), sni })
+        let certificate = certificate.map(Arc::new);
+        Some(Handshaken { stream, session, group, certificate, sni, server_certificate })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The judgement of a client's chain once its key is proved, by our own handshake or by a proxy's.
 
 use mqgate_identity::certificate::{CertificateFacts, ClientCertificate};
-use mqgate_identity::evaluation::{PathPolicy, Rejection, ValidatedPath, evaluate_facts};
+use mqgate_identity::evaluation::{PathPolicy, Rejection, ValidatedPath};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
 use rustls::pki_types::CertificateDer;
@@ -47,7 +47,7 @@ impl ChainJudge<'_> {
         let path: ValidatedPath = match findings.judged {
             Some((generation, Ok(path))) if was_fresh && generation == trust.generation => path,
             _ => {
-                let judged = evaluate_facts(&leaf, intermediates, &trust.anchors, self.policy, now.seconds());
+                let judged = trust.judge(&leaf, intermediates, self.policy, now.seconds());
                 match judged {
                     Ok(path) => path,
                     Err(rejection) => return Err((Some(Box::new(leaf)), rejection)),
@@ -65,6 +65,8 @@ impl ChainJudge<'_> {
             leaf,
             intermediates: intermediates.iter().map(|der| std::sync::Arc::from(&**der)).collect(),
             anchor: path.anchor,
+            not_after: path.not_after,
+            judged_by: trust.generation,
         }))
     }
 }

@@ -483,6 +483,7 @@ async fn a_certificate_revoked_between_two_sessions_is_out_also_when_the_session
             tls: Some(handshaken.session),
             certificate: handshaken.certificate,
             attributes: Vec::new(),
+            server_certificate: None,
         };
         let connect = Connect {
             version: ProtocolVersion::V5,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint};
 use mqgate_identity::evaluation::{
-    PathPolicy, Rejection, ValidatedPath, evaluate_facts, subject_public_key_info, verify_signature,
+    PathPolicy, Rejection, ValidatedPath, subject_public_key_info, verify_signature,
 };
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixSeconds;
@@ -27,6 +27,8 @@ pub(crate) struct Findings {
     pub(super) leaf: Option<CertificateFacts>,
     /// Of what was sent, also where it cannot be read.
     pub(super) fingerprint: Option<CertificateFingerprint>,
+    /// The server's certificate that was chosen.
+    pub(super) shown: Option<CertificateFingerprint>,
     /// The chain judged, and by which generation of the trust set.
     pub(super) judged: Option<(u64, Result<ValidatedPath, Rejection>)>,
 }
@@ -71,7 +73,7 @@ impl ClientCertVerifier for Verifier {
             Findings { fingerprint: Some(CertificateFingerprint::of(end_entity)), ..Findings::default() };
         let judged = match CertificateFacts::parse(end_entity) {
             Ok(leaf) => {
-                let judged = evaluate_facts(&leaf, intermediates, &trust.anchors, &self.policy, now);
+                let judged = trust.judge(&leaf, intermediates, &self.policy, now);
                 findings.leaf = Some(leaf);
                 judged
             }
@@ -91,7 +93,11 @@ impl ClientCertVerifier for Verifier {
         };
         findings.judged = Some((trust.generation, judged));
         // Outside a handshake of ours (there is none) the findings would be lost, not the answer.
-        let _ = FINDINGS.try_with(|cell| cell.replace(findings));
+        let _ = FINDINGS.try_with(|cell| {
+            let mut cell = cell.borrow_mut();
+            findings.shown = cell.shown;
+            *cell = findings;
+        });
         answer
     }
 

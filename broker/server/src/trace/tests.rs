@@ -30,6 +30,7 @@ fn handle(address: [u8; 4]) -> ConnectionHandle {
         tls: None,
         certificate: None,
         attributes: Vec::new(),
+        server_certificate: None,
     })
 }
 

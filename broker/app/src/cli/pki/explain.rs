@@ -1,6 +1,7 @@
 //! `mqgate pki explain`: a certificate on its way through a listener, step by step, by the broker's own rules.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use mqgate_identity::certificate::{CertificateFacts, certificates_from_pem};
@@ -150,9 +151,17 @@ fn tell(
     story.good("readable", what);
 
     let live = if args.offline { None } else { ask(args, config_file) };
-    let mut anchors = build::anchors(config)?;
+    let configured = build::anchors(config)?;
+    // A CA of the configuration lets clients in on the listeners that name it.
+    let is_here =
+        |name: &Arc<str>| config.listeners.get(&**name).is_some_and(|named| std::ptr::eq(named, listener));
+    let mut anchors: Vec<_> = configured
+        .iter()
+        .filter(|bound| bound.listeners.as_ref().is_none_or(|names| names.iter().any(is_here)))
+        .map(|bound| bound.anchor.clone())
+        .collect();
     for anchor in live.iter().flat_map(|live| &live.anchors) {
-        if !anchors.iter().any(|known| known.der == anchor.der) {
+        if !configured.iter().any(|known| known.anchor.der == anchor.der) {
             anchors.push(anchor.clone());
         }
     }

@@ -315,6 +315,12 @@ impl Listener {
         first.into_iter().chain(self.certificates.iter().cloned()).collect()
     }
 
+    /// Every file that is read for it: certificates, keys, CAs.
+    pub fn every_file(&self) -> impl Iterator<Item = &PathBuf> {
+        let more = self.certificates.iter().flat_map(|files| [&files.certfile, &files.keyfile]);
+        self.certfile.iter().chain(&self.keyfile).chain(more).chain(self.ca_files())
+    }
+
     /// The key of one of them, below the listener.
     pub fn file_key(&self, index: usize) -> String {
         match (index, self.certfile.is_some()) {

@@ -38,7 +38,7 @@ pub(super) fn proxy(
             model::ProxyIdentity::Cn => ProxyIdentity::CommonName,
             model::ProxyIdentity::Certificate => ProxyIdentity::Certificate {
                 client_auth: client_auth(name, listener)?,
-                trust: Arc::clone(trust),
+                trust: trust.listener(name),
                 policy: Box::new(policy),
             },
         },

@@ -189,6 +189,7 @@ impl World {
             tls: None,
             certificate: None,
             attributes: Vec::new(),
+            server_certificate: None,
         };
         let task = tokio::spawn(serve(theirs, accepted, Arc::clone(&self.broker), self.shutdown.clone()));
         let decoder = Decoder::client(version, DecodeLimits::UNLIMITED);
