@@ -74,7 +74,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         self.stream.flush().await?;
         self.handle.dismissed();
         self.stream.shutdown().await?;
-        if initiator == Initiator::Server {
+        // A WebSocket client still has its Close frame to send [RFC 6455, 7.1.1].
+        let says_goodbye = matches!(self.accepted.transport, mqtt::Transport::Ws | mqtt::Transport::Wss);
+        if initiator == Initiator::Server || says_goodbye {
             // Closing with unread bytes would reset the connection and take what was just said with it.
             let mut sink = [0; 512];
             let rest = async { while self.stream.read(&mut sink).await.is_ok_and(|count| count > 0) {} };

@@ -49,7 +49,11 @@ async fn a_list_that_arrives_shuts_out_whom_it_names() {
     broker.admin().run(&["crl", "refresh"]);
     eventually("the new list is in force", async || (!gets_in(&broker, &bad).await).then_some(())).await;
     assert!(gets_in(&broker, &good).await);
-    let refused = broker.audited("the refusal", |line| line["reason"] == "cert_revoked_crl").await;
+    let refused = broker
+        .audited("the refusal", |line| {
+            line["name"] == "tls.handshake_failed" && line["reason"] == "cert_revoked_crl"
+        })
+        .await;
     assert_eq!(refused["fingerprint"], bad.fingerprint.as_str());
     assert_eq!(refused["fields"]["certificate.serial"], hex::encode(&bad.serial));
     broker
