@@ -40,6 +40,8 @@ enum Command {
     Curves(curves::Options),
     /// Build the bundled WebAssembly components into target/components.
     Components,
+    /// Fetch the clients and tools of the end-to-end tests into target/tools, as `test` does before it runs any.
+    Tools,
     /// Check which normative statements of MQTT are proved by which tests.
     ///
     /// Example: cargo xtask spec --draw 20 --seed 7
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Curves(options) => curves::run(&options),
         Command::Components => components(),
+        Command::Tools => tools::prepare(&process::say).map(|tools| tools.report_missing(&process::say)),
         Command::Spec(options) => spec::run(&options),
         Command::Planted => planted::run(),
         Command::Tidy => tidy::run(),

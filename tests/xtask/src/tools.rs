@@ -17,42 +17,70 @@ struct Tool {
     program: &'static str,
     /// An argument with which it exits successfully.
     probe: &'static str,
-    /// Debian packages that hold it and the libraries it needs.
-    packages: &'static [&'static str],
+    packages: Packages,
     /// What a person would install elsewhere.
     elsewhere: &'static str,
     /// The tests that cannot run without it.
     tests: &'static str,
 }
 
+/// Where Debian has it.
+enum Packages {
+    /// These hold it and the libraries it needs.
+    Only(&'static [&'static str]),
+    /// This one, and what it depends on and is not installed here.
+    WithDependencies(&'static str),
+}
+
 const TOOLS: &[Tool] = &[
     Tool {
         program: "mosquitto_pub",
         probe: "--version",
-        packages: &["mosquitto-clients", "libmosquitto1", "libcjson1"],
+        packages: Packages::Only(&["mosquitto-clients", "libmosquitto1", "libcjson1"]),
         elsewhere: "Eclipse Mosquitto's clients (Debian: mosquitto-clients)",
         tests: "real_clients::mosquitto_*",
     },
     Tool {
         program: "promtool",
         probe: "--version",
-        packages: &["prometheus"],
+        packages: Packages::Only(&["prometheus"]),
         elsewhere: "Prometheus (Debian: prometheus)",
         tests: "metrics::promtool_*",
     },
     Tool {
         program: "openssl",
         probe: "version",
-        packages: &["openssl"],
+        packages: Packages::Only(&["openssl"]),
         elsewhere: "OpenSSL's command line (Debian: openssl)",
         tests: "seed_commands::*",
     },
     Tool {
         program: "nginx",
         probe: "-v",
-        packages: &["nginx"],
+        packages: Packages::Only(&["nginx"]),
         elsewhere: "nginx (Debian: nginx)",
         tests: "proxies::nginx_*",
+    },
+    Tool {
+        program: "haproxy",
+        probe: "-v",
+        packages: Packages::WithDependencies("haproxy"),
+        elsewhere: "HAProxy 2.6 or later (Debian: haproxy)",
+        tests: "haproxy::*",
+    },
+    Tool {
+        program: "chromium-headless-shell",
+        probe: "--version",
+        packages: Packages::WithDependencies("chromium-headless-shell"),
+        elsewhere: "Chromium without a window (Debian: chromium-headless-shell)",
+        tests: "browser::*",
+    },
+    Tool {
+        program: "certutil",
+        probe: "-H",
+        packages: Packages::WithDependencies("libnss3-tools"),
+        elsewhere: "NSS's certutil (Debian: libnss3-tools)",
+        tests: "browser::*",
     },
 ];
 
@@ -68,7 +96,8 @@ const MQTT_JS: &str = "mqtt@5.16.0";
 /// What was found, for the environment of the tests.
 pub struct Tools {
     path: OsString,
-    libraries: PathBuf,
+    /// Folders of libraries, as `LD_LIBRARY_PATH` wants them.
+    libraries: OsString,
     python: Option<PathBuf>,
     /// The folder `node_modules`.
     node_modules: Option<PathBuf>,
@@ -80,12 +109,14 @@ pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
     let folder = crate::root().join("target/tools");
     fs::create_dir_all(&folder)?;
     let unpacked = folder.join("debian");
-    let libraries = unpacked.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-    let mut directories = vec![unpacked.join("usr/bin"), unpacked.join("usr/sbin")];
+    let libraries = debian_libraries();
+    // Chromium's own folder first: what stands in `usr/bin` is a script that looks below `/usr`.
+    let own = ["usr/lib/chromium", "usr/bin", "usr/sbin"];
+    let mut directories: Vec<PathBuf> = own.iter().map(|folder| unpacked.join(folder)).collect();
     directories.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let mut tools = Tools {
         path: std::env::join_paths(directories)?,
-        libraries,
+        libraries: std::env::join_paths([libraries.clone(), libraries.join("pulseaudio")])?,
         python: None,
         node_modules: None,
         missing: Vec::new(),
@@ -94,8 +125,8 @@ pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
         if tools.works(tool) {
             continue;
         }
-        say(&format!("{}: fetching {} from Debian's archive", tool.program, tool.packages.join(", ")));
-        fetch(tool.packages, &unpacked);
+        say(&format!("{}: fetching it from Debian's archive", tool.program));
+        fetch(&tool.packages, &unpacked);
         if !tools.works(tool) {
             tools.missing.push((tool.elsewhere, tool.tests));
         }
@@ -152,10 +183,10 @@ pub fn mosquitto(say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
     let unpacked = crate::root().join("target/tools/debian");
     let binary = unpacked.join("usr/sbin/mosquitto");
     if !binary.exists() {
-        let packages = ["mosquitto", "libmosquitto1", "libcjson1", "libdlt2", "libwrap0"];
+        let packages = &["mosquitto", "libmosquitto1", "libcjson1", "libdlt2", "libwrap0"];
         say(&format!("mosquitto: fetching {} from Debian's archive", packages.join(", ")));
         fs::create_dir_all(&unpacked)?;
-        fetch(&packages, &unpacked);
+        fetch(&Packages::Only(packages), &unpacked);
     }
     if binary.exists() {
         return Ok(binary);
@@ -173,15 +204,35 @@ pub fn debian_libraries() -> PathBuf {
     crate::root().join(target)
 }
 
+impl Packages {
+    /// What to download; nothing where apt does not know.
+    fn names(&self) -> Option<Vec<String>> {
+        let package = match self {
+            Self::Only(names) => return Some(names.iter().map(|&name| name.to_owned()).collect()),
+            Self::WithDependencies(package) => *package,
+        };
+        let mut apt = Command::new("apt-get");
+        let would_be = output(apt.args(["-s", "--no-install-recommends", "install", package]))?;
+        let names = would_be.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        // It may be installed, and not work.
+        if names.iter().all(|name| name != package) {
+            names.push(package.to_owned());
+        }
+        Some(names)
+    }
+}
+
 /// Downloads `packages` and unpacks them below `into`; whether it worked shows when the tool is tried.
-fn fetch(packages: &[&str], into: &Path) {
+fn fetch(packages: &Packages, into: &Path) {
     let downloads = into.join("archives");
     if fs::create_dir_all(&downloads).is_err() {
         return;
     }
     let download = || {
+        let Some(names) = packages.names() else { return false };
         let mut apt = Command::new("apt-get");
-        apt.arg("-qq").arg("download").args(packages).current_dir(&downloads);
+        apt.arg("-qq").arg("download").args(names).current_dir(&downloads);
         apt.output().is_ok_and(|output| output.status.success())
     };
     // A new machine's package index is absent, or names packages that the archive has replaced since.
