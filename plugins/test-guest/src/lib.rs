@@ -1,11 +1,12 @@
-//! Misbehaves as it is told; see the README.
+//! Misbehaves as it is told, or tells what it was told; see the README.
 
+use mqgate_plugin_sdk::certificate::{Field, anchor, hex};
 use mqgate_plugin_sdk::export_plugin;
 use mqgate_plugin_sdk::host::Host;
 use mqgate_plugin_sdk::plugin::{Authenticator, Plugin};
 use mqgate_plugin_sdk::types::{
-    Authenticated, Authentication, ConnackReason, Connection, Denial, HookError, Identity, InitError,
-    PluginContext,
+    Attribute, Authenticated, Authentication, ConnackReason, Connection, Denial, HookError, Identity,
+    InitError, Level, PluginContext,
 };
 use serde::Deserialize;
 
@@ -32,6 +33,7 @@ pub enum Init {
 pub enum Answer {
     #[default]
     Abstain,
+    Tell,
     Deny,
     Trap,
     Garbage,
@@ -56,12 +58,16 @@ impl Plugin for TestGuest {
 }
 
 impl Authenticator for TestGuest {
-    fn authenticate<H: Host>(&self, on: &Connection, _host: &H) -> Result<Authentication, HookError> {
+    fn authenticate<H: Host>(&self, on: &Connection, host: &H) -> Result<Authentication, HookError> {
         if self.config.loop_on_client_id.as_ref() == Some(&on.connect.client_id) {
             endless();
         }
         match self.config.authenticate {
             Answer::Abstain => Ok(Authentication::Abstain),
+            Answer::Tell => {
+                host.log(Level::Info, "told:", &facts(on));
+                Ok(Authentication::Abstain)
+            }
             Answer::Deny => {
                 Ok(Authentication::Deny(Denial::new(ConnackReason::NotAuthorized, "it was told to deny")))
             }
@@ -80,6 +86,28 @@ impl Authenticator for TestGuest {
             }
         }
     }
+}
+
+/// What it was told of a connection, in the order in which a test reads it.
+fn facts(on: &Connection) -> Vec<Attribute> {
+    let mut facts = vec![
+        Attribute::text("client-id", &*on.connect.client_id),
+        Attribute::text("peer", &*on.peer.address),
+        Attribute::text("proxy", on.peer.via_proxy.as_deref().unwrap_or("-")),
+    ];
+    if let Some(tls) = &on.tls {
+        facts.push(Attribute::text("tls", format!("{:04x}", tls.version)));
+        facts.push(Attribute::text("cipher", format!("{:04x}", tls.cipher_suite)));
+        facts.push(Attribute::text("sni", tls.server_name.as_deref().unwrap_or("-")));
+    }
+    if let Some(certificate) = &on.certificate {
+        let cn = Field::Cn.single(certificate).ok().flatten();
+        facts.push(Attribute::text("cn", cn.as_deref().unwrap_or("-")));
+        facts.push(Attribute::text("fingerprint", hex(&certificate.leaf.fingerprint_sha256)));
+        facts.push(Attribute::text("anchor", anchor(certificate).map_or("-", |anchor| &*anchor.name)));
+    }
+    facts.extend(on.attributes.iter().cloned());
+    facts
 }
 
 fn endless() -> ! {
