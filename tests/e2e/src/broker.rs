@@ -338,6 +338,10 @@ impl Drop for Broker {
         if std::thread::panicking() {
             let log = fs::read_to_string(self.folder.join("broker.log")).unwrap_or_default();
             eprintln!("--- the broker's log\n{log}");
+            let audit = fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default();
+            eprintln!("--- the first refusals and losses in its audit log");
+            let losses = audit.lines().filter(|line| !line.contains(r#""outcome":"success""#));
+            losses.take(20).for_each(|line| eprintln!("{line}"));
         }
     }
 }

@@ -53,6 +53,20 @@ pub fn nginx() -> Option<Command> {
     find("nginx", "-v")
 }
 
+pub fn haproxy() -> Option<Command> {
+    let mut command = find("haproxy", "-v")?;
+    with_libraries(&mut command);
+    Some(command)
+}
+
+/// Chromium without a window, and NSS's tool that says whom it trusts.
+pub fn chromium_and_certutil() -> Option<(Command, Command)> {
+    let mut both = (find("chromium-headless-shell", "--version")?, find("certutil", "-H")?);
+    with_libraries(&mut both.0);
+    with_libraries(&mut both.1);
+    Some(both)
+}
+
 /// Runs `command`; panics with its output unless it succeeds.
 pub fn succeed(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -88,6 +102,11 @@ fn present(what: &str, there: bool) -> bool {
         skip(&format!("{what} is not on this machine; `cargo xtask test` fetches it where it can"));
     }
     there
+}
+
+/// Says what a test has measured, to whoever runs it with `--nocapture`.
+pub fn note(what: &str) {
+    eprintln!("{what}");
 }
 
 /// Says that the test that runs on this thread proves nothing here, and why. `cargo xtask test` counts it.
