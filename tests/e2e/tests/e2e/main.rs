@@ -5,8 +5,10 @@
 mod authorization;
 mod bad_input;
 mod bench;
+mod browser;
 mod extras;
 mod first_start;
+mod haproxy;
 mod hostile_tls;
 mod metrics;
 mod native_members;
@@ -19,6 +21,7 @@ mod quic;
 mod real_clients;
 mod registration;
 mod reload;
+mod revocation_latency;
 mod revocation_lists;
 mod rotation;
 mod scram;
