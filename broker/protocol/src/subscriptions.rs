@@ -45,6 +45,8 @@ type Place<S> = Option<Arc<Subscribers<S>>>;
 #[derive(Debug, Clone)]
 struct Subscribers<S> {
     plain: Map<SessionKey, Subscriber<S>>,
+    /// Of the one session that may have such a subscription. Beside the others: it may have a plain one too.
+    exclusive: Option<Box<(SessionKey, Subscriber<S>)>>,
     groups: Vec<Arc<Group<S>>>,
 }
 
@@ -103,6 +105,9 @@ impl<S: Clone> Subscriptions<S> {
         alter(&mut self.root, self.seed, &mut filter.levels(), &mut |subscribers| {
             let subscribers = Arc::make_mut(subscribers.get_or_insert_with(Arc::default));
             match share_name {
+                None if filter.is_exclusive() => {
+                    subscribers.exclusive = Some(Box::new((key, subscriber.clone())));
+                }
                 None => {
                     *subscribers.plain.entry(self.seed, key, || subscriber.clone()) = subscriber.clone();
                 }
@@ -136,12 +141,15 @@ impl<S: Clone> Subscriptions<S> {
             let Some(subscribers) = place else { return };
             let subscribers = Arc::make_mut(subscribers);
             match share_name {
+                None if filter.is_exclusive() => {
+                    subscribers.exclusive.take_if(|held| held.0 == key);
+                }
                 None => {
                     subscribers.plain.remove(self.seed, &key);
                 }
                 Some(name) => subscribers.leave(name, key),
             }
-            if subscribers.plain.is_empty() && subscribers.groups.is_empty() {
+            if subscribers.is_empty() {
                 *place = None;
             }
         });
@@ -178,11 +186,15 @@ fn alter<'a, S: Clone>(
 
 impl<S> Default for Subscribers<S> {
     fn default() -> Self {
-        Self { plain: Map::default(), groups: Vec::new() }
+        Self { plain: Map::default(), exclusive: None, groups: Vec::new() }
     }
 }
 
 impl<S: Clone> Subscribers<S> {
+    fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.exclusive.is_none() && self.groups.is_empty()
+    }
+
     fn group(&mut self, name: &str) -> &mut Group<S> {
         let at = self.position(name).unwrap_or_else(|| {
             self.groups.push(Arc::new(Group::new(name)));

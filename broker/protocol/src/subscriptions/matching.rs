@@ -90,6 +90,10 @@ impl<'a, S: Clone> Found<'a, S> {
         let before = self.plain.len();
         subscribers.plain.for_each(&mut |key, subscriber| self.plain.push((*key, subscriber)));
         self.sets += usize::from(self.plain.len() > before);
+        if let Some((key, subscriber)) = subscribers.exclusive.as_deref() {
+            self.plain.push((*key, subscriber));
+            self.sets += 1;
+        }
         self.groups.extend(subscribers.groups.iter().cloned());
     }
 

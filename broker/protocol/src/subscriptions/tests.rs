@@ -61,6 +61,27 @@ fn no_local_leaves_what_other_subscriptions_want() {
     assert_eq!(seen_by(3), [("one", QoS::ExactlyOnce), ("two", QoS::ExactlyOnce)]);
 }
 
+/// One of the two forms goes, the other stays, and while there are both there is one delivery.
+#[test]
+fn an_exclusive_subscription_and_a_plain_one_are_two() {
+    let mut index = Subscriptions::new(Seed(1));
+    let (exclusive, plain) = (filter("$exclusive/a/+"), filter("a/+"));
+    let qualities = |index: &Subscriptions<&str>| -> Vec<QoS> {
+        index.matches(&topic("a/b")).receivers.iter().map(|receiver| receiver.qos).collect()
+    };
+    index.insert(SessionKey(1), "c", &exclusive, options(QoS::ExactlyOnce), None);
+    index.insert(SessionKey(1), "c", &plain, options(QoS::AtLeastOnce), None);
+    assert_eq!(qualities(&index), [QoS::ExactlyOnce]);
+    index.remove(SessionKey(2), &exclusive);
+    index.remove(SessionKey(1), &exclusive);
+    assert_eq!(qualities(&index), [QoS::AtLeastOnce]);
+    index.insert(SessionKey(1), "c", &exclusive, options(QoS::ExactlyOnce), None);
+    index.remove(SessionKey(1), &plain);
+    assert_eq!(qualities(&index), [QoS::ExactlyOnce]);
+    index.remove(SessionKey(1), &exclusive);
+    assert!(index.is_empty());
+}
+
 #[test]
 fn a_group_takes_turns() {
     let mut index = Subscriptions::new(Seed(1));
