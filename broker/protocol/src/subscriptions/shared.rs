@@ -70,7 +70,7 @@ impl<S> Group<S> {
         &self,
         choice: &Choice<'_>,
         outstanding: impl Fn(&S) -> usize,
-    ) -> impl Iterator<Item = &(SessionKey, Subscriber<S>)> {
+    ) -> impl Iterator<Item = &(SessionKey, Subscriber<S>)> + Clone {
         let first = self.first(choice, outstanding);
         self.members[first..].iter().chain(&self.members[..first])
     }
