@@ -59,7 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         }
         self.audit(closing, permit_given);
         tracing::debug!(connection = self.accepted.id, reason = %closing.reason, "connection closed");
-        if closing.initiator != Initiator::Network {
+        if closing.initiator != Initiator::Network || self.has_close_frames() {
             // Errors have nobody left to hear of them.
             let _ = tokio::time::timeout(LAST_WORDS, self.last_words(closing.initiator)).await;
         }
@@ -67,16 +67,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         self.tally.add_to(&self.broker.metrics);
     }
 
+    /// Whether the end of the connection is said below MQTT, too [RFC 6455, 7.1.1].
+    fn has_close_frames(&self) -> bool {
+        matches!(self.accepted.transport, mqtt::Transport::Ws | mqtt::Transport::Wss)
+    }
+
     async fn last_words(&mut self, initiator: Initiator) -> std::io::Result<()> {
+        if initiator == Initiator::Network {
+            self.output.release(); // Nobody listens to MQTT any more.
+        }
         let waiting = self.output.remaining();
         self.stream.write_all_buf(&mut self.output).await?;
         self.tally.bytes_sent(waiting);
         self.stream.flush().await?;
         self.handle.dismissed();
         self.stream.shutdown().await?;
-        // A WebSocket client still has its Close frame to send [RFC 6455, 7.1.1].
-        let says_goodbye = matches!(self.accepted.transport, mqtt::Transport::Ws | mqtt::Transport::Wss);
-        if initiator == Initiator::Server || says_goodbye {
+        // A WebSocket client may still have its Close frame to send, or to get.
+        if initiator == Initiator::Server || self.has_close_frames() {
             // Closing with unread bytes would reset the connection and take what was just said with it.
             let mut sink = [0; 512];
             let rest = async { while self.stream.read(&mut sink).await.is_ok_and(|count| count > 0) {} };

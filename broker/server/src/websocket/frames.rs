@@ -17,6 +17,8 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 const LONGEST_HEADER: usize = 14;
 /// Payload of a control frame. [RFC 6455, 5.5]
 const LONGEST_CONTROL: usize = 125;
+/// Bytes of pongs that may wait for a client that does not take them; more than a control frame.
+const ANSWERS: usize = 4096;
 /// Slices that go into one vectored write, the frame's header not counted.
 const SLICES: usize = 31;
 
@@ -59,6 +61,8 @@ struct Incoming {
     control: Vec<u8>,
     /// Nothing more is taken: the client has closed, or broken a rule.
     end: Option<End>,
+    /// The reader knows.
+    told: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,7 +85,10 @@ struct Outgoing {
     left: usize,
     /// Control frames that go before the next data frame.
     control: Vec<u8>,
+    /// How much of it is.
     written: usize,
+    /// Where in it the last pong begins.
+    last_pong: usize,
     /// After a close frame there is nothing.
     close: Close,
     unflushed: bool,
@@ -113,6 +120,7 @@ impl<S> WebSocket<S> {
             message: None,
             control: Vec::new(),
             end: None,
+            told: false,
         };
         Self { inner, limits, early, incoming, outgoing: Outgoing::default() }
     }
@@ -272,18 +280,20 @@ fn close_code(payload: &[u8]) -> Result<CloseCode, CloseCode> {
 }
 
 impl Outgoing {
-    /// Only the last ping has to be answered [RFC 6455, 5.5.3]: what was not written yet is forgotten.
+    /// Every ping is answered, unless the client takes no answers: then the last one is [RFC 6455, 5.5.3].
     fn pong(&mut self, payload: &[u8]) {
         if self.close != Close::No {
             return;
         }
-        if self.written == 0 {
-            self.control.clear();
+        if self.control.len() - self.written > ANSWERS {
+            // The answers that wait are many: none of the last one is written yet.
+            self.control.truncate(self.last_pong);
         }
-        // One is on its way; there is room for the next one, and not for more.
-        if self.control.get(1).is_none_or(|length| self.control.len() == 2 + usize::from(*length)) {
-            self.push(OpCode::Control(Control::Pong), payload);
+        if self.written > ANSWERS {
+            self.control.drain(..mem::take(&mut self.written));
         }
+        self.last_pong = self.control.len();
+        self.push(OpCode::Control(Control::Pong), payload);
     }
 
     fn close(&mut self, code: CloseCode) {
@@ -365,6 +375,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// After the end: what still comes is thrown away. A transport that is closed with unread bytes is reset,
+    /// and our close frame with it.
+    fn poll_rest(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        loop {
+            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+            if buf.filled().len() == before {
+                return Poll::Ready(Ok(()));
+            }
+            buf.set_filled(before);
+        }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.outgoing.left == 0 {
             ready!(self.poll_control(cx))?;
@@ -429,14 +452,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
                 }
                 // The last frame; whoever does not take it does without.
                 let said = this.poll_answers(cx);
-                return match (end, said) {
-                    (End::Broken(code), _) => {
+                if this.incoming.told {
+                    return this.poll_rest(cx, buf);
+                }
+                if end == End::Closed && said.is_pending() && this.outgoing.left == 0 {
+                    return Poll::Pending;
+                }
+                this.incoming.told = true;
+                return Poll::Ready(match end {
+                    End::Broken(code) => {
                         let what = format!("broken WebSocket frame: {code}");
-                        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)))
+                        Err(io::Error::new(io::ErrorKind::InvalidData, what))
                     }
-                    (End::Closed, Poll::Pending) if this.outgoing.left == 0 => Poll::Pending,
-                    (End::Closed, _) => Poll::Ready(Ok(())),
-                };
+                    End::Closed => Ok(()),
+                });
             }
             if let Poll::Ready(Err(error)) = this.poll_answers(cx) {
                 return Poll::Ready(Err(error));

@@ -93,6 +93,44 @@ async fn a_ping_is_answered_though_nobody_writes() {
     assert_eq!(reading.await.unwrap().1, *b"!");
 }
 
+#[tokio::test]
+async fn pings_that_come_together_are_all_answered() {
+    let pings: Vec<u8> = (0..10_u8).flat_map(|number| frame(FINAL | PING, &[number])).collect();
+    let pongs: Vec<u8> = (0..10_u8).flat_map(|number| [FINAL | 10, 1, number]).collect();
+    assert_eq!(hear(&pings).await.2, pongs);
+}
+
+/// What waits for a client that takes no answers is bounded; that to the last ping is always there.
+#[test]
+fn pongs_that_nobody_takes_are_forgotten_but_for_the_last() {
+    let mut incoming = pair(1).1.incoming;
+    let mut answers = Outgoing::default();
+    let mut last = Vec::new();
+    for number in 0..2000_u16 {
+        let payload = [&number.to_be_bytes()[..], &[0; 100]].concat();
+        incoming.take(&mut frame(FINAL | PING, &payload), LIMITS, &mut answers);
+        last = [&[FINAL | 10, 102][..], &payload].concat();
+        assert!(answers.control.ends_with(&last));
+        assert!(answers.control.len() < 3 * ANSWERS, "{}", answers.control.len());
+        // A client that takes them slowly.
+        answers.written = (answers.written + 50).min(answers.control.len());
+    }
+    assert!(answers.control.ends_with(&last) && answers.control.len() - answers.written > ANSWERS);
+}
+
+#[tokio::test]
+async fn what_comes_after_the_end_is_thrown_away() {
+    let (mut client, mut server) = pair(64 * 1024);
+    client.write_all(&frame(FINAL | 3, b"")).await.unwrap();
+    assert!(server.read(&mut [0; 8]).await.is_err());
+    client.write_all(&frame(FINAL | BINARY, b"more")).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+    let mut left = Vec::new();
+    server.inner.read_to_end(&mut left).await.unwrap();
+    assert_eq!(left, b"");
+}
+
 /// [MQTT-6.0.0-1; MQTT 3.1.1: MQTT-6.0.0-1]
 #[tokio::test]
 async fn what_breaks_a_rule_is_closed_with_its_code() {
@@ -209,7 +247,7 @@ proptest! {
             let kept = incoming.take(&mut chunk, LIMITS, &mut answers);
             prop_assert!(kept <= chunk.len());
             prop_assert!(incoming.control.len() <= LONGEST_CONTROL);
-            prop_assert!(answers.control.len() <= 3 * (LONGEST_CONTROL + 2));
+            prop_assert!(answers.control.len() <= ANSWERS + LONGEST_CONTROL + 2);
         }
     }
 
