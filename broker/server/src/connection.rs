@@ -117,6 +117,8 @@ struct Driver<S> {
     turn: u8,
     /// Of what is to be written some was written: it may begin in the middle of a packet.
     begun: bool,
+    /// Nothing can be written any more.
+    deaf: bool,
     /// Since when the client takes nothing of what is to be written.
     stalled: Option<Instant>,
     /// How long it may do so.
@@ -192,6 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             now,
             turn: 0,
             begun: false,
+            deaf: false,
             stalled: None,
             write_stall_timeout,
             asked_generation: 0,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqgate_codec::{
-    ConnAck, ConnAckCode, ConnAckProperties, Connect, ConnectProperties, Packet, ProtocolVersion, ReasonCode,
-    Will,
+    ConnAck, ConnAckCode, ConnAckProperties, Connect, ConnectProperties, DecodeError, Packet,
+    ProtocolVersion, ReasonCode, Will,
 };
 
 use super::authentication::maximum_packet_size;
@@ -128,7 +128,9 @@ impl Connection {
 
     /// A fault of a client that is not online: it hears about it in CONNACK, if it can be told at all.
     pub(super) fn fail_before_online(&mut self, version: Option<ProtocolVersion>, fault: Fault) -> State {
-        if let Some(version) = version {
+        // A will topic that is none: of 3.1.1 such a CONNECT gets no answer [MQTT 3.1.1: MQTT-3.1.4-1].
+        let unanswered = matches!(fault, Fault::Malformed(DecodeError::TopicName(_)));
+        if let Some(version) = version.filter(|version| *version == ProtocolVersion::V5 || !unanswered) {
             self.answer(version, u32::MAX, fault.code(), false, ConnAckProperties::default());
         }
         self.closed(None, Initiator::Server, fault.code(), fault.reason())

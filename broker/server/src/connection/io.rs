@@ -21,7 +21,7 @@ thread_local! {
     static SHARED: RefCell<BytesMut> = RefCell::default();
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let read = if self.input.is_empty() && self.connected {
             SHARED.with_borrow_mut(|shared| {
@@ -45,16 +45,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    /// Writes what is waiting, in one call where the transport allows.
+    /// Writes what is waiting, in one call where the transport allows. To a client that takes nothing any more
+    /// nothing is written; but it is heard to its end: its last word may have been DISCONNECT.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if self.output.has_remaining() {
-            return match ready!(pin!(self.stream.write_buf(&mut self.output)).poll(cx)) {
-                Ok(0) | Err(_) => Poll::Ready(Event::Gone),
+        if self.output.has_remaining() && !self.deaf {
+            match ready!(pin!(self.stream.write_buf(&mut self.output)).poll(cx)) {
+                Ok(0) | Err(_) => self.deaf = true,
                 Ok(count) => {
                     self.tally.bytes_sent(count);
                     self.unflushed = true;
-                    Poll::Ready(Event::Wrote)
+                    return Poll::Ready(Event::Wrote);
                 }
+            }
+        }
+        if self.deaf {
+            self.output.release();
+            return match self.poll_input(cx) {
+                Poll::Ready(event) => Poll::Ready(event),
+                Poll::Pending => Poll::Ready(Event::Gone),
             };
         }
         if self.unflushed {
@@ -63,7 +71,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     self.unflushed = false;
                     self.output.release();
                 }
-                Err(_) => return Poll::Ready(Event::Gone),
+                Err(_) => {
+                    self.deaf = true;
+                    return self.poll_write(cx);
+                }
             }
         }
         Poll::Pending

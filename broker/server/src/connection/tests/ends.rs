@@ -3,6 +3,8 @@
 use mqgate_identity::hooks::{
     Authentication, Authorization, ChainMember, ConnackReason, FailureKind, Grant, HookFailure,
 };
+use mqgate_protocol::message::Message;
+use mqgate_protocol::session::SessionKey;
 
 use super::*;
 use crate::testing::{FakeHook, denial, failure, grant, hooks, identity, member};
@@ -36,6 +38,80 @@ async fn a_connection_without_connect_is_closed_in_time() {
     let audited = world.audited();
     assert_eq!(audited[0]["name"], "connection.refused");
     assert_eq!(audited[0]["reason"], "connect_timeout");
+}
+
+/// It leaves without reading what is still sent to it.
+///
+/// [MQTT-3.14.4-3; MQTT 3.1.1: MQTT-3.1.2-10]
+#[tokio::test(start_paused = true)]
+async fn a_disconnect_counts_although_messages_were_under_way() {
+    let world = World::new();
+    let mut heir = world.client("heir").await;
+    heir.subscribe("will", qos(0)).await;
+    for client_id in ["1", "2", "3", "4", "5", "6", "7", "8", "9"] {
+        let hello = Hello { will: Some(("will", 0)), ..Hello::v5(client_id) };
+        let (mut peer, _) = world.connect(&hello).await;
+        peer.subscribe("t", qos(0)).await;
+        peer.send(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS))).await;
+        let Peer { stream, task, .. } = peer;
+        drop(stream);
+        world.broker.publish(&Message::published(
+            name("t"),
+            message("t", "x", QoS::AtMostOnce),
+            SessionKey(0),
+            world.broker.now(),
+        ));
+        task.await.unwrap();
+    }
+    heir.is_quiet().await;
+    let by_client = r#"mqgate_disconnects_total{initiator="client",reason_code="normal"}"#;
+    assert_eq!(world.metric(by_client), 9.0);
+}
+
+/// A will topic that holds a wildcard, or nothing.
+///
+/// [MQTT 3.1.1: MQTT-3.1.4-1]
+#[tokio::test(start_paused = true)]
+async fn a_connect_with_an_impossible_will_topic_is_answered_where_there_is_a_word_for_it() {
+    let world = World::new();
+    for topic in ["", "a/#"] {
+        let will = [&[0, topic.len() as u8], topic.as_bytes(), b"\0\0"].concat();
+        for (level, properties, expected) in
+            [(4, &b""[..], None), (5, b"\0", Some(ReasonCode::TOPIC_NAME_INVALID))]
+        {
+            let head = [b"\0\x04MQTT".as_slice(), &[level, 0b0110, 0, 0], properties, b"\0\x01c", properties];
+            let body = [&head.concat()[..], &will].concat();
+            let version = if level == 4 { ProtocolVersion::V3_1_1 } else { ProtocolVersion::V5 };
+            let mut peer = world.dial(version, 1024);
+            peer.send_bytes(&[&[0x10, body.len() as u8][..], &body].concat()).await;
+            let heard = peer.receive().await.map(|packet| match packet {
+                Packet::ConnAck(connack) => connack.code.reason(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(heard, expected, "{topic:?} {level}");
+            peer.gone().await;
+        }
+    }
+}
+
+/// The socket is not closed under what the client still sends: it would be reset, and our Close frame lost.
+#[tokio::test]
+async fn a_broken_websocket_frame_is_answered_with_a_close_frame() {
+    let world = World::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (socket, _) = listener.accept().await.unwrap();
+    let stream = crate::websocket::WebSocket::new(socket, Bytes::new(), Default::default());
+    let accepted = Accepted { transport: Transport::Ws, ..accepted(&world.broker) };
+    let task = tokio::spawn(serve(stream, accepted, Arc::clone(&world.broker), world.shutdown.clone()));
+    // A reserved operation, masked; and more than one read takes.
+    let bytes = [&[0x83, 0x80, 0, 0, 0, 0][..], &[0; 100_000]].concat();
+    client.write_all(&bytes).await.unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, [0x88, 2, 0x03, 0xEA], "Close, 1002");
+    drop(client);
+    task.await.unwrap();
 }
 
 /// [MQTT-4.13.1-1, MQTT-4.13.2-1]

@@ -180,17 +180,7 @@ impl World {
     /// A transport whose other end nobody has written to. `room` is what it holds unread, each way.
     pub(super) fn dial(&self, version: ProtocolVersion, room: usize) -> Peer {
         let (ours, theirs) = tokio::io::duplex(room);
-        let accepted = Accepted {
-            id: self.broker.next_connection_id(),
-            listener: "test".into(),
-            accepted_at: UnixMillis(0),
-            peer: PeerAddress { address: [127, 0, 0, 1].into(), port: 1, via_proxy: None },
-            transport: Transport::Tcp,
-            tls: None,
-            certificate: None,
-            attributes: Vec::new(),
-            server_certificate: None,
-        };
+        let accepted = accepted(&self.broker);
         let task = tokio::spawn(serve(theirs, accepted, Arc::clone(&self.broker), self.shutdown.clone()));
         let decoder = Decoder::client(version, DecodeLimits::UNLIMITED);
         Peer { stream: ours, decoder, input: BytesMut::new(), version, task }
@@ -225,6 +215,21 @@ impl World {
         self.audit.close();
         let text = std::fs::read_to_string(&self.file).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// A connection that was just accepted.
+pub(super) fn accepted(broker: &Broker) -> Accepted {
+    Accepted {
+        id: broker.next_connection_id(),
+        listener: "test".into(),
+        accepted_at: UnixMillis(0),
+        peer: PeerAddress { address: [127, 0, 0, 1].into(), port: 1, via_proxy: None },
+        transport: Transport::Tcp,
+        tls: None,
+        certificate: None,
+        attributes: Vec::new(),
+        server_certificate: None,
     }
 }
 
