@@ -194,7 +194,7 @@ impl TopicRules {
 }
 
 /// Whether a topic is the broker's own: only it publishes there.
-pub(crate) fn is_reserved(topic: &str) -> bool {
+pub fn is_reserved(topic: &str) -> bool {
     topic.strip_prefix(SYS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

@@ -18,6 +18,7 @@ use mqgate_protocol::retained::Retained;
 use mqgate_protocol::session::SessionKey;
 use mqgate_protocol::subscriptions::{Choice, Group, Matches, ShareStrategy, Subscriptions};
 use mqgate_protocol::time::Instant;
+use mqgate_protocol::topics::is_reserved;
 
 use crate::delivery::{Mailbox, Post, PushOutcome};
 use crate::directory::lock;
@@ -162,15 +163,12 @@ impl Router {
             topic: &message.topic,
             random: self.draw(),
         };
-        let members: Vec<_> = group
-            .order(&choice, |mailbox| mailbox.outstanding())
-            .filter(|(key, _)| Some(*key) != except)
-            .map(|member| (member, member.1.handle.is_online()))
-            .collect();
-        let of =
-            |online: bool| members.iter().filter(move |(_, is)| *is == online).map(|(member, _)| *member);
+        let members =
+            group.order(&choice, |mailbox| mailbox.outstanding()).filter(|(key, _)| Some(*key) != except);
+        // Nobody is looked at behind the one who takes it: a group may be large.
+        let online = members.clone().filter(|(_, member)| member.handle.is_online());
         let mut last = None;
-        for (key, member) in of(true).chain(of(false)) {
+        for (key, member) in online.chain(members) {
             let (qos, retain) = (member.qos.min(message.qos), message.retain && member.retain_as_published);
             let pushed = member.handle.push(post, qos, retain, member.origin.as_ref());
             last = Some(pushed);
@@ -282,7 +280,7 @@ impl Router {
                 self.metrics.subscriptions(kind(&new.subscribed.filter)).inc();
             }
             if new.send_retained {
-                self.retained_for(new, now, room, &mut visits, &mut messages);
+                self.retained_for(mailbox.key, new, now, room, &mut visits, &mut messages);
             }
         }
         if visits == 0 || messages.len() == room {
@@ -293,6 +291,7 @@ impl Router {
 
     fn retained_for(
         &self,
+        key: SessionKey,
         new: &NewSubscription,
         now: Instant,
         room: usize,
@@ -304,7 +303,9 @@ impl Router {
         let snapshot = lock(self.retained_under(subscribed.filter.filter())).snapshot();
         let found = snapshot.matching(&subscribed.filter, now, limit, visits);
         let origin = Origin::new(subscribed.identifier.into_iter().collect(), None);
-        messages.extend(found.into_iter().map(|message| Outgoing {
+        let no_local = subscribed.options.no_local;
+        let wanted = found.into_iter().filter(|message| !(no_local && message.publisher == key)); // [MQTT-3.8.3-3]
+        messages.extend(wanted.map(|message| Outgoing {
             qos: message.qos.min(subscribed.options.qos),
             retain: true, // [MQTT-3.3.1-8]
             origin: origin.clone(),
@@ -377,13 +378,13 @@ impl Router {
         self.snapshot.store(Arc::new(index));
     }
 
-    /// Where retained messages are whose topics begin like this.
+    /// Where the retained messages of a topic are, or those that a filter matches.
     fn retained_under(&self, topic: &str) -> &Mutex<Retained> {
-        if topic.starts_with("$SYS") { &self.sys } else { &self.retained }
+        if is_reserved(topic) { &self.sys } else { &self.retained }
     }
 
     fn retain(&self, message: &Message) {
-        if message.topic.as_str().starts_with("$SYS/") {
+        if is_reserved(message.topic.as_str()) {
             lock(&self.sys).keep(message);
             return;
         }

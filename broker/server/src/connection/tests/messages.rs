@@ -1,6 +1,8 @@
 //! Messages from client to client.
 
 use mqgate_protocol::limits::OutboxLimits;
+use mqgate_protocol::message::Message;
+use mqgate_protocol::session::SessionKey;
 
 use super::*;
 
@@ -172,6 +174,34 @@ async fn retained_messages_greet_new_subscribers() {
 
     publisher.publish(retained("r/a", "news")).await;
     assert!(!late.message().await.retain, "not for those who were there already");
+}
+
+/// [MQTT-3.8.3-3]
+#[tokio::test(start_paused = true)]
+async fn no_local_holds_for_retained_messages() {
+    let world = World::new();
+    let (mut one, mut other) = (world.client("one").await, world.client("other").await);
+    let retained = |payload: &'static str| Publish { retain: true, ..message("r", payload, QoS::AtMostOnce) };
+    let no_local = SubscriptionOptions { no_local: true, ..qos(0) };
+    one.publish(retained("of one")).await;
+    assert_eq!(one.subscribe("r", no_local).await, ReasonCode::SUCCESS);
+    one.is_quiet().await;
+    other.subscribe("r", no_local).await;
+    assert_eq!(other.message().await.payload, "of one");
+    one.subscribe("r", qos(0)).await;
+    assert_eq!(one.message().await.payload, "of one");
+}
+
+/// Only what is the broker's own is kept apart.
+#[tokio::test(start_paused = true)]
+async fn retained_messages_of_topics_that_only_look_like_sys_are_found() {
+    let world = World::new();
+    let publish = Publish { retain: true, ..message("$SYSTEM/x", "found", QoS::AtMostOnce) };
+    let found = Message::published(name("$SYSTEM/x"), publish, SessionKey(0), world.broker.now());
+    world.broker.publish(&found);
+    let filter = TopicFilter::parse("$SYSTEM/+".into()).unwrap();
+    assert_eq!(world.broker.router.retained_matching(&filter, world.broker.now()).len(), 1);
+    assert_eq!(world.metric("mqgate_messages_retained"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]
