@@ -10,6 +10,7 @@ use axum::{Extension, Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use bytestring::ByteString;
 use mqgate_codec::{Publish, PublishProperties};
 use mqgate_protocol::connection::Routed;
 use mqgate_protocol::message::Message;
@@ -18,7 +19,7 @@ use mqgate_protocol::topics::When;
 use serde::Deserialize;
 
 use super::devices::bad_json;
-use super::subscriptions::{quality, topic_name};
+use super::subscriptions::{quality, topic_name, within_levels};
 use super::{Actor, AdminParts, Problem, note};
 
 pub(super) fn routes() -> Router<AdminParts> {
@@ -59,6 +60,16 @@ impl PublishBody {
     }
 }
 
+/// Checks a text that goes to clients as it is: one with U+0000 would make them close [MQTT-1.5.4-2].
+fn text(field: &'static str, text: &str) -> Result<ByteString, Problem> {
+    if text.len() > usize::from(u16::MAX) || text.contains('\0') {
+        let detail =
+            format!("`{field}` has more than 65,535 bytes, or holds U+0000: no client may be sent it");
+        return Err(Problem::bad_request("bad_text", detail));
+    }
+    Ok(text.into())
+}
+
 /// Nobody's permit is asked: whoever has the admin token may publish anywhere, and it is written down.
 async fn publish(
     State(parts): State<AdminParts>,
@@ -72,18 +83,19 @@ async fn publish(
                       `delayed.max_delay`, and only where `delayed.enable` is set";
         return Err(Problem::bad_request("bad_delay", detail));
     }
+    within_levels(&parts, topic.as_str())?;
     let payload = body.payload()?;
     let qos = quality(body.qos)?;
     let size = payload.len().to_string();
     let properties = PublishProperties {
         message_expiry_interval: body.expiry_seconds.map(NonZeroU32::get),
-        content_type: body.content_type.map(Into::into),
+        content_type: body.content_type.as_deref().map(|all| text("content_type", all)).transpose()?,
         response_topic: body.response_topic.as_deref().map(topic_name).transpose()?,
         user_properties: body
             .user_properties
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect(),
+            .iter()
+            .map(|(name, value)| Ok((text("user_properties", name)?, text("user_properties", value)?)))
+            .collect::<Result<_, Problem>>()?,
         ..PublishProperties::default()
     };
     let publish =

@@ -123,6 +123,16 @@ pub(super) fn topic_filter(text: &str) -> Result<TopicFilter, Problem> {
     })
 }
 
+/// Operators keep to the number of levels that clients have to keep to.
+pub(super) fn within_levels(parts: &AdminParts, text: &str) -> Result<(), Problem> {
+    let limit = parts.broker.common_limits().topic_levels;
+    if text.split('/').count() > limit {
+        let detail = format!("the topic has more than {limit} levels; raise `limits.max_topic_levels`");
+        return Err(Problem::bad_request("too_many_levels", detail));
+    }
+    Ok(())
+}
+
 pub(super) fn quality(bits: u8) -> Result<QoS, Problem> {
     QoS::from_bits(bits).ok_or_else(|| Problem::bad_request("bad_qos", "the QoS levels are 0, 1 and 2"))
 }
@@ -148,6 +158,7 @@ async fn add(
 ) -> Result<(StatusCode, Json<serde_json::Value>), Problem> {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     let filter = topic_filter(&body.filter)?;
+    within_levels(&parts, filter.filter())?;
     let mut options = SubscriptionOptions::new(quality(body.qos)?);
     options.no_local = body.no_local && filter.share_name().is_none();
     options.retain_as_published = body.retain_as_published;

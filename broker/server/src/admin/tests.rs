@@ -318,3 +318,28 @@ async fn every_change_that_was_refused_is_written_down_once() {
         ]
     );
 }
+
+/// What an operator publishes is held to what clients may be sent.
+#[tokio::test]
+async fn what_no_client_can_be_sent_is_not_published() {
+    let (world, _) = World::new(false).await;
+    let deep = "/".repeat(128);
+    for (body, code) in [
+        (json!({ "topic": "t", "content_type": "text/plain", "user_properties": [["a", "b"]] }), None),
+        (json!({ "topic": &deep[1..] }), None),
+        (json!({ "topic": deep }), Some("too_many_levels")),
+        (json!({ "topic": format!("$delayed/1/{deep}") }), Some("too_many_levels")),
+        (json!({ "topic": "t", "content_type": "a\0b" }), Some("bad_text")),
+        (json!({ "topic": "t", "content_type": "x".repeat(65_536) }), Some("bad_text")),
+        (json!({ "topic": "t", "user_properties": [["a", "b"], ["\0", "b"]] }), Some("bad_text")),
+        (json!({ "topic": "t", "user_properties": [["a", "b\0"]] }), Some("bad_text")),
+        (json!({ "topic": "t", "response_topic": "a\0" }), Some("bad_topic")),
+    ] {
+        let answer = world.ask("POST /api/v1/publish", &body).await;
+        let status = if code.is_some() { 400 } else { 200 };
+        assert_eq!((answer.status, answer.body["code"].as_str()), (status, code), "{body:.100}");
+    }
+    let filter = json!({ "client_id": "c", "filter": format!("$share/g/{deep}") });
+    let answer = world.ask("POST /api/v1/subscriptions", &filter).await;
+    assert_eq!(answer.body["code"], "too_many_levels");
+}
