@@ -228,8 +228,10 @@ impl Bans {
         let certificate = subject.certificate.and_then(|id| state.certificates.get(&id));
         let address = subject.address.and_then(|address| state.addresses.get(&address.to_canonical()));
         let single = clients.chain(device).chain(certificate).chain(address).find(found);
-        let any = single.or_else(|| state.networks.iter().map(|(_, ban)| ban).find(found));
-        any.cloned()
+        let within = |(network, ban): &&(Network, Arc<Ban>)| {
+            ban.holds(now) && subject.address.is_some_and(|address| network.contains(address))
+        };
+        single.or_else(|| state.networks.iter().find(within).map(|(_, ban)| ban)).cloned()
     }
 
     /// Adds a ban, or replaces the one about the same; on the disk when this returns, which it does after
