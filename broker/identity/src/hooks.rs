@@ -113,7 +113,7 @@ pub enum FailureKind {
 }
 
 /// An open-ended typed value.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Value {
     Text(String),
     Integer(i64),
@@ -122,7 +122,7 @@ pub enum Value {
     Texts(Vec<String>),
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Attribute {
     /// Lower-case, dotted, at most 128 bytes.
     pub name: String,
@@ -203,7 +203,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// Who a connection belongs to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// 1 to 256 bytes, no `/ + #`, no control characters; anything else is refused.
     pub device_id: String,

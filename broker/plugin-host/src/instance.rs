@@ -79,6 +79,8 @@ pub(crate) struct StoreState {
     pub(crate) purpose: Purpose,
     /// `init` runs: metrics may be defined.
     pub(crate) initializing: bool,
+    /// It asked for something that may be otherwise the next time.
+    pub(crate) consulted: bool,
     pub(crate) voice: Voice,
     memory: MemoryLimit,
     budget: Budget,
@@ -118,6 +120,7 @@ impl Runnable {
             services: Arc::clone(services),
             purpose,
             initializing: false,
+            consulted: false,
             voice: Voice::Plugin,
             memory: MemoryLimit {
                 most: self.limits.memory,

@@ -14,6 +14,9 @@ use crate::hook::Hook;
 /// Values of the label `result` of `mqgate_plugin_calls_total`.
 const CALL_RESULTS: [&str; 5] = ["allow", "deny", "continue", "defer", "error"];
 const ABI_TRACK: &str = "0.1";
+/// Values of the label `result` of `mqgate_plugin_cache_requests_total`. Narrowed: the plugin would have had its
+/// answer used again, but it depends on more than it said.
+const CACHE_RESULTS: [&str; 3] = ["hit", "miss", "narrowed"];
 const SWAP_RESULTS: [&str; 2] = ["ok", "rolled_back"];
 const STATES: [&str; 2] = ["live", "failed"];
 
@@ -76,6 +79,9 @@ pub(crate) struct Metrics {
     memory: IntGaugeVec,
     memory_peak: IntGaugeVec,
     poisoned: IntGaugeVec,
+    cache_requests: IntCounterVec,
+    cache_evictions: IntCounterVec,
+    cached: IntGaugeVec,
     host_calls: IntCounterVec,
     compile: HistogramVec,
 }
@@ -88,6 +94,8 @@ pub(crate) struct PluginMetrics {
     pub(crate) memory: IntGauge,
     pub(crate) memory_peak: IntGauge,
     pub(crate) poisoned: IntGauge,
+    pub(crate) cache_evictions: IntCounter,
+    pub(crate) cached: IntGauge,
     host_calls: [[IntCounter; HostCallResult::ALL.len()]; Interface::ALL.len()],
 }
 
@@ -95,6 +103,9 @@ pub(crate) struct HookMetrics {
     calls: [IntCounter; CALL_RESULTS.len()],
     failures: [IntCounter; FailureKind::ALL.len()],
     pub(crate) duration: prometheus::Histogram,
+    pub(crate) cache_hits: IntCounter,
+    pub(crate) cache_misses: IntCounter,
+    pub(crate) cache_narrowed: IntCounter,
 }
 
 impl Metrics {
@@ -162,6 +173,21 @@ impl Metrics {
                 "Clients and certificates that broke a call and may have to wait for the next.",
                 &["plugin"],
             )?,
+            cache_requests: counters(
+                "mqgate_plugin_cache_requests_total",
+                "Questions by whether an earlier answer of the plugin was given again.",
+                &["plugin", "hook", "result"],
+            )?,
+            cache_evictions: counters(
+                "mqgate_plugin_cache_evictions_total",
+                "Answers that were forgotten before their time because there were too many.",
+                &["plugin"],
+            )?,
+            cached: gauges(
+                "mqgate_plugin_cache_entries",
+                "Answers of a plugin that are kept to be given again.",
+                &["plugin"],
+            )?,
             host_calls: counters(
                 "mqgate_plugin_host_calls_total",
                 "Calls of a plugin to the broker by interface and result.",
@@ -194,6 +220,8 @@ impl Metrics {
             memory: self.memory.with_label_values(&[plugin]),
             memory_peak: self.memory_peak.with_label_values(&[plugin]),
             poisoned: self.poisoned.with_label_values(&[plugin]),
+            cache_evictions: self.cache_evictions.with_label_values(&[plugin]),
+            cached: self.cached.with_label_values(&[plugin]),
             host_calls: Interface::ALL.map(|interface| {
                 HostCallResult::ALL.map(|result| {
                     self.host_calls.with_label_values(&[plugin, interface.as_str(), result.as_str()])
@@ -203,7 +231,12 @@ impl Metrics {
     }
 
     fn hook(&self, plugin: &str, hook: Hook) -> HookMetrics {
+        let [cache_hits, cache_misses, cache_narrowed] = CACHE_RESULTS
+            .map(|result| self.cache_requests.with_label_values(&[plugin, hook.as_str(), result]));
         HookMetrics {
+            cache_hits,
+            cache_misses,
+            cache_narrowed,
             calls: CALL_RESULTS.map(|result| self.calls.with_label_values(&[plugin, hook.as_str(), result])),
             failures: FailureKind::ALL
                 .map(|kind| self.failures.with_label_values(&[plugin, hook.as_str(), kind.as_str()])),
@@ -260,6 +293,9 @@ impl Metrics {
             for kind in FailureKind::ALL {
                 remove(self.failures.remove_label_values(&[plugin, hook.as_str(), kind.as_str()]));
             }
+            for result in CACHE_RESULTS {
+                remove(self.cache_requests.remove_label_values(&[plugin, hook.as_str(), result]));
+            }
             remove(self.duration.remove_label_values(&[plugin, hook.as_str()]));
         }
         for interface in Interface::ALL {
@@ -267,9 +303,12 @@ impl Metrics {
                 remove(self.host_calls.remove_label_values(&[plugin, interface.as_str(), result.as_str()]));
             }
         }
-        for gauges in [&self.inflight, &self.queued, &self.memory, &self.memory_peak, &self.poisoned] {
+        let gauges =
+            [&self.inflight, &self.queued, &self.memory, &self.memory_peak, &self.poisoned, &self.cached];
+        for gauges in gauges {
             remove(gauges.remove_label_values(&[plugin]));
         }
+        remove(self.cache_evictions.remove_label_values(&[plugin]));
         remove(self.compile.remove_label_values(&[plugin]));
     }
 

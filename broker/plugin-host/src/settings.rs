@@ -197,6 +197,10 @@ pub struct Limits {
     /// How long a client on which a call broke is refused without another call: the first time, doubled with
     /// each further failure up to ten minutes. Zero asks the plugin every time.
     pub backoff: Duration,
+    /// The longest that an answer is given again where the plugin lets us. Zero asks it every time.
+    pub longest_cached: Duration,
+    /// Answers that are kept for it.
+    pub cached_decisions: usize,
 }
 
 impl Default for Limits {
@@ -210,6 +214,8 @@ impl Default for Limits {
             queue_wait: Duration::from_millis(100),
             answer_bytes: 1 << 20,
             backoff: Duration::from_secs(1),
+            longest_cached: Duration::from_secs(300),
+            cached_decisions: 10_000,
         }
     }
 }

@@ -149,5 +149,7 @@ fn limits(limits: &model::PluginLimits) -> Limits {
         queue_wait: limits.queue_wait.0,
         answer_bytes: usize::try_from(limits.answer.0).unwrap_or(usize::MAX),
         backoff: limits.backoff.0,
+        longest_cached: limits.cache_ttl.0,
+        cached_decisions: limits.cache_entries as usize,
     }
 }

@@ -25,7 +25,8 @@ enum Request {
 }
 
 impl StoreState {
-    async fn ask(&self, request: Request) -> Result<KvAnswer, Error> {
+    async fn ask(&mut self, request: Request) -> Result<KvAnswer, Error> {
+        self.consulted = true;
         let outcome = match self.check(&request) {
             Ok(()) => self.store(request).await,
             Err(error) => Err(error),

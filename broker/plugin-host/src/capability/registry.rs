@@ -19,9 +19,10 @@ const ANCHOR_TAG: &str = "ca:";
 
 impl StoreState {
     async fn read<T: Send + 'static>(
-        &self,
+        &mut self,
         read: impl FnOnce(&dyn Storage) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.consulted = true;
         let storage = Arc::clone(&self.services.storage);
         let outcome = match tokio::task::spawn_blocking(move || read(&*storage)).await {
             Ok(outcome) => outcome,

@@ -96,6 +96,11 @@ pub struct PluginLimits {
     /// A client on which a call ran out of time or memory, or trapped, is refused without a call for this long;
     /// twice as long after each further failure, up to ten minutes. `"0s"` asks the plugin every time.
     pub backoff: Span,
+    /// The longest that an answer is given again without a call, where the plugin says for whom and how long it
+    /// holds. `"0s"` asks the plugin every time.
+    pub cache_ttl: Span,
+    /// Answers that are kept for that; the oldest go first.
+    pub cache_entries: u32,
 }
 
 /// `grant = ["kv"]` is short for `grant = { capabilities = ["kv"] }`.
@@ -144,6 +149,8 @@ impl Default for PluginLimits {
             queue_wait: Span::millis(100),
             answer: Size(1 << 20),
             backoff: Span::secs(1),
+            cache_ttl: Span::secs(300),
+            cache_entries: 10_000,
         }
     }
 }

@@ -1,0 +1,278 @@
+//! What a plugin can be asked, hook by hook: the call itself, what it is counted as, and what an answer may be used
+//! for again. Who is called when is [`crate::plugin`]'s.
+
+use std::sync::Arc;
+
+use mqgate_identity::audit::AuditEvent;
+use mqgate_identity::hooks::{
+    Authentication, Authorization, CacheHint, CacheScope, Connection, HookFailure, Identity,
+    RegistrationDecision,
+};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+
+use crate::capability::log::Voice;
+use crate::decisions::{Decision, Question};
+use crate::hook::Hook;
+use crate::instance::{CallError, Runnable, Running};
+use crate::plugin::place;
+use crate::poison::Subject;
+use crate::question::Credentials;
+use crate::settings::Capability;
+use crate::{answer, question};
+
+/// Calls after which the auditor's instance is replaced, so that a slow leak stays small.
+const CALLS_PER_INSTANCE: u32 = 5_000;
+
+/// One question to a plugin.
+pub(crate) trait HookCall: Sized + Send + 'static {
+    const HOOK: Hook;
+    type Answer: Send + 'static;
+
+    fn run(
+        self,
+        plugin: &Runnable,
+        on: &mut Running,
+    ) -> impl Future<Output = Result<Self::Answer, CallError>> + Send;
+
+    /// The label `result` for an answer.
+    fn result(answer: &Self::Answer) -> &'static str;
+
+    /// Whom the question is about. `None`: about no client.
+    fn subject(&self) -> Option<Subject>;
+
+    fn on_fresh(
+        self,
+        plugin: &Runnable,
+        instance: OwnedSemaphorePermit,
+    ) -> impl Future<Output = Result<Answered<Self::Answer>, HookFailure>> + Send {
+        async move {
+            let mut running = plugin.start(instance).await?;
+            let answer = self.run(plugin, &mut running).await.map_err(|error| running.name_failure(error))?;
+            Ok(Answered { answer, consulted: running.store.data().consulted })
+        }
+    }
+
+    fn on_kept(
+        self,
+        plugin: &Runnable,
+        mut slot: OwnedMutexGuard<Option<Running>>,
+        instances: Arc<Semaphore>,
+    ) -> impl Future<Output = Result<Answered<Self::Answer>, HookFailure>> + Send {
+        async move {
+            // Taken out, so that it is gone unless it is put back: after a trap, an answer that does not decode,
+            // or when this future is dropped.
+            let mut running = match slot.take() {
+                Some(running) => running,
+                None => plugin.start(place(&instances).await).await?,
+            };
+            running.refill(plugin.limits.cpu);
+            running.calls += 1;
+            let outcome = self.run(plugin, &mut running).await;
+            let sound = matches!(outcome, Ok(_) | Err(CallError::Hook(_)));
+            let consulted = running.store.data().consulted;
+            let outcome = outcome.map_err(|error| running.name_failure(error));
+            if sound && running.calls < CALLS_PER_INSTANCE && running.memory() <= plugin.limits.memory / 2 {
+                *slot = Some(running);
+            }
+            Ok(Answered { answer: outcome?, consulted })
+        }
+    }
+}
+
+/// A call whose answer the plugin may let us give again.
+pub(crate) trait Remembered: HookCall {
+    /// What was asked, as far as an answer of this scope depends on it.
+    fn question(&self, scope: CacheScope) -> Option<Question>;
+    fn hint(answer: &Self::Answer) -> Option<CacheHint>;
+    fn decision(answer: &Self::Answer) -> Decision;
+    fn recall(decision: Decision) -> Option<Self::Answer>;
+}
+
+/// The outcome of a call.
+pub(crate) struct Answered<T> {
+    pub(crate) answer: T,
+    /// The plugin asked the broker for something that changes.
+    pub(crate) consulted: bool,
+}
+
+pub(crate) struct Authenticate {
+    pub(crate) on: Arc<Connection>,
+}
+
+pub(crate) struct Register {
+    pub(crate) on: Arc<Connection>,
+    pub(crate) claimed: Option<Identity>,
+}
+
+pub(crate) struct Authorize {
+    pub(crate) on: Arc<Connection>,
+    pub(crate) who: Identity,
+}
+
+pub(crate) struct RecordEvents {
+    pub(crate) events: Vec<Arc<AuditEvent>>,
+}
+
+const HOOK_IS_EXPORTED: &str = "a plugin is only called through the hooks it exports";
+
+fn credentials(plugin: &Runnable) -> Credentials {
+    if plugin.services.grants.has(Capability::Credentials) { Credentials::Shown } else { Credentials::Hidden }
+}
+
+impl HookCall for Authenticate {
+    const HOOK: Hook = Hook::Authenticator;
+    type Answer = Authentication;
+
+    async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<Authentication, CallError> {
+        let indices = plugin.exports.authenticator.as_ref().expect(HOOK_IS_EXPORTED);
+        let guest = indices.load(&mut on.store, &on.instance)?;
+        let asked = question::connection(&self.on, credentials(plugin));
+        let answer = guest.call_authenticate(&mut on.store, &asked).await?.map_err(CallError::Hook)?;
+        answer::authentication(answer).map_err(CallError::Invalid)
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        Some(Subject::of(&self.on))
+    }
+
+    fn result(answer: &Authentication) -> &'static str {
+        match answer {
+            Authentication::Accept { .. } => "allow",
+            Authentication::Deny(_) => "deny",
+            Authentication::Abstain => "continue",
+        }
+    }
+}
+
+impl Remembered for Authenticate {
+    fn question(&self, scope: CacheScope) -> Option<Question> {
+        Question::of(scope, &self.on, None)
+    }
+
+    fn hint(answer: &Authentication) -> Option<CacheHint> {
+        match answer {
+            Authentication::Accept { cache, .. } => *cache,
+            Authentication::Deny(denial) => denial.cache,
+            Authentication::Abstain => None,
+        }
+    }
+
+    fn decision(answer: &Authentication) -> Decision {
+        Decision::Authentication(answer.clone())
+    }
+
+    fn recall(decision: Decision) -> Option<Authentication> {
+        match decision {
+            Decision::Authentication(answer) => Some(answer),
+            Decision::Authorization(_) => None,
+        }
+    }
+}
+
+impl HookCall for Register {
+    const HOOK: Hook = Hook::Registrar;
+    type Answer = RegistrationDecision;
+
+    async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<RegistrationDecision, CallError> {
+        let indices = plugin.exports.registrar.as_ref().expect(HOOK_IS_EXPORTED);
+        let guest = indices.load(&mut on.store, &on.instance)?;
+        let asked = question::connection(&self.on, credentials(plugin));
+        let claimed = self.claimed.as_ref().map(question::identity);
+        let answer =
+            guest.call_register(&mut on.store, &asked, claimed.as_ref()).await?.map_err(CallError::Hook)?;
+        answer::registration_decision(answer).map_err(CallError::Invalid)
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        Some(Subject::of(&self.on))
+    }
+
+    fn result(answer: &RegistrationDecision) -> &'static str {
+        match answer {
+            RegistrationDecision::Register(_) => "allow",
+            RegistrationDecision::Hold(_) => "defer",
+            RegistrationDecision::Deny(_) => "deny",
+            RegistrationDecision::Abstain => "continue",
+        }
+    }
+}
+
+impl HookCall for Authorize {
+    const HOOK: Hook = Hook::Authorizer;
+    type Answer = Authorization;
+
+    async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<Authorization, CallError> {
+        let indices = plugin.exports.authorizer.as_ref().expect(HOOK_IS_EXPORTED);
+        let guest = indices.load(&mut on.store, &on.instance)?;
+        let asked = question::connection(&self.on, credentials(plugin));
+        let who = question::identity(&self.who);
+        let answer = guest.call_authorize(&mut on.store, &asked, &who).await?.map_err(CallError::Hook)?;
+        answer::authorization(answer).map_err(CallError::Invalid)
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        Some(Subject::of(&self.on))
+    }
+
+    fn result(answer: &Authorization) -> &'static str {
+        match answer {
+            Authorization::Allow(_) => "allow",
+            Authorization::Deny(_) => "deny",
+            Authorization::Abstain => "continue",
+        }
+    }
+}
+
+impl Remembered for Authorize {
+    fn question(&self, scope: CacheScope) -> Option<Question> {
+        Question::of(scope, &self.on, Some(&self.who))
+    }
+
+    fn hint(answer: &Authorization) -> Option<CacheHint> {
+        match answer {
+            Authorization::Allow(grant) => grant.cache,
+            Authorization::Deny(denial) => denial.cache,
+            Authorization::Abstain => None,
+        }
+    }
+
+    fn decision(answer: &Authorization) -> Decision {
+        Decision::Authorization(answer.clone())
+    }
+
+    fn recall(decision: Decision) -> Option<Authorization> {
+        match decision {
+            Decision::Authorization(answer) => Some(answer),
+            Decision::Authentication(_) => None,
+        }
+    }
+}
+
+impl HookCall for RecordEvents {
+    const HOOK: Hook = Hook::Auditor;
+    type Answer = u64;
+
+    async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<u64, CallError> {
+        let indices = plugin.exports.auditor.as_ref().expect(HOOK_IS_EXPORTED);
+        let guest = indices.load(&mut on.store, &on.instance)?;
+        let events: Vec<_> = self.events.iter().map(|event| question::audit_event(event)).collect();
+        // Only here: what `init` says is no audit event. The instance is kept for the next call of this hook.
+        on.store.data_mut().voice = Voice::auditor();
+        let safe = guest.call_record_events(&mut on.store, &events).await?.map_err(CallError::Hook)?;
+        let last = self.events.iter().map(|event| event.sequence).max().unwrap_or(0);
+        if safe > last {
+            return Err(CallError::Invalid(format!(
+                "it says that event {safe} is safe; the last one was {last}"
+            )));
+        }
+        Ok(safe)
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        None
+    }
+
+    fn result(_answer: &u64) -> &'static str {
+        "allow"
+    }
+}
