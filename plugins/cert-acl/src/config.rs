@@ -4,7 +4,7 @@ use mqgate_plugin_sdk::certificate::Field;
 use mqgate_plugin_sdk::config::{parse, problem};
 use mqgate_plugin_sdk::select::{Criteria, Source};
 use mqgate_plugin_sdk::template::Template;
-use mqgate_plugin_sdk::types::{InitError, Limits, PluginContext};
+use mqgate_plugin_sdk::types::{CacheHint, CacheScope, InitError, Limits, PluginContext};
 use serde::Deserialize;
 
 use crate::identity::ClientId;
@@ -21,6 +21,8 @@ pub struct Config {
     pub client_id: ClientId,
     pub user_name: Option<Template>,
     pub rules: Vec<Rule>,
+    /// Seconds for which an answer holds for everybody with the same certificate.
+    cache: u32,
 }
 
 #[derive(Deserialize)]
@@ -34,6 +36,12 @@ struct RawConfig {
     client_id_separator: Option<String>,
     require_username_matches: Option<String>,
     rules: Option<Vec<RawRule>>,
+    #[serde(default = "five_minutes")]
+    cache: u32,
+}
+
+fn five_minutes() -> u32 {
+    300
 }
 
 #[derive(Deserialize, Default)]
@@ -138,7 +146,15 @@ impl Config {
             },
             user_name,
             rules: rules.map(|(index, rule)| rule.check(index, proven)).collect::<Result<_, _>>()?,
+            cache: raw.cache,
         })
+    }
+
+    /// For whom and how long an answer holds: where client ids and user names count, for this connection only.
+    pub fn cache(&self) -> Option<CacheHint> {
+        let certificate_decides = matches!(self.client_id, ClientId::Any) && self.user_name.is_none();
+        (certificate_decides && self.cache > 0)
+            .then_some(CacheHint { scope: CacheScope::Certificate, ttl: self.cache })
     }
 }
 

@@ -9,8 +9,8 @@ use mqgate_plugin_sdk::export_plugin;
 use mqgate_plugin_sdk::host::Host;
 use mqgate_plugin_sdk::plugin::{Authenticator, Authorizer, Plugin};
 use mqgate_plugin_sdk::types::{
-    Authenticated, Authentication, Authorization, ChainStatus, ClientCertificate, Connection, HookError,
-    Identity, InitError, PluginContext,
+    Authenticated, Authentication, Authorization, ChainStatus, ClientCertificate, Connection, Denial, Grant,
+    HookError, Identity, InitError, PluginContext,
 };
 
 use config::Config;
@@ -32,9 +32,10 @@ impl Authenticator for CertAcl {
             .config
             .identity(certificate)
             .and_then(|identity| self.config.check_session(on, &identity.device_id).map(|()| identity));
+        let cache = self.config.cache();
         Ok(match identity {
-            Ok(identity) => Authentication::Accept(Authenticated { identity, cache: None }),
-            Err(denial) => Authentication::Deny(denial),
+            Ok(identity) => Authentication::Accept(Authenticated { identity, cache }),
+            Err(denial) => Authentication::Deny(Denial { cache, ..denial }),
         })
     }
 }
@@ -47,9 +48,10 @@ impl Authorizer for CertAcl {
             .config
             .check_session(on, &who.device_id)
             .and_then(|()| self.config.grant(on, certificate, &who.device_id));
+        let cache = self.config.cache();
         Ok(match grant {
-            Ok(grant) => Authorization::Allow(grant),
-            Err(denial) => Authorization::Deny(denial),
+            Ok(grant) => Authorization::Allow(Grant { cache, ..grant }),
+            Err(denial) => Authorization::Deny(Denial { cache, ..denial }),
         })
     }
 }
@@ -65,7 +67,7 @@ export_plugin!(CertAcl: authenticator, authorizer);
 #[cfg(test)]
 mod tests {
     use mqgate_plugin_sdk::testing::{self, MemoryHost};
-    use mqgate_plugin_sdk::types::{Acl, Effect};
+    use mqgate_plugin_sdk::types::{Acl, CacheScope, Effect};
 
     use super::*;
 
@@ -89,6 +91,30 @@ mod tests {
         let filters: Vec<&str> = lines.iter().map(|line| line.filter.as_str()).collect();
         assert_eq!(filters, ["devices/${device-id}/#", "devices/${device-id}/#"]);
         assert_eq!(grant.otherwise, Effect::Deny);
+    }
+
+    #[test]
+    fn an_answer_holds_for_the_certificate_unless_client_id_or_user_name_count() {
+        let hints = |config: &str| {
+            let (plugin, host) = (plugin(config), MemoryHost::default());
+            let mut on = testing::connection(Some(testing::certificate(&[("cn", "device-7")])));
+            on.connect.client_id = "device-7".into();
+            on.connect.user_name = Some("device-7".into());
+            let Ok(Authentication::Accept(accepted)) = plugin.authenticate(&on, &host) else {
+                panic!("not accepted")
+            };
+            let Ok(Authorization::Allow(grant)) = plugin.authorize(&on, &accepted.identity, &host) else {
+                panic!("not allowed")
+            };
+            assert_eq!(accepted.cache, grant.cache);
+            grant.cache.map(|hint| (hint.scope, hint.ttl))
+        };
+        assert_eq!(hints("{}"), Some((CacheScope::Certificate, 300)));
+        assert_eq!(hints(r#"{"cache": 10}"#), Some((CacheScope::Certificate, 10)));
+        assert_eq!(hints(r#"{"cache": 0}"#), None);
+        assert_eq!(hints(r#"{"client-id": "equals-device-id"}"#), None);
+        assert_eq!(hints(r#"{"client-id": "starts-with-device-id"}"#), None);
+        assert_eq!(hints(r#"{"require-username-matches": "${device-id}"}"#), None);
     }
 
     #[test]
