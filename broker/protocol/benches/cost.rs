@@ -1,5 +1,5 @@
 //! What subscriptions and retained messages cost, one by one and a million of them: time and memory for each.
-//! Prints a line of JSON for each point; `cargo xtask bench --curves` draws them.
+//! Prints a line of JSON for each point; `cargo xtask curves` draws them.
 //!
 //! Time is the least of several runs: other programs only ever add to it.
 

@@ -1,5 +1,5 @@
-//! `cargo xtask curves`: how cost grows with the number of subscriptions, subscribers, levels and retained
-//! messages: measured by `broker/protocol/benches/cost.rs`, drawn as SVG, each figure a file.
+//! `cargo xtask curves`: how cost grows with the number of subscriptions, subscribers, levels, retained messages
+//! and connections: measured by the benchmarks of `protocol` and `server`, drawn as SVG, each figure a file.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -69,23 +69,36 @@ const FIGURES: &[Figure] = &[
         y: "ns each",
         curves: &["retain", "sweep-retained"],
     },
+    Figure {
+        file: "connections.svg",
+        title: "Connections, over a transport in memory",
+        x: "connections",
+        y: "bytes, or ns, for each",
+        curves: &["memory-connection", "connect-in-memory", "ping-connection", "deliver-connection"],
+    },
 ];
+
+/// What is measured: crate and benchmark.
+const BENCHES: &[(&str, &str)] = &[("mqgate-protocol", "cost"), ("mqgate-server", "connections")];
 
 type Curves = BTreeMap<String, Vec<(f64, f64)>>;
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
     step("measuring (some minutes)");
-    let mut command = cargo();
-    command.args(["bench", "--locked", "-p", "mqgate-protocol", "--bench", "cost"]);
-    if options.quick {
-        command.args(["--", "--quick"]);
+    let mut curves = Curves::new();
+    for (package, bench) in BENCHES {
+        let mut command = cargo();
+        command.args(["bench", "--locked", "-p", package, "--bench", bench]);
+        if options.quick {
+            command.args(["--", "--quick"]);
+        }
+        let line = shown(&command);
+        let output = command.stderr(std::process::Stdio::inherit()).output().context(line.clone())?;
+        if !output.status.success() {
+            bail!("`{line}` failed ({})", output.status);
+        }
+        parse(&String::from_utf8_lossy(&output.stdout), &mut curves)?;
     }
-    let line = shown(&command);
-    let output = command.stderr(std::process::Stdio::inherit()).output().context(line.clone())?;
-    if !output.status.success() {
-        bail!("`{line}` failed ({})", output.status);
-    }
-    let curves = parse(&String::from_utf8_lossy(&output.stdout))?;
     let folder = crate::root().join("docs/curves");
     fs::create_dir_all(&folder)?;
     for figure in FIGURES {
@@ -99,8 +112,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn parse(text: &str) -> anyhow::Result<Curves> {
-    let mut curves = Curves::new();
+fn parse(text: &str, curves: &mut Curves) -> anyhow::Result<()> {
     for line in text.lines().filter(|line| line.starts_with('{')) {
         let point: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
         let (Some(curve), Some(x), Some(y)) =
@@ -110,7 +122,7 @@ fn parse(text: &str) -> anyhow::Result<Curves> {
         };
         curves.entry(curve.to_owned()).or_default().push((x, y));
     }
-    Ok(curves)
+    Ok(())
 }
 
 const WIDTH: f64 = 720.0;
@@ -218,13 +230,14 @@ mod tests {
     #[test]
     fn a_figure_holds_its_curves() {
         let text = "noise\n{\"curve\":\"retain\",\"x\":1,\"y\":10.0}\n{\"curve\":\"retain\",\"x\":100,\"y\":1000.0}\n";
-        let curves = parse(text).unwrap();
+        let mut curves = Curves::new();
+        parse(text, &mut curves).unwrap();
         assert_eq!(curves["retain"], [(1.0, 10.0), (100.0, 1000.0)]);
         let figure = FIGURES.iter().find(|figure| figure.file == "retained.svg").unwrap();
         let svg = draw(figure, &curves);
         assert!(svg.contains("points=\"70.0,350.0 530.0,40.0\""), "{svg}");
         assert!(svg.contains(">retain</text>") && !svg.contains(">sweep-retained</text>"));
-        assert!(parse("{\"curve\":1}").is_err());
+        assert!(parse("{\"curve\":1}", &mut curves).is_err());
     }
 
     #[test]
