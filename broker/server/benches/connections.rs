@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use mqgate_codec::{
-    Connect, ConnectProperties, Packet, ProtocolVersion, Publish, PublishProperties, QoS, Subscribe,
-    SubscriptionOptions, TopicFilter, TopicName, encode,
+    Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, PublishProperties, QoS,
+    Subscribe, SubscriptionOptions, TopicFilter, TopicName, encode,
 };
 use mqgate_identity::hooks::{AclRule, Effect, GrantLimits, Peer, RetainMatch};
 use mqgate_identity::time::UnixMillis;
@@ -176,7 +176,7 @@ fn connect(number: usize) -> Packet {
 
 fn subscribe(number: usize) -> Packet {
     Packet::Subscribe(Subscribe {
-        packet_id: 1.try_into().expect("not 0"),
+        packet_id: PacketId::new(1).expect("not 0"),
         filters: vec![(
             TopicFilter::parse(format!("meters/{number}").into()).expect("it is a filter"),
             SubscriptionOptions::new(QoS::AtMostOnce),
