@@ -1,6 +1,8 @@
 //! What ties a certificate to those above and below it: names in comparable form, key identifiers, its key,
 //! its name constraints. Read once for a trust anchor, and once per handshake for what a client sends.
 
+use std::sync::Arc;
+
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 
 use super::Rejection;
@@ -17,7 +19,7 @@ pub(super) struct Links {
     pub key_id: Option<Vec<u8>>,
     /// Of the issuer, by the authority key identifier.
     pub issuer_key_id: Option<Vec<u8>>,
-    pub constraints: Option<NameConstraints>,
+    pub constraints: Option<Arc<NameConstraints>>,
 }
 
 impl Links {
@@ -45,7 +47,7 @@ impl Links {
             None => None,
         };
         let constraints = match facts.extension(oid::NAME_CONSTRAINTS) {
-            Some(extension) => Some(NameConstraints::read(&extension.raw)?),
+            Some(extension) => Some(Arc::new(NameConstraints::read(&extension.raw)?)),
             None => None,
         };
         Ok(Self {

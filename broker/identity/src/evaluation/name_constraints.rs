@@ -4,6 +4,8 @@
 //! every certificate that has a name of that form. Does not know paths: it is given one CA and one
 //! certificate below it.
 
+use std::ops::Range;
+
 use super::Rejection;
 use crate::certificate::{
     CanonicalName, CertificateFacts, Element, GeneralName, Subtree, only, tag, take, take_tagged, unsigned,
@@ -14,14 +16,18 @@ const EMAIL_ADDRESS: &str = "1.2.840.113549.1.9.1";
 const COMMON_NAME: &str = "2.5.4.3";
 
 /// What one CA permits and excludes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct NameConstraints {
-    permitted: Vec<Base>,
-    excluded: Vec<Base>,
+    permitted: Subtrees,
+    excluded: Subtrees,
 }
 
+/// In the order of their forms, so that a name meets those of its own form and no others.
+#[derive(Debug, Default)]
+struct Subtrees(Vec<Base>);
+
 /// The kinds of names, by the tag number they have in a GeneralName.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Form(u8);
 
 const MAILBOX: Form = Form(1);
@@ -55,13 +61,23 @@ enum Mailbox {
     Domain(String),
 }
 
+/// Every name of one certificate that constraints apply to, taken apart once.
+#[derive(Debug)]
+pub(super) struct Names<'a>(Vec<Name<'a>>);
+
 /// A name of a certificate.
 #[derive(Debug)]
 enum Name<'a> {
+    /// Lower case, without a final dot; the first label may be a wildcard.
     Dns(String),
     Address(&'a [u8]),
-    Mailbox(&'a str),
-    Uri(&'a str),
+    /// The host in lower case.
+    Mailbox {
+        local: String,
+        host: String,
+    },
+    /// The host, in lower case.
+    Uri(String),
     Directory(CanonicalName),
     /// Not decoded or not comparable, of this form.
     Opaque(Form),
@@ -93,8 +109,9 @@ impl NameConstraints {
             if !fields.is_empty() || is_empty || both.iter().flatten().any(|list| list.content.is_empty()) {
                 return None;
             }
-            let subtrees =
-                |list: Option<Element<'_>>| list.map_or(Some(Vec::new()), |list| subtrees(list.content));
+            let subtrees = |list: Option<Element<'_>>| {
+                list.map_or(Some(Vec::new()), |list| subtrees(list.content)).map(Subtrees::new)
+            };
             Some(Self { permitted: subtrees(permitted)?, excluded: subtrees(excluded)? })
         };
         parts().ok_or_else(|| {
@@ -106,44 +123,71 @@ impl NameConstraints {
     }
 
     /// Whether a certificate below the CA keeps to it.
-    pub(super) fn check(&self, facts: &CertificateFacts, left: &mut Comparisons) -> Result<(), Rejection> {
-        for name in names(facts) {
+    pub(super) fn check(
+        &self,
+        names: &Names<'_>,
+        subject: &str,
+        left: &mut Comparisons,
+    ) -> Result<(), Rejection> {
+        for name in &names.0 {
             let form = name.form();
-            let mut is_permitted = None;
-            for base in self.permitted.iter().filter(|base| base.form() == form) {
+            let permitted = self.permitted.of(form);
+            let mut is_permitted = permitted.is_empty();
+            for base in permitted {
                 left.spend()?;
                 // Unclear is not enough.
-                let within = name.stands(base) == Subtree::Within;
-                is_permitted = Some(is_permitted.unwrap_or(false) || within);
+                if name.stands(base) == Subtree::Within {
+                    is_permitted = true;
+                    break;
+                }
             }
-            if is_permitted == Some(false) {
-                return Err(self.violated(facts, &name, "is not within what a CA of it permits"));
+            if !is_permitted {
+                return Err(violated(subject, form, "is not within what a CA of it permits"));
             }
-            for base in self.excluded.iter().filter(|base| base.form() == form) {
+            for base in self.excluded.of(form) {
                 left.spend()?;
                 if name.may_be_excluded_by(base) {
-                    return Err(self.violated(facts, &name, "is excluded by a CA of it"));
+                    return Err(violated(subject, form, "is excluded by a CA of it"));
                 }
             }
         }
         Ok(())
     }
 
-    fn violated(&self, facts: &CertificateFacts, name: &Name<'_>, what: &str) -> Rejection {
-        let form = match name.form() {
-            MAILBOX => "a mailbox",
-            DNS => "a DNS name",
-            DIRECTORY => "a directory name",
-            URI => "a URI",
-            ADDRESS => "an address",
-            _ => "a name of a form that is not compared",
-        };
-        let subject = &facts.subject.display;
-        Rejection::new(
-            Reason::CertNameConstraint,
-            format!("{form} of \"{subject}\" {what} (name constraints)"),
-        )
+    /// Whether a DNS name begins with a dot, which only URIs' and mailboxes' constraints may.
+    pub(super) fn has_leading_dot(&self) -> bool {
+        let both = [&self.permitted, &self.excluded];
+        both.into_iter()
+            .flat_map(|trees| trees.of(DNS))
+            .any(|base| matches!(base, Base::Dns(name) if name.starts_with('.')))
     }
+}
+
+impl Subtrees {
+    fn new(mut bases: Vec<Base>) -> Self {
+        bases.sort_by_key(Base::form);
+        Self(bases)
+    }
+
+    fn of(&self, form: Form) -> &[Base] {
+        let place = Range {
+            start: self.0.partition_point(|base| base.form() < form),
+            end: self.0.partition_point(|base| base.form() <= form),
+        };
+        self.0.get(place).unwrap_or_default()
+    }
+}
+
+fn violated(subject: &str, form: Form, what: &str) -> Rejection {
+    let form = match form {
+        MAILBOX => "a mailbox",
+        DNS => "a DNS name",
+        DIRECTORY => "a directory name",
+        URI => "a URI",
+        ADDRESS => "an address",
+        _ => "a name of a form that is not compared",
+    };
+    Rejection::new(Reason::CertNameConstraint, format!("{form} of \"{subject}\" {what} (name constraints)"))
 }
 
 fn subtrees(mut list: &[u8]) -> Option<Vec<Base>> {
@@ -192,8 +236,9 @@ fn read_base(base: &Element<'_>) -> Option<Base> {
 
 fn read_mailbox(text: &str) -> Option<Mailbox> {
     if let Some((local, host)) = text.rsplit_once('@') {
-        let fits = !local.is_empty() && is_dns_name(host, Wildcard::No) && !host.is_empty();
-        return fits.then(|| Mailbox::One { local: local.to_owned(), host: host.to_ascii_lowercase() });
+        let local = local_part(local)?;
+        let fits = is_dns_name(host, Wildcard::No) && !host.is_empty();
+        return fits.then(|| Mailbox::One { local, host: host.to_ascii_lowercase() });
     }
     let text = &*text.to_ascii_lowercase();
     let (host, is_domain) = match text.strip_prefix('.') {
@@ -236,52 +281,52 @@ fn is_contiguous(mask: &[u8]) -> bool {
     }
 }
 
-/// Every name that constraints apply to: the subject and its mailboxes, the alternative names, and, where no
-/// alternative name is of DNS, a common name that looks like one.
-fn names(facts: &CertificateFacts) -> Vec<Name<'_>> {
-    let mut names = Vec::new();
-    match CanonicalName::read(&facts.subject.raw) {
-        Some(subject) if subject.is_empty() => {}
-        Some(subject) => names.push(Name::Directory(subject)),
-        None => names.push(Name::Opaque(DIRECTORY)),
-    }
-    let of =
-        |oid: &'static str| facts.subject.attributes.iter().filter(move |attribute| attribute.oid == oid);
-    for attribute in of(EMAIL_ADDRESS) {
-        names.push(attribute.text.as_deref().map_or(Name::Opaque(MAILBOX), Name::Mailbox));
-    }
-    let has_dns = facts
-        .subject_alt_names
-        .iter()
-        .any(|name| matches!(name, GeneralName::Dns(_) | GeneralName::Malformed(2, _)));
-    if !has_dns && !facts.is_ca {
-        for attribute in of(COMMON_NAME) {
-            match &attribute.text {
-                Some(text) if text.contains('.') => {
-                    let name = text.trim().to_ascii_lowercase();
-                    if is_dns_name(name.strip_suffix('.').unwrap_or(&name), Wildcard::Yes) {
-                        names.push(Name::Dns(name));
-                    }
+impl<'a> Names<'a> {
+    /// The subject and its mailboxes, the alternative names, and, where no alternative name is of DNS, a common name
+    /// that looks like one.
+    pub(super) fn of(facts: &'a CertificateFacts) -> Self {
+        let mut names = Vec::new();
+        match CanonicalName::read(&facts.subject.raw) {
+            Some(subject) if subject.is_empty() => {}
+            Some(subject) => names.push(Name::Directory(subject)),
+            None => names.push(Name::Opaque(DIRECTORY)),
+        }
+        let of =
+            |oid: &'static str| facts.subject.attributes.iter().filter(move |attribute| attribute.oid == oid);
+        for attribute in of(EMAIL_ADDRESS) {
+            names.push(attribute.text.as_deref().map_or(Name::Opaque(MAILBOX), Name::mailbox));
+        }
+        let has_dns = facts
+            .subject_alt_names
+            .iter()
+            .any(|name| matches!(name, GeneralName::Dns(_) | GeneralName::Malformed(2, _)));
+        if !has_dns && !facts.is_ca {
+            for attribute in of(COMMON_NAME) {
+                match &attribute.text {
+                    Some(text) if text.contains('.') => match Name::dns(text.trim()) {
+                        Name::Opaque(_) => {}
+                        name => names.push(name),
+                    },
+                    Some(_) => {}
+                    // Somebody may read a host name out of it.
+                    None => names.push(Name::Opaque(DNS)),
                 }
-                Some(_) => {}
-                // Somebody may read a host name out of it.
-                None => names.push(Name::Opaque(DNS)),
             }
         }
+        names.extend(facts.subject_alt_names.iter().map(|name| match name {
+            GeneralName::Dns(name) => Name::dns(name),
+            GeneralName::Email(mailbox) => Name::mailbox(mailbox),
+            GeneralName::Uri(uri) => host_of(uri).map_or(Name::Opaque(URI), Name::Uri),
+            GeneralName::Ip(address) => Name::Address(address),
+            GeneralName::Directory(raw) => {
+                CanonicalName::read(raw).map_or(Name::Opaque(DIRECTORY), Name::Directory)
+            }
+            GeneralName::RegisteredId(_) => Name::Opaque(Form(8)),
+            GeneralName::Other(..) => Name::Opaque(Form(0)),
+            GeneralName::Malformed(form, _) => Name::Opaque(Form(*form)),
+        }));
+        Self(names)
     }
-    names.extend(facts.subject_alt_names.iter().map(|name| match name {
-        GeneralName::Dns(name) => Name::Dns(name.to_ascii_lowercase()),
-        GeneralName::Email(mailbox) => Name::Mailbox(mailbox),
-        GeneralName::Uri(uri) => Name::Uri(uri),
-        GeneralName::Ip(address) => Name::Address(address),
-        GeneralName::Directory(raw) => {
-            CanonicalName::read(raw).map_or(Name::Opaque(DIRECTORY), Name::Directory)
-        }
-        GeneralName::RegisteredId(_) => Name::Opaque(Form(8)),
-        GeneralName::Other(..) => Name::Opaque(Form(0)),
-        GeneralName::Malformed(form, _) => Name::Opaque(Form(*form)),
-    }));
-    names
 }
 
 impl Base {
@@ -298,11 +343,29 @@ impl Base {
 }
 
 impl Name<'_> {
+    fn dns(name: &str) -> Self {
+        // A name with a final dot is the same name.
+        let name = name.strip_suffix('.').unwrap_or(name);
+        match !name.is_empty() && is_dns_name(name, Wildcard::Yes) {
+            true => Self::Dns(name.to_ascii_lowercase()),
+            false => Self::Opaque(DNS),
+        }
+    }
+
+    fn mailbox(mailbox: &str) -> Self {
+        let read = || {
+            let (local, host) = mailbox.rsplit_once('@')?;
+            let is_host = !host.is_empty() && is_dns_name(host, Wildcard::No);
+            Some((local_part(local).filter(|_| is_host)?, host.to_ascii_lowercase()))
+        };
+        read().map_or(Self::Opaque(MAILBOX), |(local, host)| Self::Mailbox { local, host })
+    }
+
     const fn form(&self) -> Form {
         match self {
             Self::Dns(_) => DNS,
             Self::Address(_) => ADDRESS,
-            Self::Mailbox(_) => MAILBOX,
+            Self::Mailbox { .. } => MAILBOX,
             Self::Uri(_) => URI,
             Self::Directory(_) => DIRECTORY,
             Self::Opaque(form) => *form,
@@ -311,14 +374,7 @@ impl Name<'_> {
 
     fn stands(&self, base: &Base) -> Subtree {
         let within = match (self, base) {
-            (Self::Dns(name), Base::Dns(base)) => {
-                // A name with a final dot is the same name.
-                let name = name.strip_suffix('.').unwrap_or(name);
-                if name.is_empty() || !is_dns_name(name, Wildcard::Yes) {
-                    return Subtree::Unclear;
-                }
-                dns_is_within(name, base)
-            }
+            (Self::Dns(name), Base::Dns(base)) => dns_is_within(name, base),
             (Self::Address(address), Base::Address(base, mask)) => {
                 address.len() == base.len()
                     && address
@@ -327,12 +383,9 @@ impl Name<'_> {
                         .zip(mask)
                         .all(|((ours, base), mask)| ours & mask == base & mask)
             }
-            (Self::Mailbox(mailbox), Base::Mailbox(base)) => return mailbox_stands(mailbox, base),
-            (Self::Uri(uri), Base::Uri(base)) => match host_of(uri) {
-                Some(host) if base.starts_with('.') => dns_is_within(&host, base),
-                Some(host) => base.is_empty() || host == *base,
-                None => return Subtree::Unclear,
-            },
+            (Self::Mailbox { local, host }, Base::Mailbox(base)) => return mailbox_stands(local, host, base),
+            (Self::Uri(host), Base::Uri(base)) if base.starts_with('.') => dns_is_within(host, base),
+            (Self::Uri(host), Base::Uri(base)) => base.is_empty() || host == base,
             (Self::Directory(name), Base::Directory(base)) => return name.subtree(base),
             _ => return Subtree::Unclear,
         };
@@ -347,7 +400,7 @@ impl Name<'_> {
             // The wildcard stands for `label.parent`, which may be just what is excluded.
             let base = base.strip_prefix('.').unwrap_or(base);
             let covers = base.split_once('.').is_some_and(|(_, rest)| rest == parent);
-            return covers || self.stands(&Base::Dns(base.to_owned())) != Subtree::Outside;
+            return covers || dns_is_within(name, base);
         }
         self.stands(base) != Subtree::Outside
     }
@@ -369,12 +422,26 @@ fn dns_is_within(name: &str, base: &str) -> bool {
     }
 }
 
-fn mailbox_stands(mailbox: &str, base: &Mailbox) -> Subtree {
-    let Some((local, host)) = mailbox.rsplit_once('@') else { return Subtree::Unclear };
-    let host = host.to_ascii_lowercase();
-    if local.is_empty() || host.is_empty() || !is_dns_name(&host, Wildcard::No) {
-        return Subtree::Unclear;
+/// RFC 5321, 4.1.2: words between dots, or a string in quotation marks, which means what is in it.
+fn local_part(text: &str) -> Option<String> {
+    if let Some(quoted) = text.strip_prefix('"') {
+        let mut meant = String::new();
+        let mut rest = quoted.strip_suffix('"')?.chars();
+        while let Some(c) = rest.next() {
+            match c {
+                '\\' => meant.push(rest.next()?),
+                '"' => return None,
+                c => meant.push(c),
+            }
+        }
+        return Some(meant);
     }
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
+    let is_plain = text.split('.').all(|word| !word.is_empty() && word.bytes().all(fits));
+    is_plain.then(|| text.to_owned())
+}
+
+fn mailbox_stands(local: &str, host: &str, base: &Mailbox) -> Subtree {
     let within = match base {
         // The local part is case-sensitive by RFC 5280, 7.5; no mail system makes a difference, so neither do
         // we where it would let one out of an exclusion, nor where it would let one in.

@@ -5,11 +5,12 @@
 //! candidate that breaks a rule is passed over, and the search goes on: what is answered in the end is the
 //! obstacle nearest to a path.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use super::anchors::TrustAnchors;
 use super::links::{Hint, Links};
-use super::name_constraints::Comparisons;
+use super::name_constraints::{Comparisons, NameConstraints, Names};
 use super::policy::PathPolicy;
 use super::revocation::{self, Link};
 use super::signature::check_signed_by;
@@ -46,11 +47,11 @@ pub(super) fn find(
     now: UnixSeconds,
 ) -> Result<Found, Rejection> {
     let leaf = Links::read(end_entity)?;
-    let mut nodes = vec![Node { facts: end_entity, links: leaf }];
+    let mut nodes = vec![Node { facts: end_entity, links: leaf, names: OnceCell::new() }];
     // What does not read as a certificate, or what a CA says that cannot be read, cannot be on a path.
     nodes.extend(intermediates.iter().filter_map(|facts| {
         let links = Links::read(facts).ok()?;
-        Some(Node { facts, links })
+        Some(Node { facts, links, names: OnceCell::new() })
     }));
     let mut search = Search {
         nodes,
@@ -71,6 +72,8 @@ pub(super) fn find(
 struct Node<'a> {
     facts: &'a CertificateFacts,
     links: Links,
+    /// Taken apart when something above constrains them.
+    names: OnceCell<Names<'a>>,
 }
 
 /// From the end entity to where the search stands.
@@ -188,7 +191,7 @@ impl Search<'_> {
         check_path_length(facts, path.depth)?;
         self.policy.check_depth(path.depth + usize::from(!self.nodes[at].links.is_self_issued()))?;
         let constraints = self.nodes[at].links.constraints.clone();
-        self.check_names(path, constraints.as_ref())
+        self.check_names(path, constraints.as_deref())
     }
 
     /// Ends the path in an anchor.
@@ -198,7 +201,7 @@ impl Search<'_> {
         self.check_time(&loaded.facts, &mut lints)?;
         self.policy.check_anchor(&loaded.facts)?;
         check_path_length(&loaded.facts, path.depth)?;
-        self.check_names(path, loaded.links.constraints.as_ref())?;
+        self.check_names(path, loaded.links.constraints.as_deref())?;
         self.check_revocation(path, anchor, &mut lints)?;
         Ok(Found {
             anchor,
@@ -209,18 +212,15 @@ impl Search<'_> {
     }
 
     /// RFC 5280, 6.1.3 (b) and (c): for all below the CA, but not for its own further certificates.
-    fn check_names(
-        &mut self,
-        path: &Path,
-        constraints: Option<&super::name_constraints::NameConstraints>,
-    ) -> Result<(), Rejection> {
+    fn check_names(&mut self, path: &Path, constraints: Option<&NameConstraints>) -> Result<(), Rejection> {
         let Some(constraints) = constraints else { return Ok(()) };
         for (place, &at) in path.nodes.iter().enumerate() {
             let node = &self.nodes[at];
             if place > 0 && node.links.is_self_issued() {
                 continue;
             }
-            let checked = constraints.check(node.facts, &mut self.comparisons);
+            let names = node.names.get_or_init(|| Names::of(node.facts));
+            let checked = constraints.check(names, &node.facts.subject.display, &mut self.comparisons);
             self.is_spent |= self.comparisons.0 == 0;
             checked?;
         }

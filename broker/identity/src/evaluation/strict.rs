@@ -2,6 +2,8 @@
 //! looked at under `Strictness::Strict`: many devices' certificates fall short of it.
 
 use super::Rejection;
+use super::links::authority_key_id;
+use super::name_constraints::NameConstraints;
 use super::policy::{Place, Strictness};
 use crate::certificate::{CertificateFacts, Structure, oid, take_extension};
 use crate::reason::Reason;
@@ -47,14 +49,21 @@ fn problem(facts: &CertificateFacts, place: Place) -> Option<(&'static str, &'st
     if is_critical(oid::NAME_CONSTRAINTS) == Some(false) {
         return Some(("has name constraints that are not critical", "4.2.1.10"));
     }
+    let constraints = facts.extension(oid::NAME_CONSTRAINTS).map(|known| NameConstraints::read(&known.raw));
+    if constraints.is_some_and(|read| read.is_ok_and(|constraints| constraints.has_leading_dot())) {
+        return Some(("has a constraint of DNS names that begins with a dot", "4.2.1.10"));
+    }
     if [oid::POLICY_CONSTRAINTS, oid::INHIBIT_ANY_POLICY].iter().any(|id| is_critical(id) == Some(false)) {
         return Some(("has policy constraints that are not critical", "4.2.1.11 and 4.2.1.14"));
     }
     let is_self_issued = facts.subject.raw == facts.issuer.raw;
     // Nothing above an anchor is looked for.
     let is_top = place == Place::Anchor && is_self_issued;
-    if !is_top && !has(oid::AUTHORITY_KEY_IDENTIFIER) {
-        return Some(("has no authority key identifier", "4.2.1.1"));
+    let issuer_key = facts.extension(oid::AUTHORITY_KEY_IDENTIFIER).map(|known| authority_key_id(&known.raw));
+    match issuer_key {
+        None if !is_top => return Some(("has no authority key identifier", "4.2.1.1")),
+        Some(Some(None)) => return Some(("has an authority key identifier without the key's", "4.2.1.1")),
+        _ => {}
     }
     let signs = facts.key_usage.is_some_and(|usage| usage.key_cert_sign);
     match facts.basic_constraints() {

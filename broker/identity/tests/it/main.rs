@@ -11,3 +11,4 @@ mod paths;
 mod pki;
 mod registry;
 mod rules;
+mod work;

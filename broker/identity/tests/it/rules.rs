@@ -136,7 +136,20 @@ fn the_strict_form_is_asked_for_only_when_configured() {
     assert_eq!(judge([&root(), &below(), &leaf()], &keys, &strict), Reason::Ok);
     let plain_constraints = extension("2.5.29.19", false, sequence(&[&boolean(true)]));
     let name_constraints = sequence(&[&tlv(0xa1, &sequence(&[&tlv(0x82, b"x.example")]))]);
+    let dotted = sequence(&[&tlv(0xa0, &sequence(&[&tlv(0x82, b".example")]))]);
     let odd = [
+        (
+            "an identifier of the issuer that is not its key's",
+            [
+                root(),
+                below(),
+                without(leaf(), "2.5.29.35").with(extension("2.5.29.35", false, sequence(&[]))),
+            ],
+        ),
+        (
+            "a DNS constraint that begins with a dot",
+            [root(), below().with(extension("2.5.29.30", true, dotted)), leaf()],
+        ),
         ("no identifier of the issuer", [root(), below(), without(leaf(), "2.5.29.35")]),
         ("no identifier of its own", [root(), without(below(), "2.5.29.14"), leaf()]),
         ("no key usage", [root(), without(below(), "2.5.29.15"), leaf()]),
@@ -236,6 +249,37 @@ fn constraints_that_cannot_be_applied_refuse() {
             "a wildcard that covers what is excluded",
             sequence(&[&tlv(0xa1, &tlv(0x30, &tlv(0x82, b"a.example")))]),
             with_name(tlv(0x82, b"*.example")),
+            Reason::CertNameConstraint,
+        ),
+        (
+            "a wildcard that covers what is excluded, with a final dot",
+            sequence(&[&tlv(0xa1, &tlv(0x30, &tlv(0x82, b"a.example")))]),
+            with_name(tlv(0x82, b"*.example.")),
+            Reason::CertNameConstraint,
+        ),
+        ("a mailbox", permitted(tlv(0x81, b"example")), with_name(tlv(0x81, b"a.b+c@Example")), Reason::Ok),
+        (
+            "a mailbox with a string in quotation marks",
+            permitted(tlv(0x81, b"example")),
+            with_name(tlv(0x81, b"\"a@b\"@example")),
+            Reason::Ok,
+        ),
+        (
+            "what is no mailbox",
+            permitted(tlv(0x81, b"example")),
+            with_name(tlv(0x81, b"a@b@example")),
+            Reason::CertNameConstraint,
+        ),
+        (
+            "a constraint that is no mailbox",
+            permitted(tlv(0x81, b"a@b@example")),
+            leaf(),
+            Reason::CertUnknownCa,
+        ),
+        (
+            "a mailbox that is excluded, in quotation marks",
+            sequence(&[&tlv(0xa1, &tlv(0x30, &tlv(0x81, b"a@example")))]),
+            with_name(tlv(0x81, b"\"\\a\"@example")),
             Reason::CertNameConstraint,
         ),
         (
