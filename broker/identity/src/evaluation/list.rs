@@ -2,7 +2,7 @@
 //! certificates are understood; delta lists, indirect lists and lists of some reasons only are refused by name,
 //! because half-understood they would let a revoked certificate in.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 
@@ -16,6 +16,10 @@ use crate::time::UnixSeconds;
 
 /// Bytes of one list, unless configured otherwise.
 pub const DEFAULT_MAX_LIST_BYTES: usize = 10 << 20;
+/// Extensions of one list, and names of its distribution point.
+const MAX_LIST_PARTS: usize = 64;
+/// Keys that did not make a list, of which that is remembered.
+const REMEMBERED_KEYS: usize = 4;
 
 const CRL_NUMBER: &str = "2.5.29.20";
 const REASON_CODE: &str = "2.5.29.21";
@@ -43,6 +47,15 @@ pub struct RevocationList {
     points: Vec<Vec<u8>>,
     /// Sorted by serial number.
     entries: Vec<Entry>,
+    tried: Tried,
+}
+
+/// Keys that the signature was checked with, as DER. A list is large, and the answer never another: it is worked out
+/// once for each key.
+#[derive(Debug, Clone, Default)]
+struct Tried {
+    maker: OnceLock<Box<[u8]>>,
+    others: [OnceLock<Box<[u8]>>; REMEMBERED_KEYS],
 }
 
 /// Where a serial number lies in the list.
@@ -120,6 +133,7 @@ impl RevocationList {
             cas: true,
             points: Vec::new(),
             entries: Vec::new(),
+            tried: Tried::default(),
         };
         if let Some(entries) = take_tagged(&mut fields, tag::SEQUENCE) {
             list.entries = read_entries(der, entries.content, is_version_2)?;
@@ -143,6 +157,9 @@ impl RevocationList {
         while !rest.is_empty() {
             let extension = take_extension(&mut rest).ok_or(BROKEN)?;
             let id = object_identifier(extension.oid).ok_or(BROKEN)?;
+            if known.len() == MAX_LIST_PARTS {
+                return Err(ListError::Malformed("there are more than 64 extensions"));
+            }
             if known.contains(&id) {
                 return Err(ListError::Malformed("the extensions: one of them is there twice"));
             }
@@ -171,6 +188,9 @@ impl RevocationList {
         let mut fields = only(value, tag::SEQUENCE).ok_or(BROKEN)?.content;
         if let Some(point) = take_tagged(&mut fields, 0xa0) {
             self.points = full_names(point.content).ok_or(BROKEN)?;
+            if self.points.len() > MAX_LIST_PARTS {
+                return Err(ListError::Malformed("its distribution point has more than 64 names"));
+            }
             // A point named relative to the issuer is nobody's.
             if self.points.is_empty() {
                 return Err(ListError::Indirect);
@@ -265,9 +285,34 @@ impl RevocationList {
 
     /// Whether this key made it.
     pub(super) fn is_signed_by(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
-        signed_parts(&self.der).is_some_and(|(tbs, algorithm, signature)| {
+        let is_it = |known: &OnceLock<Box<[u8]>>| known.get().is_some_and(|known| **known == **key);
+        if is_it(&self.tried.maker) {
+            return true;
+        }
+        if self.tried.others.iter().any(is_it) {
+            return false;
+        }
+        let made = signed_parts(&self.der).is_some_and(|(tbs, algorithm, signature)| {
             verify_certificate_signature(key, algorithm, tbs, signature).is_ok()
-        })
+        });
+        let places = match made {
+            true => std::slice::from_ref(&self.tried.maker),
+            false => &self.tried.others,
+        };
+        // Where there is no place any more it is worked out again.
+        let _ = places.iter().find(|place| place.set((**key).into()).is_ok());
+        made
+    }
+
+    /// Whether the key of a CA is known to have made it: it was seen above a certificate that the list is about.
+    pub fn is_proved(&self) -> bool {
+        self.tried.maker.get().is_some()
+    }
+
+    /// Whether it was made by the same key as `other`, as far as that is known.
+    pub fn is_made_as(&self, other: &Self) -> bool {
+        let maker = other.tried.maker.get();
+        maker.is_some_and(|key| self.is_signed_by(&SubjectPublicKeyInfoDer::from(&**key)))
     }
 
     /// Whether it was issued after `other`.
@@ -283,8 +328,12 @@ impl RevocationList {
     pub fn replaces(&self, other: &Self) -> bool {
         self.issuer == other.issuer
             && self.issuer_key_id == other.issuer_key_id
-            && self.points == other.points
-            && (self.users, self.cas) == (other.users, other.cas)
+            && self.is_about_the_same_as(other)
+    }
+
+    /// For the same certificates of one CA. RFC 5280, 5.2.3: numbers are counted for each such scope by itself.
+    pub fn is_about_the_same_as(&self, other: &Self) -> bool {
+        self.points == other.points && (self.users, self.cas) == (other.users, other.cas)
     }
 }
 

@@ -102,28 +102,33 @@ impl RevocationLists {
         listed.keys.iter().find(|(known, _)| known == key).map(|(_, is_theirs)| *is_theirs)
     }
 
-    /// The newest list that the issuer made and that is about the certificate.
-    fn find(&self, link: &Link<'_>, now: UnixSeconds, skew: i64) -> Option<&RevocationList> {
+    /// Lists that the issuer made and that are about the certificate: the newest of each scope.
+    fn find(&self, link: &Link<'_>, now: UnixSeconds, skew: i64) -> Vec<&RevocationList> {
         // RFC 5280, 6.3.3 (f): a CA that has a key usage needs cRLSign.
         if link.issuer.key_usage.is_some_and(|usage| !usage.crl_sign) {
-            return None;
+            return Vec::new();
         }
-        let mut newest: Option<&RevocationList> = None;
+        let mut newest: Vec<&RevocationList> = Vec::new();
         for Listed { list, keys } in &self.lists {
             let id = link.issuer.public_key.spki_sha256;
             if list.issuer != link.issuer_links.subject
                 || !list.covers(link.facts)
                 || list.this_update.0.saturating_sub(now.0) > skew
-                || newest.is_some_and(|newest| !list.is_newer_than(newest))
             {
+                continue;
+            }
+            let rival = newest.iter().position(|known| known.is_about_the_same_as(list));
+            if rival.is_some_and(|at| !list.is_newer_than(newest[at])) {
                 continue;
             }
             let is_theirs = match keys.iter().find(|(known, _)| *known == id) {
                 Some((_, is_theirs)) => *is_theirs,
                 None => list.is_signed_by(&link.issuer_links.key),
             };
-            if is_theirs {
-                newest = Some(list);
+            match rival {
+                _ if !is_theirs => {}
+                Some(at) => newest[at] = list,
+                None => newest.push(list),
             }
         }
         newest
@@ -165,7 +170,18 @@ fn check_one(
     lints: &mut Vec<PathLint>,
 ) -> Result<(), Rejection> {
     let (subject, issuer) = (&link.facts.subject.display, &link.issuer.subject.display);
-    let Some(list) = lists.find(link, now, path.clock_skew_seconds()) else {
+    let lists = lists.find(link, now, path.clock_skew_seconds());
+    // A list that is too old still tells of whom it names.
+    if let Some(reason) = lists.iter().find_map(|list| list.reason_of(&link.facts.serial)) {
+        return Err(Rejection::new(
+            Reason::CertRevokedCrl,
+            format!("\"{issuer}\" has revoked \"{subject}\" ({})", reason_text(reason)),
+        ));
+    }
+    let lateness =
+        |list: &RevocationList| list.next_update.map_or(i64::MAX, |next| now.0.saturating_sub(next.0));
+    // Each of them is complete for the certificate: the freshest is enough.
+    let Some(list) = lists.into_iter().min_by_key(|list| lateness(list)) else {
         return match policy.unknown {
             UnknownStatus::Allow => {
                 lints.push(PathLint::NoRevocationList);
@@ -180,31 +196,24 @@ fn check_one(
             )),
         };
     };
-    if let Some(reason) = list.reason_of(&link.facts.serial) {
-        return Err(Rejection::new(
-            Reason::CertRevokedCrl,
-            format!("\"{issuer}\" has revoked \"{subject}\" ({})", reason_text(reason)),
-        ));
-    }
-    let late = list.next_update.map(|next| now.0.saturating_sub(next.0));
-    let is_stale = late.is_none_or(|late| late > 0);
+    let late = lateness(list);
     let tolerated = match policy.stale {
         StaleLists::FailClosed => false,
         StaleLists::FailOpen => true,
         StaleLists::Grace(grace) => {
-            late.is_some_and(|late| late <= i64::try_from(grace.as_secs()).unwrap_or(i64::MAX))
+            list.next_update.is_some() && late <= i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)
         }
     };
-    if !is_stale {
+    if late <= 0 {
         return Ok(());
     }
     if tolerated {
         lints.push(PathLint::StaleRevocationList);
         return Ok(());
     }
-    let since = match (list.next_update, late) {
-        (Some(next), Some(late)) => format!("should have been replaced {late} s ago ({next})"),
-        _ => "does not say when it will be replaced (no nextUpdate)".to_owned(),
+    let since = match list.next_update {
+        Some(next) => format!("should have been replaced {late} s ago ({next})"),
+        None => "does not say when it will be replaced (no nextUpdate)".to_owned(),
     };
     Err(Rejection::new(
         Reason::CrlStale,

@@ -313,3 +313,57 @@ fn what_is_not_a_complete_list_is_refused_by_name() {
     old.version = None;
     assert_eq!(RevocationList::parse(&old.sign(&key), 1 << 20).unwrap().number, None);
 }
+
+/// RFC 5280, 5.2.3: a CA counts the lists of each scope by themselves, so that numbers say nothing across scopes.
+#[test]
+fn what_any_list_of_the_ca_revokes_is_revoked() {
+    let world = World::new();
+    let point = |revoked: &[u32]| {
+        let at = extension(IDP, true, sequence(&[&point("http://pki.example/leaf.crl")]));
+        ListDraft::new(root_name(), revoked).with(at)
+    };
+    let whole = |number, revoked: &[u32]| ListDraft { number, ..ListDraft::new(root_name(), revoked) };
+    let stale = |mut draft: ListDraft| {
+        (draft.this_update, draft.next_update) = (NOW - 10_000, Some(NOW - 600));
+        draft
+    };
+    for (a, b, expected) in [
+        (point(&[]), whole(9_000, &[]), Reason::Ok),
+        (point(&[0x1002]), whole(9_000, &[]), Reason::CertRevokedCrl),
+        (point(&[]), whole(1, &[0x1002]), Reason::CertRevokedCrl),
+        (stale(point(&[0x1002])), whole(9_000, &[]), Reason::CertRevokedCrl),
+        // Each is complete for the certificate.
+        (stale(point(&[])), whole(1, &[]), Reason::Ok),
+        (point(&[]), stale(whole(9_000, &[])), Reason::Ok),
+        (stale(point(&[])), stale(whole(9_000, &[])), Reason::CrlStale),
+    ] {
+        let (a, b) = (a.sign(&world.keys[0]), b.sign(&world.keys[0]));
+        for lists in [[a.clone(), b.clone()], [b, a]] {
+            assert_eq!(world.strictly(&world.leaf, &lists), expected);
+        }
+    }
+}
+
+/// A list of 100,000 entries has some megabytes: who made it is found out once, not with every client.
+#[test]
+fn the_maker_of_a_list_is_found_out_once() {
+    let world = World::new();
+    let parse = |der: &[u8]| Arc::new(RevocationList::parse(der, 1 << 20).unwrap());
+    let genuine = parse(&ListDraft::new(below_name(), &[]).sign(&world.keys[1]));
+    let forged =
+        parse(&ListDraft { number: 9, ..ListDraft::new(below_name(), &[0x1003]) }.sign(&world.keys[4]));
+    let successor = parse(&ListDraft { number: 8, ..ListDraft::new(below_name(), &[]) }.sign(&world.keys[1]));
+    let facts = CertificateFacts::parse(&world.root).unwrap();
+    let anchors =
+        TrustAnchors::new(vec![Anchor { name: "root".into(), der: Arc::from(&*world.root) }]).unwrap();
+    let lists = RevocationLists::new([Arc::clone(&forged), Arc::clone(&genuine)], &[&facts]);
+    let anchors = anchors.with_revocation_lists(Arc::new(lists));
+    let policy = PathPolicy { revocation: Some(RevocationPolicy::default()), ..PathPolicy::default() };
+    assert!(!genuine.is_proved() && !successor.is_made_as(&genuine));
+    for _ in 0..2 {
+        assert!(evaluate(&world.deep, &[&world.below], &anchors, &policy, MOMENT).is_ok());
+        assert!(genuine.is_proved() && !forged.is_proved());
+    }
+    assert!(successor.is_made_as(&genuine) && !forged.is_made_as(&genuine));
+    assert!(!genuine.is_made_as(&forged));
+}
