@@ -13,7 +13,7 @@ mod source;
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ use mqgate_identity::evaluation::{RevocationList, distribution_urls};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixSeconds;
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,10 @@ const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(60);
 /// A list is asked for again no sooner than this, whatever it says.
 const SOONEST: Duration = Duration::from_secs(10);
+/// Lists fetched at the same time, each of which is in memory as a whole.
+const MOST_FETCHES: usize = 8;
+/// Lists kept of one URL although it serves others now.
+const MOST_KEPT: usize = 8;
 
 #[derive(Debug, Clone)]
 pub struct CrlSettings {
@@ -64,6 +69,16 @@ enum Origin {
 }
 
 impl Origin {
+    /// Who has more to say about which lists are used when there are too many: what the operator wrote, then what
+    /// certificates name.
+    const fn rank(&self) -> u8 {
+        match self {
+            Self::File(_) => 0,
+            Self::Url(_, NamedBy::Configuration) => 1,
+            Self::Url(_, NamedBy::Certificate) => 2,
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
@@ -79,6 +94,17 @@ struct Held {
     stamp: Option<Stamp>,
     validators: Validators,
     due: Option<Instant>,
+    problem: Option<String>,
+    /// What the disk had of it was read.
+    recalled: bool,
+    /// It is being fetched.
+    asked: bool,
+}
+
+/// What else is to be held when lists are taken.
+#[derive(Default)]
+struct Taken {
+    kept: Vec<Arc<RevocationList>>,
     problem: Option<String>,
 }
 
@@ -131,16 +157,11 @@ impl RevocationService {
             arrived: Mutex::default(),
             wake: Notify::new(),
         };
-        let max_bytes = service.settings.rules.max_bytes;
         for url in &service.settings.urls {
-            let mut held = Held { due: Some(Instant::now()), ..Held::default() };
-            if let Some((body, validators)) = service.cache.load(url, max_bytes)
-                && let Ok(lists) = source::parse(&body, max_bytes)
-            {
-                (held.lists, held.validators) = (lists, validators);
-            }
+            let held = Held { due: Some(Instant::now()), ..Held::default() };
             service.held().insert(Origin::Url(url.clone(), NamedBy::Configuration), held);
         }
+        service.recall();
         service.look_at_files();
         service.apply();
         let service = Arc::new(service);
@@ -161,25 +182,30 @@ impl RevocationService {
     /// Keeps the lists fresh until `shutdown`. To be run once.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let pause = LOOK_AT_FILES.min(self.settings.refresh);
+        let places = Arc::new(Semaphore::new(MOST_FETCHES));
+        // A server that does not answer keeps nobody waiting but those who wait for its list.
+        let mut fetches = JoinSet::new();
         loop {
             let this = Arc::clone(&self);
+            // Checks signatures over lists that may be large.
             let looked = tokio::task::spawn_blocking(move || {
                 this.look_at_cas();
+                this.recall();
                 this.look_at_files();
+                this.apply();
             });
             if looked.await.is_err() {
                 tracing::error!("reading revocation lists broke down");
             }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = self.fetch_what_is_due() => {}
-            }
-            let this = Arc::clone(&self);
-            // Checks signatures over lists that may be large.
-            let _ = tokio::task::spawn_blocking(move || this.apply()).await;
+            self.fetch_what_is_due(&places, &mut fetches);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.wake.notified() => {}
+                Some(fetched) = fetches.join_next() => {
+                    if let Err(error) = fetched {
+                        tracing::error!(%error, "fetching a revocation list broke down");
+                    }
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -272,19 +298,47 @@ impl RevocationService {
         }
     }
 
+    /// Reads what the disk has of URLs that became known, so that their server may be down.
+    fn recall(&self) {
+        let max_bytes = self.settings.rules.max_bytes;
+        let mut new = Vec::new();
+        for (origin, held) in self.held().iter_mut().filter(|(_, held)| !held.recalled) {
+            held.recalled = true;
+            if let Origin::Url(url, _) = origin {
+                new.push((origin.clone(), url.clone()));
+            }
+        }
+        for (origin, url) in new {
+            let Some((body, validators)) = self.cache.load(&url, max_bytes) else { continue };
+            let Ok(lists) = source::parse(&body, max_bytes) else { continue };
+            // What was fetched meanwhile is newer.
+            if let Some(held) = self.held().get_mut(&origin).filter(|held| held.lists.is_empty()) {
+                (held.lists, held.validators) = (lists, validators);
+            }
+        }
+    }
+
     fn look_at_files(&self) {
         let mut files: Vec<PathBuf> = self.settings.files.clone();
+        let mut unreadable: Vec<&Path> = Vec::new();
         for folder in &self.settings.directories {
             match source::files_in(folder) {
                 Ok(found) => files.extend(found),
                 Err(error) => {
+                    unreadable.push(folder);
                     tracing::error!(folder = %folder.display(), %error, "a folder of revocation lists cannot be read");
                 }
             }
         }
         let known: HashSet<PathBuf> = files.iter().cloned().collect();
-        // A file that was removed from a folder takes its list with it.
-        self.held().retain(|origin, _| !matches!(origin, Origin::File(path) if !known.contains(path)));
+        // A file that was removed from a folder takes its list with it; what cannot be looked at was not removed.
+        self.held().retain(|origin, _| match origin {
+            Origin::File(path) => {
+                let folder = path.parent();
+                known.contains(path) || folder.is_some_and(|folder| unreadable.contains(&folder))
+            }
+            Origin::Url(..) => true,
+        });
         for path in files {
             let stamp = source::stamp(&path);
             let origin = Origin::File(path.clone());
@@ -292,55 +346,94 @@ impl RevocationService {
                 continue;
             }
             let read = source::read(&path, self.settings.rules.max_bytes);
+            let (stays, _) = self.stays(&origin);
+            let outcome = read.map_err(|error| error.to_string()).and_then(|lists| {
+                let taken = self.check(&origin, &lists, &stays)?;
+                Ok((lists, taken))
+            });
             let mut all = self.held();
             let held = all.entry(origin.clone()).or_default();
             held.stamp = stamp;
-            let problem = match read {
-                Ok(lists) => self.take(held, lists).err(),
-                Err(error) => Some(error.to_string()),
+            let problem = match outcome {
+                Ok((lists, Taken { kept, problem })) => {
+                    held.lists = kept.into_iter().chain(lists).collect();
+                    problem
+                }
+                Err(problem) => Some(problem),
             };
             drop(all);
             self.note_problem(&origin, problem);
         }
     }
 
-    async fn fetch_what_is_due(&self) {
+    fn fetch_what_is_due(self: &Arc<Self>, places: &Arc<Semaphore>, fetches: &mut JoinSet<()>) {
         let now = Instant::now();
         let due: Vec<(Origin, Validators)> = self
             .held()
-            .iter()
-            .filter(|(_, held)| held.due.is_some_and(|due| due <= now))
-            .map(|(origin, held)| (origin.clone(), held.validators.clone()))
+            .iter_mut()
+            .filter(|(_, held)| !held.asked && held.due.is_some_and(|due| due <= now))
+            .map(|(origin, held)| {
+                // Until its outcome says when to ask again.
+                (held.asked, held.due) = (true, None);
+                (origin.clone(), held.validators.clone())
+            })
             .collect();
         for (origin, known) in due {
-            let Origin::Url(url, named_by) = &origin else { continue };
-            let fetched = self.settings.rules.get(url, *named_by, &known).await;
-            self.fetched(&origin, url, fetched);
+            let (this, places) = (Arc::clone(self), Arc::clone(places));
+            fetches.spawn(async move {
+                let Origin::Url(url, named_by) = &origin else { return };
+                // Nobody closes it.
+                let _place = places.acquire_owned().await;
+                let fetched = this.settings.rules.get(url, *named_by, &known).await;
+                // Ten megabytes are read and their signature is checked: not where others wait.
+                let (service, of) = (Arc::clone(&this), origin.clone());
+                if tokio::task::spawn_blocking(move || service.fetched(&of, fetched)).await.is_err() {
+                    tracing::error!(source = origin.text(), "reading a revocation list broke down");
+                    this.ask_again(&origin, Instant::now() + RETRY);
+                }
+            });
         }
     }
 
-    fn fetched(&self, origin: &Origin, url: &str, fetched: Result<Fetched, fetch::FetchError>) {
-        let refresh = self.settings.refresh;
-        let mut all = self.held();
-        let held = all.entry(origin.clone()).or_default();
-        let ca = held.lists.first().and_then(|list| self.ca_of(list));
+    fn fetched(&self, origin: &Origin, fetched: Result<Fetched, fetch::FetchError>) {
+        let (in_use, mut ca) = self.stays(origin);
+        let mut news = None;
         let (result, problem) = match fetched {
             Ok(Fetched::NotModified) => ("not_modified", None),
             Ok(Fetched::New { body, validators }) => {
-                match source::parse(&body, self.settings.rules.max_bytes) {
-                    Err(error) => ("malformed", Some(error.to_string())),
-                    Ok(lists) => match self.take(held, lists) {
-                        Err(problem) => ("untrusted", Some(problem)),
-                        Ok(()) => {
-                            self.cache.store(url, &body, &validators);
-                            held.validators = validators;
-                            ("ok", None)
-                        }
-                    },
+                let read = source::parse(&body, self.settings.rules.max_bytes);
+                match read.map_err(|error| ("malformed", error.to_string())).and_then(|lists| {
+                    let taken =
+                        self.check(origin, &lists, &in_use).map_err(|problem| ("untrusted", problem))?;
+                    Ok((lists, taken))
+                }) {
+                    Err((result, problem)) => (result, Some(problem)),
+                    Ok((lists, Taken { kept, problem })) => {
+                        ca = ca.or_else(|| lists.first().and_then(|list| self.ca_of(list)));
+                        let validators = match (&problem, origin) {
+                            (None, Origin::Url(url, _)) => {
+                                self.cache.store(url, &body, &validators);
+                                Some(validators)
+                            }
+                            // It is asked for again as a whole, and what the disk has stays.
+                            _ => None,
+                        };
+                        news = Some((kept.into_iter().chain(lists).collect(), validators));
+                        (if problem.is_none() { "ok" } else { "untrusted" }, problem)
+                    }
                 }
             }
             Err(error) => (error.kind(), Some(error.to_string())),
         };
+        let refresh = self.settings.refresh;
+        let mut all = self.held();
+        let held = all.entry(origin.clone()).or_default();
+        if let Some((lists, validators)) = news {
+            held.lists = lists;
+            if let Some(validators) = validators {
+                held.validators = validators;
+            }
+        }
         let wait = match (&problem, next_update(&held.lists)) {
             (Some(_), _) => refresh.min(RETRY),
             (None, Some(next)) => {
@@ -349,17 +442,37 @@ impl RevocationService {
             }
             (None, None) => refresh,
         };
-        held.due = Some(Instant::now() + wait.max(SOONEST));
-        let ca = ca.or_else(|| held.lists.first().and_then(|list| self.ca_of(list)));
         drop(all);
+        self.ask_again(origin, Instant::now() + wait.max(SOONEST));
         self.metrics.fetches.with_label_values(&[ca.as_deref().unwrap_or("other"), result]).inc();
         self.note_problem(origin, problem);
     }
 
-    /// Puts lists in the place of those that are held, unless that were a step back.
-    fn take(&self, held: &mut Held, lists: Vec<Arc<RevocationList>>) -> Result<(), String> {
+    /// It was asked, and is to be again then, unless somebody wants it sooner.
+    fn ask_again(&self, origin: &Origin, then: Instant) {
+        if let Some(held) = self.held().get_mut(origin) {
+            held.asked = false;
+            held.due = Some(held.due.unwrap_or(then));
+        }
+    }
+
+    /// What is held of an origin, and the CA that made it.
+    fn stays(&self, origin: &Origin) -> (Vec<Arc<RevocationList>>, Option<String>) {
+        let lists = self.held().get(origin).map(|held| held.lists.clone()).unwrap_or_default();
+        let ca = lists.first().and_then(|list| self.ca_of(list));
+        (lists, ca)
+    }
+
+    /// Whether lists may take the place of those in use; nothing takes a step back. What the network serves is anybody's
+    /// word until a signature shows whose it is: the lists of a CA that was seen give way to that CA's only.
+    fn check(
+        &self,
+        origin: &Origin,
+        lists: &[Arc<RevocationList>],
+        in_use: &[Arc<RevocationList>],
+    ) -> Result<Taken, String> {
         let trust = self.trust.current();
-        for list in &lists {
+        for list in lists {
             let of_name = trust.anchors.iter().filter(|(_, facts)| list.is_named_after(facts));
             let (mut named, mut made) = (false, false);
             for (_, facts) in of_name {
@@ -371,12 +484,44 @@ impl RevocationService {
                     list.issuer()
                 ));
             }
-            if held.lists.iter().any(|known| list.replaces(known) && known.is_newer_than(list)) {
-                return Err(format!("the list of \"{}\" is older than the one in use", list.issuer()));
+        }
+        let is_fetched = matches!(origin, Origin::Url(..));
+        let older = |list: &RevocationList| {
+            Err(format!("the list of \"{}\" is older than the one in use", list.issuer()))
+        };
+        // The CA has another key now, and this one's last list has run out.
+        let now = clock::now().seconds();
+        let is_outlived = |known: &RevocationList| {
+            known.next_update.is_some_and(|next| next < now)
+                && in_use.iter().any(|other| other.is_proved() && other.this_update > known.this_update)
+        };
+        let mut taken = Taken::default();
+        for known in in_use {
+            if !known.is_proved() {
+                match lists.iter().find(|list| list.replaces(known) && known.is_newer_than(list)) {
+                    None => {}
+                    Some(list) if !is_fetched => return older(list),
+                    // Either may be forged: a certificate of their CA will tell.
+                    Some(_) => taken.kept.push(Arc::clone(known)),
+                }
+                continue;
+            }
+            let successor =
+                lists.iter().find(|list| list.is_about_the_same_as(known) && list.is_made_as(known));
+            match successor {
+                Some(list) if known.is_newer_than(list) => return older(list),
+                Some(_) => {}
+                None if is_fetched && !is_outlived(known) => taken.kept.push(Arc::clone(known)),
+                None => {}
             }
         }
-        held.lists = lists;
-        Ok(())
+        let is_theirs = |list: &Arc<RevocationList>| in_use.iter().any(|known| list.is_made_as(known));
+        if taken.kept.iter().any(|kept| kept.is_proved()) && !lists.iter().any(is_theirs) {
+            taken.problem =
+                Some("it is not signed by the CA that made the list in use, which stays".to_owned());
+        }
+        taken.kept.truncate(MOST_KEPT);
+        Ok(taken)
     }
 
     fn note_problem(&self, origin: &Origin, problem: Option<String>) {
@@ -399,13 +544,17 @@ impl RevocationService {
     /// Hands the lists to the trust store, and tells of those that are new.
     fn apply(&self) {
         let mut lists: Vec<(String, Arc<RevocationList>)> = Vec::new();
-        for (origin, held) in self.held().iter() {
+        let all = self.held();
+        let mut origins: Vec<_> = all.iter().collect();
+        origins.sort_by_key(|(origin, _)| origin.rank());
+        for (origin, held) in origins {
             for list in &held.lists {
                 if !lists.iter().any(|(_, known)| known.der() == list.der()) {
                     lists.push((origin.text(), Arc::clone(list)));
                 }
             }
         }
+        drop(all);
         if lists.len() > self.settings.max_lists {
             tracing::error!(
                 lists = lists.len(),

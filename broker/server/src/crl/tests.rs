@@ -317,3 +317,153 @@ async fn what_a_certificate_names_is_fetched_from_hosts_that_are_allowed() {
         running.await.unwrap();
     }
 }
+
+/// A CA that is no trust anchor: whose its lists are shows only when a client sends its certificate.
+#[tokio::test]
+async fn a_forged_list_of_an_intermediate_changes_nothing() {
+    let world = World::new();
+    let (below, impostor) = (world.ca.below("below"), TestCa::new("below"));
+    let (good, bad) = (below.device("good"), below.device("bad"));
+    let lists = [
+        below.crl(5, 2090, &[&bad]),
+        impostor.crl(9, 2090, &[&good]),
+        below.crl(4, 2090, &[]),
+        below.crl(6, 2090, &[&good]),
+    ];
+    let turn = Arc::new(AtomicUsize::new(0));
+    let served = {
+        let turn = Arc::clone(&turn);
+        server(move |_| answer("200 OK", "", &lists[turn.load(Ordering::SeqCst)])).await
+    };
+    let service = world.open(CrlSettings { urls: vec![format!("{served}/x.crl")], ..world.settings() });
+    let running = tokio::spawn(Arc::clone(&service).run(world.shutdown.clone()));
+    let policy = PathPolicy { revocation: Some(RevocationPolicy::default()), ..PathPolicy::default() };
+    let chain = [below.anchor().der];
+    let reason = |device: &TestCertificate| {
+        let set = world.trust.current();
+        evaluate(&device.der, &chain, &set.anchors, &policy, clock::now().seconds())
+            .map_or_else(|rejection| rejection.reason, |_| Reason::Ok)
+    };
+    until(|| reason(&bad) == Reason::CertRevokedCrl).await;
+    for next in 1..3 {
+        turn.store(next, Ordering::SeqCst);
+        service.held().values_mut().for_each(|held| held.problem = None);
+        service.refresh();
+        until(|| service.status()[0].problem.is_some()).await;
+        assert_eq!((reason(&good), reason(&bad)), (Reason::Ok, Reason::CertRevokedCrl), "{next}");
+    }
+    turn.store(3, Ordering::SeqCst);
+    service.refresh();
+    until(|| reason(&good) == Reason::CertRevokedCrl).await;
+    assert_eq!(reason(&bad), Reason::Ok, "the genuine one gives way to its successor");
+    world.shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_keeps_no_other_list_waiting() {
+    let world = World::new();
+    let bad = world.ca.device("bad");
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let list = world.ca.crl(1, 2090, &[&bad]);
+    let url = server(move |_| answer("200 OK", "", &list)).await;
+    let folder = world.folder.path().join("lists");
+    std::fs::create_dir(&folder).unwrap();
+    let slow = (0..3).map(|number| format!("http://{}/{number}", silent.local_addr().unwrap()));
+    let rules = FetchRules { timeout: PATIENCE * 10, ..FetchRules::clone(&world.settings().rules) };
+    let settings = CrlSettings {
+        urls: slow.chain([format!("{url}/z")]).collect(),
+        directories: vec![folder.clone()],
+        rules: Arc::new(rules),
+        ..world.settings()
+    };
+    let service = world.open(settings);
+    let running = tokio::spawn(Arc::clone(&service).run(world.shutdown.clone()));
+    until(|| world.reason(&bad) == Reason::CertRevokedCrl).await;
+    std::fs::write(folder.join("two.crl"), world.ca.crl(2, 2090, &[])).unwrap();
+    until(|| world.reason(&bad) == Reason::Ok).await;
+    world.shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_certificate_names_outlives_its_server_and_a_restart() {
+    let world = World::new();
+    let list = world.ca.crl(1, 2090, &[]);
+    let up = Arc::new(AtomicUsize::new(1));
+    let url = {
+        let up = Arc::clone(&up);
+        server(move |_| match up.load(Ordering::SeqCst) {
+            1 => answer("200 OK", "", &list),
+            _ => answer("503 Service Unavailable", "", b""),
+        })
+        .await
+    };
+    let device = world.ca.issue("device", rcgen::ExtendedKeyUsagePurpose::ClientAuth, |params| {
+        let uris = vec![format!("{url}/ca.crl")];
+        params.crl_distribution_points.push(rcgen::CrlDistributionPoint { uris });
+    });
+    let rules = FetchRules { hosts: vec!["127.0.0.1".into()], ..FetchRules::clone(&world.settings().rules) };
+    let settings =
+        CrlSettings { follow_distribution_points: true, rules: Arc::new(rules), ..world.settings() };
+    let mut world = world;
+    for _process in 0..2 {
+        world.trust = Arc::new(TrustStore::new(32));
+        world.shutdown = CancellationToken::new();
+        world.trust.configure(vec![world.ca.anchor()]).unwrap();
+        let service = world.open(settings.clone());
+        let running = tokio::spawn(Arc::clone(&service).run(world.shutdown.clone()));
+        assert_eq!(world.reason(&device), Reason::CrlUnknown);
+        world.trust.notice(&device.facts());
+        until(|| world.reason(&device) == Reason::Ok).await;
+        up.store(0, Ordering::SeqCst);
+        world.shutdown.cancel();
+        running.await.unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_for_a_moment_keeps_its_lists() {
+    let world = World::new();
+    let bad = world.ca.device("bad");
+    let folder = world.folder.path().join("lists");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("one.crl"), world.ca.crl(1, 2090, &[&bad])).unwrap();
+    let service = world.open(CrlSettings { directories: vec![folder.clone()], ..world.settings() });
+    let elsewhere = world.folder.path().join("elsewhere");
+    std::fs::rename(&folder, &elsewhere).unwrap();
+    service.look_at_files();
+    service.apply();
+    assert_eq!(world.reason(&bad), Reason::CertRevokedCrl);
+    std::fs::rename(&elsewhere, &folder).unwrap();
+    std::fs::remove_file(folder.join("one.crl")).unwrap();
+    service.look_at_files();
+    service.apply();
+    assert_eq!(world.reason(&bad), Reason::CrlUnknown);
+}
+
+/// What the operator wrote is used before what certificates name.
+#[tokio::test]
+async fn too_many_lists_leave_out_those_that_certificates_name() {
+    let world = World::new();
+    let bad = world.ca.device("bad");
+    let file = world.folder.path().join("z.crl");
+    std::fs::write(&file, world.ca.crl(1, 2090, &[&bad])).unwrap();
+    let settings = CrlSettings { files: vec![file], max_lists: 1, ..world.settings() };
+    let service = world.open(settings);
+    for (url, named_by, number) in
+        [("http://a/", NamedBy::Certificate, 2), ("http://b/", NamedBy::Configuration, 3)]
+    {
+        let list = RevocationList::parse(&TestCa::new("other").crl(number, 2090, &[]), 4096).unwrap();
+        let held = Held { lists: vec![Arc::new(list)], ..Held::default() };
+        service.held().insert(Origin::Url(url.into(), named_by), held);
+    }
+    service.apply();
+    assert_eq!(world.reason(&bad), Reason::CertRevokedCrl);
+    let file = service.held().keys().find(|origin| matches!(origin, Origin::File(_))).cloned().unwrap();
+    service.held().remove(&file);
+    service.apply();
+    let used: Vec<_> = world.trust.current().anchors.lists().iter().map(|list| list.number.clone()).collect();
+    assert_eq!(used, [Some(vec![3])]);
+}
