@@ -113,6 +113,9 @@ pub enum RegistrationMode {
 pub struct ListenerPolicy {
     pub auth_mode: AuthMode,
     pub registration: RegistrationMode,
+    /// Nobody comes in without a certificate, however the connection came about: also where a proxy's header says
+    /// nothing of one, or where there is no header.
+    pub needs_certificate: bool,
     /// Whether a plugin's message for the client is sent to it.
     pub send_reason_strings: bool,
 }

@@ -122,7 +122,7 @@ pub struct Listener {
     endpoint: Option<Endpoint>,
 }
 
-/// Failures with the same are one record, with a count.
+/// Failures with the same source, reason and certificate are one record, with a count.
 type FailureKey = (IpAddr, Reason, Option<CertificateFingerprint>);
 
 struct Inner {
@@ -228,6 +228,7 @@ impl Listener {
         }
         drop(self.moves);
         tasks.close();
+        self.inner.tell_failures();
         // A listener that was removed keeps its clients as long as they like.
         tokio::select! {
             () = tasks.wait() => {}
@@ -237,9 +238,7 @@ impl Listener {
         if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
             tracing::warn!(listener = %name, connections = tasks.len(), "connections did not end in time");
         }
-        for event in self.inner.failures().finish() {
-            self.inner.parts.audit.record(event);
-        }
+        self.inner.tell_failures();
         Ok(())
     }
 
@@ -311,6 +310,14 @@ impl Inner {
         metrics.add_listener(&self.name, settings.transport().as_str(), settings.max_connections);
         if let Some(tls) = &settings.tls {
             metrics.note_certificates(&self.name, None, tls.current().certificates());
+        }
+    }
+
+    /// Writes down what was counted so far.
+    fn tell_failures(&self) {
+        let counted = self.failures().finish();
+        for event in counted {
+            self.parts.audit.record(event);
         }
     }
 

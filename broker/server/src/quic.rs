@@ -160,7 +160,8 @@ fn failure(error: &ConnectionError) -> HandshakeFailure {
 fn alert_reason(alert: u8) -> Reason {
     match AlertDescription::from(alert) {
         AlertDescription::BadCertificate => Reason::CertMalformed,
-        AlertDescription::CertificateRevoked => Reason::CertRevoked,
+        // Handshakes ask lists, not the registry.
+        AlertDescription::CertificateRevoked => Reason::CertRevokedCrl,
         AlertDescription::CertificateExpired => Reason::CertExpired,
         AlertDescription::UnsupportedCertificate => Reason::CertPurpose,
         AlertDescription::UnknownCA => Reason::CertUnknownCa,

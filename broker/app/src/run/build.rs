@@ -376,6 +376,7 @@ pub fn gate_settings(config: &Config) -> GateSettings {
                     model::Registration::Auto => RegistrationMode::Auto,
                     model::Registration::Manual => RegistrationMode::Manual,
                 },
+                needs_certificate: listener.has_certificates() && listener.certificate_required(),
                 send_reason_strings: listener.send_reason_string,
             };
             (Arc::from(name.as_str()), policy)

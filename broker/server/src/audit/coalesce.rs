@@ -56,7 +56,8 @@ impl<K: Hash + Eq + Clone> Coalescer<K> {
         let mut due = Vec::new();
         while let Some(key) = self.order.front() {
             let over = self.recent.get(key).is_none_or(|repeated| {
-                u128::from(now.0.saturating_sub(repeated.since.0)) >= self.period.as_millis()
+                // A clock that was set back ends it, too.
+                now < repeated.since || u128::from(now.0 - repeated.since.0) >= self.period.as_millis()
             });
             if !over {
                 break;

@@ -353,6 +353,10 @@ fn a_storm_is_one_record_and_a_count() {
     assert_eq!(counts(storm.offer(now(11), "a", failed())), [None]);
     assert_eq!(counts(storm.offer(now(12), "b", failed())), []);
     assert_eq!(counts(storm.offer(now(13), "c", failed())), [Some("1".into()), None]);
+    // A clock that is set back keeps nothing from being told.
     storm.offer(now(14), "c", failed());
+    assert_eq!(counts(storm.offer(now(1), "d", failed())), [Some("1".into()), None]);
+    assert_eq!(counts(storm.offer(now(2), "c", failed())), [None]);
+    storm.offer(now(3), "c", failed());
     assert_eq!(counts(storm.finish()), [Some("1".into())]);
 }

@@ -147,8 +147,8 @@ impl Gate {
     ) -> Result<Option<Arc<DeviceCertificate>>, No> {
         let Some(certificate) = &accepted.certificate else {
             return match policy.auth_mode {
-                AuthMode::PerDevice => Err(No::because(Reason::TlsNoPeerCert)),
-                AuthMode::OneWay | AuthMode::Mutual => Ok(None),
+                AuthMode::OneWay | AuthMode::Mutual if !policy.needs_certificate => Ok(None),
+                _ => Err(No::because(Reason::TlsNoPeerCert)),
             };
         };
         let Some(registry) = &self.registry else {

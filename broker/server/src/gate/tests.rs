@@ -57,11 +57,22 @@ impl World {
     }
 
     fn gate(&self, members: Vec<Arc<mqgate_identity::hooks::ChainMember>>) -> Gate {
-        let policy =
-            |auth_mode, registration| ListenerPolicy { auth_mode, registration, send_reason_strings: true };
+        let policy = |auth_mode, registration| ListenerPolicy {
+            auth_mode,
+            registration,
+            send_reason_strings: true,
+            ..ListenerPolicy::default()
+        };
         let listeners = [
             ("one_way", policy(AuthMode::OneWay, RegistrationMode::Auto)),
             ("mutual", policy(AuthMode::Mutual, RegistrationMode::Auto)),
+            (
+                "strictly_mutual",
+                ListenerPolicy {
+                    needs_certificate: true,
+                    ..policy(AuthMode::Mutual, RegistrationMode::Auto)
+                },
+            ),
             ("auto", policy(AuthMode::PerDevice, RegistrationMode::Auto)),
             ("manual", policy(AuthMode::PerDevice, RegistrationMode::Manual)),
         ];
@@ -297,6 +308,26 @@ async fn where_every_device_has_its_own_certificate() {
 
     insta::assert_snapshot!(table);
     insta::assert_snapshot!("where_every_device_has_its_own_certificate_audited", world.audited());
+}
+
+/// A proxy's header that tells of no client, or a connection past the proxy, is no way round the certificate.
+#[tokio::test]
+async fn where_a_certificate_is_needed_nobody_comes_in_without() {
+    let world = World::new().await;
+    let gate = world.gate(vec![member("a", &authenticator(accept("d"))), member("b", &allow())]);
+    let connect = connect("c");
+    for (listener, admitted) in [("mutual", true), ("strictly_mutual", false)] {
+        let admission = gate.admit(&world.accepted(listener, None), &connect).await;
+        match admission {
+            Admission::Admitted(_) => assert!(admitted, "{listener}"),
+            Admission::Refused(refusal) => {
+                assert_eq!((admitted, refusal.reason), (false, Reason::TlsNoPeerCert), "{listener}");
+            }
+        }
+        let device = world.ca.device("with");
+        let admission = gate.admit(&world.accepted(listener, Some(&device)), &connect).await;
+        assert!(matches!(admission, Admission::Admitted(_)), "{listener}");
+    }
 }
 
 #[tokio::test]

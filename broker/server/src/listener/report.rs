@@ -6,7 +6,7 @@ use std::time::Instant;
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::reason::Reason;
 
-use super::{FailureKey, Inner};
+use super::{FailureKey, Inner, source_of};
 use crate::audit::coalesce::Coalescer;
 use crate::clock;
 use crate::gate::{Accepted, event_about};
@@ -85,7 +85,7 @@ impl Inner {
         // then each has its own record. Who makes certificates up gets one for all of them, and their number.
         let proved = matches!(failure.reason, Reason::CertRevokedCrl | Reason::CrlUnknown | Reason::CrlStale);
         let whose = failure.certificate_fingerprint.filter(|_| proved);
-        let key = (accepted.peer.address, failure.reason, whose);
+        let key = (source_of(accepted.peer.address), failure.reason, whose);
         let due = self.failures().offer(clock::now(), key, event);
         for event in due {
             self.parts.audit.record(event);
@@ -96,7 +96,8 @@ impl Inner {
     pub(super) fn refused(&self, reason: Reason, detail: &str, accepted: &Accepted) {
         let event = AuditEvent::new(names::CONNECTION_REFUSED, Outcome::Failure, reason);
         let event = event_about(event, accepted).field("detail", detail);
-        let due = self.failures().offer(clock::now(), (accepted.peer.address, reason, None), event);
+        let due =
+            self.failures().offer(clock::now(), (source_of(accepted.peer.address), reason, None), event);
         for event in due {
             self.parts.audit.record(event);
         }
