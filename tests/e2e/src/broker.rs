@@ -29,6 +29,10 @@ pub struct BrokerBuilder {
     more: String,
 }
 
+/// For [`BrokerBuilder::with_auto_register`] and the like, where a crowd of clients shares the machine with the
+/// broker: how fast it is is not what the test asks.
+pub const PATIENT: &str = r#"limits = { cpu = "10s", wall = "30s", queue_wait = "60s" }"#;
+
 pub struct Broker {
     pub pki: Pki,
     pub folder: PathBuf,
@@ -75,6 +79,13 @@ impl BrokerBuilder {
     pub fn with_auto_register(self, config: &str) -> Self {
         let grant = "grant = { capabilities = [\"key-value\", \"registry\"] }\n";
         self.with_plugin("auto-register", "bundled:auto-register", &format!("{grant}{config}"))
+    }
+
+    /// A component that logs what it is told of each connection (`told: …`), and decides nothing.
+    #[must_use]
+    pub fn with_teller(self) -> Self {
+        let guest = xtask::components::path("test-guest").expect("it is built with the bundled ones");
+        self.with_plugin("teller", &guest.display().to_string(), r#"config = { authenticate = "tell" }"#)
     }
 
     /// One more member at the end of the chain; `more` are further lines of its table.
@@ -274,6 +285,12 @@ impl Broker {
         // The last line may be on its way to the disk.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole.lines().map(|line| serde_json::from_str(line).expect("each line is one JSON object")).collect()
+    }
+
+    /// The lines of its log that hold `text`.
+    pub fn logged(&self, text: &str) -> Vec<String> {
+        let log = fs::read_to_string(self.folder.join("broker.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 
     /// Waits for an audit line that `wanted` accepts.

@@ -11,7 +11,7 @@ pub mod pki;
 pub mod tools;
 
 pub use admin::Admin;
-pub use broker::{Broker, BrokerBuilder};
+pub use broker::{Broker, BrokerBuilder, PATIENT};
 pub use pki::{Identity, Pki};
 
 use std::time::{Duration, Instant};

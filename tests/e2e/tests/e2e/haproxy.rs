@@ -83,11 +83,10 @@ fn publish(folder: &Path, port: u16, name: &str, version: &str) -> Command {
 #[tokio::test]
 async fn haproxy_tells_name_server_name_and_version() {
     let (Some(haproxy), Some(_)) = (tools::haproxy(), tools::mosquitto("mosquitto_pub")) else { return };
-    let guest = xtask::components::path("test-guest").expect("it is built with the bundled ones");
     let broker = Broker::builder()
         .tcp()
         .listener(r#"proxy_protocol = { from = ["127.0.0.1"], identity = "cn" }"#)
-        .with_plugin("teller", &guest.display().to_string(), r#"config = { authenticate = "tell" }"#)
+        .with_teller()
         .with_native("static-policy", POLICY)
         .start()
         .await;
@@ -115,9 +114,7 @@ async fn haproxy_tells_name_server_name_and_version() {
         assert_eq!(line["fields"]["tls.version"], version, "{line}");
         assert_eq!(line["fields"]["proxy"], "127.0.0.1", "{line}");
         // The component was told the same.
-        let log = fs::read_to_string(broker.folder.join("broker.log")).unwrap();
-        let told =
-            log.lines().filter(|line| line.contains("told: client-id=through")).next_back().expect("it told");
+        let told = broker.logged("told: client-id=through").pop().expect("it told");
         for fact in [
             "peer=127.0.0.1 ".to_owned(),
             "proxy=127.0.0.1 ".to_owned(),

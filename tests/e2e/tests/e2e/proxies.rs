@@ -71,7 +71,7 @@ proxy_protocol = { from = ["127.0.0.0/8"], identity = "certificate" }
 
 #[tokio::test]
 async fn a_certificate_in_a_header_is_judged_like_one_in_a_handshake() {
-    let broker = Broker::builder().with_bundled_plugins().config(PROXIED).start().await;
+    let broker = Broker::builder().with_teller().with_bundled_plugins().config(PROXIED).start().await;
     let port = broker.port_of("proxied").await;
     let device = broker.pki.device("proxy");
     let with_certificate = [header("proxy", &[tlv(0xE0, &der(&device))]), CONNECT.to_vec()].concat();
@@ -98,6 +98,16 @@ async fn a_certificate_in_a_header_is_judged_like_one_in_a_handshake() {
     }
     assert_eq!(direct["fields"]["ca"], fields["ca"]);
     assert!(direct["fields"]["proxy"].is_null());
+    // Nor does a component hear anything else about the certificate and its path.
+    let of_certificate = |line: &String| {
+        let facts = &line[line.find(" cn=").expect("it was told of a certificate")..];
+        facts.split(' ').take_while(|fact| !fact.starts_with("proxy.")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let told: Vec<_> = broker.logged("told: client-id=proxy").iter().map(of_certificate).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0][..4], told[1][..4]);
+    assert_eq!(told[0][..3], ["", "cn=proxy", &format!("fingerprint={}", device.fingerprint)]);
+    assert_eq!(told[0][3], "anchor=ca");
     drop(client);
 }
 

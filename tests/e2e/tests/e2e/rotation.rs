@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mqgate_client::{Client, ConnectOptions};
-use mqgate_e2e::{Broker, Pki};
+use mqgate_codec::ReasonCode;
+use mqgate_e2e::{Broker, PATIENT, Pki};
 
 const CLIENTS: usize = 500;
+/// So many of those with the old certificates connect once and stay.
+const HOLDERS: usize = 5;
 
 fn now() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
@@ -69,7 +72,13 @@ async fn come_and_go(options: ConnectOptions, of_old: bool, stays: bool, score: 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "full: 500 clients for half a minute"]
 async fn who_should_get_in_is_not_refused_before_the_end_and_who_should_not_is_after_it() {
-    let broker = Broker::builder().with_bundled_plugins().config("[reload]\nwatch = \"0s\"\n").start().await;
+    let broker = Broker::builder()
+        .with_auto_register(PATIENT)
+        .with_cert_acl(PATIENT)
+        .listener("handshake_timeout = \"60s\"")
+        .config("[reload]\nwatch = \"0s\"\n")
+        .start()
+        .await;
     let next = Pki::create(&broker.folder.join("next"), "next");
     let both = broker.folder.join("both.pem");
     let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
@@ -85,6 +94,15 @@ async fn who_should_get_in_is_not_refused_before_the_end_and_who_should_not_is_a
     };
     for number in 0..CLIENTS / 2 {
         start(&broker.pki, number, true, &mut clients);
+    }
+    // Whoever is connected stays until the end, and not longer.
+    let mut holders = tokio::task::JoinSet::new();
+    for number in 0..HOLDERS {
+        let name = format!("holder-{number}");
+        let mut options = broker.options(&name, &broker.pki.device(&name));
+        options.connect_timeout = Duration::from_secs(60);
+        let (mut client, _) = Client::connect(options).await.expect("it may come in");
+        holders.spawn(async move { (client.disconnected().await, now()) });
     }
     // Every one of them has been in.
     while score.connects_before.load(Ordering::SeqCst) < CLIENTS / 2 {
@@ -104,6 +122,13 @@ async fn who_should_get_in_is_not_refused_before_the_end_and_who_should_not_is_a
     }
     tokio::time::sleep(Duration::from_millis(ends_at.saturating_sub(now()) + 8_000)).await;
     score.over.store(now(), Ordering::SeqCst);
+    while let Some(held) = holders.join_next().await {
+        let (reason, at) = held.expect("it does not panic");
+        assert_eq!(reason, Some(ReasonCode::NOT_AUTHORIZED), "the server told it why");
+        assert!(at >= ends_at, "it was sent away {} ms before the end", ends_at - at);
+        // A second is promised; 500 others take their share of the machine.
+        assert!(at < ends_at + 5_000, "it stayed {} ms too long", at - ends_at);
+    }
     while clients.join_next().await.is_some() {}
 
     let read = |count: &AtomicUsize| count.load(Ordering::SeqCst);
