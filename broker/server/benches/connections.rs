@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::pin::Pin;
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -34,12 +35,20 @@ const ASKED: usize = 1_000;
 const ROUNDS: usize = 5;
 
 fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let of_one = arguments.by_ref().find_map(|argument| argument.strip_prefix("--count=")?.parse().ok());
+    if let Some(count) = of_one {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        return runtime.block_on(connections(count));
+    }
     let quick = std::env::args().any(|argument| argument == "--quick");
     let counts: &[usize] =
         if quick { &[1_000, 10_000] } else { &[1_000, 5_000, 19_000, 50_000, 100_000, 200_000] };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    // Each in a process of its own: memory that others gave back would be used again.
+    let this = std::env::current_exe().expect("it was started");
     for count in counts {
-        runtime.block_on(connections(*count));
+        let status = Command::new(&this).arg(format!("--count={count}")).status().expect("it starts again");
+        assert!(status.success(), "{count} connections: {status}");
     }
 }
 
