@@ -17,6 +17,7 @@ pub mod delayed;
 mod delivery;
 pub mod directory;
 pub mod extras;
+pub mod fetch;
 pub mod flapping;
 pub mod gate;
 mod inspect;

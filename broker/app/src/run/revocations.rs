@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mqgate_server::crl::CrlSettings;
-use mqgate_server::crl::fetch::FetchRules;
+use mqgate_server::fetch::FetchRules;
 
 use crate::config::Config;
 use crate::config::check::network;

@@ -4,9 +4,6 @@
 //! Whether a certificate is revoked is `mqgate-identity`'s judgement; here is only where the lists come from. A
 //! list that cannot be used never replaces one that can, and an older one never a newer.
 
-pub mod address;
-mod cache;
-pub mod fetch;
 mod metrics;
 mod source;
 #[cfg(test)]
@@ -28,12 +25,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::cache::DiskCache;
-use self::fetch::{Fetched, NamedBy, SharedRules, Validators, check_url};
 use self::metrics::CrlMetrics;
 use self::source::Stamp;
 use crate::audit::AuditLog;
 use crate::clock;
+use crate::fetch::cache::DiskCache;
+use crate::fetch::{self, Fetched, NamedBy, SharedRules, Validators, check_url};
 use crate::trust::TrustStore;
 
 /// How often files are looked at, at most.

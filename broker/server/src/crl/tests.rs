@@ -7,9 +7,9 @@ use mqgate_identity::evaluation::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::fetch::FetchRules;
 use super::*;
 use crate::audit::AuditSettings;
+use crate::fetch::FetchRules;
 use crate::testing::{TestCa, TestCertificate, metrics};
 
 const PATIENCE: Duration = Duration::from_secs(30);

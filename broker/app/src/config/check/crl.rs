@@ -1,6 +1,6 @@
 //! What `[crl]` must not say: addresses that may not be asked, sources that are none.
 
-use mqgate_server::crl::fetch::check_url;
+use mqgate_server::fetch::check_url;
 
 use super::{Checker, network};
 use crate::config::model::Config;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::fetch::Validators;
+use super::Validators;
 
 #[derive(Serialize, Deserialize)]
 struct Meta {
@@ -17,13 +17,13 @@ struct Meta {
     last_modified: Option<String>,
 }
 
-pub(super) struct DiskCache {
+pub(crate) struct DiskCache {
     folder: Option<PathBuf>,
 }
 
 impl DiskCache {
     /// `None`: nothing is kept.
-    pub(super) const fn new(folder: Option<PathBuf>) -> Self {
+    pub(crate) const fn new(folder: Option<PathBuf>) -> Self {
         Self { folder }
     }
 
@@ -32,7 +32,7 @@ impl DiskCache {
         Some(self.folder.as_ref()?.join(format!("{name}.{ending}")))
     }
 
-    pub(super) fn load(&self, url: &str, max_bytes: usize) -> Option<(Vec<u8>, Validators)> {
+    pub(crate) fn load(&self, url: &str, max_bytes: usize) -> Option<(Vec<u8>, Validators)> {
         let path = self.path(url, "crl")?;
         if std::fs::metadata(&path).ok()?.len() > max_bytes as u64 * 2 {
             return None;
@@ -48,7 +48,7 @@ impl DiskCache {
         Some((body, validators))
     }
 
-    pub(super) fn store(&self, url: &str, body: &[u8], validators: &Validators) {
+    pub(crate) fn store(&self, url: &str, body: &[u8], validators: &Validators) {
         let Some(folder) = &self.folder else { return };
         let meta = Meta {
             url: url.to_owned(),

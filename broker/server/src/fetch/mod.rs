@@ -3,6 +3,9 @@
 //! The address that a name resolves to is checked and then connected to, so that no second answer of the resolver
 //! can lead elsewhere. Does not know what the file is.
 
+pub mod address;
+pub(crate) mod cache;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use tokio::net::{TcpStream, lookup_host};
 
-use super::address::is_public;
+use self::address::is_public;
 
 /// Redirects followed for one file.
 const MAX_REDIRECTS: usize = 3;
