@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mqgate_server::crl::CrlSettings;
+use mqgate_server::crl::{CrlSettings, NAMES};
 use mqgate_server::fetch::FetchRules;
 
 use crate::config::Config;
@@ -21,6 +21,7 @@ pub fn settings(config: &Config) -> CrlSettings {
             max_bytes: usize::try_from(crl.max_size.0).unwrap_or(usize::MAX),
             hosts: crl.allow_hosts.clone(),
             networks: crl.allow_networks.iter().filter_map(|text| network(text).ok()).collect(),
+            names: NAMES,
         }),
         refresh: crl.refresh.0,
         max_lists: crl.max_lists as usize,

@@ -30,9 +30,16 @@ use self::source::Stamp;
 use crate::audit::AuditLog;
 use crate::clock;
 use crate::fetch::cache::DiskCache;
-use crate::fetch::{self, Fetched, NamedBy, SharedRules, Validators, check_url};
+use crate::fetch::{self, FetchNames, Fetched, NamedBy, SharedRules, Validators, check_url};
 use crate::trust::TrustStore;
 
+/// What errors call the bounds of a fetch.
+pub const NAMES: FetchNames = FetchNames {
+    hosts: "`crl.allow_hosts`",
+    networks: "`crl.allow_networks`",
+    max_bytes: "`crl.max_size`",
+    accept: "application/pkix-crl",
+};
 /// How often files are looked at, at most.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 /// A fetch that failed is tried again after this, or after `refresh` if that is less.
@@ -145,7 +152,7 @@ impl RevocationService {
         metrics: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let service = Self {
-            cache: DiskCache::new(settings.cache.clone()),
+            cache: DiskCache::new(settings.cache.clone(), "crl"),
             settings,
             trust,
             audit,

@@ -49,6 +49,7 @@ impl World {
                 max_bytes: 4096,
                 hosts: Vec::new(),
                 networks: vec!["127.0.0.0/8".parse().unwrap()],
+                names: NAMES,
             }),
             refresh: Duration::from_millis(20),
             max_lists: 10,
@@ -217,6 +218,7 @@ async fn only_what_may_be_asked_is_asked() {
         max_bytes,
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
         networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+        names: NAMES,
     };
     let known = Validators::default();
     let open = rules(&["127.0.0.0/8"], &["127.0.0.1"], 4096);

@@ -1,7 +1,8 @@
-//! Fetched lists on the disk, so that a broker that starts while the CA's server is down knows what it knew.
+//! What was fetched, on the disk, so that a broker that starts while the CA's server is down knows what it knew.
 //!
-//! A list is signed: what somebody else writes here is not believed either.
+//! What is kept here is signed: what somebody else writes here is not believed either.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -12,61 +13,88 @@ use super::Validators;
 
 #[derive(Serialize, Deserialize)]
 struct Meta {
-    url: String,
+    #[serde(rename = "url")]
+    key: String,
     etag: Option<String>,
     last_modified: Option<String>,
 }
 
 pub(crate) struct DiskCache {
     folder: Option<PathBuf>,
+    /// Of the files' names.
+    ending: &'static str,
+}
+
+fn stem(key: &str) -> String {
+    hex::encode(Sha256::digest(key.as_bytes()))
 }
 
 impl DiskCache {
     /// `None`: nothing is kept.
-    pub(crate) const fn new(folder: Option<PathBuf>) -> Self {
-        Self { folder }
+    pub(crate) const fn new(folder: Option<PathBuf>, ending: &'static str) -> Self {
+        Self { folder, ending }
     }
 
-    fn path(&self, url: &str, ending: &str) -> Option<PathBuf> {
-        let name = hex::encode(Sha256::digest(url.as_bytes()));
-        Some(self.folder.as_ref()?.join(format!("{name}.{ending}")))
+    fn path(&self, key: &str, ending: &str) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(format!("{}.{ending}", stem(key))))
     }
 
-    pub(crate) fn load(&self, url: &str, max_bytes: usize) -> Option<(Vec<u8>, Validators)> {
-        let path = self.path(url, "crl")?;
+    /// Forgets everything but this.
+    pub(crate) fn keep_only<'a>(&self, keys: impl IntoIterator<Item = &'a str>) {
+        let Some(folder) = &self.folder else { return };
+        let kept: HashSet<String> = keys.into_iter().map(stem).collect();
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let of_ours = path.extension().is_some_and(|ending| ending == self.ending || ending == "json");
+            let known =
+                path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| kept.contains(stem));
+            if of_ours && !known {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    pub(crate) fn remove(&self, key: &str) {
+        for path in [self.path(key, self.ending), self.path(key, "json")].into_iter().flatten() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    pub(crate) fn load(&self, key: &str, max_bytes: usize) -> Option<(Vec<u8>, Validators)> {
+        let path = self.path(key, self.ending)?;
         if std::fs::metadata(&path).ok()?.len() > max_bytes as u64 * 2 {
             return None;
         }
         let body = std::fs::read(path).ok()?;
-        let meta: Option<Meta> = std::fs::read(self.path(url, "json")?)
+        let meta: Option<Meta> = std::fs::read(self.path(key, "json")?)
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
-            .filter(|meta: &Meta| meta.url == url);
+            .filter(|meta: &Meta| meta.key == key);
         let validators = meta
             .map(|meta| Validators { etag: meta.etag, last_modified: meta.last_modified })
             .unwrap_or_default();
         Some((body, validators))
     }
 
-    pub(crate) fn store(&self, url: &str, body: &[u8], validators: &Validators) {
+    pub(crate) fn store(&self, key: &str, body: &[u8], validators: &Validators) {
         let Some(folder) = &self.folder else { return };
         let meta = Meta {
-            url: url.to_owned(),
+            key: key.to_owned(),
             etag: validators.etag.clone(),
             last_modified: validators.last_modified.clone(),
         };
         let written = std::fs::create_dir_all(folder).and_then(|()| {
             for (ending, content) in
-                [("crl", body.to_vec()), ("json", serde_json::to_vec(&meta).unwrap_or_default())]
+                [(self.ending, body.to_vec()), ("json", serde_json::to_vec(&meta).unwrap_or_default())]
             {
-                if let Some(path) = self.path(url, ending) {
+                if let Some(path) = self.path(key, ending) {
                     replace(&path, &content)?;
                 }
             }
             Ok(())
         });
         if let Err(error) = written {
-            tracing::warn!(url, %error, "a fetched revocation list is not kept on the disk");
+            tracing::warn!(key, %error, "what was fetched is not kept on the disk");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Gets one file over HTTP: bounded in time, size and redirects, and only from addresses that may be asked.
+//! Gets one file over HTTP, or the answer to one question: bounded in time, size and redirects, and only from addresses
+//! that may be asked.
 //!
 //! The address that a name resolves to is checked and then connected to, so that no second answer of the resolver
 //! can lead elsewhere. Does not know what the file is.
@@ -13,7 +14,7 @@ use std::time::Duration;
 use axum::body::Body;
 use http_body_util::BodyExt as _;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use tokio::net::{TcpStream, lookup_host};
@@ -33,6 +34,24 @@ pub struct FetchRules {
     pub hosts: Vec<String>,
     /// May be asked although they are not public.
     pub networks: Vec<IpNet>,
+    pub names: FetchNames,
+}
+
+/// What errors call that which bounds a fetch.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchNames {
+    pub hosts: &'static str,
+    pub networks: &'static str,
+    pub max_bytes: &'static str,
+    /// What is fetched, for the server: the media type.
+    pub accept: &'static str,
+}
+
+/// A question that is sent along.
+#[derive(Clone, Copy)]
+struct Posted<'a> {
+    content_type: &'static str,
+    body: &'a [u8],
 }
 
 /// Who named the URL.
@@ -63,8 +82,8 @@ pub enum FetchError {
     Refused(String),
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    #[error("more than {0} bytes: raise `crl.max_size`")]
-    TooLarge(usize),
+    #[error("more than {0} bytes: raise {1}")]
+    TooLarge(usize, &'static str),
     #[error("the server answers {0}")]
     Status(StatusCode),
     #[error("{0}")]
@@ -77,7 +96,7 @@ impl FetchError {
         match self {
             Self::Refused(_) => "refused",
             Self::Timeout(_) => "timeout",
-            Self::TooLarge(_) => "too_large",
+            Self::TooLarge(..) => "too_large",
             Self::Status(_) => "status",
             Self::Failed(_) => "failed",
         }
@@ -95,7 +114,7 @@ pub fn check_url(url: &str) -> Result<Uri, FetchError> {
         Err(_) => return refused("is not a URL"),
     };
     if uri.scheme_str() != Some("http") {
-        return refused("is not of http, which is all that is spoken: a revocation list is signed itself");
+        return refused("is not of http, which is all that is spoken: what is fetched is signed itself");
     }
     match uri.authority() {
         Some(authority) if authority.as_str().contains('@') => refused("names a user"),
@@ -126,25 +145,52 @@ impl FetchRules {
 
     /// Gets the file, unless it is the one that `known` tells of.
     pub async fn get(&self, url: &str, named_by: NamedBy, known: &Validators) -> Result<Fetched, FetchError> {
-        tokio::time::timeout(self.timeout, self.follow(url, named_by, known))
+        tokio::time::timeout(self.timeout, self.follow(url, named_by, known, None))
             .await
             .unwrap_or(Err(FetchError::Timeout(self.timeout)))
     }
 
-    async fn follow(&self, url: &str, named_by: NamedBy, known: &Validators) -> Result<Fetched, FetchError> {
+    /// Sends a question and gets the answer.
+    pub async fn post(
+        &self,
+        url: &str,
+        named_by: NamedBy,
+        content_type: &'static str,
+        body: &[u8],
+    ) -> Result<Vec<u8>, FetchError> {
+        let (posted, known) = (Posted { content_type, body }, Validators::default());
+        let asked = self.follow(url, named_by, &known, Some(posted));
+        match tokio::time::timeout(self.timeout, asked).await {
+            Ok(Ok(Fetched::New { body, .. })) => Ok(body),
+            Ok(Ok(Fetched::NotModified)) => Err(FetchError::Status(StatusCode::NOT_MODIFIED)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(FetchError::Timeout(self.timeout)),
+        }
+    }
+
+    async fn follow(
+        &self,
+        url: &str,
+        named_by: NamedBy,
+        known: &Validators,
+        posted: Option<Posted<'_>>,
+    ) -> Result<Fetched, FetchError> {
         let mut uri = check_url(url)?;
         let first_host = uri.host().unwrap_or_default().to_ascii_lowercase();
         for _ in 0..=MAX_REDIRECTS {
             let host = uri.host().unwrap_or_default().to_ascii_lowercase();
             let is_ours = named_by == NamedBy::Configuration && host == first_host;
             if !is_ours && !self.allows_host(&host) {
-                return Err(FetchError::Refused(format!("the host {host} is not in `crl.allow_hosts`")));
+                return Err(FetchError::Refused(format!("the host {host} is not in {}", self.names.hosts)));
             }
-            let response = self.ask(&uri, known).await?;
+            let response = self.ask(&uri, known, posted).await?;
             match response.status() {
                 StatusCode::OK => return self.read(response).await,
                 StatusCode::NOT_MODIFIED => return Ok(Fetched::NotModified),
-                status if status.is_redirection() => uri = redirected(&uri, response.headers())?,
+                // A question is not asked again elsewhere.
+                status if status.is_redirection() && posted.is_none() => {
+                    uri = redirected(&uri, response.headers())?
+                }
                 status => return Err(FetchError::Status(status)),
             }
         }
@@ -155,6 +201,7 @@ impl FetchRules {
         &self,
         uri: &Uri,
         known: &Validators,
+        posted: Option<Posted<'_>>,
     ) -> Result<hyper::Response<hyper::body::Incoming>, FetchError> {
         let failed = |error: &dyn std::fmt::Display| FetchError::Failed(error.to_string());
         let stream = self.connect(uri).await?;
@@ -166,10 +213,13 @@ impl FetchRules {
             let _ = connection.await;
         });
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let mut request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
+        let method = if posted.is_some() { Method::POST } else { Method::GET };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
             .header(header::HOST, authority)
             .header(header::USER_AGENT, concat!("mqgate/", env!("CARGO_PKG_VERSION")))
-            .header(header::ACCEPT, "application/pkix-crl, */*;q=0.1")
+            .header(header::ACCEPT, format!("{}, */*;q=0.1", self.names.accept))
             .header(header::CONNECTION, "close");
         for (name, value) in
             [(header::IF_NONE_MATCH, &known.etag), (header::IF_MODIFIED_SINCE, &known.last_modified)]
@@ -178,7 +228,11 @@ impl FetchRules {
                 request = request.header(name, value);
             }
         }
-        let request = request.body(Body::empty()).map_err(|error| failed(&error))?;
+        if let Some(posted) = posted {
+            request = request.header(header::CONTENT_TYPE, posted.content_type);
+        }
+        let body = posted.map_or_else(Body::empty, |posted| Body::from(posted.body.to_vec()));
+        let request = request.body(body).map_err(|error| failed(&error))?;
         sender.send_request(request).await.map_err(|error| failed(&error))
     }
 
@@ -197,9 +251,9 @@ impl FetchRules {
         for address in addresses {
             if !self.allows_address(address.ip()) {
                 problem = FetchError::Refused(format!(
-                    "{} of {host} is not a public address: add its network to `crl.allow_networks` if it is to be \
-                     asked",
-                    address.ip()
+                    "{} of {host} is not a public address: add its network to {} if it is to be asked",
+                    address.ip(),
+                    self.names.networks
                 ));
                 continue;
             }
@@ -212,7 +266,7 @@ impl FetchRules {
     }
 
     async fn read(&self, response: hyper::Response<hyper::body::Incoming>) -> Result<Fetched, FetchError> {
-        let too_large = || FetchError::TooLarge(self.max_bytes);
+        let too_large = || FetchError::TooLarge(self.max_bytes, self.names.max_bytes);
         let text = |name: header::HeaderName| {
             response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
         };
@@ -249,7 +303,7 @@ fn redirected(from: &Uri, headers: &HeaderMap<HeaderValue>) -> Result<Uri, Fetch
     check_url(to)
 }
 
-/// Shared by everything that fetches lists.
+/// Shared by everything that fetches by them.
 pub type SharedRules = Arc<FetchRules>;
 
 #[cfg(test)]
@@ -282,6 +336,7 @@ mod tests {
             max_bytes: 1,
             hosts: vec!["pki.example".into(), "*.acme.example".into()],
             networks: Vec::new(),
+            names: crate::crl::NAMES,
         };
         for (host, expected) in [
             ("pki.example", true),
