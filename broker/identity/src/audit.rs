@@ -74,6 +74,7 @@ pub mod names {
     pub const SERVER_CERT_REMOVED: &str = "server_cert.removed";
     pub const SERVER_CERT_ENABLED: &str = "server_cert.enabled";
     pub const SERVER_CERT_DISABLED: &str = "server_cert.disabled";
+    pub const SERVER_CERT_REVOKED: &str = "server_cert.revoked";
     pub const CRL_UPDATED: &str = "crl.updated";
     pub const CRL_REFUSED: &str = "crl.refused";
     pub const CERTIFICATE_EXPIRED: &str = "certificate.expired";
@@ -115,6 +116,7 @@ pub mod names {
         SERVER_CERT_REMOVED,
         SERVER_CERT_ENABLED,
         SERVER_CERT_DISABLED,
+        SERVER_CERT_REVOKED,
         CRL_UPDATED,
         CRL_REFUSED,
         CERTIFICATE_EXPIRED,

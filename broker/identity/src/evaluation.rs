@@ -16,6 +16,7 @@ mod links;
 mod lint;
 mod list;
 mod name_constraints;
+mod ocsp;
 mod path;
 mod policy;
 mod rejection;
@@ -27,6 +28,7 @@ pub use self::anchors::{Anchor, AnchorError, TrustAnchors};
 pub use self::explain::{Explanation, Step, explain};
 pub use self::lint::{AnchorLint, AnchorWarning, lint};
 pub use self::list::{DEFAULT_MAX_LIST_BYTES, ListError, RevocationList, distribution_urls};
+pub use self::ocsp::{OcspError, OcspGood, OcspQuestion, must_staple, ocsp_responder};
 pub use self::policy::{
     ANY_USAGE, AbsentUsage, CLIENT_AUTH, CaAsLeaf, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES, MAX_RSA_BITS,
     PathDepth, PathPolicy, PolicyError, Strictness, UsageRule, V1Leaf,

@@ -344,7 +344,7 @@ impl PathPolicy {
 }
 
 /// Extensions whose meaning is applied, or is of no consequence here; any other that is critical refuses.
-const KNOWN_EXTENSIONS: [&str; 7] = [
+pub(super) const KNOWN_EXTENSIONS: [&str; 7] = [
     oid::KEY_USAGE,
     oid::SUBJECT_ALT_NAME,
     oid::BASIC_CONSTRAINTS,
