@@ -25,6 +25,7 @@ pub mod listener;
 pub mod live;
 pub mod metrics;
 pub mod network;
+pub mod ocsp;
 pub mod proxy_protocol;
 pub mod quic;
 pub mod rates;

@@ -65,6 +65,10 @@ impl TestCa {
         Self { issuer, name: name.into() }
     }
 
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.issuer.key().sign(message).unwrap()
+    }
+
     pub(crate) fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
@@ -244,7 +248,7 @@ impl TestCertificate {
     }
 }
 
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     match content.len() {
         short @ 0..128 => out.push(short as u8),
@@ -255,7 +259,7 @@ fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-fn sequence(parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn sequence(parts: &[&[u8]]) -> Vec<u8> {
     tlv(0x30, &parts.concat())
 }
 

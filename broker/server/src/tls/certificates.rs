@@ -132,8 +132,8 @@ impl CertificateSet {
     }
 
     /// What rustls asks.
-    pub(super) fn resolver(&self, strict: bool) -> Arc<Resolver> {
-        Arc::new(Resolver::new(self, strict))
+    pub(super) fn resolver(&self, strict: bool, staple: bool) -> Arc<Resolver> {
+        Arc::new(Resolver::new(self, strict, staple))
     }
 }
 
@@ -145,6 +145,7 @@ pub(super) struct Resolver {
     wildcard: HashMap<String, Vec<usize>>,
     everyone: Vec<usize>,
     strict: bool,
+    staple: bool,
 }
 
 impl fmt::Debug for Resolver {
@@ -157,13 +158,14 @@ impl fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    fn new(set: &CertificateSet, strict: bool) -> Self {
+    fn new(set: &CertificateSet, strict: bool, staple: bool) -> Self {
         let mut resolver = Self {
             certificates: Vec::new(),
             exact: HashMap::new(),
             wildcard: HashMap::new(),
             everyone: Vec::new(),
             strict,
+            staple,
         };
         for bound in set.iter().filter(|bound| bound.enabled) {
             let index = resolver.certificates.len();
@@ -218,6 +220,7 @@ impl ResolvesServerCert for Resolver {
         let shown = chosen.facts().certificate_fingerprint;
         // Outside a handshake of ours (there is none) only the note is lost.
         let _ = FINDINGS.try_with(|cell| cell.borrow_mut().shown = Some(shown));
-        Some(chosen.certified())
+        // Another listener may have had one fetched for the same certificate.
+        Some(if self.staple { chosen.certified() } else { chosen.without_staple() })
     }
 }

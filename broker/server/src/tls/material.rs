@@ -26,6 +26,7 @@ const MOST_CERTIFICATES: usize = 10;
 pub struct ServerCertificate {
     /// Replaced when there is a new OCSP response: the one thing that changes without a new certificate.
     certified: Arc<ArcSwap<CertifiedKey>>,
+    plain: Arc<CertifiedKey>,
     facts: Arc<CertificateFacts>,
     names: Arc<[String]>,
     warnings: Arc<[String]>,
@@ -109,9 +110,10 @@ impl ServerCertificate {
         let names = server_names(&chain[0].facts);
         let facts = Arc::new(chain[0].facts.clone());
         let ders = chain.into_iter().map(|link| link.der).collect();
-        let certified = CertifiedKey::new(ders, key.signing);
+        let plain = Arc::new(CertifiedKey::new(ders, key.signing));
         Ok(Self {
-            certified: Arc::new(ArcSwap::from_pointee(certified)),
+            certified: Arc::new(ArcSwap::new(Arc::clone(&plain))),
+            plain,
             facts,
             names: names.into(),
             warnings: warnings.into(),
@@ -136,13 +138,13 @@ impl ServerCertificate {
 
     /// DER, the server's own first.
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
-        self.certified.load().cert.clone()
+        self.plain.cert.clone()
     }
 
     /// What is sent to a client that asks for the state of the certificate; `None` sends nothing. Counts at once,
     /// in every listener that has this certificate.
     pub fn staple(&self, response: Option<Vec<u8>>) {
-        let mut next = CertifiedKey::clone(&self.certified.load());
+        let mut next = CertifiedKey::clone(&self.plain);
         next.ocsp = response;
         self.certified.store(Arc::new(next));
     }
@@ -154,6 +156,10 @@ impl ServerCertificate {
 
     pub(super) fn certified(&self) -> Arc<CertifiedKey> {
         self.certified.load_full()
+    }
+
+    pub(super) fn without_staple(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.plain)
     }
 }
 

@@ -133,6 +133,8 @@ pub struct TlsSettings {
     pub honor_cipher_order: bool,
     /// Refuse clients whose server name no certificate has, or that name none.
     pub strict_sni: bool,
+    /// Whether an OCSP response that a certificate has is sent with it.
+    pub staple: bool,
     pub policy: PathPolicy,
 }
 
@@ -149,6 +151,7 @@ impl Default for TlsSettings {
             groups: KeyExchangeGroups::default(),
             honor_cipher_order: true,
             strict_sni: false,
+            staple: false,
             policy: PathPolicy::default(),
         }
     }

@@ -85,7 +85,7 @@ impl TlsSet {
         if certificates.is_empty() {
             return Err(TlsError::NoCertificate);
         }
-        let resolver = certificates.resolver(settings.strict_sni);
+        let resolver = certificates.resolver(settings.strict_sni, settings.staple);
         let set = Self { settings, certificates, resolver, trust, config: ArcSwapOption::empty() };
         set.config()?;
         Ok(set)
