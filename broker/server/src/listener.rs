@@ -36,6 +36,7 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::metrics::GateMetrics;
 use crate::metrics::mqtt::Transport;
+use crate::ocsp::OcspSettings;
 use crate::proxy_protocol::ProxySettings;
 use crate::quic::QuicSettings;
 use crate::readiness::Readiness;
@@ -60,6 +61,8 @@ pub struct ListenerSettings {
     /// How long connections get to end at shutdown.
     pub drain: Duration,
     pub tls: Option<Arc<TlsServer>>,
+    /// Whether OCSP responses are fetched for the certificates of `tls`, which is somebody else's work.
+    pub ocsp: Option<OcspSettings>,
     /// Proxies in front of it.
     pub proxy: Option<Arc<ProxySettings>>,
     /// MQTT comes in WebSocket frames.
@@ -79,6 +82,7 @@ impl ListenerSettings {
             max_unfinished_per_source: 64,
             drain: Duration::from_secs(10),
             tls,
+            ocsp: None,
             proxy: None,
             websocket: None,
             quic: None,

@@ -2,6 +2,7 @@
 //! names and files that lead nowhere.
 
 mod crl;
+mod ocsp;
 mod tls;
 mod transport;
 
@@ -101,6 +102,9 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
                 file(key(field), path);
             }
         }
+        if let Some(path) = &listener.ocsp.issuer_pem {
+            file(key("ocsp.issuer_pem"), path);
+        }
         for (index, certificate) in listener.certificates.iter().enumerate() {
             file(format!("listeners.{name}.certificates[{index}].certfile"), &certificate.certfile);
             file(format!("listeners.{name}.certificates[{index}].keyfile"), &certificate.keyfile);
@@ -122,8 +126,11 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
             file(format!("plugins[{index}].config.file"), Path::new(users));
         }
     }
-    for (name, listener) in config.listeners.iter().filter(|(_, listener)| listener.kind == Transport::Tls) {
+    for (name, listener) in config.listeners.iter().filter(|(_, listener)| listener.kind.has_tls()) {
         tls::check_files(&mut checker, name, listener, base);
+        if let Some(path) = &listener.ocsp.issuer_pem {
+            ocsp::check_file(&mut checker, &format!("listeners.{name}.ocsp.issuer_pem"), &base.join(path));
+        }
     }
     checker.problems
 }
@@ -244,6 +251,7 @@ impl Checker<'_, '_> {
             "groups",
             "honor_cipher_order",
             "strict_sni",
+            "ocsp",
             "builtin_certificate",
             "max_handshakes",
         ];

@@ -35,8 +35,8 @@ const EMQX: &str = "
 ## Names of EMQX
 
 `[listeners.ssl.NAME]` with `ssl_options` is understood: `type` and name are taken from the header, the keys of
-`ssl_options` stand beside the others. `reuse_sessions` and `session_tickets` are `session_resumption`. These
-are accepted with a warning, because they mean nothing here:
+`ssl_options` stand beside the others. `reuse_sessions` and `session_tickets` are `session_resumption`,
+`ocsp.enable_ocsp_stapling` is `ocsp.enable`. These are accepted with a warning, because they mean nothing here:
 
 | key | because |
 |---|---|

@@ -36,6 +36,9 @@ pub const INERT: [(&str, &str); 9] = [
 const RENAMED: [(&str, &str); 2] =
     [("reuse_sessions", "session_resumption"), ("session_tickets", "session_resumption")];
 
+/// In `ocsp`.
+const RENAMED_IN_OCSP: [(&str, &str); 1] = [("enable_ocsp_stapling", "enable")];
+
 /// Turns the names of EMQX in `source` into ours; the answer is warnings.
 pub fn adopt(source: &mut Source<'_>) -> Vec<Problem> {
     let Some(mut listeners) = take_table(&mut source.root, "listeners") else { return Vec::new() };
@@ -45,6 +48,9 @@ pub fn adopt(source: &mut Source<'_>) -> Vec<Problem> {
         let DeValue::Table(listener) = listener.get_mut() else { continue };
         hoist(listener);
         rename(listener, &RENAMED);
+        if let Some(DeValue::Table(ocsp)) = get_mut(listener, "ocsp") {
+            rename(ocsp, &RENAMED_IN_OCSP);
+        }
         for (key, why) in INERT {
             if let Some((spanned, _)) = take(listener, key) {
                 found.push((spanned.span(), format!("listeners.{}.{key}", name.get_ref()), why));
@@ -108,7 +114,9 @@ fn flatten(listeners: &mut DeTable<'_>) {
             // Tables and nothing else: a listener that is called `tcp` has keys of its own.
             Some(DeValue::Table(inner)) => {
                 !inner.is_empty()
-                    && inner.iter().all(|(_, value)| matches!(value.get_ref(), DeValue::Table(_)))
+                    && inner.iter().all(|(key, value)| {
+                        key.get_ref() != "ocsp" && matches!(value.get_ref(), DeValue::Table(_))
+                    })
             }
             _ => false,
         };
@@ -193,6 +201,12 @@ dhfile = "dh.pem"
 user_lookup_fun = "emqx_tls_psk:lookup"
 log_level = "notice"
 gc_after_handshake = false
+[listeners.ssl.default.ssl_options.ocsp]
+enable_ocsp_stapling = true
+responder_url = "http://127.0.0.1:9877"
+issuer_pem = "etc/certs/ocsp-issuer.pem"
+refresh_interval = "5m"
+refresh_http_timeout = "15s"
 [listeners.ssl.tenants]
 bind = "127.0.0.1:8884"
 ssl_options = { managed_certs = [{ bundle_name = "a", sni = "example.com" }, { namespace = "tenant-a", bundle_name = "b" }] }
@@ -211,6 +225,9 @@ ssl_options = { managed_certs = [{ bundle_name = "a", sni = "example.com" }, { n
         assert_eq!(listener.versions.lowest, TlsVersion::Tls12);
         assert_eq!(listener.ciphers.0.len(), 2);
         assert_eq!(listener.session_resumption, Some(SessionResumption::Tickets));
+        assert!(listener.ocsp.enable);
+        assert_eq!(listener.ocsp.responder_url.as_deref(), Some("http://127.0.0.1:9877"));
+        assert!(listener.ocsp.issuer_pem.as_ref().is_some_and(|path| path.ends_with("etc/certs/ocsp-issuer.pem")));
         let managed = &listeners["tenants"].managed_certs;
         assert_eq!(managed[0].namespace, "global");
         assert_eq!((managed[1].namespace.as_str(), managed[1].bundle_name.as_str()), ("tenant-a", "b"));
@@ -261,6 +278,9 @@ ssl_options = { managed_certs = [{ bundle_name = "a", sni = "example.com" }, { n
             ("builtin_certificate = false", &["only where there is another"]),
             ("certfile = \"a.pem\"", &["private key"]),
             ("managed_certs = [{ bundle_name = \"a\", sni = \"a b\" }]", &["not a server name"]),
+            ("ocsp = { enable = true, responder_url = \"https://x.example\" }", &["ocsp.responder_url", "http"]),
+            ("ocsp = { enable = true, allow_networks = [\"x\"] }", &["ocsp.allow_networks[0]"]),
+            ("ocsp = { enable = true, refresh_interval = \"0s\" }", &["ocsp.refresh_interval"]),
             ("verify = \"verify_none\"\nfail_if_no_peer_cert = true", &["verify_peer", "one-way TLS"]),
         ] {
             let said = listener(line).expect_err(line);

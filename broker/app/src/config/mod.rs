@@ -288,6 +288,7 @@ fn anchor_paths(config: &mut Config, base: &Path) {
             certificate.password.iter_mut().for_each(|password| anchor_password(password, base));
         }
         listener.password.iter_mut().for_each(|password| anchor_password(password, base));
+        listener.ocsp.issuer_pem.iter_mut().for_each(anchor);
     }
     for plugin in &mut config.plugins {
         if let Some(source) = plugin.source.as_mut().filter(|source| !source.starts_with("bundled:")) {

@@ -7,6 +7,7 @@ mod extras;
 mod limits;
 mod listener;
 mod mqtt;
+mod ocsp;
 mod plugins;
 mod policy;
 mod reload;
@@ -29,6 +30,7 @@ pub use self::extras::{
 pub use self::limits::{DeniedPublish, Limits, WhenFull};
 pub use self::listener::{AuthMode, Listener, Registration, Transport, UnixMode, Verify};
 pub use self::mqtt::{Mqtt, ShareStrategy};
+pub use self::ocsp::Ocsp;
 pub use self::plugins::{Capability, Native, Plugin, PluginGrant, PluginLimits};
 pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};
 pub use self::reload::{OnExpiry, Reload};

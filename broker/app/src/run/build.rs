@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use mqgate_codec::QoS;
 use mqgate_identity::certificate::{CertificateFacts, certificates_from_pem};
-use mqgate_identity::evaluation::{Anchor, PathPolicy};
+use mqgate_identity::evaluation::{Anchor, PathPolicy, must_staple};
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_protocol::limits::{DeniedPublish, Limits, OutboxLimits, RetainedLimits, WhenFull};
 use mqgate_protocol::subscriptions::ShareStrategy;
@@ -20,6 +20,7 @@ use mqgate_server::clock;
 use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
 use mqgate_server::listener::{ListenerSettings, SocketSettings};
 use mqgate_server::live::{LiveSettings, OnExpiry, PathRules};
+use mqgate_server::ocsp::OcspSettings;
 use mqgate_server::quic::QuicSettings;
 use mqgate_server::registry::RegistrySettings;
 use mqgate_server::tls::material::Pem;
@@ -30,7 +31,7 @@ use mqgate_server::tls::{
 use mqgate_server::trust::{BoundAnchor, TrustStore};
 
 use super::paths::path_policy;
-use crate::config::check::{listen_address, version};
+use crate::config::check::{listen_address, network, version};
 use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
 use crate::native::acl_rule;
@@ -125,6 +126,7 @@ pub fn listener(
         false => None,
     };
     let mut settings = ListenerSettings::new(name, address, tls);
+    settings.ocsp = ocsp(name, listener)?;
     settings.max_connections = listener.max_connections as usize;
     settings.max_handshakes = listener.max_handshakes as usize;
     settings.max_unfinished_per_source = listener.max_handshakes_per_source as usize;
@@ -149,6 +151,30 @@ pub fn listener(
         settings.websocket = Some(Arc::new(transport::websocket(name, listener)?));
     }
     Ok(settings)
+}
+
+/// How the certificates of a listener are stapled, if they are.
+fn ocsp(name: &str, listener: &model::Listener) -> Result<Option<OcspSettings>> {
+    let ocsp = &listener.ocsp;
+    if !ocsp.enable || !listener.kind.has_tls() {
+        return Ok(None);
+    }
+    let key = format!("listeners.{name}.ocsp.issuer_pem");
+    let issuers = match &ocsp.issuer_pem {
+        None => Vec::new(),
+        Some(file) => {
+            let unusable = |error: &dyn std::fmt::Display| wrong(&key, format!("{}: {error}", file.display()));
+            let pem = std::fs::read(file).map_err(|error| unusable(&error))?;
+            certificates_from_pem(&pem).map_err(|error| unusable(&error))?
+        }
+    };
+    Ok(Some(OcspSettings {
+        responder: ocsp.responder_url.clone(),
+        issuers,
+        refresh: ocsp.refresh_interval.0,
+        timeout: ocsp.refresh_http_timeout.0,
+        networks: ocsp.allow_networks.iter().filter_map(|text| network(text).ok()).collect(),
+    }))
 }
 
 fn client_auth(name: &str, listener: &model::Listener) -> Result<ClientAuth> {
@@ -202,6 +228,7 @@ pub fn tls(
         },
         honor_cipher_order: listener.honor_cipher_order,
         strict_sni: listener.strict_sni,
+        staple: listener.ocsp.enable,
         policy,
         // Browsers and other clients of WebSocket ask for HTTP.
         alpn: match listener.kind.is_websocket() {
@@ -261,6 +288,15 @@ fn certificates(
         let what = "no certificate is enabled here: enable one (`mqgate server-cert enable builtin`), or name one \
                     with `certfile` and `keyfile`";
         return Err(wrong(&format!("listeners.{name}.certfile"), what).into());
+    }
+    if !listener.ocsp.enable {
+        for demanding in bound.iter().filter(|bound| must_staple(bound.certificate.facts())) {
+            tracing::warn!(
+                listener = name,
+                certificate = %demanding.source,
+                "the certificate demands an OCSP response with it (must-staple), and none is sent: set `ocsp.enable = true`"
+            );
+        }
     }
     // Behind all others: each is shown to who asks for a name that only it has.
     bound.extend(retired.iter().filter_map(retired_certificate));

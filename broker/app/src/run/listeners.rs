@@ -8,6 +8,7 @@ use std::time::Duration;
 use mqgate_server::admin::AboutListener;
 use mqgate_server::bundles::Bundles;
 use mqgate_server::listener::{ListenError, Listener, ListenerControl, ListenerParts, ListenerSettings};
+use mqgate_server::ocsp::Stapler;
 use mqgate_server::tls::{BoundCertificate, CertificateSet, CertificateSource};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ pub struct Listeners {
     shared: ListenerParts,
     /// Told which certificates are shown.
     bundles: Arc<Bundles>,
+    stapler: Arc<Stapler>,
     endpoints: Arc<Endpoints>,
     /// Connections end.
     stop: CancellationToken,
@@ -63,13 +65,15 @@ impl Listeners {
     pub fn new(
         shared: ListenerParts,
         bundles: Arc<Bundles>,
+        stapler: Arc<Stapler>,
         endpoints: Arc<Endpoints>,
         stop: CancellationToken,
         end: CancellationToken,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<ListenError>) {
         let (failed, failures) = mpsc::unbounded_channel();
         let (running, tasks, telling) = (Mutex::default(), TaskTracker::new(), TaskTracker::new());
-        (Arc::new(Self { shared, bundles, endpoints, stop, end, running, tasks, telling, failed }), failures)
+        let listeners = Self { shared, bundles, stapler, endpoints, stop, end, running, tasks, telling, failed };
+        (Arc::new(listeners), failures)
     }
 
     /// Makes one that opens with [`Self::start`]; that its address can be had is found out then.
@@ -83,9 +87,17 @@ impl Listeners {
     /// Server certificates that change reach it, and no longer what it had before.
     fn watch(&self, name: &str, settings: &ListenerSettings) {
         match &settings.tls {
-            Some(tls) => self.bundles.watch(name, tls),
-            None => self.bundles.forget(name),
+            Some(tls) => {
+                self.bundles.watch(name, tls);
+                self.stapler.watch(name, tls, settings.ocsp.clone());
+            }
+            None => self.forget(name),
         }
+    }
+
+    fn forget(&self, name: &str) {
+        self.bundles.forget(name);
+        self.stapler.forget(name);
     }
 
     /// Opens every one that waits for it.
@@ -221,7 +233,7 @@ impl Listeners {
                 gone.control.retire();
                 gone.announced.cancel();
                 self.endpoints.closed(&name);
-                self.bundles.forget(&name);
+                self.forget(&name);
             }
         }
         for (name, config, listener) in begun.opened {

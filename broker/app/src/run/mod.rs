@@ -32,6 +32,7 @@ use mqgate_server::listener::{ListenError, ListenerParts, ListenerSettings};
 use mqgate_server::live::Live;
 use mqgate_server::metrics::mqtt::MqttMetrics;
 use mqgate_server::metrics::{BuildInfo, Metrics};
+use mqgate_server::ocsp::Stapler;
 use mqgate_server::readiness::Readiness;
 use mqgate_server::registry::Registry;
 use mqgate_server::trust::{BoundAnchor, HintLimits, TrustStore};
@@ -126,6 +127,7 @@ struct Parts {
     bundles: Arc<Bundles>,
     builtin: Arc<builtin::Builtin>,
     revocations: Arc<RevocationService>,
+    stapler: Arc<Stapler>,
 }
 
 async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, log: LogFilter) -> Result<()> {
@@ -144,8 +146,14 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
         metrics: Arc::clone(&parts.metrics.gate),
         readiness: Arc::clone(&parts.readiness),
     };
-    let (listeners, mut failures) =
-        Listeners::new(shared, Arc::clone(&parts.bundles), Arc::clone(&endpoints), stop.clone(), end.clone());
+    let (listeners, mut failures) = Listeners::new(
+        shared,
+        Arc::clone(&parts.bundles),
+        Arc::clone(&parts.stapler),
+        Arc::clone(&endpoints),
+        stop.clone(),
+        end.clone(),
+    );
     let reloader = reloader(&parts, &listeners, overrides, explicit, log)?;
     let known = Arc::clone(&listeners);
     let about = Arc::new(About {
@@ -161,6 +169,7 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
     helpers.spawn(Arc::clone(audit).deliver(parts.host.hooks(), end.clone()));
     helpers.spawn(Arc::clone(&parts.registry).housekeeping(end.clone()));
     helpers.spawn(Arc::clone(&parts.revocations).run(end.clone()));
+    helpers.spawn(Arc::clone(&parts.stapler).run(end.clone()));
     helpers.spawn(Arc::clone(&parts.broker).housekeeping(end.clone()));
     helpers.spawn(Arc::clone(&parts.builtin).renew(Arc::clone(&parts.bundles), end.clone()));
     extras::spawn(config, &parts.broker, &mut helpers, &end);
@@ -291,6 +300,8 @@ async fn open(config: Config) -> Result<Parts> {
         RevocationService::open(settings, of_trust, of_audit, &prometheus)
     })
     .await??;
+    let staples = config.node.data_dir.join("ocsp");
+    let stapler = Stapler::new(Some(staples), Arc::clone(&audit), metrics.registry())?;
     let registry = Registry::open(
         Arc::clone(&as_storage),
         Arc::clone(&trust),
@@ -383,6 +394,7 @@ async fn open(config: Config) -> Result<Parts> {
         bundles,
         builtin,
         revocations,
+        stapler,
     })
 }
 

@@ -16,6 +16,7 @@ use crate::secret;
 
 pub(super) fn check(checker: &mut Checker<'_, '_>, key: &dyn Fn(&str) -> String, listener: &Listener) {
     certificates(checker, key, listener);
+    super::ocsp::check(checker, key, &listener.ocsp);
     let words = |names: &model::Names| -> Vec<String> { names.0.clone() };
     let (suites, groups) = (words(&listener.ciphers), words(&listener.groups));
     let mut settings = TlsSettings {

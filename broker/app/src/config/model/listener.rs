@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersions};
-use super::{AllowDeny, ProxyIdentity, ProxyProtocol, Quic, Rates, WebSocket};
+use super::{AllowDeny, Ocsp, ProxyIdentity, ProxyProtocol, Quic, Rates, WebSocket};
 use crate::config::units::Span;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -58,6 +58,7 @@ pub struct Listener {
     /// Refuse clients that ask for a server name which no certificate has (alert `unrecognized_name`), or for none
     /// (`missing_extension`), instead of giving them the first.
     pub strict_sni: bool,
+    pub ocsp: Ocsp,
     /// CA certificates that clients' certificates may lead to, PEM, one or many. CAs added with
     /// `mqgate ca add` are trusted too, in every mode that asks for a certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -222,6 +223,7 @@ impl Default for Listener {
             managed_certs: Vec::new(),
             builtin_certificate: None,
             strict_sni: false,
+            ocsp: Ocsp::default(),
             versions: TlsVersions::default(),
             ciphers: Names::default(),
             groups: Names::default(),
@@ -318,7 +320,8 @@ impl Listener {
     /// Every file that is read for it: certificates, keys, CAs.
     pub fn every_file(&self) -> impl Iterator<Item = &PathBuf> {
         let more = self.certificates.iter().flat_map(|files| [&files.certfile, &files.keyfile]);
-        self.certfile.iter().chain(&self.keyfile).chain(more).chain(self.ca_files())
+        let issuers = self.ocsp.enable.then_some(self.ocsp.issuer_pem.as_ref()).flatten();
+        self.certfile.iter().chain(&self.keyfile).chain(more).chain(self.ca_files()).chain(issuers)
     }
 
     /// The key of one of them, below the listener.
