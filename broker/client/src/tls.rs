@@ -139,6 +139,20 @@ impl TlsOptions {
         Ok(config)
     }
 
+    /// For a client of HTTP that makes its own configuration of the same files: says what is wrong with them, and gives
+    /// the process the cryptography that such a client uses.
+    pub fn prepare_https(&self) -> Result<(), TlsError> {
+        let provider = aws_lc_rs::default_provider();
+        self.build()?;
+        if let Some(identity) = self.identity(&provider)? {
+            // Stricter than MQTT: such a client reads the certificate, too.
+            identity.keys_match().map_err(TlsError::Config)?;
+        }
+        // Somebody was first: it is the same.
+        let _ = provider.install_default();
+        Ok(())
+    }
+
     fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
         static ONLY_1_2: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
         static ONLY_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];

@@ -12,6 +12,7 @@ use mqgate_identity::certificate::CertificateFacts;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::{ServerBundle, Storage, StorageError};
 
+use crate::admin::ADMIN_TLS;
 use crate::audit::{AuditLog, AuditRefused};
 use crate::clock;
 use crate::metrics::GateMetrics;
@@ -462,7 +463,8 @@ impl Bundles {
     fn files_in_use(&self) -> usize {
         let state = self.state();
         let mut files = std::collections::BTreeSet::new();
-        for tls in state.listeners.values() {
+        // The admin API's own are not what the limit is about.
+        for (_, tls) in state.listeners.iter().filter(|(name, _)| *name != ADMIN_TLS) {
             let set = tls.current();
             files.extend(set.certificates().iter().filter_map(|bound| match &bound.source {
                 CertificateSource::Files { certificate, key, .. } => Some((certificate.clone(), key.clone())),

@@ -5,21 +5,44 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use mqgate_client::TlsOptions;
 use serde_json::Value;
+use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts};
 
-use crate::config::Inputs;
 use crate::config::check::bind_address;
+use crate::config::{Config, Inputs};
 use crate::exit::{Exit, Failure};
 
 /// Options of every command that speaks to the running broker.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RemoteArgs {
-    /// Address of the admin API; without it, that of the configuration
-    #[arg(long, value_name = "URL", env = "MQGATE_URL", hide_env_values = true)]
+    /// Address of the admin API, http:// or https://; without it, that of the configuration
+    #[arg(long, visible_alias = "api", value_name = "URL", env = "MQGATE_URL", hide_env_values = true)]
     url: Option<String>,
     /// The admin token; without it, that of the token file
     #[arg(long, value_name = "TOKEN", env = "MQGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// PEM file of the CAs that the certificate of an https:// address may be of; without it, what the configuration has
+    #[arg(long, value_name = "FILE", env = "MQGATE_CACERT", hide_env_values = true)]
+    cacert: Option<PathBuf>,
+    /// PEM file of the operator's certificate, where the admin API wants one
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "client_key",
+        env = "MQGATE_CLIENT_CERT",
+        hide_env_values = true
+    )]
+    client_cert: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "client_cert",
+        env = "MQGATE_CLIENT_KEY",
+        hide_env_values = true
+    )]
+    client_key: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -40,25 +63,35 @@ const ANSWER_LIMIT: u64 = 256 << 20;
 impl Remote {
     pub fn new(args: &RemoteArgs, config: Option<&Path>) -> Result<Self> {
         let loaded = match (&args.url, &args.token) {
-            (Some(_), Some(_)) => None,
+            (Some(url), Some(_)) if args.cacert.is_some() || !is_https(url) => None,
             _ => Some(crate::run::effective(&Inputs::gather(config)?)?),
         };
         let config = loaded.as_ref();
         let url = match (&args.url, config) {
             (Some(url), _) => url.trim_end_matches('/').to_owned(),
-            (None, Some(config)) => endpoint(&config.endpoints_file(), &config.admin.bind)
-                .unwrap_or_else(|| format!("http://{}", config.admin.bind)),
+            (None, Some(config)) => {
+                endpoint(&config.endpoints_file(), &config.admin.bind).unwrap_or_else(|| {
+                    let scheme = if config.admin.tls.is_some() { "https" } else { "http" };
+                    format!("{scheme}://{}", config.admin.bind)
+                })
+            }
             (None, None) => return Err(Failure::new(Exit::Internal, "no address").into()),
         };
-        if !url.starts_with("http://") {
-            return Err(Failure::new(Exit::Usage, format!("`{url}` is no http:// address")).into());
+        if !url.starts_with("http://") && !is_https(&url) {
+            return Err(
+                Failure::new(Exit::Usage, format!("`{url}` is no http:// or https:// address")).into()
+            );
         }
         let token = match (&args.token, config) {
             (Some(token), _) => token.trim().to_owned(),
             (None, Some(config)) => read_token(&config.token_file())?,
             (None, None) => String::new(),
         };
-        let agent = ureq::Agent::config_builder()
+        let mut agent = ureq::Agent::config_builder();
+        if is_https(&url) {
+            agent = agent.tls_config(tls(args, config)?).https_only(true);
+        }
+        let agent = agent
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             // The token goes to the broker and nowhere else.
@@ -174,6 +207,62 @@ impl Remote {
     }
 }
 
+fn is_https(url: &str) -> bool {
+    url.starts_with("https://")
+}
+
+/// Whom to trust, and what to show.
+fn tls(args: &RemoteArgs, config: Option<&Config>) -> Result<ureq::tls::TlsConfig> {
+    let unusable = |what: &str| Failure::new(Exit::Usage, what.to_owned());
+    let trusted = match &args.cacert {
+        Some(file) => read_file(file)?,
+        None => config.map(own_certificates).unwrap_or_default(),
+    };
+    if trusted.is_empty() {
+        let what = "no CA is known that the admin API's certificate could be of\n  help: name one with --cacert or \
+                    MQGATE_CACERT, or the broker's own configuration with --config";
+        return Err(unusable(what).into());
+    }
+    let mut options = TlsOptions::new();
+    options.ca_pem = Some(trusted.clone());
+    options.cert_file.clone_from(&args.client_cert);
+    options.key_file.clone_from(&args.client_key);
+    options.prepare_https().map_err(|error| unusable(&error.to_string()))?;
+    let mut tls =
+        ureq::tls::TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates(&trusted)?));
+    if let (Some(certificate), Some(key)) = (&args.client_cert, &args.client_key) {
+        let key = ureq::tls::PrivateKey::from_pem(&read_file(key)?)?;
+        tls =
+            tls.client_cert(Some(ClientCert::new_with_certs(&certificates(&read_file(certificate)?)?, key)));
+    }
+    Ok(tls.build())
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>> {
+    let mut found = Vec::new();
+    for item in ureq::tls::parse_pem(pem) {
+        if let PemItem::Certificate(certificate) = item? {
+            found.push(certificate);
+        }
+    }
+    Ok(found)
+}
+
+/// What a broker of this configuration shows, or what signed it: on its own machine nobody has to be told. A certificate
+/// whose CA is not in its file needs `--cacert`.
+fn own_certificates(config: &Config) -> Vec<u8> {
+    let Some(tls) = &config.admin.tls else { return Vec::new() };
+    let listener = tls.as_listener();
+    let mut files: Vec<PathBuf> = listener.files().into_iter().map(|files| files.certfile).collect();
+    files.push(config.node.data_dir.join("builtin").join("ca.pem"));
+    let mut pem = Vec::new();
+    for text in files.iter().filter_map(|file| std::fs::read(file).ok()) {
+        pem.extend(text);
+        pem.push(b'\n');
+    }
+    pem
+}
+
 /// The address that a running broker wrote down. One that was killed leaves its file behind: the token must
 /// not go to whoever has the port now. Nor to another machine that the configuration does not name.
 fn endpoint(file: &Path, configured: &str) -> Option<String> {
@@ -187,7 +276,8 @@ fn endpoint(file: &Path, configured: &str) -> Option<String> {
     let known = bind_address(configured).is_ok_and(|known| {
         known.ip() == address.ip() && (known.port() == 0 || known.port() == address.port())
     });
-    (known || address.ip().is_loopback()).then(|| format!("http://{address}"))
+    let scheme = if value["admin_tls"] == true { "https" } else { "http" };
+    (known || address.ip().is_loopback()).then(|| format!("{scheme}://{address}"))
 }
 
 fn read_token(file: &PathBuf) -> Result<String> {
@@ -252,10 +342,13 @@ mod tests {
             ("192.0.2.7:18083", "127.0.0.1:18083", false),
             ("evil.example:18083", "127.0.0.1:18083", false),
         ] {
-            let known = serde_json::json!({ "pid": std::process::id(), "admin": address });
-            std::fs::write(&file, known.to_string()).expect("written");
-            let expected = taken.then(|| format!("http://{address}"));
-            assert_eq!(endpoint(&file, configured), expected, "{address} {configured}");
+            for (tls, scheme) in [(false, "http"), (true, "https")] {
+                let known =
+                    serde_json::json!({ "pid": std::process::id(), "admin": address, "admin_tls": tls });
+                std::fs::write(&file, known.to_string()).expect("written");
+                let expected = taken.then(|| format!("{scheme}://{address}"));
+                assert_eq!(endpoint(&file, configured), expected, "{address} {configured}");
+            }
         }
     }
 }

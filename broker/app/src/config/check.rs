@@ -8,7 +8,7 @@ mod transport;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mqgate_identity::evaluation::{PathDepth, PathPolicy, UsageRule};
@@ -20,7 +20,9 @@ use toml::de::DeValue;
 
 pub use self::tls::version;
 pub use self::transport::{is_local, listen_address, network};
-use super::model::{AuthMode, Config, Listener, Native, Plugin, Registration, TopicRule, Transport, Verify};
+use super::model::{
+    AdminTls, AuthMode, Config, Listener, Native, Plugin, Registration, TopicRule, Transport, Verify,
+};
 use super::problem::{Problem, did_you_mean};
 use super::schema::Shape;
 use super::source::{Source, dotted, path};
@@ -113,6 +115,9 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
             file(format!("listeners.{name}.cacertfiles[{index}]"), path);
         }
     }
+    for (field, path) in config.admin.tls.iter().flat_map(admin_files) {
+        file(format!("admin.tls.{field}"), &path);
+    }
     for (index, path) in config.crl.files.iter().enumerate() {
         file(format!("crl.files[{index}]"), path);
     }
@@ -127,12 +132,32 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
         }
     }
     for (name, listener) in config.listeners.iter().filter(|(_, listener)| listener.kind.has_tls()) {
-        tls::check_files(&mut checker, name, listener, base);
+        tls::check_files(&mut checker, &format!("listeners.{name}"), listener, base);
         if let Some(path) = &listener.ocsp.issuer_pem {
             ocsp::check_file(&mut checker, &format!("listeners.{name}.ocsp.issuer_pem"), &base.join(path));
         }
     }
+    if let Some(tls) = &config.admin.tls {
+        tls::check_files(&mut checker, "admin.tls", &tls.as_listener(), base);
+    }
     checker.problems
+}
+
+/// The files of the admin API's TLS, each with its key.
+fn admin_files(tls: &AdminTls) -> Vec<(String, PathBuf)> {
+    let mut files = Vec::new();
+    for (field, path) in
+        [("certfile", &tls.certfile), ("keyfile", &tls.keyfile), ("cacertfile", &tls.cacertfile)]
+    {
+        files.extend(path.iter().map(|path| (field.to_owned(), path.clone())));
+    }
+    for (index, pair) in tls.certificates.iter().enumerate() {
+        files.push((format!("certificates[{index}].certfile"), pair.certfile.clone()));
+        files.push((format!("certificates[{index}].keyfile"), pair.keyfile.clone()));
+    }
+    let more = tls.cacertfiles.iter().enumerate();
+    files.extend(more.map(|(index, path)| (format!("cacertfiles[{index}]"), path.clone())));
+    files
 }
 
 /// Reads `ADDRESS:PORT`. A port alone is refused: it would say nothing about who can reach it.
@@ -307,6 +332,14 @@ impl Checker<'_, '_> {
             ),
             _ => {}
         }
+        if mode != AuthMode::OneWay && listener.ca_files().next().is_none() {
+            self.warn(
+                &key("cacertfile"),
+                "this listener asks for certificates and names no CA: only those of CAs that are added with `mqgate ca \
+                 add` let anybody in",
+                Some("name the PEM file of the devices' CA, or add it to the running broker"),
+            );
+        }
         if mode == AuthMode::OneWay {
             const REMEDY: &str =
                 "use `auth_mode = \"mutual\"` (`verify = \"verify_peer\"`), or remove this key";
@@ -332,12 +365,26 @@ impl Checker<'_, '_> {
         if config.admin.enable
             && let Some(address) = self.bind("admin.bind", &config.admin.bind)
             && !address.ip().is_loopback()
+            && config.admin.tls.is_none()
             && !config.admin.allow_remote
         {
             self.add(
                 "admin.bind",
                 "the admin API speaks plain HTTP, and this address can be reached by others",
-                Some("bind a loopback address, or put a TLS proxy in front and set `admin.allow_remote = true`"),
+                Some(
+                    "add [admin.tls], bind a loopback address, or put a TLS proxy in front and set \
+                     `admin.allow_remote = true`",
+                ),
+            );
+        }
+        if let Some(tls) = &config.admin.tls {
+            tls::check(self, &|field| format!("admin.tls.{field}"), &tls.as_listener());
+        }
+        if config.metrics.tls && (config.admin.tls.is_none() || config.metrics.bind.is_none()) {
+            self.add(
+                "metrics.tls",
+                "without effect: it is for `metrics.bind`, and by the keys of [admin.tls]",
+                Some("add [admin.tls] and `metrics.bind`, or remove this key"),
             );
         }
         let metrics = &config.metrics;

@@ -227,7 +227,9 @@ ssl_options = { managed_certs = [{ bundle_name = "a", sni = "example.com" }, { n
         assert_eq!(listener.session_resumption, Some(SessionResumption::Tickets));
         assert!(listener.ocsp.enable);
         assert_eq!(listener.ocsp.responder_url.as_deref(), Some("http://127.0.0.1:9877"));
-        assert!(listener.ocsp.issuer_pem.as_ref().is_some_and(|path| path.ends_with("etc/certs/ocsp-issuer.pem")));
+        assert!(
+            listener.ocsp.issuer_pem.as_ref().is_some_and(|path| path.ends_with("etc/certs/ocsp-issuer.pem"))
+        );
         let managed = &listeners["tenants"].managed_certs;
         assert_eq!(managed[0].namespace, "global");
         assert_eq!((managed[1].namespace.as_str(), managed[1].bundle_name.as_str()), ("tenant-a", "b"));
@@ -278,7 +280,10 @@ ssl_options = { managed_certs = [{ bundle_name = "a", sni = "example.com" }, { n
             ("builtin_certificate = false", &["only where there is another"]),
             ("certfile = \"a.pem\"", &["private key"]),
             ("managed_certs = [{ bundle_name = \"a\", sni = \"a b\" }]", &["not a server name"]),
-            ("ocsp = { enable = true, responder_url = \"https://x.example\" }", &["ocsp.responder_url", "http"]),
+            (
+                "ocsp = { enable = true, responder_url = \"https://x.example\" }",
+                &["ocsp.responder_url", "http"],
+            ),
             ("ocsp = { enable = true, allow_networks = [\"x\"] }", &["ocsp.allow_networks[0]"]),
             ("ocsp = { enable = true, refresh_interval = \"0s\" }", &["ocsp.refresh_interval"]),
             ("verify = \"verify_none\"\nfail_if_no_peer_cert = true", &["verify_peer", "one-way TLS"]),

@@ -304,7 +304,20 @@ fn anchor_paths(config: &mut Config, base: &Path) {
             *file = path.to_string_lossy().into_owned();
         }
     }
+    if let Some(tls) = &mut config.admin.tls {
+        [&mut tls.certfile, &mut tls.keyfile, &mut tls.cacertfile]
+            .into_iter()
+            .flatten()
+            .chain(&mut tls.cacertfiles)
+            .for_each(anchor);
+        for certificate in &mut tls.certificates {
+            [&mut certificate.certfile, &mut certificate.keyfile].into_iter().for_each(anchor);
+            certificate.password.iter_mut().for_each(|password| anchor_password(password, base));
+        }
+        tls.password.iter_mut().for_each(|password| anchor_password(password, base));
+    }
     config.crl.files.iter_mut().chain(&mut config.crl.directories).for_each(anchor);
+    config.admin.allow_paths.iter_mut().for_each(anchor);
     config.admin.token_file.iter_mut().chain(&mut config.audit.path).for_each(anchor);
 }
 

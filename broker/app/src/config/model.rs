@@ -2,6 +2,7 @@
 //! generated from them. One file per subject; every name is found here. Knows nothing of files and environment;
 //! those are `source`'s.
 
+mod admin_tls;
 mod crl;
 mod extras;
 mod limits;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::units::Span;
 
+pub use self::admin_tls::AdminTls;
 pub use self::crl::{Crl, CrlScope, StaleLists};
 pub use self::extras::{
     AutoSubscribe, Bans, Delayed, Flapping, Rates, Rewrite, SlowSubscribers, Sys, Topics, Trace,

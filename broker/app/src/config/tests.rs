@@ -55,13 +55,56 @@ source = "bundled:cert-alc"
     /etc/mqgate/mqgate.toml:11:8: `admin.bind`: the admin API speaks plain HTTP, and this address can be reached by others
       11 | bind = "0.0.0.0:18083"
          |        ^^^^^^^^^^^^^^^
-      help: bind a loopback address, or put a TLS proxy in front and set `admin.allow_remote = true`
+      help: add [admin.tls], bind a loopback address, or put a TLS proxy in front and set `admin.allow_remote = true`
     /etc/mqgate/mqgate.toml:14:10: `plugins[0].source`: no component `cert-alc` is bundled
       14 | source = "bundled:cert-alc"
          |          ^^^^^^^^^^^^^^^^^^
       help: did you mean `bundled:cert-acl`?
     7 problems in the configuration
     "#);
+}
+
+#[test]
+fn the_admin_api_is_reached_by_others_with_tls_or_if_it_is_meant() {
+    let refused = |admin: &str| {
+        let text = format!("[listeners.main]\n[admin]\nbind = \"0.0.0.0:18083\"\n{admin}");
+        inputs(&text, &[]).load().err().map(|problems| problems.to_string())
+    };
+    assert!(refused("").is_some_and(|said| said.contains("[admin.tls]")));
+    assert_eq!(refused("allow_remote = true"), None);
+    assert_eq!(refused("[admin.tls]"), None);
+    for (keys, words) in [
+        ("certfile = \"a.pem\"", &["admin.tls.keyfile", "missing"][..]),
+        ("versions = \"tlsv1.1\"", &["tlsv1.1", "RFC 8996"]),
+        ("ciphers = \"AES128-SHA\"", &["admin.tls.ciphers"]),
+        ("builtin_certificate = false", &["admin.tls.builtin_certificate"]),
+        ("certfiles = 1", &["admin.tls.certfiles", "certfile"]),
+    ] {
+        let said = refused(&format!("[admin.tls]\n{keys}")).expect(keys);
+        for word in words {
+            assert!(said.contains(word), "{keys}: `{word}` is not in\n{said}");
+        }
+    }
+    let text = "[listeners.main]\n[metrics]\nbind = \"127.0.0.1:1\"\ntls = true";
+    assert!(problems(text, &[]).contains("metrics.tls"));
+}
+
+#[test]
+fn a_listener_that_asks_for_certificates_and_names_no_ca_is_noticed() {
+    let warned = |listener: &str| {
+        let text = format!("[listeners.main]\n{listener}");
+        let loaded = inputs(&text, &[]).load().expect("nothing is wrong");
+        loaded.warnings.to_string()
+    };
+    for mode in ["mutual", "per-device"] {
+        let said = warned(&format!("auth_mode = \"{mode}\""));
+        assert!(said.contains("listeners.main.cacertfile") && said.contains("mqgate ca add"), "{said}");
+    }
+    for fine in
+        ["auth_mode = \"mutual\"\ncacertfile = \"ca.pem\"", "auth_mode = \"one-way\"", "type = \"tcp\""]
+    {
+        assert!(!warned(fine).contains("cacertfile"), "{fine}");
+    }
 }
 
 #[test]

@@ -9,11 +9,13 @@ use anyhow::{Context, Result};
 use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, to_pem};
 use mqgate_identity::hooks::ChainMember;
 use mqgate_identity::time::UnixMillis;
+use mqgate_server::admin::ADMIN_TLS;
 use mqgate_server::clock;
+use mqgate_server::tls::TlsSet;
 use mqgate_server::trust::BoundAnchor;
 use serde_json::Value;
 
-use super::files::Contents;
+use super::files::{Contents, of_admin};
 use super::impact::{Concerned, Impact, Obstacle, Rules, concerned};
 use super::ledger::{Material, Transition, new_id};
 use super::material::{self, Pair, Term};
@@ -23,7 +25,7 @@ use super::transitions::{anchors as anchors_of, server_certificates_of};
 use super::{Begun, Disconnect, Done, ReloadError, ReloadParts, Report, Request, State};
 use crate::config::{Config, model};
 use crate::run::paths::path_policy;
-use crate::run::{build, builtin, chain, listeners};
+use crate::run::{admin_tls, build, builtin, chain, listeners};
 
 /// What is to be in force.
 pub(super) struct Next {
@@ -46,6 +48,8 @@ struct Ready {
     transitions: Vec<Transition>,
     natives: Vec<ChainMember>,
     components: Vec<Component>,
+    /// The admin API's, if it changes.
+    admin_tls: Option<TlsSet>,
 }
 
 /// A component whose settings change.
@@ -121,7 +125,18 @@ fn prepare(parts: &ReloadParts, state: &State, next: &Next, request: &Request) -
         transitions,
         natives: natives(next)?,
         components: components(next)?,
+        admin_tls: admin_tls(parts, state, next)?,
     })
+}
+
+/// The admin API's TLS with what its keys and files are now. That there is any at all is settled at the start.
+fn admin_tls(parts: &ReloadParts, state: &State, next: &Next) -> Result<Option<TlsSet>> {
+    let touched = of_admin(&next.config).iter().any(|file| next.files.contains(file));
+    let changed = touched || state.config.admin.tls != next.config.admin.tls;
+    match parts.admin_tls.is_some() && changed {
+        true => admin_tls::set(&next.config, &parts.bundles),
+        false => Ok(None),
+    }
 }
 
 /// Listeners that a change concerns, made ready.
@@ -331,6 +346,10 @@ async fn commit(parts: &ReloadParts, state: &State, next: &Next, ready: Ready) -
         parts.host.replace_native(native).await;
     }
     parts.listeners.finish(listeners);
+    if let (Some(tls), Some(set)) = (&parts.admin_tls, ready.admin_tls) {
+        tls.swap(set);
+        parts.bundles.watch(ADMIN_TLS, tls);
+    }
     parts.log.set(&config.log.filter);
     parts.registry.count_cas();
     parts.transitions.begun(&ready.transitions);

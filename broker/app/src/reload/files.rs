@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
-use crate::config::model::Listener;
+use crate::config::model::{AdminTls, Listener};
 
 /// What files hold, as far as it matters whether it is the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,10 +82,17 @@ fn look(file: &Path) -> Option<Look> {
     })
 }
 
-/// What the listeners of a configuration name.
+/// What the TLS of the admin API names.
+pub fn of_admin(config: &Config) -> Vec<PathBuf> {
+    let tls = config.admin.tls.as_ref().map(AdminTls::as_listener);
+    tls.iter().flat_map(Listener::every_file).cloned().collect()
+}
+
+/// What the listeners of a configuration name, and the admin API's TLS.
 pub fn of_listeners(config: &Config) -> Vec<PathBuf> {
     let listeners = config.listeners.values();
     let mut files: Vec<PathBuf> = listeners.flat_map(Listener::every_file).cloned().collect();
+    files.extend(of_admin(config));
     files.sort();
     files.dedup();
     files

@@ -28,6 +28,7 @@ use mqgate_server::clock;
 use mqgate_server::gate::Gate;
 use mqgate_server::live::Live;
 use mqgate_server::registry::Registry;
+use mqgate_server::tls::TlsServer;
 use mqgate_server::trust::{BoundAnchor, TrustStore};
 use prometheus::{Gauge, IntCounterVec, Opts};
 use serde::{Deserialize, Serialize};
@@ -151,6 +152,8 @@ pub struct ReloadParts {
     pub audit: Arc<AuditLog>,
     pub listeners: Arc<Listeners>,
     pub transitions: Arc<Transitions>,
+    /// The admin API's, if it has any.
+    pub admin_tls: Option<Arc<TlsServer>>,
     pub log: LogFilter,
 }
 

@@ -104,6 +104,8 @@ fn effect(path: &[String]) -> Effect {
         ["listeners", _] | ["listeners", _, "bind" | "type"] => Effect::Now,
         ["listeners", _, "rates", ..] => Effect::Restart,
         ["listeners", _, ..] => Effect::NewConnections,
+        // Whether there is TLS at all is settled at the start.
+        ["admin", "tls", _, ..] => Effect::NewConnections,
         // Rule sets are part of a permit, which a session keeps unless it asks again.
         ["policy", "acls", ..] => Effect::NewConnections,
         // The routes that load and swap plugins have it from the start.

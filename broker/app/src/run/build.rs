@@ -122,7 +122,11 @@ pub fn listener(
     let key = |field: &str| format!("listeners.{name}.{field}");
     let address = listen_address(&listener.bind).map_err(|error| wrong(&key("bind"), error))?;
     let tls = match listener.kind.has_tls() {
-        true => Some(Arc::new(TlsServer::new(tls(name, listener, policy.clone(), trust, bundles, retired)?))),
+        true => {
+            let at = format!("listeners.{name}");
+            let set = tls(&at, name, listener, policy.clone(), trust, bundles, retired)?;
+            Some(Arc::new(TlsServer::new(set)))
+        }
         false => None,
     };
     let mut settings = ListenerSettings::new(name, address, tls);
@@ -163,7 +167,8 @@ fn ocsp(name: &str, listener: &model::Listener) -> Result<Option<OcspSettings>> 
     let issuers = match &ocsp.issuer_pem {
         None => Vec::new(),
         Some(file) => {
-            let unusable = |error: &dyn std::fmt::Display| wrong(&key, format!("{}: {error}", file.display()));
+            let unusable =
+                |error: &dyn std::fmt::Display| wrong(&key, format!("{}: {error}", file.display()));
             let pem = std::fs::read(file).map_err(|error| unusable(&error))?;
             certificates_from_pem(&pem).map_err(|error| unusable(&error))?
         }
@@ -177,17 +182,20 @@ fn ocsp(name: &str, listener: &model::Listener) -> Result<Option<OcspSettings>> 
     }))
 }
 
-fn client_auth(name: &str, listener: &model::Listener) -> Result<ClientAuth> {
+fn client_auth(at: &str, listener: &model::Listener) -> Result<ClientAuth> {
     let verify = listener.verify.map(|verify| match verify {
         model::Verify::VerifyNone => Verify::None,
         model::Verify::VerifyPeer => Verify::Peer,
     });
     let resolved = ClientAuth::resolve(auth_mode(listener), verify, listener.fail_if_no_peer_cert);
-    Ok(resolved.map_err(|error| wrong(&format!("listeners.{name}.auth_mode"), error))?)
+    Ok(resolved.map_err(|error| wrong(&format!("{at}.auth_mode"), error))?)
 }
 
 /// What a listener speaks TLS with: complete and checked, or an error that names the key.
+///
+/// `at` is where its keys stand, `name` what it is called.
 pub fn tls(
+    at: &str,
     name: &str,
     listener: &model::Listener,
     policy: PathPolicy,
@@ -195,9 +203,9 @@ pub fn tls(
     bundles: &Bundles,
     retired: &[Transition],
 ) -> Result<TlsSet> {
-    let key = |field: &str| format!("listeners.{name}.{field}");
-    let certificates = certificates(name, listener, bundles, retired)?;
-    let client_auth = client_auth(name, listener)?;
+    let key = |field: &str| format!("{at}.{field}");
+    let certificates = certificates(at, name, listener, bundles, retired)?;
+    let client_auth = client_auth(at, listener)?;
     let is_quic = listener.kind == model::Transport::Quic;
     let words = |names: &model::Names| names.0.clone();
     let (suites, groups) = (words(&listener.ciphers), words(&listener.groups));
@@ -239,12 +247,12 @@ pub fn tls(
     if client_auth != ClientAuth::None && trust.listener(name).current().anchors.is_empty() {
         tracing::warn!(listener = name, "no CA is trusted yet: nobody can connect before `mqgate ca add`");
     }
-    Ok(TlsSet::new(settings, certificates, trust.listener(name))
-        .map_err(|error| wrong(&format!("listeners.{name}"), error))?)
+    Ok(TlsSet::new(settings, certificates, trust.listener(name)).map_err(|error| wrong(at, error))?)
 }
 
 /// The list of a listener, in its order: files, bundles, the built-in one; then those that were replaced.
 fn certificates(
+    at: &str,
     name: &str,
     listener: &model::Listener,
     bundles: &Bundles,
@@ -254,7 +262,7 @@ fn certificates(
     let names =
         |sni: &Option<String>| -> Vec<String> { sni.iter().filter_map(|name| server_name(name)).collect() };
     for (index, files) in listener.files().into_iter().enumerate() {
-        let key = format!("listeners.{name}.{}", listener.file_key(index));
+        let key = format!("{at}.{}", listener.file_key(index));
         let password = files.password.as_deref().map(secret::resolve).transpose();
         let password = password.map_err(|error| wrong(&key.replace("certfile", "password"), error))?;
         let now = clock::now().seconds();
@@ -275,7 +283,7 @@ fn certificates(
         });
     }
     for (index, managed) in listener.managed_certs.iter().enumerate() {
-        let key = format!("listeners.{name}.managed_certs[{index}].bundle_name");
+        let key = format!("{at}.managed_certs[{index}].bundle_name");
         let mut bundle =
             bundles.bind(&managed.namespace, &managed.bundle_name).map_err(|error| wrong(&key, error))?;
         bundle.names = names(&managed.sni);
@@ -287,7 +295,7 @@ fn certificates(
     if bound.iter().all(|bound| !bound.enabled) {
         let what = "no certificate is enabled here: enable one (`mqgate server-cert enable builtin`), or name one \
                     with `certfile` and `keyfile`";
-        return Err(wrong(&format!("listeners.{name}.certfile"), what).into());
+        return Err(wrong(&format!("{at}.certfile"), what).into());
     }
     if !listener.ocsp.enable {
         for demanding in bound.iter().filter(|bound| must_staple(bound.certificate.facts())) {

@@ -19,7 +19,8 @@ const LOOK: Duration = Duration::from_secs(6 * 3_600);
 
 /// Whether a listener has it, or could be given it.
 pub fn is_wanted(config: &Config) -> bool {
-    config.listeners.values().any(crate::config::model::Listener::has_builtin)
+    let of_admin = config.admin.tls.as_ref().is_some_and(|tls| tls.as_listener().has_builtin());
+    of_admin || config.listeners.values().any(crate::config::model::Listener::has_builtin)
 }
 
 /// Where it is, and whom it is for.
@@ -41,8 +42,9 @@ fn names(config: &Config) -> Vec<String> {
     let mut names = vec![String::from("localhost")];
     names.extend(host);
     names.extend(["127.0.0.1", "::1"].map(String::from));
-    for listener in config.listeners.values() {
-        if let Ok(address) = bind_address(&listener.bind)
+    let binds = config.listeners.values().map(|listener| &listener.bind);
+    for bind in binds.chain(config.admin.tls.is_some().then_some(&config.admin.bind)) {
+        if let Ok(address) = bind_address(bind)
             && !address.ip().is_unspecified()
         {
             names.push(address.ip().to_string());

@@ -25,6 +25,8 @@ struct Known {
     pid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     admin: Option<SocketAddr>,
+    /// Whether that one is HTTPS.
+    admin_tls: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<SocketAddr>,
     listeners: BTreeMap<String, ListenerEndpoint>,
@@ -42,14 +44,14 @@ impl Endpoints {
         Self { file, known: Mutex::new(Known { pid: std::process::id(), ..Known::default() }) }
     }
 
-    pub fn admin(&self, address: SocketAddr) -> Result<()> {
-        self.change(|known| known.admin = Some(address))?;
-        crate::cli::announce(&format!("listening: admin api {address}"))
+    pub fn admin(&self, address: SocketAddr, tls: bool) -> Result<()> {
+        self.change(|known| (known.admin, known.admin_tls) = (Some(address), tls))?;
+        crate::cli::announce(&format!("listening: admin {} {address}", if tls { "https" } else { "api" }))
     }
 
-    pub fn metrics(&self, address: SocketAddr) -> Result<()> {
+    pub fn metrics(&self, address: SocketAddr, tls: bool) -> Result<()> {
         self.change(|known| known.metrics = Some(address))?;
-        crate::cli::announce(&format!("listening: metrics http {address}"))
+        crate::cli::announce(&format!("listening: metrics {} {address}", if tls { "https" } else { "http" }))
     }
 
     fn listener(&self, kind: &'static str, name: &str, address: Option<ListenAddress>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! `mqgate run`: puts the parts together, waits for the signal to stop, takes them apart in order.
 
+pub(crate) mod admin_tls;
 pub mod build;
 pub(crate) mod builtin;
 pub(crate) mod chain;
@@ -22,7 +23,7 @@ use anyhow::{Context, Result};
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::Storage;
-use mqgate_server::admin::{About, AdminParts, Door, HostRule};
+use mqgate_server::admin::{ADMIN_TLS, About, AdminParts, AdminTls, Door, HostRule};
 use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::{Admitter, Broker, BrokerParts};
 use mqgate_server::bundles::Bundles;
@@ -35,6 +36,7 @@ use mqgate_server::metrics::{BuildInfo, Metrics};
 use mqgate_server::ocsp::Stapler;
 use mqgate_server::readiness::Readiness;
 use mqgate_server::registry::Registry;
+use mqgate_server::tls::TlsServer;
 use mqgate_server::trust::{BoundAnchor, HintLimits, TrustStore};
 use mqgate_server::{admin, clock};
 use mqgate_storage::{FjallStorage, StorageOptions};
@@ -128,6 +130,8 @@ struct Parts {
     builtin: Arc<builtin::Builtin>,
     revocations: Arc<RevocationService>,
     stapler: Arc<Stapler>,
+    /// The admin API's.
+    admin_tls: Option<Arc<TlsServer>>,
 }
 
 async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, log: LogFilter) -> Result<()> {
@@ -248,6 +252,7 @@ fn reloader(
         audit: Arc::clone(&parts.audit),
         listeners: Arc::clone(listeners),
         transitions: Arc::clone(&parts.transitions),
+        admin_tls: parts.admin_tls.clone(),
         log,
     };
     let (config, anchors) = (parts.config.clone(), parts.anchors.clone());
@@ -325,6 +330,11 @@ async fn open(config: Config) -> Result<Parts> {
         bundles.set_builtin(builtin.provide(&config)?)?;
     }
 
+    let admin_tls = admin_tls::set(&config, &bundles)?.map(|set| Arc::new(TlsServer::new(set)));
+    if let Some(tls) = &admin_tls {
+        bundles.watch(ADMIN_TLS, tls);
+    }
+
     let (settings, natives) = (chain::host_settings(&config), chain::natives(&config)?);
     let prometheus = metrics.registry().clone();
     // Starts threads and may read a cache of compiled components.
@@ -395,6 +405,7 @@ async fn open(config: Config) -> Result<Parts> {
         builtin,
         revocations,
         stapler,
+        admin_tls,
     })
 }
 
@@ -434,11 +445,16 @@ async fn serve_admin(
         about,
     };
     let need_token = config.metrics.require_token;
+    let tls = parts
+        .admin_tls
+        .as_ref()
+        .map(|server| Arc::new(AdminTls::new(Arc::clone(server), Arc::clone(&parts.audit))));
     if config.admin.enable {
         let here = config.metrics.enable && config.metrics.bind.is_none();
         let door =
             Door::new(hash.clone(), HostRule::Known(config.admin.hosts.clone()), Arc::clone(&parts.audit))
-                .metrics(here, need_token);
+                .metrics(here, need_token)
+                .behind(tls.clone());
         let plugins = PluginAdmin {
             host: Arc::clone(&parts.host),
             broker: Arc::clone(&parts.broker),
@@ -453,8 +469,8 @@ async fn serve_admin(
         let router = admin::router(routes.clone(), Arc::new(door), more);
         let socket = listen("admin.bind", &config.admin.bind).await?;
         let address = socket.local_addr()?;
-        endpoints.admin(address)?;
-        spawn_server("admin API", socket, router, end, tasks);
+        endpoints.admin(address, tls.is_some())?;
+        spawn_server("admin API", socket, tls.clone(), router, end, tasks);
     }
     if let (true, Some(bind)) = (config.metrics.enable, &config.metrics.bind) {
         let socket = listen("metrics.bind", bind).await?;
@@ -463,9 +479,11 @@ async fn serve_admin(
             true => HostRule::Known(config.admin.hosts.clone()),
             false => HostRule::Any,
         };
-        let door = Door::new(hash, hosts, Arc::clone(&parts.audit)).metrics(true, need_token);
-        endpoints.metrics(address)?;
-        spawn_server("metrics", socket, admin::metrics_router(routes, Arc::new(door)), end, tasks);
+        let tls = tls.filter(|_| config.metrics.tls);
+        let door =
+            Door::new(hash, hosts, Arc::clone(&parts.audit)).metrics(true, need_token).behind(tls.clone());
+        endpoints.metrics(address, tls.is_some())?;
+        spawn_server("metrics", socket, tls, admin::metrics_router(routes, Arc::new(door)), end, tasks);
     }
     Ok(())
 }
@@ -473,13 +491,14 @@ async fn serve_admin(
 fn spawn_server(
     name: &'static str,
     socket: tokio::net::TcpListener,
+    tls: Option<Arc<AdminTls>>,
     router: axum::Router,
     end: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) {
     let end = end.clone();
     tasks.spawn(async move {
-        if let Err(error) = admin::serve(socket, router, end).await {
+        if let Err(error) = admin::serve(socket, tls, router, end).await {
             tracing::error!(%error, "the {name} has stopped");
         }
     });

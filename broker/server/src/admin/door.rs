@@ -15,14 +15,15 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
+use super::secure::{AdminTls, Subject};
 use super::shortened;
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::clock;
 
 /// Equal refusals of one address within this are one audit record with a count.
-const COALESCE: Duration = Duration::from_secs(10);
-const COALESCED_KEYS: usize = 1_024;
+pub(super) const COALESCE: Duration = Duration::from_secs(10);
+pub(super) const COALESCED_KEYS: usize = 1_024;
 
 /// Who asks, as audit records name it: `admin:{token name}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,7 @@ pub struct Door {
     hosts: HostRule,
     metrics: bool,
     metrics_need_token: bool,
+    tls: Option<Arc<AdminTls>>,
     audit: Arc<AuditLog>,
     refusals: Mutex<Coalescer<(IpAddr, &'static str)>>,
 }
@@ -76,6 +78,7 @@ impl Door {
             hosts,
             metrics: true,
             metrics_need_token: false,
+            tls: None,
             audit,
             refusals: Mutex::new(Coalescer::new(COALESCE, COALESCED_KEYS)),
         }
@@ -86,6 +89,21 @@ impl Door {
     pub fn metrics(mut self, served: bool, need_token: bool) -> Self {
         (self.metrics, self.metrics_need_token) = (served, need_token);
         self
+    }
+
+    /// Behind TLS the names of its certificates are ours as well.
+    #[must_use]
+    pub fn behind(mut self, tls: Option<Arc<AdminTls>>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// As audit records name who asks.
+    fn actor_of(&self, request: &Request) -> Actor {
+        match request.extensions().get::<Subject>() {
+            Some(Subject(subject)) => Actor(format!("{} ({subject})", self.actor.0).into()),
+            None => self.actor.clone(),
+        }
     }
 
     pub(super) fn metrics_on_this_address(&self) -> bool {
@@ -120,6 +138,7 @@ impl Door {
         name.parse::<IpAddr>().is_ok()
             || name.eq_ignore_ascii_case("localhost")
             || names.iter().any(|known| known.eq_ignore_ascii_case(name))
+            || self.tls.as_ref().is_some_and(|tls| tls.is_named(name))
     }
 
     fn check_names(&self, request: &Request) -> Result<(), Problem> {
@@ -194,7 +213,8 @@ pub(super) async fn ask_for_token(
 ) -> Response {
     let problem = match bearer(request.headers()) {
         Some(token) if door.token.matches(token) => {
-            request.extensions_mut().insert(door.actor.clone());
+            let actor = door.actor_of(&request);
+            request.extensions_mut().insert(actor);
             return next.run(request).await;
         }
         Some(_) => Problem::new(StatusCode::UNAUTHORIZED, "token_wrong", "this is not the admin token"),

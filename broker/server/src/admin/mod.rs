@@ -1,4 +1,4 @@
-//! The admin API: HTTP for the operator, on loopback, with a bearer token. `/health`, `/ready` and
+//! The admin API: HTTP for the operator, on loopback or with TLS, with a bearer token. `/health`, `/ready` and
 //! `/metrics` need none.
 //!
 //! Knows the registry, the connections and the audit log; plugins are somebody else's routes, merged here so
@@ -18,6 +18,7 @@ mod pages;
 pub mod problem;
 mod refusals;
 mod retained;
+mod secure;
 mod serving;
 mod sessions;
 mod slow;
@@ -38,6 +39,7 @@ pub use self::bundles::router as bundles_router;
 pub use self::crls::crl_routes;
 pub use self::door::{Actor, Door, HostRule, TokenHash};
 pub use self::problem::Problem;
+pub use self::secure::{ADMIN_TLS, AdminTls};
 pub use self::serving::serve;
 use crate::audit::AuditLog;
 use crate::broker::Broker;

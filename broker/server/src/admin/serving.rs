@@ -1,5 +1,5 @@
-//! HTTP/1.1 for the admin API and the pages: so many connections and no more, and none that says nothing
-//! keeps its place.
+//! HTTP/1.1 for the admin API and the pages, with TLS or without: so many connections and no more, and none that says
+//! nothing keeps its place.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,11 +16,14 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+
+use super::secure::{AdminTls, Subject};
 
 /// Connections at once; more wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 256;
@@ -62,21 +65,41 @@ impl Default for Bounds {
 /// Serves `router` until `shutdown`; requests in flight get a moment to end.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<AdminTls>>,
     router: Router,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    serve_within(Bounds::default(), listener, router, shutdown).await;
+    serve_within(Bounds::default(), listener, tls, router, shutdown).await;
     Ok(())
 }
 
-async fn serve_within(bounds: Bounds, listener: TcpListener, router: Router, shutdown: CancellationToken) {
+async fn serve_within(
+    bounds: Bounds,
+    listener: TcpListener,
+    tls: Option<Arc<AdminTls>>,
+    router: Router,
+    shutdown: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(bounds.connections));
     let mut connections = JoinSet::new();
     while let Some((stream, peer, place)) = next(&listener, &places, &shutdown).await {
         while connections.try_join_next().is_some() {}
-        let (router, shutdown) = (router.clone(), shutdown.clone());
+        let (tls, router, shutdown) = (tls.clone(), router.clone(), shutdown.clone());
         connections.spawn(async move {
-            connection(bounds, stream, peer, router, shutdown).await;
+            let _ = stream.set_nodelay(true);
+            match tls {
+                None => connection(bounds, stream, Asker { peer, subject: None }, router, shutdown).await,
+                Some(tls) => {
+                    // In a box: what a handshake needs is not kept for as long as the connection lives.
+                    let accepted = tokio::select! {
+                        () = shutdown.cancelled() => None,
+                        accepted = Box::pin(tls.accept(stream, peer)) => accepted,
+                    };
+                    if let Some((stream, subject)) = accepted {
+                        connection(bounds, stream, Asker { peer, subject }, router, shutdown).await;
+                    }
+                }
+            }
             drop(place);
         });
     }
@@ -110,18 +133,26 @@ async fn next(
     }
 }
 
-async fn connection(
-    bounds: Bounds,
-    stream: TcpStream,
+/// Who is at the other end.
+struct Asker {
     peer: SocketAddr,
+    subject: Option<Subject>,
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    bounds: Bounds,
+    stream: S,
+    asker: Asker,
     router: Router,
     shutdown: CancellationToken,
 ) {
-    let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(|body| Body::new(Hurried { body, end: Box::pin(sleep(bounds.body)) }));
-        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(ConnectInfo(asker.peer));
+        if let Some(subject) = &asker.subject {
+            request.extensions_mut().insert(subject.clone());
+        }
         let answer = router.call(request);
         async move { answer.await.map_err(|never: Infallible| never) }
     });
@@ -188,7 +219,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let end = CancellationToken::new();
-        (address, end.clone(), tokio::spawn(serve_within(bounds, listener, router, end)))
+        (address, end.clone(), tokio::spawn(serve_within(bounds, listener, None, router, end)))
     }
 
     fn patient() -> Bounds {

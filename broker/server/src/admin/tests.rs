@@ -87,7 +87,7 @@ impl World {
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let end = CancellationToken::new();
-        tokio::spawn(serve(socket, router(parts, Arc::new(door), Router::new()), end.clone()));
+        tokio::spawn(serve(socket, None, router(parts, Arc::new(door), Router::new()), end.clone()));
         (Self { address, audit, folder, listener, _end: end.drop_guard() }, ca)
     }
 

@@ -100,9 +100,9 @@ fn certificates(checker: &mut Checker<'_, '_>, key: &dyn Fn(&str) -> String, lis
 }
 
 /// Certificates and keys that are there and cannot be used.
-pub(super) fn check_files(checker: &mut Checker<'_, '_>, name: &str, listener: &Listener, base: &Path) {
+pub(super) fn check_files(checker: &mut Checker<'_, '_>, at: &str, listener: &Listener, base: &Path) {
     for (index, files) in listener.files().into_iter().enumerate() {
-        let key = format!("listeners.{name}.{}", listener.file_key(index));
+        let key = format!("{at}.{}", listener.file_key(index));
         let (certificate, private) = (base.join(&files.certfile), base.join(&files.keyfile));
         if !certificate.is_file() || !private.is_file() {
             continue;

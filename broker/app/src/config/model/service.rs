@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::AdminTls;
 use crate::config::units::{Size, Span};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -12,16 +13,24 @@ use crate::config::units::{Size, Span};
 pub struct Admin {
     /// Whether there is an admin API.
     pub enable: bool,
-    /// Address and port. It is plain HTTP: anything but a loopback address is refused unless `allow_remote` is set.
+    /// Address and port. Without `[admin.tls]` it is plain HTTP: anything but a loopback address is refused then, unless
+    /// `allow_remote` is set.
     pub bind: String,
-    /// Permit `bind` to name an address that others can reach, because a proxy in front adds TLS.
+    /// Permit `bind` to name an address that others can reach although there is no TLS, because a proxy in front adds it.
     pub allow_remote: bool,
-    /// `Host` names that requests may carry besides loopback names and the bound address: a defence against
-    /// DNS rebinding.
+    /// HTTPS, with certificates of the operators if that is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<AdminTls>,
+    /// `Host` names that requests may carry besides loopback names, addresses, and the names of the certificates of
+    /// `[admin.tls]`: a defence against DNS rebinding.
     pub hosts: Vec<String>,
     /// File with the bearer token; created with mode 0600 at first start. The default is `admin.token` in `data_dir`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
+    /// Folders whose files the API may name in settings (`certfile`, `keyfile`, `cacertfile`, …), as absolute paths.
+    /// Without any, only the configuration names files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_paths: Vec<PathBuf>,
     /// Largest component that can be uploaded.
     pub max_upload: Size,
 }
@@ -37,6 +46,8 @@ pub struct Metrics {
     pub bind: Option<String>,
     /// Ask for the admin token on `/metrics`.
     pub require_token: bool,
+    /// Speak HTTPS at `bind`, by `[admin.tls]`: scrapers need a certificate where operators do.
+    pub tls: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -82,8 +93,10 @@ impl Default for Admin {
             enable: true,
             bind: String::from("127.0.0.1:18083"),
             allow_remote: false,
+            tls: None,
             hosts: Vec::new(),
             token_file: None,
+            allow_paths: Vec::new(),
             max_upload: Size(32 << 20),
         }
     }
@@ -91,7 +104,7 @@ impl Default for Admin {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { enable: true, bind: None, require_token: false }
+        Self { enable: true, bind: None, require_token: false, tls: false }
     }
 }
 
