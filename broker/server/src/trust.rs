@@ -399,6 +399,23 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_told_of_so_many_cas_and_of_none_when_there_are_more() {
+        let cas: Vec<TestCa> = (0..3).map(|number| TestCa::new(&format!("ca {number}"))).collect();
+        let store = TrustStore::new(3);
+        store.configure(cas.iter().map(TestCa::anchor).collect()).unwrap();
+        let main = store.listener("main");
+        let told = || main.current().hints.len();
+        assert_eq!((HintLimits::default().count, told()), (32, 3));
+        let name = main.current().anchors.iter().next().unwrap().1.subject.raw.len() + 2;
+        for (count, bytes, expected) in
+            [(3, 8192, 3), (2, 8192, 0), (3, 3 * name, 3), (3, 3 * name - 1, 0), (0, 0, 0)]
+        {
+            store.limit_hints(HintLimits { count, bytes }).unwrap();
+            assert_eq!(told(), expected, "{count} names of {bytes} bytes");
+        }
+    }
+
+    #[test]
     fn a_ca_in_transition_is_valid_beside_its_successor_of_the_same_name_and_needs_no_place() {
         let (old, new) = (TestCa::new("factory"), TestCa::new("factory"));
         let store = TrustStore::new(1);

@@ -1,5 +1,6 @@
 //! `/api/v1/config`, `/api/v1/listeners/{name}` and `/api/v1/transitions`: change while the broker runs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub fn router(reloader: Reloading) -> Router {
     Router::new()
         .route("/config", get(show))
         .route("/config/reload", post(reload))
+        .route("/listeners", get(listeners))
         .route("/listeners/{name}", get(listener).patch(change))
         .route("/listeners/{name}/auth-mode", axum::routing::put(auth_mode))
         .route("/transitions", get(transitions))
@@ -79,15 +81,26 @@ async fn listener(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let (config, overrides, _) = reloader.in_force().await;
-    let Some(listener) = config.listeners.get(&name) else { return Err(no_listener(&name)) };
-    let address = reloader.listeners().about().into_iter().find(|about| about.name == name);
-    let address = address.and_then(|about| about.address.borrow().as_ref().map(ToString::to_string));
-    Ok(Json(json!({
+    if !config.listeners.contains_key(&name) {
+        return Err(no_listener(&name));
+    }
+    let shown = reloader.listeners().shown().into_iter().find(|shown| shown.name == name);
+    let mut answer = json!({
         "name": name,
-        "address": address,
-        "settings": listener,
+        "settings": crate::config::show::without_secrets(&config)["listeners"][&name],
         "overrides": overrides.shown()["listeners"][&name],
-    })))
+    });
+    // One that was just added may not run yet.
+    if let Some(Value::Object(shown)) = shown.map(|shown| json!(shown)) {
+        for (key, value) in shown {
+            answer[key] = value;
+        }
+    }
+    Ok(Json(answer))
+}
+
+async fn listeners(State(reloader): State<Reloading>) -> Json<Value> {
+    Json(json!({ "items": reloader.listeners().shown() }))
 }
 
 /// Settings of a listener, as in the configuration; `null` lets the file's value hold again.
@@ -133,10 +146,50 @@ async fn patched(
     if !config.listeners.contains_key(name) {
         return Err(no_listener(name));
     }
+    let named = files_in(&patch);
+    if let Some(file) = named.iter().find(|file| !is_allowed(file, &config.admin.allow_paths)) {
+        let detail = format!(
+            "`{file}` may not be named over the API: write it into the configuration, have its folder in \
+             `admin.allow_paths`, or have the broker keep the certificate (`mqgate server-cert add`, `mqgate ca add`)"
+        );
+        return Err(Problem::new(StatusCode::FORBIDDEN, "path_not_allowed", detail).about(name));
+    }
     let mut request = how.request(actor);
     request.overrides = Some(overrides.patched(&["listeners", name], patch));
     let report = reloader.reload(request).await.map_err(refused)?;
     Ok(Json(report))
+}
+
+/// Files, and other places outside of the broker, that settings of a listener name.
+fn files_in(settings: &Value) -> Vec<String> {
+    const KEYS: [&str; 5] = ["certfile", "keyfile", "cacertfile", "cacertfiles", "issuer_pem"];
+    fn walk(value: &Value, is_file: bool, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    walk(value, KEYS.contains(&key.as_str()), found);
+                    if let ("password", Some(text)) = (key.as_str(), value.as_str()) {
+                        found.extend(text.strip_prefix("file://").map(str::to_owned));
+                        // The environment is no folder: nobody is let in there.
+                        found.extend(text.starts_with("env:").then(|| text.to_owned()));
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| walk(item, is_file, found)),
+            Value::String(text) if is_file => found.push(text.clone()),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(settings, false, &mut found);
+    found
+}
+
+/// Whether a file lies in one of the folders, links followed.
+fn is_allowed(file: &str, folders: &[PathBuf]) -> bool {
+    let Ok(file) = std::path::Path::new(file).canonicalize() else { return false };
+    let inside = |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| file.starts_with(folder));
+    folders.iter().any(inside)
 }
 
 #[derive(Serialize)]
@@ -245,4 +298,40 @@ fn of_ledger(error: LedgerError) -> Problem {
         LedgerError::Disk(_) => (StatusCode::SERVICE_UNAVAILABLE, "disk"),
     };
     Problem::new(status, code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_need_a_folder_that_is_allowed() {
+        let settings = json!({
+            "certfile": "/a", "keyfile": "/b", "password": "file:///c", "cacertfiles": ["/d", "/e"], "depth": 1,
+            "certificates": [{ "certfile": "/f", "keyfile": "/g", "password": "env:X", "sni": "h" }],
+            "ocsp": { "issuer_pem": "/i", "responder_url": "http://j" }, "auth_mode": "mutual", "cacertfile": null,
+        });
+        let mut named = files_in(&settings);
+        named.sort();
+        assert_eq!(named, ["/a", "/b", "/c", "/d", "/e", "/f", "/g", "/i", "env:X"]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let (inside, outside) = (folder.path().join("inside"), folder.path().join("outside"));
+        std::fs::create_dir(&inside).expect("made");
+        for file in [inside.join("a.pem"), outside.clone()] {
+            std::fs::write(file, "x").expect("written");
+        }
+        std::os::unix::fs::symlink(&outside, inside.join("link.pem")).expect("linked");
+        let allowed = |file: PathBuf| is_allowed(&file.display().to_string(), std::slice::from_ref(&inside));
+        assert!(allowed(inside.join("a.pem")));
+        for refused in [
+            outside,
+            inside.join("link.pem"),
+            inside.join("../outside"),
+            inside.join("absent"),
+            "env:X".into(),
+        ] {
+            assert!(!allowed(refused.clone()), "{}", refused.display());
+        }
+        assert!(!is_allowed(&inside.join("a.pem").display().to_string(), &[]));
+    }
 }

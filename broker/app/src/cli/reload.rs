@@ -40,11 +40,17 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
+  mqgate listener list
   mqgate listener set main auth_mode=per-device --dry-run
   mqgate listener set main max_connections=5000 versions='[\"tlsv1.3\"]'
   mqgate listener set main auth_mode=            lets the value of the file hold again")]
 pub enum Listener {
-    /// Show a listener's settings
+    /// All listeners: where they are, and how many are connected
+    List {
+        #[command(flatten)]
+        remote: RemoteArgs,
+    },
+    /// Show a listener: its connections, its certificates, its settings
     Show {
         name: String,
         #[command(flatten)]
@@ -112,6 +118,33 @@ pub fn reload(args: &Args, config: Option<&Path>) -> Result<()> {
 
 pub fn listener(command: Listener, config: Option<&Path>) -> Result<()> {
     match command {
+        Listener::List { remote } => {
+            let items = Remote::new(&remote, config)?.all("/listeners")?;
+            if remote.json {
+                return output::json(&Value::Array(items));
+            }
+            let rows: Vec<Vec<String>> = items
+                .iter()
+                .map(|item| {
+                    let names =
+                        ["name", "type", "auth_mode", "address", "state", "connections", "max_connections"];
+                    let more = ["accepted", "trusted_cas"];
+                    names.into_iter().chain(more).map(|name| text(item, name)).collect()
+                })
+                .collect();
+            let head = [
+                "NAME",
+                "TYPE",
+                "AUTH",
+                "ADDRESS",
+                "STATE",
+                "CONNECTIONS",
+                "AT MOST",
+                "ACCEPTED",
+                "TRUSTED CAS",
+            ];
+            table(&head, &rows)
+        }
         Listener::Show { name, remote } => {
             let path = format!("/listeners/{}", segment(&name));
             output::json(&Remote::new(&remote, config)?.get(&path)?)

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use mqgate_server::admin::AboutListener;
 use mqgate_server::bundles::Bundles;
-use mqgate_server::listener::{ListenError, Listener, ListenerControl, ListenerParts, ListenerSettings};
+use mqgate_server::listener::{
+    ListenAddress, ListenError, Listener, ListenerControl, ListenerParts, ListenerSettings,
+};
 use mqgate_server::ocsp::Stapler;
-use mqgate_server::tls::{BoundCertificate, CertificateSet, CertificateSource};
+use mqgate_server::tls::{BoundCertificate, CertificateSet, CertificateSource, ClientAuth};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +47,78 @@ struct Running {
     waiting: Option<Listener>,
 }
 
+/// One listener as people see it.
+#[derive(Debug, Serialize)]
+pub struct ShownListener {
+    pub name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    auth_mode: &'static str,
+    address: Option<ListenAddress>,
+    /// `open`, or `shut` while the broker is not ready.
+    state: &'static str,
+    connections: i64,
+    max_connections: usize,
+    accepted: u64,
+    /// CAs whose certificates let clients in here; nothing where no certificate is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_cas: Option<usize>,
+    /// What clients are shown, in order.
+    certificates: Vec<ShownCertificate>,
+}
+
+/// A server certificate of a listener.
+#[derive(Debug, Serialize)]
+struct ShownCertificate {
+    source: String,
+    subject: String,
+    fingerprint: String,
+    server_names: Vec<String>,
+    not_after: i64,
+    enabled: bool,
+    /// Whether an OCSP response is sent with it.
+    stapled: bool,
+}
+
+impl ShownListener {
+    fn of(running: &Running) -> Self {
+        let address = running.about.address.borrow().clone();
+        let settings = running.control.settings();
+        let (connections, accepted) = running.control.connections();
+        let tls = settings.tls.as_ref().map(|tls| tls.current());
+        let asks = tls.as_ref().filter(|set| set.settings().client_auth != ClientAuth::None);
+        let staples = tls.as_ref().is_some_and(|set| set.settings().staple);
+        let bound = tls.iter().flat_map(|set| set.certificates().iter().cloned().collect::<Vec<_>>());
+        Self {
+            name: running.about.name.clone(),
+            kind: running.about.kind,
+            auth_mode: running.about.auth_mode,
+            state: if address.is_some() { "open" } else { "shut" },
+            address,
+            connections,
+            max_connections: settings.max_connections,
+            accepted,
+            trusted_cas: asks.map(|set| set.trust().current().anchors.iter().count()),
+            certificates: bound.map(|bound| ShownCertificate::of(&bound, staples)).collect(),
+        }
+    }
+}
+
+impl ShownCertificate {
+    fn of(bound: &BoundCertificate, staples: bool) -> Self {
+        let facts = bound.certificate.facts();
+        Self {
+            source: bound.source.to_string(),
+            subject: facts.subject.display.clone(),
+            fingerprint: facts.certificate_fingerprint.to_hex(),
+            server_names: bound.server_names().to_vec(),
+            not_after: facts.not_after.0,
+            enabled: bound.enabled,
+            stapled: staples && bound.certificate.is_stapled(),
+        }
+    }
+}
+
 /// What listeners are to become, checked as far as it can be without doing it.
 #[derive(Default)]
 pub struct Next {
@@ -72,7 +147,8 @@ impl Listeners {
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<ListenError>) {
         let (failed, failures) = mpsc::unbounded_channel();
         let (running, tasks, telling) = (Mutex::default(), TaskTracker::new(), TaskTracker::new());
-        let listeners = Self { shared, bundles, stapler, endpoints, stop, end, running, tasks, telling, failed };
+        let listeners =
+            Self { shared, bundles, stapler, endpoints, stop, end, running, tasks, telling, failed };
         (Arc::new(listeners), failures)
     }
 
@@ -144,6 +220,11 @@ impl Listeners {
     /// What `/status` shows.
     pub fn about(&self) -> Vec<AboutListener> {
         self.running().values().map(|running| running.about.clone()).collect()
+    }
+
+    /// What each is and does, by name.
+    pub fn shown(&self) -> Vec<ShownListener> {
+        self.running().values().map(ShownListener::of).collect()
     }
 
     /// The settings that connections of a listener are served by.

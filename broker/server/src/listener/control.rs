@@ -32,6 +32,13 @@ impl ListenerControl {
         self.inner.settings.load_full()
     }
 
+    /// How many are connected now, handshakes included, and how many have been accepted.
+    pub fn connections(&self) -> (i64, u64) {
+        let (name, metrics) = (&*self.inner.name, &self.inner.parts.metrics);
+        let now = metrics.listener_connections.with_label_values(&[name]).get();
+        (now, metrics.listener_accepted.with_label_values(&[name]).get())
+    }
+
     /// Serves new connections by these settings from now on; those that are there go on by theirs. The address
     /// stays: see [`Self::move_to`].
     pub fn configure(&self, settings: ListenerSettings) {
