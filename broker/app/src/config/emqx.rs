@@ -247,7 +247,9 @@ ssl_options = { managed_certs = [{ bundle_name = "a", sni = "example.com" }, { n
         ] {
             assert!(warned.contains(&format!("listeners.ssl-default.{key}").as_str()), "{key}: {warned:?}");
         }
-        assert_eq!(warned.len(), 9, "{warned:?}");
+        // Those of a listener that is mutual and names no CA, too.
+        assert!(warned.contains(&"listeners.tenants.cacertfile"), "{warned:?}");
+        assert_eq!(warned.len(), 10, "{warned:?}");
         assert!(!loaded.warnings.to_string().contains("geheim"));
     }
 

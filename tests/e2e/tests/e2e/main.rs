@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
 
+mod admin_tls;
 mod authorization;
 mod bad_input;
 mod bench;
@@ -10,6 +11,7 @@ mod extras;
 mod first_start;
 mod haproxy;
 mod hostile_tls;
+mod listeners;
 mod metrics;
 mod native_members;
 mod operating;
@@ -27,5 +29,6 @@ mod rotation;
 mod scram;
 mod seed_commands;
 mod server_certificates;
+mod stapling;
 mod tls_matrix;
 mod transports;

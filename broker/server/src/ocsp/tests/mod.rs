@@ -147,6 +147,24 @@ fn a_changed_answer_is_no_answer() {
     }
 }
 
+#[test]
+fn a_certificate_may_demand_its_staple() {
+    let ca = TestCa::new("ca");
+    for (features, expected) in [
+        (&[0x30, 3, 2, 1, 5][..], true),
+        (&[0x30, 6, 2, 1, 17, 2, 1, 5], true),
+        (&[0x30, 3, 2, 1, 17], false),
+        (&[5, 0], false),
+    ] {
+        let server = ca.issue("server", ExtendedKeyUsagePurpose::ServerAuth, |params| {
+            let oid = [1, 3, 6, 1, 5, 5, 7, 1, 24];
+            params.custom_extensions.push(CustomExtension::from_oid_content(&oid, features.to_vec()));
+        });
+        assert_eq!(must_staple(&server.facts()), expected, "{features:02x?}");
+    }
+    assert!(!must_staple(&ca.server().facts()));
+}
+
 /// A stapler with one listener and a certificate of a CA.
 struct World {
     ca: TestCa,
