@@ -9,6 +9,7 @@ use mqgate_codec::{QoS, TopicFilter};
 
 use crate::limits::{OutboxLimits, WhenFull};
 use crate::message::Message;
+use crate::time::Instant;
 
 /// One message on its way to one session.
 #[derive(Debug, Clone)]
@@ -119,6 +120,8 @@ pub struct Outbox {
     bytes: usize,
     /// How many of `queue` are QoS 0.
     qos0: usize,
+    /// No message of `queue` expires before this.
+    expires: Instant,
 }
 
 /// Written messages are moved together up to this size: an outbox that fills does not grow in small steps.
@@ -133,6 +136,7 @@ impl Outbox {
             limits,
             bytes: 0,
             qos0: 0,
+            expires: Instant::NEVER,
         }
     }
 
@@ -174,6 +178,40 @@ impl Outbox {
         self.bytes
     }
 
+    /// Whether there is no room for a message, and some of those that wait may have expired: it is worth
+    /// while to look at the clock and to call [`Outbox::drop_expired`].
+    pub fn may_hold_expired(&self, message: &Message, qos: QoS) -> bool {
+        self.expires != Instant::NEVER && !self.has_room(message.size(), qos)
+    }
+
+    /// Forgets what is delivered to nobody any more [MQTT-3.3.2-5]; says how many.
+    pub fn drop_expired(&mut self, now: Instant) -> usize {
+        if now < self.expires {
+            return 0;
+        }
+        let before = self.queue.len();
+        self.queue.retain(|outgoing| !outgoing.message.is_expired(now));
+        self.recount();
+        before - self.queue.len()
+    }
+
+    /// After messages were taken out of the midst of the queue.
+    fn recount(&mut self) {
+        self.bytes =
+            self.written.len() + self.queue.iter().map(|outgoing| outgoing.message.size()).sum::<usize>();
+        self.qos0 = self.queue.iter().filter(|outgoing| outgoing.qos == QoS::AtMostOnce).count();
+        let expiries = self.queue.iter().filter_map(|outgoing| outgoing.message.expires_at);
+        self.expires = expiries.min().unwrap_or(Instant::NEVER);
+    }
+
+    fn has_room(&self, size: usize, qos: QoS) -> bool {
+        let (waiting, most) = match qos {
+            QoS::AtMostOnce => (self.qos0 + self.written_messages, self.limits.qos0_messages),
+            QoS::AtLeastOnce | QoS::ExactlyOnce => (self.queue.len() - self.qos0, self.limits.messages),
+        };
+        waiting < most && self.bytes + size <= self.limits.bytes
+    }
+
     /// Takes one message, or says why not.
     pub fn push(&mut self, outgoing: Outgoing, presence: Presence) -> Pushed {
         let size = outgoing.message.size();
@@ -181,8 +219,7 @@ impl Outbox {
             if presence == Presence::Offline {
                 return Pushed::Dropped(DropReason::Qos0);
             }
-            let qos0 = self.qos0 + self.written_messages;
-            if qos0 >= self.limits.qos0_messages || self.bytes + size > self.limits.bytes {
+            if !self.has_room(size, outgoing.qos) {
                 return Pushed::Dropped(DropReason::Slow);
             }
             self.qos0 += 1;
@@ -192,7 +229,7 @@ impl Outbox {
             return Pushed::Dropped(DropReason::QueueFull);
         }
         let mut displaced = false;
-        while self.queue.len() - self.qos0 >= self.limits.messages || self.bytes + size > self.limits.bytes {
+        while !self.has_room(size, outgoing.qos) {
             if self.limits.when_full == WhenFull::DropNewest || !self.drop_oldest() {
                 return Pushed::Dropped(DropReason::QueueFull);
             }
@@ -204,6 +241,7 @@ impl Outbox {
 
     fn append(&mut self, outgoing: Outgoing, size: usize) -> Pushed {
         self.bytes += size;
+        self.expires = self.expires.min(outgoing.message.expires_at.unwrap_or(Instant::NEVER));
         self.queue.push_back(outgoing);
         self.queued()
     }
@@ -260,8 +298,7 @@ impl Outbox {
         }
         let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(shared);
         self.queue = kept.into();
-        self.bytes -= taken.iter().map(|outgoing| outgoing.message.size()).sum::<usize>();
-        self.qos0 = self.queue.iter().filter(|outgoing| outgoing.qos == QoS::AtMostOnce).count();
+        self.recount();
         taken
     }
 
@@ -277,8 +314,7 @@ impl Outbox {
         let before = self.len();
         self.take_written();
         self.queue.retain(|outgoing| outgoing.qos != QoS::AtMostOnce);
-        self.bytes = self.queue.iter().map(|outgoing| outgoing.message.size()).sum();
-        self.qos0 = 0;
+        self.recount();
         before - self.queue.len()
     }
 }
@@ -345,6 +381,31 @@ mod tests {
         let huge = outgoing("larger than everything", QoS::AtLeastOnce);
         assert_eq!(outbox.push(huge, Presence::Offline), Pushed::Dropped(DropReason::QueueFull));
         assert_eq!(taken(&mut outbox, 9, 99), ["2", "3"], "no room is made for what never fits");
+    }
+
+    /// [MQTT-3.3.2-5]
+    #[test]
+    fn what_has_expired_makes_room() {
+        let expiring = |payload, seconds| {
+            let mut outgoing = outgoing(payload, QoS::AtLeastOnce);
+            let message = Arc::get_mut(&mut outgoing.message).unwrap();
+            message.expires_at = Some(Instant::ZERO.after_seconds(seconds));
+            outgoing
+        };
+        let mut outbox = outbox(WhenFull::DropNewest);
+        outbox.push(expiring("1", 10), Presence::Offline);
+        let next = outgoing("new", QoS::AtLeastOnce);
+        assert!(!outbox.may_hold_expired(&next.message, next.qos), "there is room");
+        outbox.push(expiring("2", 20), Presence::Offline);
+        assert!(outbox.may_hold_expired(&next.message, next.qos));
+        assert_eq!(outbox.drop_expired(Instant::ZERO.after_seconds(9)), 0);
+        assert_eq!(outbox.drop_expired(Instant::ZERO.after_seconds(10)), 1);
+        assert_eq!((outbox.len(), outbox.bytes()), (1, 2));
+        assert!(!matches!(outbox.push(next.clone(), Presence::Offline), Pushed::Dropped(_)));
+        assert!(outbox.may_hold_expired(&next.message, next.qos));
+        assert_eq!(outbox.drop_expired(Instant::ZERO.after_seconds(20)), 1);
+        assert!(!outbox.may_hold_expired(&next.message, next.qos), "nothing that is left expires");
+        assert_eq!(taken(&mut outbox, 9, 99), ["new"]);
     }
 
     #[test]

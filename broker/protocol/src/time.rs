@@ -8,6 +8,8 @@ pub struct Instant(u64);
 
 impl Instant {
     pub const ZERO: Self = Self(0);
+    /// The end of time.
+    pub const NEVER: Self = Self(u64::MAX);
 
     pub fn since_start(elapsed: Duration) -> Self {
         Self(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))

@@ -113,7 +113,8 @@ impl Broker {
         let BrokerParts { admitter, audit, metrics, limits, listener_limits } = parts;
         let limits = Arc::new(limits);
         let listener_limits = shared(listener_limits);
-        let router = Arc::new(Router::new(&limits, Arc::clone(&metrics), seed));
+        let started = tokio::time::Instant::now();
+        let router = Arc::new(Router::new(&limits, Arc::clone(&metrics), seed, started));
         let extras = Extras::new(settings, &router.traced, registry)?;
         Ok(Arc::new(Self {
             admitter,
@@ -124,7 +125,7 @@ impl Broker {
             router,
             connections: Connections::default(),
             connection_ids: AtomicU64::new(1),
-            started: tokio::time::Instant::now(),
+            started,
             reauthorizations: Semaphore::new(REAUTHORIZATIONS),
             extras,
             strangers: Mutex::new(Coalescer::new(Duration::from_secs(10), 1024)),

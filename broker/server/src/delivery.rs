@@ -56,6 +56,8 @@ pub(crate) struct Lane {
 /// One message for many receivers.
 pub(crate) struct Post<'a> {
     pub(crate) message: &'a Arc<Message>,
+    /// What [`Instant`] counts from.
+    started: tokio::time::Instant,
     /// A copy with memory of its own, made for the first receiver that has to keep it.
     detached: Option<Arc<Message>>,
     /// Whether nobody else gets it.
@@ -70,6 +72,8 @@ pub(crate) struct Post<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PushOutcome {
     pub(crate) pushed: Pushed,
+    /// Older messages that went because their time had passed.
+    pub(crate) expired: usize,
     pub(crate) messages: i64,
     pub(crate) bytes: i64,
 }
@@ -85,8 +89,13 @@ pub(crate) struct Taken {
 }
 
 impl<'a> Post<'a> {
-    pub(crate) fn new(message: &'a Arc<Message>, receivers: usize) -> Self {
-        Self { message, detached: None, alone: receivers == 1, watched: false, written: Default::default() }
+    pub(crate) fn new(message: &'a Arc<Message>, receivers: usize, started: tokio::time::Instant) -> Self {
+        let alone = receivers == 1;
+        Self { message, started, detached: None, alone, watched: false, written: Default::default() }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::since_start(self.started.elapsed())
     }
 
     /// Writes it as QoS 0 at once, if nothing has to be done about it later and it is not large.
@@ -184,6 +193,10 @@ impl Mailbox {
             let plain = Origin::identifiers(origin).is_empty();
             qos == QoS::AtMostOnce && plain && inner.outbox.may_write()
         });
+        let mut expired = 0;
+        if inner.outbox.may_hold_expired(post.message, qos) {
+            expired = inner.outbox.drop_expired(post.now());
+        }
         let written = lane.and_then(|lane| post.write(&mut inner.outbox, lane, retain));
         let pushed = written.unwrap_or_else(|| {
             let keeps =
@@ -195,6 +208,7 @@ impl Mailbox {
         });
         let outcome = PushOutcome {
             pushed,
+            expired,
             messages: inner.outbox.len() as i64 - messages as i64,
             bytes: inner.outbox.bytes() as i64 - bytes as i64,
         };

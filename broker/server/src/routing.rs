@@ -45,6 +45,8 @@ pub(crate) struct Router {
     retained_per_subscription: usize,
     retained_visits: usize,
     share_strategy: ShareStrategy,
+    /// When the broker began to count time.
+    started: tokio::time::Instant,
     /// Lots for those strategies that draw them.
     lots: AtomicU64,
     metrics: Arc<MqttMetrics>,
@@ -88,7 +90,12 @@ thread_local! {
 }
 
 impl Router {
-    pub(crate) fn new(limits: &Limits, metrics: Arc<MqttMetrics>, seed: Seed) -> Self {
+    pub(crate) fn new(
+        limits: &Limits,
+        metrics: Arc<MqttMetrics>,
+        seed: Seed,
+        started: tokio::time::Instant,
+    ) -> Self {
         static ROUTERS: AtomicU64 = AtomicU64::new(1);
         metrics.messages_retained_limit.set(i64::try_from(limits.retained.messages).unwrap_or(i64::MAX));
         metrics.retained_bytes_limit.set(i64::try_from(limits.retained.bytes).unwrap_or(i64::MAX));
@@ -103,6 +110,7 @@ impl Router {
             retained_per_subscription: limits.retained_per_subscription,
             retained_visits: limits.retained_visits_per_subscribe,
             share_strategy: limits.share_strategy,
+            started,
             lots: AtomicU64::new(seed.0),
             metrics,
         }
@@ -116,11 +124,11 @@ impl Router {
         }
         let matches = self.matches(&message.topic);
         let mut outcome = Outcome { routed: Routed::NoSubscribers, pressing: false };
-        let mut post = Post::new(message, matches.receivers.len() + matches.groups.len());
+        let mut post = self.post(message, matches.receivers.len() + matches.groups.len());
         post.watched = self.traced.load(Ordering::Relaxed);
         let mut note = |pushed: PushOutcome| {
             outcome.routed = Routed::Delivered;
-            tally.queued(pushed.messages, pushed.bytes);
+            note_queued(&pushed, tally);
             match pushed.pushed {
                 Pushed::Queued => {}
                 Pushed::Pressing => outcome.pressing = true,
@@ -146,6 +154,10 @@ impl Router {
             tally.dropped(if own { DropReason::NoLocal } else { DropReason::NoSubscribers });
         }
         outcome
+    }
+
+    pub(crate) fn post<'a>(&self, message: &'a Arc<Message>, receivers: usize) -> Post<'a> {
+        Post::new(message, receivers, self.started)
     }
 
     /// Gives a message to the member whose turn it is; to the next one if that is away or cannot take it.
@@ -210,11 +222,11 @@ impl Router {
                 others.any(|(_, member)| !online_only || member.handle.is_online())
             });
             let pushed = group
-                .and_then(|group| self.to_one_of(&group, &mut Post::new(&outgoing.message, 1), Some(gone)));
+                .and_then(|group| self.to_one_of(&group, &mut self.post(&outgoing.message, 1), Some(gone)));
             match pushed {
                 None => left.push(outgoing),
                 Some(pushed) => {
-                    tally.queued(pushed.messages, pushed.bytes);
+                    note_queued(&pushed, tally);
                     if let Pushed::Dropped(reason) = pushed.pushed {
                         tally.dropped(reason);
                     }
@@ -414,6 +426,12 @@ impl Router {
         self.metrics.messages_retained.set(retained.len() as i64);
         self.metrics.retained_bytes.set(retained.bytes() as i64);
     }
+}
+
+/// Counts what a push changed about the queues.
+pub(crate) fn note_queued(pushed: &PushOutcome, tally: &mut Tally) {
+    tally.queued(pushed.messages, pushed.bytes);
+    (0..pushed.expired).for_each(|_| tally.dropped(DropReason::Expired));
 }
 
 fn kind(filter: &TopicFilter) -> SubscriptionKind {

@@ -20,11 +20,11 @@ use mqgate_protocol::session::{Session, SessionKey};
 use mqgate_protocol::time::Instant;
 use tokio::sync::oneshot;
 
-use crate::delivery::{Mailbox, Post};
+use crate::delivery::Mailbox;
 use crate::directory::{ConnectionHandle, lock};
 use crate::inspect::SessionLine;
 use crate::metrics::mqtt::{MqttMetrics, Tally, Transport};
-use crate::routing::Router;
+use crate::routing::{Router, note_queued};
 
 const SHARDS: usize = 64;
 
@@ -302,8 +302,8 @@ impl Sessions {
         self.metrics.forget_queued(shared.len(), bytes, 0);
         let mut tally = Tally::new(Transport::Tcp);
         for Outgoing { message, qos, retain, origin } in self.router.hand_on(shared, key, true, &mut tally) {
-            let pushed = mailbox.push(&mut Post::new(&message, 1), qos, retain, origin.as_ref());
-            tally.queued(pushed.messages, pushed.bytes);
+            let pushed = mailbox.push(&mut self.router.post(&message, 1), qos, retain, origin.as_ref());
+            note_queued(&pushed, &mut tally);
         }
         tally.add_to(&self.metrics);
     }

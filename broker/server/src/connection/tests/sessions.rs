@@ -1,5 +1,7 @@
 //! Sessions that outlive connections: takeover, what waits for a client, wills, expiry.
 
+use mqgate_protocol::limits::OutboxLimits;
+
 use super::*;
 
 /// [MQTT-3.1.4-3, MQTT-4.1.0-1; MQTT 3.1.1: MQTT-3.1.4-2, MQTT-4.1.0-2]
@@ -164,6 +166,42 @@ async fn a_will_waits_for_its_delay_and_is_forgotten_when_the_client_comes_back(
 
 /// A client id is a name within a device: it is neither a way to the messages of another device nor to its
 /// connection.
+/// A queue full of what nobody gets any more is no reason to refuse what comes now.
+///
+/// [MQTT-3.3.2-5]
+#[tokio::test(start_paused = true)]
+async fn messages_that_expired_make_room_for_new_ones() {
+    let outbox = OutboxLimits { messages: 2, ..OutboxLimits::default() };
+    let world = World::with(Limits { outbox, ..Limits::default() });
+    let hello = Hello::v5("c").lasting(600);
+    let (mut peer, _) = world.connect(&hello).await;
+    peer.subscribe("t", qos(1)).await;
+    peer.disconnect().await;
+    let mut publisher = world.client("p").await;
+    let expiring = |payload: &'static str| {
+        let mut publish = message("t", payload, QoS::AtLeastOnce);
+        publish.properties.message_expiry_interval = Some(10);
+        publish
+    };
+    for payload in ["1", "2"] {
+        publisher.publish(expiring(payload)).await;
+    }
+    tokio::time::sleep(SECOND * 11).await;
+    for payload in ["3", "4", "too many"] {
+        publisher.publish(expiring(payload)).await;
+    }
+    publisher.is_quiet().await;
+    let dropped = |reason| world.metric(&format!(r#"mqgate_messages_dropped_total{{reason="{reason}"}}"#));
+    assert_eq!((dropped("expired"), dropped("queue_full")), (2.0, 1.0));
+    assert_eq!(world.metric("mqgate_queued_messages"), 2.0);
+    let (mut peer, _) = world.connect(&hello).await;
+    for expected in ["3", "4"] {
+        assert_eq!(peer.message().await.payload, expected);
+    }
+    peer.is_quiet().await;
+    assert_eq!(world.metric("mqgate_queued_bytes"), 0.0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn devices_with_one_client_id_do_not_meet() {
     let world = World::new();
