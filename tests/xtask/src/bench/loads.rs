@@ -32,6 +32,8 @@ pub struct Load {
     arguments: &'static str,
     pub aim: Aim,
     pub figure: Figure,
+    /// Other brokers are measured, too.
+    pub with_peers: bool,
 }
 
 /// What is read off a report.
@@ -54,11 +56,16 @@ pub enum Aim {
 }
 
 const fn cpu(name: &'static str, transport: Transport, arguments: &'static str, aim: Aim) -> Load {
-    Load { name, transport, arguments, aim, figure: Figure::Cpu }
+    Load { name, transport, arguments, aim, figure: Figure::Cpu, with_peers: true }
 }
 
 const fn memory(name: &'static str, transport: Transport, arguments: &'static str, aim: Aim) -> Load {
-    Load { name, transport, arguments, aim, figure: Figure::Memory }
+    Load { name, transport, arguments, aim, figure: Figure::Memory, with_peers: true }
+}
+
+/// How memory grows with the number of connections: of mqgate alone, peers have other bounds.
+const fn growth(name: &'static str, arguments: &'static str) -> Load {
+    Load { with_peers: false, ..memory(name, Mutual, arguments, Bytes(10_000)) }
 }
 
 use Aim::{Bytes, OfBest, OfRumqttd};
@@ -91,6 +98,10 @@ pub const ALL: &[Load] = &[
     memory("idle-tls", Tls, "idle", Bytes(7_500)),
     memory("idle-mutual", Mutual, "idle", Bytes(10_000)),
     memory("idle-50-filters", Plain, "idle --filters 50", Bytes(10_000)),
+    growth("idle-mutual-1000", "idle --sources 4 --connections 1000"),
+    growth("idle-mutual-5000", "idle --sources 4 --connections 5000"),
+    // As many as a process may have here: 20,000 open files.
+    growth("idle-mutual-19000", "idle --sources 4 --connections 19000"),
 ];
 
 impl Load {
@@ -99,6 +110,7 @@ impl Load {
         match (self.figure, quick) {
             (Figure::Cpu, false) => arguments.extend(["-d", "5", "--warm-up", "1.5"]),
             (Figure::Cpu, true) => arguments.extend(["-d", "1", "--warm-up", "0.5"]),
+            (Figure::Memory, _) if self.arguments.contains("--connections") => {}
             (Figure::Memory, _) if self.arguments.contains("--filters") => {
                 arguments.extend(["--connections", "1000"]);
             }

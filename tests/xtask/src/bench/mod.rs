@@ -68,6 +68,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         step(&format!("round {round} of {}", options.rounds));
         for load in &loads {
             for kind in &kinds {
+                if !load.with_peers && kind.name != kinds[0].name {
+                    continue;
+                }
                 if kind.wants_certificate && load.transport == Transport::Tls && load.is_about_handshakes() {
                     continue;
                 }
