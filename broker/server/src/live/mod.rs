@@ -239,20 +239,24 @@ impl Live {
     async fn look(&self, who: Vec<Arc<ConnectionHandle>>, trigger: Trigger, since: Instant) -> Outcomes {
         let mut outcomes = Outcomes::default();
         let mut pace = Pace::new(self.settings.load().drain_rate);
+        let mut last: Option<Verdict> = None;
         for (number, handle) in who.into_iter().enumerate() {
             if number % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
             }
             let now = clock::now().seconds();
-            match self.judge(&handle, now) {
-                None => {}
-                Some(Ok(path)) => {
+            if !last.as_ref().is_some_and(|verdict| verdict.holds_for(&handle, now)) {
+                last = self.verdict(&handle, now);
+            }
+            let Some(verdict) = &last else { continue };
+            match &verdict.outcome {
+                Ok(path) => {
                     outcomes.kept += 1;
                     self.metrics.kept(trigger);
-                    self.stays(&handle, &path, now);
+                    self.stays(&handle, path, now);
                 }
-                Some(Err(rejection)) => {
-                    let reason = reason_of(&rejection, trigger);
+                Err(rejection) => {
+                    let reason = reason_of(rejection, trigger);
                     tracing::debug!(
                         connection = handle.connection_id,
                         %reason,
@@ -267,6 +271,12 @@ impl Live {
             }
         }
         outcomes
+    }
+
+    fn verdict(&self, handle: &ConnectionHandle, at: UnixSeconds) -> Option<Verdict> {
+        let (listener, certificate) = (Arc::clone(&handle.listener), Arc::clone(handle.certificate()?));
+        let outcome = self.judge_certificate(&listener, &certificate, at);
+        Some(Verdict { listener, certificate, at, outcome })
     }
 
     /// Its path may be another one now.
@@ -338,6 +348,26 @@ impl Live {
                 }
             }
         }
+    }
+}
+
+/// What was found about one connection. Those that an index names for one certificate follow each other, and need
+/// no more than one look at its path.
+struct Verdict {
+    listener: Arc<str>,
+    certificate: Arc<ClientCertificate>,
+    at: UnixSeconds,
+    outcome: Result<ValidatedPath, Rejection>,
+}
+
+impl Verdict {
+    /// Whether the same would be found about this one. A change that comes meanwhile has a look of its own.
+    fn holds_for(&self, handle: &ConnectionHandle, now: UnixSeconds) -> bool {
+        let Some(certificate) = handle.certificate() else { return false };
+        self.at == now
+            && self.listener == handle.listener
+            && self.certificate.leaf.certificate_fingerprint == certificate.leaf.certificate_fingerprint
+            && self.certificate.intermediates == certificate.intermediates
     }
 }
 

@@ -124,6 +124,35 @@ async fn without_its_ca_a_connection_goes_unless_another_path_leads_to_a_ca_that
     assert_eq!(world.count("ca", "disconnected"), 1.0);
 }
 
+/// Sessions of one certificate are judged together, unless they brought different intermediates.
+#[tokio::test]
+async fn connections_of_one_certificate_are_judged_by_what_each_brought() {
+    let world = World::new(LiveSettings::default());
+    let root = TestCa::new("root");
+    let sub = root.below("sub");
+    world.trust.configure(vec![root.anchor()]).unwrap();
+    let device = sub.device("device");
+    let connects = |id, intermediates: &[Arc<[u8]>]| {
+        let mut certificate = ClientCertificate::clone(&device.proved(&root));
+        certificate.intermediates = intermediates.to_vec();
+        let handle = Arc::new(ConnectionHandle::new(&accepted(id, "main", Some(Arc::new(certificate)))));
+        world.live.broker.connections().enter(Arc::clone(&handle));
+        handle
+    };
+    let intermediate: Arc<[u8]> = sub.der().into();
+    let complete = [connects(1, std::slice::from_ref(&intermediate)), connects(2, &[intermediate])];
+    let alone = [connects(3, &[]), connects(4, &[])];
+    let facts = device.facts();
+    world.live.crl_arrived(&facts.issuer.raw, [facts.serial.as_slice()]);
+    for handle in &complete {
+        assert_eq!(told(handle).await, None);
+    }
+    for handle in &alone {
+        assert_eq!(told(handle).await, Some(Reason::CertUnknownCa));
+    }
+    assert_eq!((world.count("crl", "kept"), world.count("crl", "disconnected")), (2.0, 2.0));
+}
+
 #[tokio::test]
 async fn a_list_of_revoked_certificates_concerns_those_it_names() {
     let world = World::new(LiveSettings::default());
