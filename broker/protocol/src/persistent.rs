@@ -56,6 +56,27 @@ impl<K, V> Map<K, V> {
         self.root.as_ref().is_some_and(|root| root.any(f))
     }
 
+    /// Empties it and hands over the values that no copy shares: whoever drops a tree of maps does so in a loop.
+    pub(crate) fn dismantle(&mut self, mut taken: impl FnMut(V)) {
+        let mut branches: Vec<_> = self.root.take().and_then(Arc::into_inner).into_iter().collect();
+        while let Some(branch) = branches.pop() {
+            for slot in branch.slots {
+                match slot {
+                    Slot::Leaf(_, value) => taken(value),
+                    Slot::Branch(child) => branches.extend(Arc::into_inner(child)),
+                    Slot::Collided(list) => {
+                        Arc::into_inner(list).into_iter().flatten().for_each(|(_, value)| taken(value));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether there is exactly one entry.
+    pub(crate) fn is_single(&self) -> bool {
+        matches!(self.root.as_deref(), Some(Branch { slots, .. }) if matches!(slots.as_slice(), [Slot::Leaf(..)]))
+    }
+
     pub(crate) fn for_each<'a>(&'a self, f: &mut impl FnMut(&'a K, &'a V)) {
         if let Some(root) = &self.root {
             root.for_each(f);

@@ -125,7 +125,7 @@ impl Retained {
     }
 
     fn change(&mut self, topic: &TopicName, message: Option<Arc<Message>>) -> Option<Arc<Message>> {
-        Node::put(&mut self.root, self.seed, Some(topic.as_str()), message)
+        Node::put(&mut self.root, self.seed, topic.as_str(), message)
     }
 }
 
@@ -139,8 +139,8 @@ impl Snapshot {
         limit: usize,
         visits: &mut usize,
     ) -> Vec<Arc<Message>> {
-        let mut search = Search { seed: self.seed, now, limit, visits, found: Vec::new() };
-        search.filter(&self.root, Some(filter.filter()), true);
+        let mut search = Search { seed: self.seed, now, limit, visits, found: Vec::new(), todo: Vec::new() };
+        search.run(&self.root, filter.filter());
         search.found
     }
 }
@@ -162,74 +162,131 @@ impl Node {
         node.message.as_ref()
     }
 
-    fn put(
-        node: &mut Arc<Self>,
+    /// The node of a topic, to be changed; made if it is not there.
+    fn node<'n, 't>(
+        root: &'n mut Arc<Self>,
         seed: Seed,
-        topic: Option<&str>,
+        levels: impl Iterator<Item = &'t str>,
+    ) -> &'n mut Self {
+        let mut node = Arc::make_mut(root);
+        for level in levels {
+            node = Arc::make_mut(node.children.entry(seed, Arc::from(level), Arc::default));
+        }
+        node
+    }
+
+    /// Puts a message in the place of the older one, or takes that away.
+    fn put(
+        root: &mut Arc<Self>,
+        seed: Seed,
+        topic: &str,
         message: Option<Arc<Message>>,
     ) -> Option<Arc<Message>> {
-        let node = Arc::make_mut(node);
-        let Some(topic) = topic else { return std::mem::replace(&mut node.message, message) };
-        let (level, rest) = split(topic);
-        let child = node.children.entry(seed, Arc::from(level), Arc::default);
-        let older = Self::put(child, seed, rest, message);
-        if child.message.is_none() && child.children.is_empty() {
-            node.children.remove(seed, level);
+        let removes = message.is_none();
+        let place = Self::node(root, seed, topic.split('/'));
+        let older = std::mem::replace(&mut place.message, message);
+        if removes && place.children.is_empty() {
+            Self::prune(root, seed, topic);
         }
         older
     }
+
+    /// Takes away the nodes that lead to a topic and to nothing else.
+    fn prune(root: &mut Arc<Self>, seed: Seed, topic: &str) {
+        let (mut node, mut stays) = (&**root, 0);
+        for (depth, level) in topic.split('/').enumerate() {
+            if node.message.is_some() || !node.children.is_single() {
+                stays = depth;
+            }
+            let Some(child) = node.children.get(seed, level) else { return };
+            node = child;
+        }
+        let mut levels = topic.split('/');
+        let above = Self::node(root, seed, levels.by_ref().take(stays));
+        if let Some(level) = levels.next() {
+            above.children.remove(seed, level);
+        }
+    }
 }
 
-struct Search<'v> {
+/// Clients choose how deep the tree is: nothing here calls itself for the level below, and dropping it does not
+/// either.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut below = Vec::new();
+        self.children.dismantle(|child| below.push(child));
+        while let Some(child) = below.pop() {
+            if let Some(mut child) = Arc::into_inner(child) {
+                child.children.dismantle(|child| below.push(child));
+            }
+        }
+    }
+}
+
+struct Search<'s, 'v> {
     seed: Seed,
     now: Instant,
     limit: usize,
     visits: &'v mut usize,
     found: Vec<Arc<Message>>,
+    /// Nodes that are still to be looked at, and for what.
+    todo: Vec<(&'s Node, Below<'s>)>,
 }
 
-impl Search<'_> {
+/// What is looked for below a node.
+#[derive(Clone, Copy)]
+enum Below<'s> {
+    /// The rest of the filter; `None` after its last level.
+    Filter(Option<&'s str>),
+    Everything,
+}
+
+impl<'s> Search<'s, '_> {
     fn is_over(&self) -> bool {
         self.found.len() >= self.limit || *self.visits == 0
     }
 
-    fn filter(&mut self, node: &Node, filter: Option<&str>, first: bool) {
-        if self.is_over() {
-            return;
+    fn run(&mut self, root: &'s Node, filter: &'s str) {
+        self.look(root, Below::Filter(Some(filter)), true);
+        while !self.is_over()
+            && let Some((node, below)) = self.todo.pop()
+        {
+            *self.visits -= 1;
+            self.look(node, below, false);
         }
-        let Some(filter) = filter else { return self.take(node) };
-        let (level, rest) = split(filter);
-        match level {
-            "#" => self.below(node, first),
-            "+" => {
-                node.children.any(&mut |level, child| {
-                    *self.visits = self.visits.saturating_sub(1);
-                    if !(first && level.starts_with('$')) {
-                        self.filter(child, rest, false);
-                    }
-                    self.is_over()
-                });
-            }
-            literal => {
-                *self.visits = self.visits.saturating_sub(1);
-                if let Some(child) = node.children.get(self.seed, literal) {
-                    self.filter(child, rest, false);
+    }
+
+    fn look(&mut self, node: &'s Node, below: Below<'s>, first: bool) {
+        match below {
+            Below::Filter(None) => self.take(node),
+            Below::Filter(Some(filter)) => match split(filter) {
+                ("#", _) => {
+                    self.take(node);
+                    self.children(node, Below::Everything, first);
                 }
+                ("+", rest) => self.children(node, Below::Filter(rest), first),
+                (literal, rest) => match node.children.get(self.seed, literal) {
+                    Some(child) => self.todo.push((child, Below::Filter(rest))),
+                    None => *self.visits = self.visits.saturating_sub(1),
+                },
+            },
+            Below::Everything => {
+                self.take(node);
+                self.children(node, Below::Everything, first);
             }
         }
     }
 
-    fn below(&mut self, node: &Node, first: bool) {
-        self.take(node);
-        if self.is_over() {
-            return;
-        }
+    /// No more of them than will be looked at.
+    fn children(&mut self, node: &'s Node, below: Below<'s>, first: bool) {
+        let mut room = *self.visits;
+        let todo = &mut self.todo;
         node.children.any(&mut |level, child| {
-            *self.visits = self.visits.saturating_sub(1);
+            room = room.saturating_sub(1);
             if !(first && level.starts_with('$')) {
-                self.below(child, false);
+                todo.push((child, below));
             }
-            self.is_over()
+            room == 0
         });
     }
 
@@ -332,6 +389,31 @@ mod tests {
             let mut visits = 100;
             assert!(retained.snapshot().matching(&filter, Instant::ZERO, 5, &mut visits).len() <= 5);
         }
+    }
+
+    /// As deep as a Topic Name of 65,535 bytes can be, on less stack than any task of the broker has: whatever goes
+    /// down level by level does so in a loop, dropping included.
+    #[test]
+    fn the_deepest_topics_need_no_stack() {
+        let deepest = || {
+            let deep = "/".repeat(65_535);
+            let shorter = &deep[..60_000];
+            let mut retained = Retained::new(RetainedLimits::default(), Seed(1));
+            retained.keep(&message(&deep, "x", None));
+            retained.keep(&message(shorter, "x", Some(1)));
+            let both = [shorter.to_owned(), deep.clone()];
+            assert_eq!(found(&retained, "#", Instant::ZERO), both);
+            assert_eq!(found(&retained, &format!("{shorter}#"), Instant::ZERO), both);
+            assert_eq!(found(&retained, &("+/".repeat(32_767) + "#"), Instant::ZERO), both);
+            assert_eq!(found(&retained, &deep, Instant::ZERO), both[1..]);
+            let snapshot = retained.snapshot();
+            assert_eq!(retained.expire(Instant::ZERO.after_seconds(1), 10), 1);
+            retained.keep(&message(&deep, "", None));
+            assert!(retained.is_empty() && retained.root.children.is_empty(), "nothing is left behind");
+            drop(retained);
+            drop(snapshot);
+        };
+        std::thread::Builder::new().stack_size(128 * 1024).spawn(deepest).unwrap().join().unwrap();
     }
 
     /// What is stored counts with what it takes.

@@ -71,6 +71,34 @@ impl<S> Node<S> {
     fn is_empty(&self) -> bool {
         self.children.is_empty() && self.any.is_none() && self.here.is_none() && self.rest.is_none()
     }
+
+    /// Whether it is there for the sake of one child only.
+    fn is_thread(&self) -> bool {
+        let children = match &self.any {
+            Some(_) => self.children.is_empty(),
+            None => self.children.is_single(),
+        };
+        children && self.here.is_none() && self.rest.is_none()
+    }
+
+    fn take_children(&mut self, below: &mut Vec<Arc<Self>>) {
+        below.extend(self.any.take());
+        self.children.dismantle(|child| below.push(child));
+    }
+}
+
+/// Clients choose how deep the trie is: nothing here calls itself for the level below, and dropping it does not
+/// either.
+impl<S> Drop for Node<S> {
+    fn drop(&mut self) {
+        let mut below = Vec::new();
+        self.take_children(&mut below);
+        while let Some(child) = below.pop() {
+            if let Some(mut child) = Arc::into_inner(child) {
+                child.take_children(&mut below);
+            }
+        }
+    }
 }
 
 impl<S: Clone> Subscriptions<S> {
@@ -102,86 +130,115 @@ impl<S: Clone> Subscriptions<S> {
         let origin = Origin::new(identifier.into_iter().collect(), shared);
         let subscriber = Subscriber { handle, qos, no_local, retain_as_published, origin };
         self.generation += 1;
-        alter(&mut self.root, self.seed, &mut filter.levels(), &mut |subscribers| {
-            let subscribers = Arc::make_mut(subscribers.get_or_insert_with(Arc::default));
-            match share_name {
-                None if filter.is_exclusive() => {
-                    subscribers.exclusive = Some(Box::new((key, subscriber.clone())));
-                }
-                None => {
-                    *subscribers.plain.entry(self.seed, key, || subscriber.clone()) = subscriber.clone();
-                }
-                Some(name) => subscribers.group(name).put(key, subscriber.clone()),
+        let place = place(&mut self.root, self.seed, filter.levels());
+        let subscribers = Arc::make_mut(place.get_or_insert_with(Arc::default));
+        match share_name {
+            None if filter.is_exclusive() => {
+                subscribers.exclusive = Some(Box::new((key, subscriber.clone())));
             }
-        });
+            None => {
+                *subscribers.plain.entry(self.seed, key, || subscriber.clone()) = subscriber.clone();
+            }
+            Some(name) => subscribers.group(name).put(key, subscriber.clone()),
+        }
     }
 
     /// The members of a shared subscription.
     pub fn group(&self, filter: &TopicFilter) -> Option<Arc<Group<S>>> {
         let name = filter.share_name()?;
-        let mut node = &self.root;
-        let mut levels = filter.levels();
-        let place = loop {
-            match levels.next() {
-                None => break &node.here,
-                Some("#") => break &node.rest,
-                Some("+") => node = node.any.as_ref()?,
-                Some(level) => node = node.children.get(self.seed, level)?,
-            }
-        };
-        let subscribers = place.as_ref()?;
+        let subscribers = self.subscribers(filter)?.0;
         subscribers.position(name).map(|at| Arc::clone(&subscribers.groups[at]))
+    }
+
+    /// Who subscribed to exactly this filter; and how many of its levels stay, however few are left of them.
+    fn subscribers(&self, filter: &TopicFilter) -> Option<(&Subscribers<S>, usize)> {
+        let (mut node, mut stays) = (&self.root, 0);
+        for (depth, level) in filter.levels().enumerate() {
+            if level == "#" {
+                return Some((node.rest.as_deref()?, stays));
+            }
+            if !node.is_thread() {
+                stays = depth;
+            }
+            node = match level {
+                "+" => node.any.as_ref()?,
+                level => node.children.get(self.seed, level)?,
+            };
+        }
+        Some((node.here.as_deref()?, stays))
     }
 
     /// Removes a subscription, if it is there.
     pub fn remove(&mut self, key: SessionKey, filter: &TopicFilter) {
-        let share_name = filter.share_name();
         self.generation += 1;
-        alter(&mut self.root, self.seed, &mut filter.levels(), &mut |place| {
-            let Some(subscribers) = place else { return };
-            let subscribers = Arc::make_mut(subscribers);
-            match share_name {
-                None if filter.is_exclusive() => {
-                    subscribers.exclusive.take_if(|held| held.0 == key);
-                }
-                None => {
-                    subscribers.plain.remove(self.seed, &key);
-                }
-                Some(name) => subscribers.leave(name, key),
+        let Some((_, stays)) = self.subscribers(filter) else { return };
+        let place = place(&mut self.root, self.seed, filter.levels());
+        let Some(subscribers) = place else { return };
+        let subscribers = Arc::make_mut(subscribers);
+        match filter.share_name() {
+            None if filter.is_exclusive() => {
+                subscribers.exclusive.take_if(|held| held.0 == key);
             }
-            if subscribers.is_empty() {
-                *place = None;
+            None => {
+                subscribers.plain.remove(self.seed, &key);
             }
-        });
+            Some(name) => subscribers.leave(name, key),
+        }
+        if !subscribers.is_empty() {
+            return;
+        }
+        *place = None;
+        self.prune(filter, stays);
+    }
+
+    /// Takes away the nodes of a filter that hold nothing; the first `stays` levels lead to others, too.
+    fn prune(&mut self, filter: &TopicFilter, stays: usize) {
+        let end = node(&mut self.root, self.seed, filter.levels().take_while(|level| *level != "#"));
+        if !end.is_empty() {
+            return;
+        }
+        let mut levels = filter.levels();
+        let above = node(&mut self.root, self.seed, levels.by_ref().take(stays));
+        match levels.next() {
+            None | Some("#") => {}
+            Some("+") => above.any = None,
+            Some(level) => {
+                above.children.remove(self.seed, level);
+            }
+        }
     }
 }
 
-/// Goes down the levels of a filter, changes what is there, and takes away nodes that hold nothing.
-fn alter<'a, S: Clone>(
-    node: &mut Arc<Node<S>>,
+/// The node of some levels, to be changed; made if it is not there.
+fn node<'a, 'n, S: Clone>(
+    root: &'n mut Arc<Node<S>>,
     seed: Seed,
-    levels: &mut dyn Iterator<Item = &'a str>,
-    change: &mut dyn FnMut(&mut Place<S>),
-) {
-    let node = Arc::make_mut(node);
-    match levels.next() {
-        None => change(&mut node.here),
-        Some("#") => change(&mut node.rest),
-        Some("+") => {
-            let child = node.any.get_or_insert_with(Arc::default);
-            alter(child, seed, levels, change);
-            if child.is_empty() {
-                node.any = None;
-            }
-        }
-        Some(level) => {
-            let child = node.children.entry(seed, Arc::from(level), Arc::default);
-            alter(child, seed, levels, change);
-            if child.is_empty() {
-                node.children.remove(seed, level);
-            }
-        }
+    levels: impl Iterator<Item = &'a str>,
+) -> &'n mut Node<S> {
+    let mut node = Arc::make_mut(root);
+    for level in levels {
+        let child = match level {
+            "+" => node.any.get_or_insert_with(Arc::default),
+            level => node.children.entry(seed, Arc::from(level), Arc::default),
+        };
+        node = Arc::make_mut(child);
     }
+    node
+}
+
+/// Where the subscribers of a filter are, to be changed.
+fn place<'a, 'n, S: Clone>(
+    root: &'n mut Arc<Node<S>>,
+    seed: Seed,
+    levels: impl Iterator<Item = &'a str>,
+) -> &'n mut Place<S> {
+    let mut rest = false;
+    let levels = levels.take_while(|level| {
+        rest = *level == "#";
+        !rest
+    });
+    let node = node(root, seed, levels);
+    if rest { &mut node.rest } else { &mut node.here }
 }
 
 impl<S> Default for Subscribers<S> {

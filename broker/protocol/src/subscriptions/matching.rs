@@ -65,22 +65,26 @@ struct Found<'a, S> {
 }
 
 impl<S: Clone> Node<S> {
-    fn find<'a>(&'a self, seed: Seed, text: Option<&str>, found: &mut Found<'a, S>) {
-        if let Some(subscribers) = &self.rest {
-            found.add(subscribers); // `#` stands for its parent level as well.
-        }
-        let Some(text) = text else {
-            if let Some(subscribers) = &self.here {
-                found.add(subscribers);
+    /// Depth first, and not by recursion: a topic has as many levels as its client likes.
+    fn find<'a, 't>(&'a self, seed: Seed, text: Option<&'t str>, found: &mut Found<'a, S>) {
+        // The branches through `+` that are still to be followed; no memory where there is none.
+        let mut branches: Vec<(&'a Self, Option<&'t str>)> = Vec::new();
+        let mut next = Some((self, text));
+        while let Some((node, text)) = next.take().or_else(|| branches.pop()) {
+            if let Some(subscribers) = &node.rest {
+                found.add(subscribers); // `#` stands for its parent level as well.
             }
-            return;
-        };
-        let (level, rest) = split(text);
-        if let Some(child) = self.children.get(seed, level) {
-            child.find(seed, rest, found);
-        }
-        if let Some(child) = &self.any {
-            child.find(seed, rest, found);
+            let Some(text) = text else {
+                if let Some(subscribers) = &node.here {
+                    found.add(subscribers);
+                }
+                continue;
+            };
+            let (level, rest) = split(text);
+            if let Some(child) = &node.any {
+                branches.push((child, rest));
+            }
+            next = node.children.get(seed, level).map(|child| (&**child, rest));
         }
     }
 }

@@ -198,3 +198,55 @@ proptest! {
         prop_assert!(index.is_empty(), "nothing is left behind");
     }
 }
+
+/// As deep as a Topic Filter of 65,535 bytes can be, on less stack than any task of the broker has: whatever goes
+/// down level by level does so in a loop, dropping included.
+#[test]
+fn the_deepest_filters_need_no_stack() {
+    std::thread::Builder::new().stack_size(128 * 1024).spawn(deepest_filters).unwrap().join().unwrap();
+}
+
+fn deepest_filters() {
+    let slashes = "/".repeat(65_535);
+    let deep = slashes.as_str();
+    let texts = [
+        deep.to_owned(),
+        format!("{}#", &deep[..65_534]),
+        format!("+{}", &deep[..65_534]),
+        "+/".repeat(32_767) + "+",
+        format!("$share/g/{}", &deep[..65_526]),
+        format!("$exclusive/{}", &deep[..65_524]),
+    ];
+    let mut index = Subscriptions::new(Seed(1));
+    for (key, text) in (1..).zip(&texts) {
+        index.insert(SessionKey(key), key, &filter(text), options(QoS::AtMostOnce), None);
+    }
+    let snapshot = index.clone();
+    let heard = |slashes: usize| {
+        let matches = index.matches(&topic(&deep[..slashes]));
+        matches.receivers.iter().map(|receiver| receiver.handle).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(heard(65_535), BTreeSet::from([1, 2]));
+    assert_eq!(heard(65_534), BTreeSet::from([2, 3]));
+    assert_eq!(index.matches(&topic(&"a/".repeat(32_767))).receivers.len(), 1);
+    assert_eq!(index.matches(&topic(&deep[..65_526])).groups.len(), 1);
+    assert!(index.group(&filter(&texts[4])).is_some());
+    for (key, text) in (1..).zip(&texts) {
+        index.remove(SessionKey(key), &filter(text));
+    }
+    assert!(index.is_empty(), "nothing is left behind");
+    drop(index);
+    assert_eq!(snapshot.matches(&topic(deep)).receivers.len(), 2);
+    drop(snapshot);
+}
+
+#[test]
+fn what_is_not_there_is_not_removed() {
+    let mut index = Subscriptions::new(Seed(1));
+    index.insert(SessionKey(1), (), &filter("a/b/c"), options(QoS::AtMostOnce), None);
+    for other in ["a", "a/b", "a/b/c/d", "a/b/#", "+/b/c", "$share/g/a/b/c", "x"] {
+        index.remove(SessionKey(1), &filter(other));
+        index.remove(SessionKey(2), &filter("a/b/c"));
+    }
+    assert_eq!(index.matches(&topic("a/b/c")).receivers.len(), 1);
+}
