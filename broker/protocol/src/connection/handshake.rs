@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqgate_codec::{
-    ConnAck, ConnAckCode, ConnAckProperties, Connect, ConnectProperties, DecodeError, Packet,
+    ConnAck, ConnAckCode, ConnAckProperties, Connect, ConnectProperties, DecodeError, Packet, PacketType,
     ProtocolVersion, ReasonCode, Will,
 };
 
@@ -176,7 +176,9 @@ fn connack_code(code: ReasonCode) -> ReasonCode {
         ReasonCode::SERVER_SHUTTING_DOWN
         | ReasonCode::SESSION_TAKEN_OVER
         | ReasonCode::ADMINISTRATIVE_ACTION => ReasonCode::SERVER_UNAVAILABLE,
-        code => code,
+        code if code.is_allowed_in(PacketType::ConnAck) => code,
+        // A Topic Alias of 0 in a will, say.
+        _ => ReasonCode::PROTOCOL_ERROR,
     }
 }
 
