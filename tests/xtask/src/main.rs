@@ -3,6 +3,7 @@
 mod bench;
 mod curves;
 mod demo;
+mod fuzz;
 mod planted;
 mod process;
 mod spec;
@@ -46,6 +47,10 @@ enum Command {
     ///
     /// Example: cargo xtask spec --draw 20 --seed 7
     Spec(spec::Options),
+    /// Feed everything that takes bytes from outside with millions of inputs, led by the code that they reach.
+    ///
+    /// Example: cargo xtask fuzz codec connection --runs 1000000
+    Fuzz(fuzz::Options),
     /// Plant mistakes in a copy of the tree and see that the simulation finds each; part of `test --full`.
     Planted,
     /// Check what no compiler checks: layering, file sizes, stray markers, machine paths.
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         Command::Components => components(),
         Command::Tools => tools::prepare(&process::say).map(|tools| tools.report_missing(&process::say)),
         Command::Spec(options) => spec::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Planted => planted::run(),
         Command::Tidy => tidy::run(),
     };

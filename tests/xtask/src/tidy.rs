@@ -32,6 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("mqgate-e2e", &["mqgate-codec", "mqgate-client", "xtask"]),
+    ("mqgate-fuzz", &["mqgate-codec", "mqgate-identity", "mqgate-protocol", "mqgate-server"]),
     ("mqgate-sim", &["mqgate-codec", "mqgate-identity", "mqgate-protocol", "mqgate-server"]),
     ("xtask", &[]),
 ];
