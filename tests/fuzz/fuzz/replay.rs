@@ -64,7 +64,7 @@ fn what_was_compared_gets_into_the_input() {
     let mut rng = Rng::with_seed(1);
     for (number, expected) in [(0x4D51_5454, b"MQTT"), (0x5454_514D, b"TTQM"), (u64::from(b'x'), b"x___")] {
         let compared = [(u64::from(u32::from_be_bytes(*b"____")), number, 4), (0x5F, number, 1)];
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for _ in 0..100 {
             let mut data = b"____".to_vec();
             Mutator { rng: &mut rng, dictionary: &[], compared: &compared, longest: 100 }.meet(&mut data);
@@ -78,7 +78,7 @@ fn what_was_compared_gets_into_the_input() {
 fn no_input_grows_beyond_its_limit() {
     let mut rng = Rng::with_seed(2);
     let mut data = Vec::new();
-    let mut lengths = std::collections::BTreeSet::new();
+    let mut lengths = BTreeSet::new();
     for _ in 0..10_000 {
         Mutator { rng: &mut rng, dictionary: &[b"word"], compared: &[], longest: 50 }
             .mutate(&mut data, b"other");
