@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqgate_codec::{
-    ConnAck, Disconnect, Publish, PublishProperties, QoS, ReasonCode, Subscribe, SubscriptionOptions,
-    TopicFilter, TopicName, Unsubscribe,
+    ConnAck, Disconnect, PacketId, Publish, PublishProperties, QoS, ReasonCode, Subscribe,
+    SubscriptionOptions, TopicFilter, TopicName, Unsubscribe,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use crate::driver::{Driver, End};
+use crate::driver::{Driver, End, Leave, Overflow};
 use crate::session::{Command, Reply, Session, UNASSIGNED};
 use crate::{ClientError, ConnectError, ConnectOptions, RawConnection, Transport};
 
@@ -26,6 +27,20 @@ pub struct Message {
     pub retain: bool,
     pub dup: bool,
     pub properties: PublishProperties,
+}
+
+/// A message, and what it is acknowledged with if that is done by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    pub message: Message,
+    pub token: Option<Token>,
+}
+
+/// Names a message that waits to be acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    pub(crate) packet_id: PacketId,
+    pub(crate) era: u64,
 }
 
 /// What [`Client::recv`] tells.
@@ -46,9 +61,9 @@ pub enum Event {
 /// connection ends without a DISCONNECT, as if it were lost.
 #[derive(Clone)]
 pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    end: Arc<OnceLock<End>>,
-    _alive: Arc<oneshot::Sender<()>>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) end: Arc<OnceLock<End>>,
+    pub(crate) _alive: Arc<oneshot::Sender<()>>,
 }
 
 /// A connection. Everything that a [`Handle`] can do, it can do too.
@@ -57,7 +72,7 @@ pub struct Handle {
 /// nothing is read any more, acknowledgements included.
 pub struct Client {
     handle: Handle,
-    events: mpsc::Receiver<Message>,
+    events: mpsc::Receiver<Delivery>,
     driver: JoinHandle<()>,
     tls_resumed: bool,
 }
@@ -90,11 +105,7 @@ impl Client {
         let asked = &options.properties;
         let receive_maximum = asked.receive_maximum.map(Into::into);
         let session = Session::new(options.version, receive_maximum, asked.topic_alias_maximum, &connack);
-        // The server's word counts. [MQTT-3.2.2-21]
-        let keep_alive = match connack.properties.server_keep_alive {
-            Some(seconds) => Duration::from_secs(seconds.into()),
-            None => options.keep_alive,
-        };
+        let keep_alive = keep_alive(options, &connack);
         let (commands, command_receiver) = mpsc::channel(64);
         let (event_sender, events) = mpsc::channel(options.event_capacity.max(1));
         let (alive, abandoned) = oneshot::channel();
@@ -105,13 +116,19 @@ impl Client {
             decoder: raw.decoder,
             input: raw.input,
             session,
-            keep_alive: Some(keep_alive).filter(|keep_alive| !keep_alive.is_zero()),
+            keep_alive,
             commands: command_receiver,
+            acknowledgements: mpsc::unbounded_channel().1,
             events: event_sender,
-            abandoned,
+            message: None,
+            overflow: Overflow::Wait,
+            leave: Box::pin(async move {
+                let _ = abandoned.await;
+                Leave::Silently
+            }),
             end: end.clone(),
         };
-        let driver = tokio::spawn(driver.run());
+        let driver = tokio::spawn(async move { drop(driver.run().await) });
         let handle = Handle { commands, end, _alive: Arc::new(alive) };
         Ok((Self { handle, events, driver, tls_resumed }, connack))
     }
@@ -119,7 +136,7 @@ impl Client {
     /// The next message, or the end.
     pub async fn recv(&mut self) -> Event {
         match self.events.recv().await {
-            Some(message) => Event::Message(message),
+            Some(delivery) => Event::Message(delivery.message),
             None => {
                 let (reason, cause) = match self.handle.end.get() {
                     Some(end) => (end.reason, end.cause.clone()),
@@ -195,10 +212,23 @@ impl Handle {
         retain: bool,
         properties: PublishProperties,
     ) -> Result<ReasonCode, ClientError> {
-        let topic = Some(TopicName::parse(topic.into()).map_err(ClientError::TopicName)?);
-        let payload = payload.into();
+        let topic = TopicName::parse(topic.into()).map_err(ClientError::TopicName)?;
+        let message = Message { topic, payload: payload.into(), qos, retain, dup: false, properties };
+        let answer = self.start_publish(message).await?;
+        answer.await.unwrap_or_else(|_| Err(self.closed()))
+    }
+
+    /// Ready when the message is on its way; its end is told later. Messages go in the order in which this is
+    /// asked for.
+    pub async fn start_publish(&self, message: Message) -> Result<Published, ClientError> {
+        let Message { topic, payload, qos, retain, properties, .. } = message;
+        let expiry = properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into()));
+        let expires_at = expiry.map(|expiry| Instant::now() + expiry);
+        let topic = Some(topic);
         let publish = Publish { dup: false, qos, retain, topic, packet_id: None, payload, properties };
-        self.request(|reply| Command::Publish { publish, reply }).await
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Publish { publish, expires_at, reply }).await?;
+        Ok(answer)
     }
 
     /// The server's answer to each filter, in order.
@@ -241,6 +271,18 @@ impl Handle {
     fn closed(&self) -> ClientError {
         ClientError::Closed { reason: self.end.get().and_then(|end| end.reason) }
     }
+}
+
+/// What became of a message; an error of the channel means that the connection, or its session, is gone.
+pub type Published = oneshot::Receiver<Result<ReasonCode, ClientError>>;
+
+/// `None`: no pings. The server's word counts. [MQTT-3.2.2-21]
+pub(crate) fn keep_alive(options: &ConnectOptions, connack: &ConnAck) -> Option<Duration> {
+    let keep_alive = match connack.properties.server_keep_alive {
+        Some(seconds) => Duration::from_secs(seconds.into()),
+        None => options.keep_alive,
+    };
+    Some(keep_alive).filter(|keep_alive| !keep_alive.is_zero())
 }
 
 fn parse(filter: &str) -> Result<TopicFilter, ClientError> {

@@ -1,18 +1,20 @@
 //! Moves bytes and events between a socket, a session and its users. Decides nothing.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use mqgate_codec::{Decoder, Disconnect, Output, ReasonCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::Message;
 use crate::session::{Command, Fault, Received, Session};
 use crate::transport::Stream;
+use crate::{Delivery, Token};
 
 /// Commands wait while this much is unsent.
 const OUTPUT_LIMIT: usize = 256 * 1024;
@@ -41,15 +43,45 @@ pub(crate) struct Driver {
     /// `None`: no pings.
     pub(crate) keep_alive: Option<Duration>,
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) events: mpsc::Sender<Message>,
-    /// Resolves when the last handle is gone.
-    pub(crate) abandoned: oneshot::Receiver<()>,
+    /// Of messages that are acknowledged by hand.
+    pub(crate) acknowledgements: mpsc::UnboundedReceiver<Token>,
+    pub(crate) events: mpsc::Sender<Delivery>,
+    /// Received before, and not handed on yet.
+    pub(crate) message: Option<Delivery>,
+    pub(crate) overflow: Overflow,
+    /// Resolves when the connection is to end.
+    pub(crate) leave: Pin<Box<dyn Future<Output = Leave> + Send>>,
     pub(crate) end: Arc<OnceLock<End>>,
 }
 
+/// How a connection is ended from this side.
+#[derive(Debug)]
+pub(crate) enum Leave {
+    Silently,
+    Saying(Disconnect),
+}
+
+/// What happens to a message that there is no room for.
+#[derive(Debug, Clone)]
+pub(crate) enum Overflow {
+    /// It waits, and so does everything that the server says.
+    Wait,
+    /// Of QoS 0 it is dropped and counted when no more room is left than this; the others find room.
+    DropQos0 { room: usize, dropped: Arc<AtomicU64> },
+}
+
+/// What is left of a connection that ended.
+pub(crate) struct Rest {
+    pub(crate) session: Session,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) acknowledgements: mpsc::UnboundedReceiver<Token>,
+    pub(crate) events: mpsc::Sender<Delivery>,
+    pub(crate) message: Option<Delivery>,
+}
+
 impl Driver {
-    /// Until the connection ends. Whoever still waits for an answer then sees the end.
-    pub(crate) async fn run(self) {
+    /// Until the connection ends. Whoever still waits for an answer sees the end when the rest is dropped.
+    pub(crate) async fn run(self) -> Rest {
         let cell = self.end.clone();
         let (reader, writer) = tokio::io::split(self.stream);
         let mut running = Running {
@@ -59,15 +91,18 @@ impl Driver {
             input: self.input,
             session: self.session,
             unflushed: false,
-            message: None,
+            message: self.message,
+            overflow: self.overflow,
             events: self.events,
             pings: self.keep_alive.map(Pings::new),
         };
-        let mut commands = self.commands;
-        let end = running.run(&mut commands, self.abandoned).await;
+        let (mut commands, mut acknowledgements) = (self.commands, self.acknowledgements);
+        let end = running.run(&mut commands, &mut acknowledgements, self.leave).await;
         tracing::debug!(cause = end.cause, "connection ended");
         // The end is known before the channels close, so that nobody sees a closed channel without it.
         let _ = cell.set(end);
+        let Running { session, events, message, .. } = running;
+        Rest { session, commands, acknowledgements, events, message }
     }
 }
 
@@ -80,8 +115,9 @@ struct Running {
     /// Written, but perhaps still in a buffer of TLS.
     unflushed: bool,
     /// Received, and no room for it yet. The socket is not read meanwhile.
-    message: Option<Message>,
-    events: mpsc::Sender<Message>,
+    message: Option<Delivery>,
+    overflow: Overflow,
+    events: mpsc::Sender<Delivery>,
     pings: Option<Pings>,
 }
 
@@ -93,27 +129,34 @@ enum Step {
     Wrote(io::Result<()>),
     Delivered,
     PingDue,
-    Abandoned,
+    Acknowledge(Token),
+    Leave(Leave),
 }
 
 impl Running {
     async fn run(
         &mut self,
         commands: &mut mpsc::Receiver<Command>,
-        mut abandoned: oneshot::Receiver<()>,
+        acknowledgements: &mut mpsc::UnboundedReceiver<Token>,
+        mut leave: Pin<Box<dyn Future<Output = Leave> + Send>>,
     ) -> End {
         // CONNACK and a first message may have come in one read.
         if let Err(end) = self.take_packets() {
             return self.close(end).await;
         }
         loop {
-            match self.step(commands, &mut abandoned).await {
+            match self.step(commands, acknowledgements, &mut leave).await {
                 Step::Command(Some(Command::Disconnect(disconnect))) => {
                     self.session.command(Command::Disconnect(disconnect));
                     return self.close(End::because("we disconnected")).await;
                 }
                 Step::Command(Some(command)) => self.session.command(command),
-                Step::Command(None) | Step::Abandoned => {
+                Step::Acknowledge(token) => self.session.acknowledge(token),
+                Step::Leave(Leave::Saying(disconnect)) => {
+                    self.session.command(Command::Disconnect(disconnect));
+                    return self.close(End::because("we disconnected")).await;
+                }
+                Step::Command(None) | Step::Leave(Leave::Silently) => {
                     return End::because("nobody holds the client any more");
                 }
                 Step::Read(Ok(0)) => return End::because("the server closed the connection"),
@@ -139,9 +182,10 @@ impl Running {
     async fn step(
         &mut self,
         commands: &mut mpsc::Receiver<Command>,
-        abandoned: &mut oneshot::Receiver<()>,
+        acknowledgements: &mut mpsc::UnboundedReceiver<Token>,
+        leave: &mut Pin<Box<dyn Future<Output = Leave> + Send>>,
     ) -> Step {
-        let Self { reader, writer, decoder, input, session, unflushed, message, events, pings } = self;
+        let Self { reader, writer, decoder, input, session, unflushed, message, events, pings, .. } = self;
         let wants_commands = session.has_room() && session.output.remaining() < OUTPUT_LIMIT;
         let writes = session.output.has_remaining() || *unflushed;
         let reads = message.is_none();
@@ -150,7 +194,8 @@ impl Running {
         }
         let ping_at = pings.as_ref().map(|pings| pings.due);
         tokio::select! {
-            _ = abandoned => Step::Abandoned,
+            how = leave => Step::Leave(how),
+            Some(token) = acknowledgements.recv() => Step::Acknowledge(token),
             permit = events.reserve(), if message.is_some() => {
                 if let (Ok(permit), Some(message)) = (permit, message.take()) {
                     permit.send(message);
@@ -175,6 +220,13 @@ impl Running {
             match self.session.packet(packet) {
                 Ok(Received::Nothing) => {}
                 Ok(Received::Message(message)) => {
+                    if let Overflow::DropQos0 { room, dropped } = &self.overflow
+                        && message.token.is_none()
+                        && self.events.capacity() <= *room
+                    {
+                        dropped.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
                     if let Err(mpsc::error::TrySendError::Full(message)) = self.events.try_send(message) {
                         self.message = Some(message);
                     }

@@ -1,13 +1,14 @@
-//! MQTT client on the codec: behind `mqgate pub|sub|bench`, the tests, and whatever else has to speak to a broker.
+//! MQTT client on the codec: behind `mqgate pub|sub|bench`, the bridges, the tests, and whatever else has to speak to a broker.
 //!
 //! [`Client`] is one connection with correct QoS flows both ways. [`RawConnection`] sends anything, right or
-//! wrong. One connection is one session's time here: reconnecting is the caller's decision.
+//! wrong. A [`Link`] is a session that goes on with the next connection; when to connect is the caller's decision.
 
 pub mod bench;
 pub mod cli;
 mod client;
 mod driver;
 mod error;
+mod link;
 mod options;
 mod raw;
 mod session;
@@ -17,8 +18,9 @@ mod transport;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, Event, Handle, Message};
+pub use client::{Client, Delivery, Event, Handle, Message, Published, Token};
 pub use error::{ClientError, ConnectError, RawError, TlsError};
+pub use link::{Acknowledge, Connected, Incoming, Link, LinkOptions};
 pub use options::{ConnectOptions, WillOptions};
 pub use raw::RawConnection;
 pub use tls::{TlsOptions, TlsVersion};

@@ -31,6 +31,9 @@ pub struct ConnectOptions {
     pub will: Option<WillOptions>,
     pub user_name: Option<ByteString>,
     pub password: Option<Bytes>,
+    /// Sets the topmost bit of the protocol level, as bridges do in 3.1.1: servers that know it send them nothing
+    /// of their own back.
+    pub bridge: bool,
     /// Only sent in MQTT 5.0.
     pub properties: ConnectProperties,
     /// For everything until CONNACK.
@@ -68,6 +71,7 @@ impl ConnectOptions {
             will: None,
             user_name: None,
             password: None,
+            bridge: false,
             properties: ConnectProperties::default(),
             connect_timeout: Duration::from_secs(15),
             event_capacity: 256,
@@ -101,6 +105,7 @@ impl ConnectOptions {
     pub fn connect_packet(&self) -> Result<Connect, ConnectError> {
         Ok(Connect {
             version: self.version,
+            bridge: self.bridge && self.version != ProtocolVersion::V5,
             clean_start: self.clean_start,
             keep_alive: self.keep_alive.as_secs().try_into().unwrap_or(u16::MAX),
             client_id: self.client_id.clone(),

@@ -82,6 +82,8 @@ pub enum Packet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connect {
     pub version: ProtocolVersion,
+    /// The topmost bit of the protocol level: in 3.x it says that the client is a bridge. Never in 5.0.
+    pub bridge: bool,
     /// Clean Session in 3.1.1, Clean Start in 5.0.
     pub clean_start: bool,
     /// Seconds; 0 turns the keep-alive off.

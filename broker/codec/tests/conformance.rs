@@ -33,6 +33,7 @@ fn read(bytes: &[u8], version: ProtocolVersion) -> Result<Packet, DecodeError> {
 fn connect(version: ProtocolVersion) -> Connect {
     Connect {
         version,
+        bridge: false,
         clean_start: true,
         keep_alive: 60,
         client_id: "c".into(),

@@ -171,8 +171,17 @@ fn connect(version: ProtocolVersion) -> impl Strategy<Value = Packet> {
         let v5 = version == ProtocolVersion::V5;
         let client_id = if client_id.is_empty() && !v5 { "c".into() } else { client_id };
         let password = password.filter(|_| v5 || user_name.is_some());
-        let connect =
-            Connect { version, clean_start, keep_alive, client_id, will, user_name, password, properties };
+        let connect = Connect {
+            version,
+            bridge: false,
+            clean_start,
+            keep_alive,
+            client_id,
+            will,
+            user_name,
+            password,
+            properties,
+        };
         Packet::Connect(Box::new(connect))
     })
 }

@@ -91,6 +91,8 @@ pub mod names {
     pub const ADMIN_REFUSED: &str = "admin.refused";
     pub const BAN_ADDED: &str = "ban.added";
     pub const BAN_REMOVED: &str = "ban.removed";
+    pub const BRIDGE_UP: &str = "bridge.up";
+    pub const BRIDGE_DOWN: &str = "bridge.down";
     pub const BROKER_STARTED: &str = "broker.started";
     pub const BROKER_STOPPED: &str = "broker.stopped";
     pub const AUDIT_DROPPED: &str = "audit.dropped";
@@ -133,6 +135,8 @@ pub mod names {
         ADMIN_REFUSED,
         BAN_ADDED,
         BAN_REMOVED,
+        BRIDGE_UP,
+        BRIDGE_DOWN,
         BROKER_STARTED,
         BROKER_STOPPED,
         AUDIT_DROPPED,

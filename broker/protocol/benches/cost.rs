@@ -170,7 +170,7 @@ fn levels(count: usize) {
 
 fn retained(count: usize) {
     let before = resident();
-    let limits = RetainedLimits { messages: count, bytes: usize::MAX };
+    let limits = RetainedLimits { messages: count, bytes: usize::MAX, expiry: None };
     let mut retained = Retained::new(limits, SEED);
     let started = Instant::now();
     for number in 0..count {

@@ -3,6 +3,7 @@
 //!
 //! Pure: no I/O, no tokio, no clock, no lock, no randomness. Takes inputs, emits effects.
 
+pub mod bridge;
 pub mod connection;
 pub mod limits;
 pub mod message;

@@ -68,6 +68,8 @@ pub struct Limits {
     /// Where clients find another server when this one shuts down [MQTT 5.0, 3.14.2.2.5].
     pub server_reference: Option<Arc<str>>,
     pub topics: Arc<TopicRules>,
+    /// Who this broker is to bridges.
+    pub bridge_id: Option<Arc<str>>,
 }
 
 /// Bounds of what one session has accepted and not yet sent.
@@ -97,6 +99,8 @@ pub struct RetainedLimits {
     pub messages: usize,
     /// Bytes of topics and payloads together.
     pub bytes: usize,
+    /// How long a message is kept whose publisher gave it no expiry.
+    pub expiry: Option<Duration>,
 }
 
 /// What a client hears that may not publish where it published, where MQTT 3.1.1 has no word for it.
@@ -142,6 +146,7 @@ impl Default for Limits {
             response_information: None,
             server_reference: None,
             topics: Arc::default(),
+            bridge_id: None,
         }
     }
 }
@@ -159,6 +164,6 @@ impl Default for OutboxLimits {
 
 impl Default for RetainedLimits {
     fn default() -> Self {
-        Self { messages: 100_000, bytes: 256 * 1024 * 1024 }
+        Self { messages: 100_000, bytes: 256 * 1024 * 1024, expiry: None }
     }
 }

@@ -81,10 +81,12 @@ pub enum DropReason {
     Slow,
     /// The only subscription is the publisher's own, with No Local.
     NoLocal,
+    /// It was waiting when the client's permit became narrower.
+    NotPermitted,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoSubscribers,
         Self::QueueFull,
         Self::Expired,
@@ -93,6 +95,7 @@ impl DropReason {
         Self::Qos0,
         Self::Slow,
         Self::NoLocal,
+        Self::NotPermitted,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -105,6 +108,7 @@ impl DropReason {
             Self::Qos0 => "qos0",
             Self::Slow => "slow",
             Self::NoLocal => "no_local",
+            Self::NotPermitted => "not_permitted",
         }
     }
 }
@@ -172,6 +176,13 @@ impl Outbox {
     pub fn take_written(&mut self) -> (BytesMut, usize) {
         self.bytes -= self.written.len();
         (std::mem::take(&mut self.written), std::mem::take(&mut self.written_messages))
+    }
+
+    /// Puts back what was taken with [`Outbox::take_written`], or a part of it.
+    pub fn put_written(&mut self, written: BytesMut, messages: usize) {
+        self.bytes += written.len();
+        self.written = written;
+        self.written_messages = messages;
     }
 
     pub fn bytes(&self) -> usize {
@@ -292,11 +303,15 @@ impl Outbox {
 
     /// Takes out what came by shared subscriptions, in order, for another member of each.
     pub fn take_shared(&mut self) -> Vec<Outgoing> {
-        let shared = |outgoing: &Outgoing| Origin::is_shared(outgoing.origin.as_ref());
-        if !self.queue.iter().any(shared) {
+        self.take_where(|outgoing| Origin::is_shared(outgoing.origin.as_ref()))
+    }
+
+    /// Takes out what `wanted` picks, in order; what is written already is not among it.
+    pub fn take_where(&mut self, wanted: impl Fn(&Outgoing) -> bool) -> Vec<Outgoing> {
+        if !self.queue.iter().any(&wanted) {
             return Vec::new();
         }
-        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(shared);
+        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(&wanted);
         self.queue = kept.into();
         self.recount();
         taken

@@ -97,6 +97,18 @@ impl Permit {
         self.rules.may_subscribe(filter.filter(), qos)
     }
 
+    /// Whether a message of this topic may reach the client at all: whether it could subscribe to the topic.
+    pub fn may_receive(&self, topic: &TopicName) -> bool {
+        [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]
+            .into_iter()
+            .any(|qos| self.rules.may_subscribe(topic.as_str(), qos))
+    }
+
+    /// Whether both allow the same topics.
+    pub fn has_rules_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.rules, &other.rules) || self.rules == other.rules
+    }
+
     /// The highest QoS, up to the one asked for, with which a filter may be subscribed to.
     pub fn granted_qos(&self, filter: &TopicFilter, asked: QoS) -> Option<QoS> {
         [QoS::ExactlyOnce, QoS::AtLeastOnce, QoS::AtMostOnce]

@@ -22,6 +22,9 @@ pub struct Retained {
     bytes: usize,
     /// Messages with an expiry, the next first.
     expiries: BTreeSet<(Instant, ByteString)>,
+    /// When [`Retained::expire`] last looked: as exact as the time of messages without an expiry of their own has
+    /// to be.
+    looked: Instant,
 }
 
 /// The store as it was at one moment.
@@ -49,7 +52,15 @@ pub enum Kept {
 
 impl Retained {
     pub fn new(limits: RetainedLimits, seed: Seed) -> Self {
-        Self { root: Arc::default(), seed, limits, count: 0, bytes: 0, expiries: BTreeSet::new() }
+        Self {
+            root: Arc::default(),
+            seed,
+            limits,
+            count: 0,
+            bytes: 0,
+            expiries: BTreeSet::new(),
+            looked: Instant::ZERO,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -80,7 +91,11 @@ impl Retained {
         if count > self.limits.messages || bytes > self.limits.bytes {
             return Kept::Full;
         }
-        let message = Arc::new(message.stored());
+        let mut message = message.stored();
+        if message.expires_at.is_none() {
+            message.expires_at = self.limits.expiry.map(|expiry| self.looked.after(expiry));
+        }
+        let message = Arc::new(message);
         if let Some(at) = message.expires_at {
             self.expiries.insert((at, message.topic.as_text().clone()));
         }
@@ -104,6 +119,7 @@ impl Retained {
 
     /// Drops messages whose time has passed, at most `limit` of them; says how many.
     pub fn expire(&mut self, now: Instant, limit: usize) -> usize {
+        self.looked = self.looked.max(now);
         let mut dropped = 0;
         while dropped < limit
             && let Some((at, topic)) = self.expiries.first()
@@ -338,7 +354,8 @@ mod tests {
     /// MQTT-3.3.1-11]
     #[test]
     fn a_full_store_replaces_and_removes_but_does_not_grow() {
-        let mut retained = Retained::new(RetainedLimits { messages: 2, bytes: 12 }, Seed(1));
+        let limits = RetainedLimits { messages: 2, bytes: 12, expiry: None };
+        let mut retained = Retained::new(limits, Seed(1));
         assert_eq!(retained.keep(&message("a", "123", None)), Kept::Stored);
         assert_eq!(retained.keep(&message("b", "123", None)), Kept::Stored);
         assert_eq!(retained.keep(&message("c", "1", None)), Kept::Full, "count");
@@ -451,5 +468,24 @@ mod tests {
                 .collect();
             prop_assert_eq!(found(&retained, &filter, Instant::ZERO), expected);
         }
+    }
+
+    #[test]
+    fn who_gives_no_expiry_gets_the_default_one() {
+        let expiry = Some(std::time::Duration::from_secs(10));
+        let limits = RetainedLimits { messages: 9, bytes: 99, expiry };
+        let mut retained = Retained::new(limits, Seed(1));
+        let at = |seconds| Instant::ZERO.after_seconds(seconds);
+        retained.expire(at(100), 9);
+        for (topic, seconds) in [("default", None), ("shorter", Some(5)), ("longer", Some(20))] {
+            let mut message = Arc::into_inner(message(topic, "x", None)).unwrap();
+            message.expires_at = seconds.map(|seconds| at(100 + seconds));
+            retained.keep(&message);
+        }
+        let mut left = |seconds| {
+            retained.expire(at(seconds), 9);
+            retained.len()
+        };
+        assert_eq!([104, 105, 109, 110, 119, 120].map(&mut left), [3, 2, 2, 1, 1, 0]);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mqgate_codec::{Connect, ReasonCode};
-use mqgate_identity::audit::AuditEvent;
+use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_identity::reason::Reason;
 use mqgate_protocol::connection::Routed;
@@ -25,11 +25,12 @@ use crate::audit::coalesce::Coalescer;
 use crate::clock;
 use crate::directory::{Connections, lock};
 use crate::extras::{Extras, ExtrasSettings};
-use crate::gate::{Accepted, Admission, Dialogue, Gate, Reauthorization};
+use crate::gate::{Accepted, Admission, Dialogue, Gate, Reauthorization, event_about};
+use crate::inner::{self, InnerClients};
 use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::{MqttMetrics, Tally, Totals, Transport};
 use crate::routing::Router;
-use crate::sessions::Sessions;
+use crate::sessions::{LateWill, Sessions};
 
 pub use crate::connection::serve;
 
@@ -68,6 +69,7 @@ pub struct Broker {
     started: tokio::time::Instant,
     pub(crate) reauthorizations: Semaphore,
     pub(crate) extras: Extras,
+    pub(crate) inner: InnerClients,
     /// Connections that ended before anybody was asked: a storm of them is not a storm of audit records.
     strangers: Mutex<Coalescer<(Arc<str>, std::net::IpAddr, Reason)>>,
 }
@@ -128,15 +130,33 @@ impl Broker {
             started,
             reauthorizations: Semaphore::new(REAUTHORIZATIONS),
             extras,
+            inner: InnerClients::default(),
             strangers: Mutex::new(Coalescer::new(Duration::from_secs(10), 1024)),
         }))
     }
 
     /// Replaces the limits of connections that are yet to come. What all of them share (sessions, what is queued and
     /// retained) keeps those of the start.
-    pub fn configure(&self, limits: Limits, listener_limits: HashMap<Arc<str>, Limits>) {
+    pub fn configure(&self, mut limits: Limits, mut listener_limits: HashMap<Arc<str>, Limits>) {
+        let bridge_id = self.common_limits().bridge_id.clone();
+        for limits in listener_limits.values_mut().chain([&mut limits]) {
+            limits.bridge_id.clone_from(&bridge_id);
+        }
         let all = AllLimits { common: Arc::new(limits), of_listeners: shared(listener_limits) };
         self.limits.store(Arc::new(all));
+    }
+
+    /// Says who this broker is to bridges.
+    pub fn known_to_bridges_as(&self, id: &Arc<str>) {
+        let all = self.limits.load_full();
+        let named =
+            |limits: &Arc<Limits>| Limits { bridge_id: Some(Arc::clone(id)), ..Limits::clone(limits) };
+        let of_listeners =
+            all.of_listeners.iter().map(|(name, limits)| (Arc::clone(name), Arc::new(named(limits))));
+        self.limits.store(Arc::new(AllLimits {
+            common: Arc::new(named(&all.common)),
+            of_listeners: of_listeners.collect(),
+        }));
     }
 
     /// Everyone connected: to list, to disconnect, to ask again.
@@ -170,7 +190,8 @@ impl Broker {
                 () = shutdown.cancelled() => break,
                 () = tokio::time::sleep(PERIOD) => {}
             }
-            self.sessions.sweep(self.now());
+            let wills = self.sessions.sweep(self.now());
+            self.publish_late(wills).await;
             self.router.expire(self.now());
             self.publish_due();
             if self.now().since(tended) >= crate::slow::EVERY {
@@ -182,6 +203,28 @@ impl Broker {
         }
         let rest = lock(&self.strangers).finish();
         rest.into_iter().for_each(|event| self.audit.record(event));
+    }
+
+    /// Publishes wills whose clients went some time ago, except of those that are not let in any more: what
+    /// somebody left behind who was barred since is not heard either.
+    pub(crate) async fn publish_late(&self, wills: impl IntoIterator<Item = LateWill>) {
+        for LateWill { name, message, accepted } in wills {
+            if let (Admitter::Gate(gate), Some(accepted), false) =
+                (&self.admitter, &accepted, self.extras.barred_wills)
+                && let Err(reason) = gate.still_lets_in(accepted, &name.client_id, &name.device_id).await
+            {
+                tracing::info!(client_id = %name.client_id, device_id = %name.device_id, %reason, "the will of a barred client is not published");
+                let mut event = AuditEvent::new(names::PUBLISH_DENIED, Outcome::Failure, reason)
+                    .field("topic", message.topic.as_str())
+                    .field("will", "true");
+                event.client_id = Some(name.client_id.to_string());
+                event.device_id = Some(name.device_id.to_string());
+                self.audit.record(event_about(event, accepted));
+                self.count_denied(&accepted.listener, Stage::Will);
+                continue;
+            }
+            self.sessions.publish(Some(message));
+        }
     }
 
     /// What was counted since the start, and what there is now.
@@ -238,10 +281,13 @@ impl Broker {
         connect: &Connect,
         dialogue: Option<Dialogue>,
     ) -> Admission {
-        let mut admission = match &self.admitter {
+        if let Some(client) = self.inside(accepted) {
+            return inner::admit(&client, connect);
+        }
+        let mut admission = inner::keep_outside(match &self.admitter {
             Admitter::Gate(gate) => gate.admit_with(accepted, connect, dialogue).await,
             Admitter::Rule(rule) => rule(accepted, connect),
-        };
+        });
         if let (Admission::Admitted(permit), Some(rates)) =
             (&mut admission, self.extras.rates(&accepted.listener))
         {
@@ -265,6 +311,9 @@ impl Broker {
         current: &Permit,
         dialogue: Option<Dialogue>,
     ) -> Reauthorization {
+        if self.inside(accepted).is_some() {
+            return Reauthorization::Kept;
+        }
         let _one_of_some = self.reauthorizations.acquire().await;
         let mut answer = match &self.admitter {
             Admitter::Gate(gate) => gate.reauthorize_with(accepted, connect, current, dialogue).await,

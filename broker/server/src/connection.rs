@@ -511,6 +511,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     self.broker.router.unsubscribe(mailbox.key, filters.iter());
                 }
             }
+            Effect::ReviewMail => self.review_mail(),
             Effect::Reauthorize => self.ask(),
             Effect::Authorize(connect) if connect.properties.authentication_method.is_some() => {
                 self.talk(connect);
@@ -554,6 +555,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     /// A client that takes messages as they are gets those of QoS 0 without a detour. Not with topic aliases:
     /// those are chosen message by message.
     fn open_lane(&self, version: ProtocolVersion) {
+        if self.connect.as_ref().is_some_and(|connect| connect.bridge) {
+            return; // Of each message it is looked at where it came from.
+        }
         let aliases = self.connect.as_ref().and_then(|connect| connect.properties.topic_alias_maximum);
         if let (Some(mailbox), Some(maximum_packet_size), None | Some(0)) =
             (&self.mailbox, self.machine.maximum_packet_size(), aliases)
@@ -630,6 +634,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     fn handover(&mut self) -> Option<Handover> {
         let session: Box<Session> = self.machine.take_session()?;
         let mailbox = self.mailbox.take()?;
-        Some(Handover { session, mailbox })
+        let accepted = session.will.is_some().then(|| Arc::clone(&self.accepted));
+        Some(Handover { session, mailbox, accepted })
     }
 }

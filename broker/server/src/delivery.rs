@@ -6,7 +6,8 @@ use std::task::Waker;
 
 use bytes::BytesMut;
 use mqgate_codec::{
-    EncodedPublish, Output, ProtocolVersion, Publish, PublishParts, PublishPatch, PublishProperties, QoS,
+    DecodeLimits, Decoder, EncodedPublish, Output, Packet, ProtocolVersion, Publish, PublishParts,
+    PublishPatch, PublishProperties, QoS, TopicName,
 };
 use mqgate_protocol::limits::OutboxLimits;
 use mqgate_protocol::message::Message;
@@ -86,6 +87,40 @@ pub(crate) struct Taken {
     /// All messages.
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
+}
+
+/// What [`Mailbox::review`] took out.
+#[derive(Debug)]
+pub(crate) struct Reviewed {
+    /// All but those that were written already.
+    pub(crate) gone: Vec<Outgoing>,
+    pub(crate) written: usize,
+    /// Of both.
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+/// Those of our own packets that are `allowed`, and how many they are. What cannot be read goes.
+fn keep(
+    written: &BytesMut,
+    version: ProtocolVersion,
+    allowed: &impl Fn(&TopicName) -> bool,
+) -> (BytesMut, usize) {
+    let limits = DecodeLimits {
+        maximum_packet_size: u32::MAX,
+        maximum_topic_levels: u16::MAX,
+        ..DecodeLimits::default()
+    };
+    let mut decoder = Decoder::client(version, limits);
+    let (mut rest, mut kept, mut count) = (written.clone(), BytesMut::new(), 0);
+    loop {
+        let start = written.len() - rest.len();
+        let Ok(Some(Packet::Publish(publish))) = decoder.decode(&mut rest) else { return (kept, count) };
+        if publish.topic.as_ref().is_some_and(allowed) {
+            kept.extend_from_slice(&written[start..written.len() - rest.len()]);
+            count += 1;
+        }
+    }
 }
 
 impl<'a> Post<'a> {
@@ -170,6 +205,28 @@ impl Mailbox {
         let bytes = inner.outbox.bytes();
         let shared = inner.outbox.take_shared();
         (shared, bytes - inner.outbox.bytes())
+    }
+
+    /// Takes out what waits and is not `allowed`. Written messages are read again to see what they are; of those
+    /// that go only the number is told.
+    pub(crate) fn review(&self, allowed: impl Fn(&TopicName) -> bool) -> Reviewed {
+        let mut inner = lock(&self.inner);
+        let before = (inner.outbox.len(), inner.outbox.bytes());
+        let gone = inner.outbox.take_where(|outgoing| !allowed(&outgoing.message.topic));
+        let (written, messages) = inner.outbox.take_written();
+        if messages > 0 {
+            let version = inner.lane.map(|lane| lane.version);
+            let (kept, count) =
+                version.map_or_else(Default::default, |version| keep(&written, version, &allowed));
+            inner.outbox.put_written(kept, count);
+        }
+        let after = (inner.outbox.len(), inner.outbox.bytes());
+        Reviewed {
+            written: before.0 - after.0 - gone.len(),
+            messages: before.0 - after.0,
+            bytes: before.1 - after.1,
+            gone,
+        }
     }
 
     /// How many messages and bytes wait.

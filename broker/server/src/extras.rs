@@ -36,6 +36,8 @@ pub struct ExtrasSettings {
     pub delayed: DelayedLimits,
     pub subscriptions: Vec<AutomaticSubscription>,
     pub traces: Option<TraceLimits>,
+    /// Whether delayed wills are published although their clients were barred meanwhile.
+    pub barred_wills: bool,
 }
 
 /// What every client is subscribed to when it connects.
@@ -82,6 +84,8 @@ pub(crate) struct Extras {
     pub(crate) subscriptions: Vec<AutomaticSubscription>,
     pub(crate) traces: Traces,
     pub(crate) metrics: ExtrasMetrics,
+    /// Delayed wills are published although their clients were barred meanwhile.
+    pub(crate) barred_wills: bool,
 }
 
 /// What is counted here.
@@ -142,7 +146,8 @@ impl Extras {
         traced: &Arc<AtomicBool>,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
-        let ExtrasSettings { bans, flapping, rates, slow, delayed, subscriptions, traces } = settings;
+        let ExtrasSettings { bans, flapping, rates, slow, delayed, subscriptions, traces, barred_wills } =
+            settings;
         let metrics = ExtrasMetrics::new()?;
         metrics.register(registry)?;
         Ok(Self {
@@ -159,6 +164,7 @@ impl Extras {
                 metrics.trace_dropped.clone(),
             ),
             metrics,
+            barred_wills,
         })
     }
 

@@ -194,7 +194,13 @@ impl Broker {
         match self.sessions.find(name, |_| ()) {
             // Without an answer the connection was at its end already, and may have left the session behind.
             Found::With(handle) if ask(&handle, Request::End).await.is_some() => true,
-            Found::With(_) | Found::Parked(()) => self.sessions.end_parked(name),
+            Found::With(_) | Found::Parked(()) => match self.sessions.end_parked(name) {
+                Some(will) => {
+                    self.publish_late(will).await;
+                    true
+                }
+                None => false,
+            },
             Found::Nowhere => false,
         }
     }

@@ -1,6 +1,9 @@
 //! How fast the clients of one listener may be, all together: token buckets that hold one second's worth.
 //! Who is too fast is not read for a while; nothing is dropped.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -8,11 +11,14 @@ use mqgate_identity::hooks::GrantLimits;
 use mqgate_protocol::time::Instant;
 
 use crate::directory::lock;
+use crate::listener::source_of;
 
 /// Per second; `None` is without limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RateLimits {
     pub connections: Option<u32>,
+    /// From one address.
+    pub source_connections: Option<u32>,
     /// PUBLISH packets of all clients together.
     pub messages: Option<u32>,
     /// Bytes from all clients together.
@@ -28,6 +34,7 @@ pub struct RateLimits {
 pub(crate) struct Rates {
     limits: RateLimits,
     connections: Option<Mutex<Bucket>>,
+    sources: Option<Mutex<Sources>>,
     messages: Option<Mutex<Bucket>>,
     bytes: Option<Mutex<Bucket>>,
 }
@@ -51,11 +58,12 @@ impl Rates {
     pub(crate) fn new(limits: RateLimits) -> Self {
         let bucket = |limit: Option<u32>| {
             let per_second = u64::from(limit?.max(1));
-            Some(Mutex::new(Bucket { per_second, left: (per_second * 1000) as i64, at: Instant::ZERO }))
+            Some(Mutex::new(Bucket::full(per_second, Instant::ZERO)))
         };
         Self {
             limits,
             connections: bucket(limits.connections),
+            sources: limits.source_connections.map(|limit| Mutex::new(Sources::new(limit))),
             messages: bucket(limits.messages),
             bytes: bucket(limits.bytes),
         }
@@ -69,6 +77,11 @@ impl Rates {
     /// Counts one connection; says how long the next has to wait.
     pub(crate) fn connection(&self, now: Instant) -> Option<Duration> {
         lock(self.connections.as_ref()?).take(now, 1)
+    }
+
+    /// Counts one connection from an address; says whether it may have it.
+    pub(crate) fn source_connection(&self, now: Instant, address: IpAddr) -> bool {
+        self.sources.as_ref().is_none_or(|sources| lock(sources).connection(now, source_of(address)))
     }
 
     /// Counts what a client sent; says how long it has to wait if that was more than is left.
@@ -95,7 +108,71 @@ impl Rates {
     }
 }
 
+/// How many addresses are told apart. More that connect within the same second share one allowance.
+const SOURCES: usize = 65_536;
+
+/// What each address has left. One that has all of it is not in here.
+#[derive(Debug)]
+struct Sources {
+    per_second: u64,
+    known: HashMap<IpAddr, Bucket>,
+    /// Of all that there was no room for.
+    others: Bucket,
+    /// When those that had everything back were last forgotten.
+    tidied: Instant,
+}
+
+impl Sources {
+    fn new(limit: u32) -> Self {
+        let per_second = u64::from(limit.max(1));
+        let others = Bucket::full(per_second, Instant::ZERO);
+        Self { per_second, known: HashMap::new(), others, tidied: Instant::ZERO }
+    }
+
+    fn connection(&mut self, now: Instant, source: IpAddr) -> bool {
+        // A bucket is full again after a second without connections.
+        if now.since(self.tidied) >= Duration::from_secs(1) {
+            self.tidied = now;
+            self.known.retain(|_, bucket| !bucket.is_full(now));
+            if self.known.is_empty() {
+                self.known = HashMap::new();
+            }
+        }
+        let room = self.known.len() < SOURCES;
+        let bucket = match self.known.entry(source) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) if room => new.insert(Bucket::full(self.per_second, now)),
+            Entry::Vacant(_) => &mut self.others,
+        };
+        bucket.take_if_there(now)
+    }
+}
+
 impl Bucket {
+    fn full(per_second: u64, at: Instant) -> Self {
+        Self { per_second, left: (per_second * 1000) as i64, at }
+    }
+
+    /// Fills it up to `now`.
+    fn fill(&mut self, now: Instant) {
+        self.take(now, 0);
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.left >= (self.per_second * 1000) as i64
+    }
+
+    /// Takes one if there is one: who asks in vain does not have to wait longer for it.
+    fn take_if_there(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        let there = self.left >= 1000;
+        if there {
+            self.left -= 1000;
+        }
+        there
+    }
+
     fn take(&mut self, now: Instant, count: u64) -> Option<Duration> {
         let full = (self.per_second * 1000) as i64;
         let passed = now.since(self.at).as_millis().min(u128::from(u32::MAX)) as i64;
@@ -124,6 +201,31 @@ mod tests {
         assert_eq!(rates.traffic(at(3_600_000), 2, 0), None, "no more than a second is saved up");
         assert!(rates.traffic(at(3_600_000), 1, 0).is_some());
         assert_eq!(rates.connection(at(0)), None, "no limit");
+    }
+
+    #[test]
+    fn each_address_has_its_own_rate_and_the_table_is_bounded() {
+        let limits = RateLimits { source_connections: Some(2), ..RateLimits::default() };
+        let rates = Rates::new(limits);
+        let at = |millis| Instant::ZERO.after(Duration::from_millis(millis));
+        let v4 = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(number));
+        let taken = |millis, address| rates.source_connection(at(millis), address);
+        assert_eq!([0; 3].map(|millis| taken(millis, v4(1))), [true, true, false]);
+        assert!(taken(0, v4(2)), "another address has its own");
+        assert!(
+            !taken(499, v4(1)) && taken(500, v4(1)) && !taken(500, v4(1)),
+            "half a second gives one back"
+        );
+        let network = ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(|text| text.parse().unwrap());
+        assert_eq!(network.map(|address| taken(600, address)), [true, true, false], "one host has a network");
+
+        let many = SOURCES as u32 + 10;
+        let let_in = (0..many).filter(|number| taken(5_000, v4(1_000_000 + number))).count();
+        assert_eq!(let_in, SOURCES + 2, "those that there is no room for share one rate");
+        let known = || lock(rates.sources.as_ref().unwrap()).known.len();
+        assert_eq!(known(), SOURCES);
+        assert!(taken(6_000, v4(1)));
+        assert_eq!(known(), 1, "who has everything back is forgotten");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use mqgate_codec::{QoS, TopicFilter, TopicName};
 use mqgate_protocol::connection::{NewSubscription, Routed};
-use mqgate_protocol::limits::Limits;
+use mqgate_protocol::limits::{Limits, RetainedLimits};
 use mqgate_protocol::message::Message;
 use mqgate_protocol::outbox::{DropReason, Origin, Outgoing, Pushed};
 use mqgate_protocol::persistent::Seed;
@@ -104,7 +104,7 @@ impl Router {
             snapshot: ArcSwap::from_pointee(Subscriptions::new(seed)),
             writer: Mutex::default(),
             retained: Mutex::new(Retained::new(limits.retained, seed)),
-            sys: Mutex::new(Retained::new(limits.retained, seed)),
+            sys: Mutex::new(Retained::new(RetainedLimits { expiry: None, ..limits.retained }, seed)),
             exclusive: Mutex::default(),
             traced: Arc::default(),
             retained_per_subscription: limits.retained_per_subscription,

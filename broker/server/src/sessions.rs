@@ -15,6 +15,7 @@ use mqgate_codec::ReasonCode;
 use mqgate_identity::reason::Reason;
 use mqgate_protocol::connection::Refused;
 use mqgate_protocol::limits::Limits;
+use mqgate_protocol::message::Message;
 use mqgate_protocol::outbox::{DropReason, Outgoing};
 use mqgate_protocol::session::{Session, SessionKey};
 use mqgate_protocol::time::Instant;
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::delivery::Mailbox;
 use crate::directory::{ConnectionHandle, lock};
+use crate::gate::Accepted;
 use crate::inspect::SessionLine;
 use crate::metrics::mqtt::{MqttMetrics, Tally, Transport};
 use crate::routing::{Router, note_queued};
@@ -60,6 +62,16 @@ struct Shard {
 pub(crate) struct Handover {
     pub(crate) session: Box<Session>,
     pub(crate) mailbox: Arc<Mailbox>,
+    /// What is known of the connection that it was left by, if there is a will to be published for it.
+    pub(crate) accepted: Option<Arc<Accepted>>,
+}
+
+/// A will whose time came while its client was away. Whoever publishes it asks first whether its client is
+/// still let in.
+pub(crate) struct LateWill {
+    pub(crate) name: Name,
+    pub(crate) message: Arc<Message>,
+    pub(crate) accepted: Option<Arc<Accepted>>,
 }
 
 /// A session for a connection.
@@ -135,7 +147,7 @@ impl Sessions {
             None => None,
         };
         let now = now();
-        if let Some(Handover { mut session, mailbox }) = older {
+        if let Some(Handover { mut session, mailbox, .. }) = older {
             let over = session.ends_at.is_some_and(|at| at <= now);
             if !clean_start && !over {
                 session.will.take_if(|will| will.due > now); // [MQTT-3.1.3-9]
@@ -204,7 +216,7 @@ impl Sessions {
                 Some(heir) => heir.send(handover).err(),
                 None => Some(handover),
             };
-            if let Some(Handover { session, mailbox }) = orphan {
+            if let Some(Handover { session, mailbox, .. }) = orphan {
                 self.end(session, &mailbox);
             }
             return;
@@ -218,14 +230,14 @@ impl Sessions {
             return;
         }
         self.metrics.sessions_offline.inc();
-        let Handover { mut session, mailbox } = handover;
+        let Handover { mut session, mailbox, accepted } = handover;
         let (key, waiting) = (session.key, Arc::clone(&mailbox));
         session.inflight.detach();
         let will = session.take_due_will(now);
         if let Some(at) = session.due() {
             lock(&self.due).insert((at, name.clone()));
         }
-        shard.add(&name, Place::Parked(Handover { session, mailbox }));
+        shard.add(&name, Place::Parked(Handover { session, mailbox, accepted }));
         drop(shard);
         self.share_out(key, &waiting);
         self.publish(will);
@@ -243,12 +255,17 @@ impl Sessions {
         }
     }
 
-    /// Publishes wills and ends sessions whose time has come.
-    pub(crate) fn sweep(&self, now: Instant) {
+    /// Ends sessions whose time has come; gives the wills whose time has come.
+    pub(crate) fn sweep(&self, now: Instant) -> Vec<LateWill> {
+        let mut wills = Vec::new();
         while let Some(name) = self.next_due(now) {
             let mut shard = lock(self.shard(&name));
-            let Some(Place::Parked(Handover { session, .. })) = shard.places.get_mut(&name) else { continue };
-            let will = session.take_due_will(now);
+            let Some(Place::Parked(Handover { session, accepted, .. })) = shard.places.get_mut(&name) else {
+                continue;
+            };
+            if let Some(message) = session.take_due_will(now) {
+                wills.push(LateWill { name: name.clone(), message, accepted: accepted.take() });
+            }
             let over = session.ends_at.is_some_and(|at| at <= now);
             let next = session.due().filter(|_| !over);
             let ended = if over { shard.remove(&name) } else { None };
@@ -256,13 +273,13 @@ impl Sessions {
                 lock(&self.due).insert((at, name));
             }
             drop(shard);
-            self.publish(will);
-            if let Some(Place::Parked(Handover { session, mailbox })) = ended {
+            if let Some(Place::Parked(Handover { session, mailbox, .. })) = ended {
                 self.count.fetch_sub(1, Ordering::Relaxed);
                 self.metrics.sessions_offline.dec();
                 self.end(session, &mailbox);
             }
         }
+        wills
     }
 
     fn next_due(&self, now: Instant) -> Option<Name> {
@@ -312,7 +329,7 @@ impl Sessions {
         self.publish(session.will.take().map(|will| will.message));
     }
 
-    fn publish(&self, will: Option<Arc<mqgate_protocol::message::Message>>) {
+    pub(crate) fn publish(&self, will: Option<Arc<Message>>) {
         if let Some(will) = will {
             let mut tally = Tally::new(Transport::Tcp);
             self.router.publish(&will, &mut tally);
@@ -340,21 +357,24 @@ impl Sessions {
         }
     }
 
-    /// Ends a session whose client is away; says whether there was one.
-    pub(crate) fn end_parked(&self, name: &Name) -> bool {
+    /// Ends a session whose client is away; `None` if there is none. Gives the will that is due by that.
+    pub(crate) fn end_parked(&self, name: &Name) -> Option<Option<LateWill>> {
         let mut shard = lock(self.shard(name));
         if !matches!(shard.places.get(name), Some(Place::Parked(_))) {
-            return false;
+            return None;
         }
-        let Some(Place::Parked(Handover { session, mailbox })) = shard.remove(name) else { return false };
+        let Some(Place::Parked(Handover { mut session, mailbox, accepted })) = shard.remove(name) else {
+            return None;
+        };
         if let Some(at) = session.due() {
             lock(&self.due).remove(&(at, name.clone()));
         }
         drop(shard);
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.metrics.sessions_offline.dec();
+        let will = session.will.take();
         self.end(session, &mailbox);
-        true
+        Some(will.map(|will| LateWill { name: name.clone(), message: will.message, accepted }))
     }
 
     /// The first `limit` sessions after `after` that `wanted` takes, in order of device and client id.

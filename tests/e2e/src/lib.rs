@@ -7,11 +7,13 @@
 
 pub mod admin;
 pub mod broker;
+pub mod mosquitto;
 pub mod pki;
 pub mod tools;
 
 pub use admin::Admin;
 pub use broker::{Broker, BrokerBuilder, PATIENT};
+pub use mosquitto::Mosquitto;
 pub use pki::{Identity, Pki};
 
 use std::time::{Duration, Instant};

@@ -11,6 +11,13 @@ pub fn mosquitto(program: &str) -> Option<Command> {
     Some(command)
 }
 
+/// Mosquitto's broker.
+pub fn mosquitto_broker() -> Option<Command> {
+    let mut command = find("mosquitto", "-h")?;
+    with_libraries(&mut command);
+    Some(command)
+}
+
 /// Lets a program that uses OpenSSL offer nothing newer than TLS 1.2. (Mosquitto's `--tls-version` is a minimum.)
 pub fn at_most_tls_1_2(command: &mut Command, folder: &Path) {
     const CONF: &str =
@@ -84,7 +91,7 @@ fn find(program: &str, probe: &str) -> Option<Command> {
     let mut command = Command::new(program);
     with_libraries(&mut command);
     let there =
-        command.arg(probe).output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 2));
+        command.arg(probe).output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 4));
     present(program, there).then(|| Command::new(program))
 }
 

@@ -142,6 +142,7 @@ impl Client {
         let receive_maximum = NonZeroU16::new(self.receive_maximum).filter(|_| v5);
         self.send(&Packet::Connect(Box::new(Connect {
             version: self.version,
+            bridge: false,
             clean_start: hello.clean,
             keep_alive: 0,
             client_id: ByteString::from(self.name.as_str()),

@@ -41,6 +41,13 @@ const TOOLS: &[Tool] = &[
         tests: "real_clients::mosquitto_*",
     },
     Tool {
+        program: "mosquitto",
+        probe: "-h",
+        packages: &["mosquitto", "libmosquitto1", "libcjson1", "libdlt2", "libwrap0"],
+        elsewhere: "Eclipse Mosquitto (Debian: mosquitto)",
+        tests: "bridge::mosquitto_*",
+    },
+    Tool {
         program: "promtool",
         probe: "--version",
         packages: Packages::Only(&["prometheus"]),
@@ -151,8 +158,8 @@ impl Tools {
     fn works(&self, tool: &Tool) -> bool {
         let mut command = Command::new(tool.program);
         command.arg(tool.probe).env("PATH", &self.path).env("LD_LIBRARY_PATH", &self.libraries);
-        // mosquitto_pub exits with 1 from --version; that it answers is enough.
-        command.output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 2))
+        // mosquitto_pub exits with 1 from --version, mosquitto with 3 from -h; that it answers is enough.
+        command.output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 4))
     }
 
     /// Tells the tests where the tools are. With all of them there, or where the caller says so with

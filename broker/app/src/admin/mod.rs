@@ -1,6 +1,7 @@
 //! `/api/v1/plugins`: the routes of the admin API that are about components. Here because only this crate
 //! sees the plugin host; token and host checks are those of the server's door.
 
+pub mod bridges;
 pub mod reload;
 mod routes;
 

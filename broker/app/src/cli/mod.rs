@@ -2,6 +2,7 @@
 
 mod bans;
 mod bench;
+mod bridge;
 mod ca;
 mod cert;
 mod clients;
@@ -80,6 +81,9 @@ enum Command {
     /// Who is kept out: client ids, devices, certificates, addresses
     #[command(subcommand)]
     Bans(bans::Command),
+    /// Other brokers that topics are shared with
+    #[command(subcommand)]
+    Bridge(bridge::Command),
     /// What is said with chosen clients, into a file
     #[command(subcommand)]
     Trace(trace::Command),
@@ -132,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Retained(command) => retained::run(command, explicit),
         Command::Message(command) => message::run(command, explicit),
         Command::Bans(command) => bans::run(command, explicit),
+        Command::Bridge(command) => bridge::run(command, explicit),
         Command::Trace(command) => trace::run(command, explicit),
         Command::Plugin(command) => plugin::run(command, explicit),
         Command::Cert(command) => cert::run(command, explicit),

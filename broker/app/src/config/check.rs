@@ -1,6 +1,7 @@
 //! What a configuration must not say although every key can be read: contradictions, dangerous combinations,
 //! names and files that lead nowhere.
 
+mod bridge;
 mod crl;
 mod ocsp;
 mod tls;
@@ -77,6 +78,7 @@ pub fn check(config: &Config, source: &Source<'_>) -> Found {
         checker.rules(&format!("policy.acls.{name}.rules"), &acl.rules);
     }
     checker.admin(config);
+    bridge::check(&mut checker, config);
     crl::check(&mut checker, config);
     checker.limits(config);
     checker.server_certificates(config);
@@ -117,6 +119,15 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
     }
     for (field, path) in config.admin.tls.iter().flat_map(admin_files) {
         file(format!("admin.tls.{field}"), &path);
+    }
+    for (name, bridge) in &config.bridges {
+        let tls = &bridge.tls;
+        let files = [("cacertfile", &tls.cacertfile), ("certfile", &tls.certfile), ("keyfile", &tls.keyfile)];
+        for (field, path) in files {
+            if let Some(path) = path {
+                file(format!("bridges.{name}.tls.{field}"), path);
+            }
+        }
     }
     for (index, path) in config.crl.files.iter().enumerate() {
         file(format!("crl.files[{index}]"), path);

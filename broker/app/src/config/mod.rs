@@ -290,6 +290,13 @@ fn anchor_paths(config: &mut Config, base: &Path) {
         listener.password.iter_mut().for_each(|password| anchor_password(password, base));
         listener.ocsp.issuer_pem.iter_mut().for_each(anchor);
     }
+    for bridge in config.bridges.values_mut() {
+        let tls = &mut bridge.tls;
+        let files = [&mut tls.cacertfile, &mut tls.certfile, &mut tls.keyfile];
+        files.into_iter().flatten().for_each(anchor);
+        let passwords = [&mut bridge.password, &mut tls.password];
+        passwords.into_iter().flatten().for_each(|password| anchor_password(password, base));
+    }
     for plugin in &mut config.plugins {
         if let Some(source) = plugin.source.as_mut().filter(|source| !source.starts_with("bundled:")) {
             let mut path = PathBuf::from(&*source);

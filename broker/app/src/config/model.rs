@@ -3,6 +3,7 @@
 //! those are `source`'s.
 
 mod admin_tls;
+mod bridge;
 mod crl;
 mod extras;
 mod limits;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::units::Span;
 
 pub use self::admin_tls::AdminTls;
+pub use self::bridge::{Bridge, BridgeTls, BridgeTopic, BridgeVersion, Direction, Retain};
 pub use self::crl::{Crl, CrlScope, StaleLists};
 pub use self::extras::{
     AutoSubscribe, Bans, Delayed, Flapping, Rates, Rewrite, SlowSubscribers, Sys, Topics, Trace,
@@ -48,6 +50,8 @@ pub struct Config {
     pub node: Node,
     /// Where clients connect. Each has a name, which is a label of metrics and audit records.
     pub listeners: BTreeMap<String, Listener>,
+    /// Other brokers that topics are shared with. Each has a name, which is a label of metrics.
+    pub bridges: BTreeMap<String, Bridge>,
     /// Certificate revocation lists, for listeners with `crl_check`.
     pub crl: Crl,
     /// The chain that judges connections: plugins (WebAssembly components) and native implementations, asked

@@ -473,6 +473,7 @@ pub fn limits(config: &Config) -> Limits {
         retained: RetainedLimits {
             messages: limits.max_retained_messages as usize,
             bytes: usize::try_from(limits.max_retained_bytes.0).unwrap_or(usize::MAX),
+            expiry: Some(limits.retained_expiry.0).filter(|expiry| !expiry.is_zero()),
         },
         denied_publish: match limits.denied_publish {
             model::DeniedPublish::Drop => DeniedPublish::Drop,

@@ -63,6 +63,7 @@ pub fn settings(config: &Config, bans: Arc<Bans>) -> ExtrasSettings {
             longest: config.trace.max_time.0,
             bytes: config.trace.max_size.0,
         }),
+        barred_wills: config.mqtt.publish_wills_of_barred,
         subscriptions: config.topics.subscribe.iter().map(automatic).collect(),
     }
 }
@@ -98,9 +99,11 @@ fn rates(config: &Config) -> HashMap<Arc<str>, RateLimits> {
     let limit = |value: u32| (value > 0).then_some(value);
     let limited = config.listeners.iter().filter(|(_, listener)| listener.rates != model::Rates::default());
     let limits = limited.map(|(name, listener)| {
-        let model::Rates { connections, messages, bytes, client_messages, client_bytes } = listener.rates;
+        let model::Rates { connections, source_connections, messages, bytes, client_messages, client_bytes } =
+            listener.rates;
         let limits = RateLimits {
             connections: limit(connections),
+            source_connections: limit(source_connections),
             messages: limit(messages),
             bytes: limit(bytes),
             client_messages: limit(client_messages),

@@ -45,6 +45,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::PluginAdmin;
+use crate::bridge::{self, Bridges};
 use crate::config::check::bind_address;
 use crate::config::{Config, ConfigError, Inputs};
 use crate::exit::{Exit, Failure};
@@ -132,6 +133,7 @@ struct Parts {
     stapler: Arc<Stapler>,
     /// The admin API's.
     admin_tls: Option<Arc<TlsServer>>,
+    bridges: Arc<Bridges>,
 }
 
 async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, log: LogFilter) -> Result<()> {
@@ -176,6 +178,7 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
     helpers.spawn(Arc::clone(&parts.stapler).run(end.clone()));
     helpers.spawn(Arc::clone(&parts.broker).housekeeping(end.clone()));
     helpers.spawn(Arc::clone(&parts.builtin).renew(Arc::clone(&parts.bundles), end.clone()));
+    helpers.spawn(Arc::clone(&parts.bridges).run(stop.clone()));
     extras::spawn(config, &parts.broker, &mut helpers, &end);
     helpers.spawn(Arc::clone(&parts.live).housekeeping(end.clone()));
     helpers.spawn(Arc::clone(&parts.transitions).housekeeping(end.clone()));
@@ -362,6 +365,10 @@ async fn open(config: Config) -> Result<Parts> {
         listener_limits: build::listener_limits(&config),
     };
     let broker = Broker::with_extras(parts, extras::settings(&config, bans), metrics.registry())?;
+    let bridge_id = bridge::broker_id(&config.node.data_dir)?;
+    broker.known_to_bridges_as(&bridge_id);
+    let bridges = Bridges::new(&config, &bridge_id, &broker, &audit, metrics.registry())
+        .map_err(|error| Failure::new(Exit::Config, format!("{error:#}")))?;
     trust.know_own_chain(build::own_chain(&config));
     registry.log_ca_lints();
     let live = Live::new(Arc::clone(&broker), Arc::clone(&audit), metrics.registry(), build::live(&config))?;
@@ -406,6 +413,7 @@ async fn open(config: Config) -> Result<Parts> {
         revocations,
         stapler,
         admin_tls,
+        bridges,
     })
 }
 
@@ -465,6 +473,7 @@ async fn serve_admin(
         let more = crate::admin::router(plugins, upload)
             .merge(admin::bundles_router(Arc::clone(&parts.bundles)))
             .merge(admin::crl_routes(Arc::clone(&parts.revocations), Arc::clone(&parts.audit)))
+            .merge(crate::admin::bridges::router(Arc::clone(&parts.bridges), Arc::clone(&parts.audit)))
             .merge(crate::admin::reload::router(Arc::clone(reloader)));
         let router = admin::router(routes.clone(), Arc::new(door), more);
         let socket = listen("admin.bind", &config.admin.bind).await?;

@@ -20,7 +20,7 @@ pub(super) fn connect(
     minimal_length: bool,
     answer_in: &mut Option<ProtocolVersion>,
 ) -> Result<Connect, DecodeError> {
-    let version = protocol_version(reader, answer_in)?;
+    let (version, bridge) = protocol_version(reader, answer_in)?;
     *answer_in = Some(version);
     if version == ProtocolVersion::V5 && !minimal_length {
         return Err(DecodeError::LengthNotMinimal);
@@ -48,14 +48,14 @@ pub(super) fn connect(
     let present = |reader: &Reader<'_>, flag| flags & flag != 0 && !(may_end && reader.is_empty());
     let user_name = if present(reader, USER_NAME) { Some(reader.text()?) } else { None };
     let password = if present(reader, PASSWORD) { Some(reader.binary()?) } else { None };
-    Ok(Connect { version, clean_start, keep_alive, client_id, will, user_name, password, properties })
+    Ok(Connect { version, bridge, clean_start, keep_alive, client_id, will, user_name, password, properties })
 }
 
-/// [MQTT-3.1.2-1, MQTT-3.1.2-2]
+/// And whether the client says that it is a bridge. [MQTT-3.1.2-1, MQTT-3.1.2-2]
 fn protocol_version(
     reader: &mut Reader<'_>,
     answer_in: &mut Option<ProtocolVersion>,
-) -> Result<ProtocolVersion, DecodeError> {
+) -> Result<(ProtocolVersion, bool), DecodeError> {
     let name = reader.binary()?;
     let known_name = matches!(&name[..], b"MQTT" | b"MQIsdp");
     if !known_name {
@@ -63,12 +63,12 @@ fn protocol_version(
     }
     let level = reader.u8()?;
     match (&name[..], level) {
-        (b"MQIsdp", 3) => Ok(ProtocolVersion::V3_1),
-        (b"MQTT", 4) => Ok(ProtocolVersion::V3_1_1),
-        (b"MQTT", 5) => Ok(ProtocolVersion::V5),
+        // The topmost bit is no part of any specification; bridges of Mosquitto set it.
+        (b"MQIsdp", 0x03 | 0x83) => Ok((ProtocolVersion::V3_1, level == 0x83)),
+        (b"MQTT", 0x04 | 0x84) => Ok((ProtocolVersion::V3_1_1, level == 0x84)),
+        (b"MQTT", 5) => Ok((ProtocolVersion::V5, false)),
         _ => {
-            // Above 5 is a later version. The topmost bit is set by some bridges, which understand a 3.1.1
-            // answer and try again without it.
+            // Above 5 is a later version.
             let later = level > 5 && level & 0x80 == 0;
             *answer_in = Some(if later { ProtocolVersion::V5 } else { ProtocolVersion::V3_1_1 });
             Err(DecodeError::UnsupportedProtocolLevel(level))

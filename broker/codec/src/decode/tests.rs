@@ -229,7 +229,8 @@ fn a_refused_connect_tells_in_which_version_to_answer() {
         (connect(5, 3, b"\0\x01c"), V5),
         (connect(6, 2, b""), V5),
         (connect(3, 2, b""), V3),
-        (connect(0x84, 2, b""), V3),
+        (connect(0x84, 2, b"\0"), V3),
+        (connect(0x85, 2, b""), V3),
         (b"\0\x04HTTP\x04".to_vec(), None),
         (b"\0\x04MQTT".to_vec(), None),
     ] {

@@ -82,7 +82,7 @@ fn connect<S: Sink>(connect: &Connect, sink: &mut S) {
         ProtocolVersion::V5 => ("MQTT", 5),
     };
     sink.field(name.as_bytes());
-    sink.u8(level);
+    sink.u8(level | u8::from(connect.bridge && connect.version != ProtocolVersion::V5) << 7);
     let mut flags = u8::from(connect.clean_start) << 1;
     if let Some(will) = &connect.will {
         flags |= 0b100 | (will.qos as u8) << 3 | u8::from(will.retain) << 5;

@@ -93,6 +93,8 @@ pub enum Effect {
     },
     Subscribe(Vec<NewSubscription>),
     Unsubscribe(Vec<TopicFilter>),
+    /// The permit is another one: what waits in the outbox and it does not let the client have, is to go.
+    ReviewMail,
     Denied(Denied),
     Dropped {
         reason: DropReason,

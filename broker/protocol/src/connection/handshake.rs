@@ -108,6 +108,9 @@ impl Connection {
             return self.vanish(now, online, Fault::ConnAckTooLarge);
         }
         online.review_subscriptions(&mut self.effects);
+        if present {
+            online.review_messages(&mut self.effects);
+        }
         online.pump(&mut self.effects);
         State::Online(Box::new(online))
     }
@@ -184,10 +187,20 @@ fn connack_code(code: ReasonCode) -> ReasonCode {
 
 /// A copy with memory of its own: it is kept as long as the connection.
 fn detached(connect: &Connect) -> Connect {
-    let Connect { version, clean_start, keep_alive, client_id, will, user_name, password, properties } =
-        connect;
+    let Connect {
+        version,
+        bridge,
+        clean_start,
+        keep_alive,
+        client_id,
+        will,
+        user_name,
+        password,
+        properties,
+    } = connect;
     Connect {
         version: *version,
+        bridge: *bridge,
         clean_start: *clean_start,
         keep_alive: *keep_alive,
         client_id: detached_text(client_id),

@@ -8,6 +8,7 @@ use mqgate_codec::{
 
 use super::online::Online;
 use super::{Acknowledgement, Denied, DeniedAction, Effect, Fault, Routed};
+use crate::bridge;
 use crate::limits::{DeniedPublish, Limits};
 use crate::message::{Message, detached_topic};
 use crate::time::Instant;
@@ -34,6 +35,9 @@ impl Online {
         let (topic, when) = self.terms.topics.delay(topic);
         let topic = self.terms.topics.published(topic);
         self.count(now, topic.as_str().len() + publish.payload.len(), effects);
+        if self.connect.bridge {
+            publish.properties.user_properties.push(bridge::hop(bridge::UNKNOWN));
+        }
         let acknowledgement =
             publish.packet_id.map(|packet_id| Acknowledgement { packet_id, qos: publish.qos });
 

@@ -328,6 +328,9 @@ impl Online {
             }
         }
         self.review_subscriptions(effects);
+        if !self.permit.has_rules_of(&older) {
+            self.review_messages(effects);
+        }
     }
 
     pub(super) fn set_reading(&mut self, now: Instant, reading: bool) {

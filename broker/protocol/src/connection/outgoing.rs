@@ -7,6 +7,7 @@ use mqgate_codec::{Ack, Packet, PacketId, QoS, ReasonCode};
 use super::Effect;
 use super::aliases::Aliases;
 use super::online::Online;
+use crate::bridge::came_blindly;
 use crate::outbox::{DropReason, Origin, Outgoing};
 use crate::session::{Acknowledged, Delivery, Redelivery};
 use crate::time::Instant;
@@ -79,9 +80,26 @@ impl Online {
         self.session.backlog.extend(messages);
     }
 
+    /// Messages that still wait, and that the permit does not let the client have, go.
+    pub(super) fn review_messages(&mut self, effects: &mut VecDeque<Effect>) {
+        let permit = &self.permit;
+        let waiting = self.session.backlog.len();
+        self.session.backlog.retain(|outgoing| permit.may_receive(&outgoing.message.topic));
+        let unsent = self.session.inflight.forget_unsent(|message| permit.may_receive(&message.topic));
+        let count = waiting - self.session.backlog.len() + unsent;
+        if count > 0 {
+            effects.push_back(Effect::Dropped { reason: DropReason::NotPermitted, count });
+        }
+        effects.push_back(Effect::ReviewMail);
+    }
+
     pub(super) fn deliver(&mut self, now: Instant, outgoing: Outgoing, effects: &mut VecDeque<Effect>) {
         if outgoing.message.is_expired(now) {
             effects.push_back(Effect::Dropped { reason: DropReason::Expired, count: 1 }); // [MQTT-3.3.2-5]
+            return;
+        }
+        if self.connect.bridge && came_blindly(outgoing.message.properties.as_deref()) {
+            effects.push_back(Effect::Dropped { reason: DropReason::NoLocal, count: 1 });
             return;
         }
         let delivery = self.session.inflight.send(outgoing);

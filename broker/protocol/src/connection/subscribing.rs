@@ -84,6 +84,13 @@ impl Online {
         if !known {
             *room = room.checked_sub(text.len()).ok_or(ReasonCode::QUOTA_EXCEEDED)?;
         }
+        // A bridge of 3.1.1 cannot ask for it.
+        let bridge = self.connect.bridge && filter.share_name().is_none();
+        let options = SubscriptionOptions {
+            no_local: options.no_local || bridge,
+            retain_as_published: options.retain_as_published || bridge,
+            ..options
+        };
         let subscribed = Subscribed {
             filter,
             options: SubscriptionOptions { qos, ..options },

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqgate_codec::{ConnAckProperties, Connect, ProtocolVersion, QoS};
+use mqgate_codec::{ConnAckProperties, Connect, ProtocolVersion, QoS, UserProperty};
 
+use crate::bridge;
 use crate::limits::Limits;
 use crate::permit::Permit;
 use crate::session::SessionExpiry;
@@ -109,6 +110,7 @@ impl Terms {
             response_information: response_information(connect, permit, limits),
             authentication_method: connect.properties.authentication_method.clone(), // [MQTT-4.12.0-5]
             authentication_data: permit.authentication_data.clone(),
+            user_properties: bridge_id(connect, limits).into_iter().collect(),
             ..ConnAckProperties::default()
         }
     }
@@ -126,6 +128,12 @@ fn response_information(connect: &Connect, permit: &Permit, limits: &Limits) -> 
     let text =
         || template.replace("${client-id}", &permit.client_id).replace("${device-id}", &permit.device_id);
     asked.then(|| text().into())
+}
+
+/// Only for bridges.
+fn bridge_id(connect: &Connect, limits: &Limits) -> Option<UserProperty> {
+    bridge::hops(&connect.properties.user_properties).next()?;
+    limits.bridge_id.as_deref().map(bridge::hop)
 }
 
 fn maximum_qos(limits: &Limits, permit: &Permit) -> QoS {

@@ -11,7 +11,7 @@ use super::{GrantError, Granted};
 /// From how many rules on the index by first level is worth its lookup.
 const INDEX_FROM: usize = 16;
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rules {
     /// In the order in which they are tried.
     rules: Vec<Rule>,
@@ -20,7 +20,7 @@ pub(super) struct Rules {
     index: Option<FirstLevels>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Rule {
     effect: Effect,
     publish: bool,
@@ -30,7 +30,7 @@ struct Rule {
     pattern: Pattern,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Pattern {
     /// A rule that denies and could not be compiled.
     Everything,
@@ -47,7 +47,7 @@ enum Level {
 }
 
 /// Which rules can match at all, by the first level of what is asked for.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct FirstLevels {
     /// Sorted by level; the numbers of rules rise.
     literal: Vec<(Box<str>, Vec<usize>)>,

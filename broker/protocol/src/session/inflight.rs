@@ -211,6 +211,20 @@ impl Inflight {
         taken
     }
 
+    /// Forgets messages that are to be sent again and must not be; says how many. What the client was sent on
+    /// this connection stays until it is acknowledged.
+    pub fn forget_unsent(&mut self, allowed: impl Fn(&Message) -> bool) -> usize {
+        let (before, sent, mut at) = (self.entries.len(), self.sent, 0);
+        self.entries.retain(|entry| {
+            at += 1;
+            match &entry.state {
+                State::Published(outgoing) => at <= sent || allowed(&outgoing.message),
+                State::Released => true,
+            }
+        });
+        before - self.entries.len()
+    }
+
     /// Gives every message that is kept memory of its own; see [`Message::detached`].
     pub fn detach(&mut self) {
         for entry in &mut self.entries {

@@ -153,6 +153,10 @@ impl Stage {
         let mut seen = Vec::new();
         loop {
             while let Some(effect) = self.connection.poll_effect() {
+                // There is no outbox in these stories.
+                if matches!(effect, Effect::ReviewMail) {
+                    continue;
+                }
                 seen.push(self.effect(effect));
             }
             if !self.connection.send_backlog(self.now, 1) {
@@ -211,6 +215,7 @@ impl Stage {
         });
         Connect {
             version,
+            bridge: words.has("bridge"),
             clean_start: words.has("clean"),
             keep_alive: words.number("keep-alive").unwrap_or(0),
             client_id: self.client_id.clone(),
@@ -305,6 +310,7 @@ impl Stage {
                 }
                 format!("Publish({})", message.topic.as_str())
             }
+            Effect::ReviewMail => unreachable!("passed over"),
             Effect::PublishLater { message, seconds, acknowledgement } => {
                 if let Some(acknowledgement) = acknowledgement {
                     self.connection

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mqgate_protocol::connection::Input;
+use mqgate_protocol::outbox::{DropReason, Origin};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Driver;
@@ -22,6 +23,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let (broker, accepted) = (Arc::clone(&self.broker), Arc::clone(&self.accepted));
         self.asking =
             Some(Box::pin(async move { broker.reauthorize(&accepted, &connect, &permit, None).await }));
+    }
+
+    /// Takes out of the mailbox what a narrower permit does not let the client have. Messages of shared
+    /// subscriptions go to another member, if there is one.
+    pub(super) fn review_mail(&mut self) {
+        let (Some(mailbox), Some(permit)) = (&self.mailbox, self.machine.permit()) else { return };
+        let reviewed = mailbox.review(|topic| permit.may_receive(topic));
+        if reviewed.messages == 0 {
+            return;
+        }
+        self.tally.queued(-(reviewed.messages as i64), -(reviewed.bytes as i64));
+        let (shared, own): (Vec<_>, Vec<_>) =
+            reviewed.gone.into_iter().partition(|outgoing| Origin::is_shared(outgoing.origin.as_ref()));
+        let left = match shared.is_empty() {
+            true => Vec::new(),
+            false => self.broker.router.hand_on(shared, mailbox.key, false, &mut self.tally),
+        };
+        let lost = own.len() + left.len() + reviewed.written;
+        self.broker.metrics.dropped(DropReason::NotPermitted, lost as u64);
     }
 
     pub(super) fn answered(&mut self, answer: Reauthorization) {

@@ -168,6 +168,24 @@ impl Gate {
         self.in_force(record, anchor, registry).map(Some)
     }
 
+    /// Whether somebody who was let in earlier would be kept out now, whatever the chains say: by a ban, or by
+    /// the state of the certificate. What cannot be found out keeps out.
+    pub(crate) async fn still_lets_in(
+        &self,
+        accepted: &Accepted,
+        client_id: &str,
+        device_id: &str,
+    ) -> Result<(), Reason> {
+        self.unbanned(accepted, client_id, Some(device_id)).map_err(|no| no.reason())?;
+        // A listener that was removed meanwhile has no policy; its certificates have a state all the same.
+        let policy = self.policy(accepted).unwrap_or_default();
+        let record = self.registered(accepted, policy).await.map_err(|no| no.reason())?;
+        match (policy.auth_mode, record) {
+            (AuthMode::PerDevice, None) => Err(Reason::CertNotRegistered),
+            _ => Ok(()),
+        }
+    }
+
     /// The CA that the certificate's path ends in. The trust set may have changed since the handshake: before this
     /// connection was in the directory, nobody who looked for those concerned found it.
     fn anchor_now(

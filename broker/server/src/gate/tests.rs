@@ -140,6 +140,7 @@ impl World {
 fn connect(client_id: &str) -> Connect {
     Connect {
         version: ProtocolVersion::V5,
+        bridge: false,
         clean_start: true,
         keep_alive: 60,
         client_id: client_id.into(),

@@ -18,6 +18,7 @@ use super::{Inner, ListenerSettings};
 use crate::broker::serve;
 use crate::clock;
 use crate::gate::Accepted;
+use crate::metrics::mqtt::Transport;
 use crate::quic::{self, QuicHandshaken};
 use crate::stream::{Carrier, ServerStream, Socket};
 use crate::tls::{Handshaken, TlsServer};
@@ -86,7 +87,7 @@ impl Inner {
             return None;
         }
         // From here on `accepted` says whose connection it is.
-        if self.is_banned(accepted) {
+        if self.is_banned(accepted) || self.comes_too_often(accepted) {
             return None;
         }
         let (carrier, live) = match &settings.tls {
@@ -113,7 +114,7 @@ impl Inner {
             let _ = incoming.retry();
             return None;
         }
-        if self.is_banned(accepted) {
+        if self.is_banned(accepted) || self.comes_too_often(accepted) {
             return None;
         }
         let unfinished = self.unfinished(accepted)?;
@@ -144,6 +145,19 @@ impl Inner {
             self.parts.metrics.listener_rejected.with_label_values(&[&*self.name, "ip_block"]).inc();
         }
         banned
+    }
+
+    /// Whether its address has connected too often within this second; which is counted.
+    fn comes_too_often(&self, accepted: &Accepted) -> bool {
+        let broker = &self.parts.broker;
+        // Whoever comes by a Unix socket has no address.
+        let nowhere = accepted.transport == Transport::Unix && accepted.peer.via_proxy.is_none();
+        let Some(rates) = broker.extras.rates(&self.name).filter(|_| !nowhere) else { return false };
+        let too_often = !rates.source_connection(broker.now(), accepted.peer.address);
+        if too_often {
+            self.parts.metrics.listener_rejected.with_label_values(&[&*self.name, "source_rate"]).inc();
+        }
+        too_often
     }
 
     /// A place among the unfinished ones of the connection's source.

@@ -282,7 +282,7 @@ impl GateMetrics {
         for reason in CONNECT_REASONS {
             self.auth_decisions.with_label_values(&[listener, "connect", "deny", reason.as_str()]);
         }
-        for reason in ["max_conn", "rate", "proxy_header", "websocket"] {
+        for reason in ["max_conn", "rate", "source_rate", "proxy_header", "websocket"] {
             self.listener_rejected.with_label_values(&[listener, reason]);
         }
         if !matches!(protocol, "tls" | "wss" | "quic") {

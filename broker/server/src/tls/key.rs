@@ -44,6 +44,13 @@ pub(super) struct ReadKey {
 
 /// The first private key in `text`; certificates beside it are passed over.
 pub(super) fn read(text: &[u8], password: Option<&str>) -> Result<ReadKey, KeyError> {
+    let (der, encrypted) = read_der(text, password)?;
+    let unusable = |error: rustls::Error| KeyError::Unusable(error.to_string());
+    Ok(ReadKey { signing: any_supported_type(&der).map_err(unusable)?, encrypted })
+}
+
+/// And whether it was encrypted.
+fn read_der(text: &[u8], password: Option<&str>) -> Result<(PrivateKeyDer<'static>, bool), KeyError> {
     let sections = pem::parse_many(text).map_err(|error| KeyError::Pem(error.to_string()))?;
     let section = sections
         .into_iter()
@@ -55,8 +62,7 @@ pub(super) fn read(text: &[u8], password: Option<&str>) -> Result<ReadKey, KeyEr
     let encrypted_legacy =
         section.headers().get("Proc-Type").is_some_and(|value| value.ends_with("ENCRYPTED"));
     if section.tag() != "ENCRYPTED PRIVATE KEY" && !encrypted_legacy {
-        let signing = usable(&typed(section.tag(), section.contents().to_vec())?)?;
-        return Ok(ReadKey { signing, encrypted: false });
+        return Ok((typed(section.tag(), section.contents().to_vec())?, false));
     }
     let password = password.ok_or(KeyError::NoPassword)?.as_bytes();
     let der = if encrypted_legacy {
@@ -66,11 +72,22 @@ pub(super) fn read(text: &[u8], password: Option<&str>) -> Result<ReadKey, KeyEr
         PrivatePkcs8KeyDer::from(decrypt_pkcs8(section.contents(), password)?).into()
     };
     // The padding fits a wrong password once in 256 times: what comes out is no key then.
-    let signing = usable(&der).map_err(|error| match looks_like_key(&der) {
+    usable(&der).map_err(|error| match looks_like_key(&der) {
         true => error,
         false => KeyError::WrongPassword,
     })?;
-    Ok(ReadKey { signing, encrypted: true })
+    Ok((der, true))
+}
+
+/// The first private key in `text` as PEM that is not encrypted.
+pub fn plain_pem(text: &[u8], password: Option<&str>) -> Result<String, KeyError> {
+    let (der, _) = read_der(text, password)?;
+    let tag = match &der {
+        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+        _ => "PRIVATE KEY",
+    };
+    Ok(pem::encode(&pem::Pem::new(tag, der.secret_der().to_vec())))
 }
 
 fn typed(tag: &str, der: Vec<u8>) -> Result<PrivateKeyDer<'static>, KeyError> {

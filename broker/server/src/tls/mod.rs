@@ -20,7 +20,7 @@ use rustls::crypto::CryptoProvider;
 pub use self::certificates::{BoundCertificate, CertificateSet, CertificateSource, SniMatch};
 pub use self::handshake::{HandshakeFailure, Handshaken, Presented};
 pub(crate) use self::judge::ChainJudge;
-pub use self::key::KeyError;
+pub use self::key::{KeyError, plain_pem};
 pub use self::material::{MaterialError, ServerCertificate, server_name};
 pub use self::set::{TlsServer, TlsSet};
 pub use self::suites::{CipherSuites, KeyExchangeGroups, NameError};

@@ -487,6 +487,7 @@ async fn a_certificate_revoked_between_two_sessions_is_out_also_when_the_session
         };
         let connect = Connect {
             version: ProtocolVersion::V5,
+            bridge: false,
             clean_start: true,
             keep_alive: 0,
             client_id: "c1".into(),

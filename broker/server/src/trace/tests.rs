@@ -37,6 +37,7 @@ fn handle(address: [u8; 4]) -> ConnectionHandle {
 fn connect(id: &'static str) -> Packet {
     Packet::Connect(Box::new(Connect {
         version: ProtocolVersion::V5,
+        bridge: false,
         clean_start: true,
         keep_alive: 0,
         client_id: id.into(),

@@ -61,6 +61,7 @@ async fn login(options: &ConnectOptions, user: &str, password: &str) -> (RawConn
     let mut raw = RawConnection::open(options).await.unwrap();
     let connect = Connect {
         version: ProtocolVersion::V5,
+        bridge: false,
         clean_start: true,
         keep_alive: 60,
         client_id: user.into(),

@@ -13,6 +13,9 @@ use crate::config::units::{Size, Span};
 pub struct Rates {
     /// Connections accepted in a second; more wait in the kernel's queue.
     pub connections: u32,
+    /// Connections in a second from one address (of IPv6: one network of 64 bits); more are closed at once. What
+    /// counts is the address that a trusted PROXY header names.
+    pub source_connections: u32,
     /// PUBLISH packets in a second from all clients together.
     pub messages: u32,
     /// Bytes in a second from all clients together.

@@ -64,6 +64,9 @@ pub struct Limits {
     pub max_retained_messages: u32,
     /// Bytes of retained messages.
     pub max_retained_bytes: Size,
+    /// How long a retained message is kept whose publisher gave it no Message Expiry Interval; `"0s"` means as long
+    /// as the broker runs. Subscribers of MQTT 5.0 are told what is left of it.
+    pub retained_expiry: Span,
     /// Retained messages that one new subscription gets.
     pub max_retained_per_subscription: u32,
     /// Retained messages that wait for one session.
@@ -120,6 +123,7 @@ impl Default for Limits {
             when_full: WhenFull::DropNewest,
             max_retained_messages: 100_000,
             max_retained_bytes: Size(256 << 20),
+            retained_expiry: Span::secs(0),
             max_retained_per_subscription: 10_000,
             max_retained_backlog: 20_000,
             denied_publish: DeniedPublish::Drop,

@@ -22,6 +22,9 @@ pub struct Mqtt {
     /// Another server, for example `"b.example.com:8883"`: MQTT 5.0 clients are told to use it when this one stops.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_reference: Option<String>,
+    /// Whether the delayed will of a client is published that was banned, or whose certificate was revoked, expired
+    /// or lost its CA, after it had gone. Of a client that is connected at that moment it never is.
+    pub publish_wills_of_barred: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +47,7 @@ impl Default for Mqtt {
             payload_format_check: false,
             response_information: None,
             server_reference: None,
+            publish_wills_of_barred: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod authentication;
 mod ends;
 mod messages;
+mod narrowing;
 mod pressure;
 mod sessions;
 mod specification;
@@ -29,6 +30,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::audit::{AuditLog, AuditSettings};
+use crate::bans::Bans;
 use crate::broker::{AdmissionRule, Admitter, BrokerParts};
 use crate::gate::{Admission, Gate, GateSettings, ListenerPolicy, Refusal};
 use crate::metrics::Metrics;
@@ -44,6 +46,8 @@ pub(super) struct World {
     pub(super) barred: Arc<Mutex<HashSet<String>>>,
     /// Of the next permits.
     pub(super) valid_for: Arc<Mutex<Option<Duration>>>,
+    /// Filters that the next permits deny.
+    pub(super) denied: Arc<Mutex<Vec<&'static str>>>,
     /// How often the rule was asked.
     pub(super) asked: Arc<AtomicUsize>,
     _folder: tempfile::TempDir,
@@ -97,6 +101,7 @@ impl Hello {
     fn packet(&self) -> Packet {
         Packet::Connect(Box::new(Connect {
             version: self.version,
+            bridge: false,
             clean_start: self.clean_start,
             keep_alive: self.keep_alive,
             client_id: ByteString::from_static(self.client_id),
@@ -129,6 +134,17 @@ impl World {
         Self::judged(limits, |_, _, rule| Admitter::Rule(rule))
     }
 
+    /// With a gate over `hooks` that keeps out who is banned.
+    pub(super) fn guarded(hooks: &Arc<ArcSwap<HookSet>>, bans: Arc<Bans>) -> Self {
+        Self::judged(Limits::default(), |audit, metrics, _| {
+            let settings =
+                GateSettings { other_listeners: Some(ListenerPolicy::default()), ..GateSettings::default() };
+            let (audit, metrics) = (Arc::clone(audit), Arc::clone(&metrics.gate));
+            let gate = Gate::new(Arc::clone(hooks), None, audit, metrics, settings);
+            Admitter::Gate(Arc::new(gate.with_bans(bans)))
+        })
+    }
+
     /// With a gate over `hooks` instead of the rule.
     pub(super) fn gated(hooks: &Arc<ArcSwap<HookSet>>) -> Self {
         Self::judged(Limits::default(), |audit, metrics, _| {
@@ -151,6 +167,8 @@ impl World {
         let barred = Arc::new(Mutex::new(HashSet::<String>::new()));
         let valid_for = Arc::new(Mutex::new(None));
         let asked = Arc::new(AtomicUsize::new(0));
+        let denied = Arc::new(Mutex::new(Vec::new()));
+        let denies = Arc::clone(&denied);
         let (bars, validity, count) = (Arc::clone(&barred), Arc::clone(&valid_for), Arc::clone(&asked));
         let rule = move |_: &Accepted, connect: &Connect| {
             count.fetch_add(1, Ordering::SeqCst);
@@ -162,7 +180,11 @@ impl World {
                     server_reference: None,
                     retry_after: None,
                 }),
-                false => Admission::Admitted(Box::new(permit(&connect.client_id, *validity.lock().unwrap()))),
+                false => Admission::Admitted(Box::new(permit(
+                    &connect.client_id,
+                    &denies.lock().unwrap(),
+                    *validity.lock().unwrap(),
+                ))),
             }
         };
         let broker = Broker::new(BrokerParts {
@@ -174,7 +196,7 @@ impl World {
         });
         let shutdown = CancellationToken::new();
         tokio::spawn(Arc::clone(&broker).housekeeping(shutdown.clone()));
-        Self { broker, shutdown, metrics, audit, file, barred, valid_for, asked, _folder: folder }
+        Self { broker, shutdown, metrics, audit, file, barred, valid_for, denied, asked, _folder: folder }
     }
 
     /// A transport whose other end nobody has written to. `room` is what it holds unread, each way.
@@ -375,8 +397,8 @@ pub(super) fn qos(bits: u8) -> SubscriptionOptions {
     SubscriptionOptions::new(QoS::from_bits(bits).unwrap())
 }
 
-/// Everything but `secret/#`.
-fn permit(client_id: &str, valid_for: Option<Duration>) -> Permit {
+/// Everything but `secret/#` and `denied`.
+fn permit(client_id: &str, denied: &[&str], valid_for: Option<Duration>) -> Permit {
     let rule = |effect, filter: &str| AclRule {
         effect,
         publish: true,
@@ -386,13 +408,15 @@ fn permit(client_id: &str, valid_for: Option<Duration>) -> Permit {
         retain: RetainMatch::Any,
     };
     let device_id = client_id.split('@').next_back().unwrap_or(client_id);
+    let mut rules: Vec<_> = denied.iter().map(|filter| rule(RuleEffect::Deny, filter)).collect();
+    rules.extend([rule(RuleEffect::Deny, "secret/#"), rule(RuleEffect::Allow, "+/#")]);
     Permit::granted_by(&Granted {
         client_id: client_id.split('@').next().unwrap_or(client_id).into(),
         assigned: false,
         device_id,
         tenant: None,
         certificate_fingerprint: Some(CertificateFingerprint([7; 32])),
-        rules: &[rule(RuleEffect::Deny, "secret/#"), rule(RuleEffect::Allow, "+/#")],
+        rules: &rules,
         otherwise: RuleEffect::Deny,
         limits: GrantLimits::default(),
         valid_for,
