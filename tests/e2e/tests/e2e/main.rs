@@ -6,7 +6,6 @@ mod admin_tls;
 mod authorization;
 mod bad_input;
 mod bench;
-mod bridge;
 mod browser;
 mod extras;
 mod first_start;
