@@ -61,6 +61,7 @@ pub fn specimens(version: ProtocolVersion) -> Vec<Packet> {
     };
     let connect = Connect {
         version,
+        bridge: false,
         clean_start: true,
         keep_alive: 10,
         client_id: text("c"),
