@@ -6,7 +6,7 @@ use crate::exit::Failure;
 
 /// The secret that `text` is or names. Errors name the place and never the secret.
 pub fn resolve(text: &str) -> Result<String> {
-    if let Some(path) = text.strip_prefix("file://") {
+    if let Some(path) = file(text) {
         let read = std::fs::read_to_string(path)
             .map_err(|error| Failure::refused(format!("the password file {path} cannot be read: {error}")))?;
         // What follows the first line is somebody's comment; the line break is no part of the password.
@@ -26,6 +26,11 @@ pub fn resolve(text: &str) -> Result<String> {
         };
     }
     Ok(text.to_owned())
+}
+
+/// Where it stands, if that is a file.
+pub fn file(text: &str) -> Option<&str> {
+    text.strip_prefix("file://")
 }
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ pub struct ClientCertificate {
     pub anchor: MatchedAnchor,
     /// The earliest end of validity on the path, anchor included.
     pub not_after: UnixSeconds,
-    /// Generation of the trust set that it was judged by.
+    /// Names the trust set and the rules that it was judged by.
     pub judged_by: u64,
 }
 

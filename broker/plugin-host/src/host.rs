@@ -195,6 +195,37 @@ impl PluginHost {
         }
     }
 
+    /// Gives a plugin other settings; its component stays the one that runs, whatever the file holds by now. Answers
+    /// the settings before. On error it goes on with those.
+    pub async fn reconfigure(
+        &self,
+        name: &str,
+        config: serde_json::Value,
+        reauthorize: Reauthorize,
+    ) -> Result<serde_json::Value, LoadError> {
+        let _changing = self.changing.lock().await;
+        let (index, mut settings, digest) = {
+            let members = self.members();
+            let found = members.iter().enumerate().find_map(|(index, member)| match member {
+                Member::Plugin(entry) if entry.settings.name == name => {
+                    Some((index, entry.settings.clone(), entry.info().digest))
+                }
+                Member::Plugin(_) | Member::Native(_) => None,
+            });
+            found.ok_or_else(|| verify(format!("no plugin is called {name:?}")))?
+        };
+        let before = std::mem::replace(&mut settings.config, config);
+        let loaded = self.loader.load(&settings).await?;
+        if !digest.is_empty() && *loaded.plugin.digest != *digest {
+            return Err(verify(format!(
+                "the file of {name} holds another component than the one that runs: `mqgate plugin swap` takes it \
+                 over, or put the former file back"
+            )));
+        }
+        self.go_live(index, settings, loaded, reauthorize);
+        Ok(before)
+    }
+
     /// Replaces a member that is built in, in its place; whether there was one of this name.
     pub async fn replace_native(&self, native: ChainMember) -> bool {
         let _changing = self.changing.lock().await;

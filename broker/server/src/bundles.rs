@@ -5,7 +5,9 @@
 //! configuration; private keys go in and never come out.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::certificate::CertificateFacts;
@@ -16,6 +18,7 @@ use crate::admin::ADMIN_TLS;
 use crate::audit::{AuditLog, AuditRefused};
 use crate::clock;
 use crate::metrics::GateMetrics;
+use crate::retirement::{self, Begun, OldMaterial, Retirement, RetirementError, RetirementSlot, Retiring};
 use crate::tls::material::Pem;
 use crate::tls::{
     BoundCertificate, CertificateSet, CertificateSource, MaterialError, ServerCertificate, TlsError,
@@ -35,7 +38,8 @@ pub struct Bundles {
     storage: Arc<dyn Storage>,
     audit: Arc<AuditLog>,
     metrics: Arc<GateMetrics>,
-    limit: usize,
+    limit: AtomicUsize,
+    retirement: RetirementSlot,
     state: Mutex<State>,
     /// Held by whoever changes something, across the write.
     writing: tokio::sync::Mutex<()>,
@@ -52,6 +56,12 @@ struct State {
 #[derive(Clone)]
 struct Known {
     record: ServerBundle,
+    certificate: ServerCertificate,
+}
+
+/// What was replaced, and stays valid as long as its transition runs.
+struct Old {
+    transition: String,
     certificate: ServerCertificate,
 }
 
@@ -115,6 +125,8 @@ pub enum BundleError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
+    Retirement(#[from] RetirementError),
+    #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
     Audit(#[from] AuditRefused),
@@ -148,7 +160,8 @@ impl Bundles {
             storage,
             audit,
             metrics,
-            limit,
+            limit: AtomicUsize::new(limit),
+            retirement: RetirementSlot::default(),
             state: Mutex::new(state),
             writing: tokio::sync::Mutex::default(),
         }))
@@ -242,18 +255,31 @@ impl Bundles {
         Ok(builtin_info(&state, builtin))
     }
 
-    /// Whether `more` certificates besides those kept here would be within the limit.
-    fn check_limit(&self, more: usize) -> Result<(), BundleError> {
-        let known = self.state().bundles.len() + more;
-        match known > self.limit {
-            true => Err(BundleError::TooMany { known, limit: self.limit }),
-            false => Ok(()),
-        }
+    /// Says who keeps certificates valid that are replaced; the first one stays.
+    pub fn retires_with(&self, retirement: &Arc<dyn Retirement>) {
+        self.retirement.fill(retirement);
     }
 
-    /// Whether so many pairs of files of listeners and the bundles kept here are within the limit together.
-    pub fn check_files(&self, files: usize) -> Result<(), BundleError> {
-        self.check_limit(files)
+    /// Nothing is added, replaced or removed as long as the answer lives: a listener that is put together meanwhile
+    /// does not lose what it is made of.
+    pub async fn hold(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.writing.lock().await
+    }
+
+    /// Changes how many certificates there may be; those that are there stay.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Whether `more` certificates besides those kept here would be within the limit.
+    fn check_limit(&self, more: usize) -> Result<(), BundleError> {
+        self.check_files(more, self.limit.load(Ordering::Relaxed))
+    }
+
+    /// Whether so many pairs of files of listeners and the bundles kept here are within a limit together.
+    pub fn check_files(&self, files: usize, limit: usize) -> Result<(), BundleError> {
+        let known = self.state().bundles.len() + files;
+        if known > limit { Err(BundleError::TooMany { known, limit }) } else { Ok(()) }
     }
 
     pub async fn add(
@@ -286,25 +312,107 @@ impl Bundles {
                 key_pem: material.key,
                 password: material.password,
             };
-            this.put(record, None, names::SERVER_CERT_ADDED, &actor).await
+            this.put(record, None, None, names::SERVER_CERT_ADDED, &actor).await
         })
         .await
     }
 
-    /// Other material under the same name; every listener that has it serves the new one from now on.
+    /// Other material under the same name; every listener that has it serves the new one from now on. For its grace
+    /// the old one is shown to who asks for a name that only it has, or cannot use the new one's key.
     pub async fn replace(
         self: &Arc<Self>,
         namespace: &str,
         name: &str,
         material: BundleMaterial,
+        grace: Option<Duration>,
         actor: &str,
-    ) -> Result<BundleInfo, BundleError> {
-        self.change(namespace, name, names::SERVER_CERT_REPLACED, actor, move |record| {
-            record.chain_pem = material.chain;
-            record.key_pem = material.key;
-            record.password = material.password;
-        })
-        .await
+    ) -> Result<(BundleInfo, Option<Retiring>), BundleError> {
+        let (this, key, actor) = (Arc::clone(self), key(namespace, name), actor.to_owned());
+        finished(async move { this.replace_with(&key, material, grace, &actor).await }).await
+    }
+
+    async fn replace_with(
+        &self,
+        key: &(String, String),
+        material: BundleMaterial,
+        grace: Option<Duration>,
+        actor: &str,
+    ) -> Result<(BundleInfo, Option<Retiring>), BundleError> {
+        let _writing = self.writing.lock().await;
+        self.audit.check()?;
+        let known = self.state().bundles.get(key).cloned().ok_or_else(|| not_found(&key.0, &key.1))?;
+        let record = ServerBundle {
+            chain_pem: material.chain,
+            key_pem: material.key,
+            password: material.password,
+            revision: known.record.revision + 1,
+            updated_at: clock::now(),
+            ..known.record.clone()
+        };
+        let to_read = record.clone();
+        let certificate = blocking(&self.storage, move |_| Ok(read(&to_read)?)).await?;
+        let is_other =
+            certificate.facts().certificate_fingerprint != known.certificate.facts().certificate_fingerprint;
+        let retirement = self.retirement.get().filter(|_| is_other && known.record.enabled);
+        let begun = match &retirement {
+            Some(retirement) => self.begin_retirement(&**retirement, &known, grace, actor)?,
+            None => None,
+        };
+        let old = begun
+            .as_ref()
+            .and_then(|begun| begun.retiring.as_ref())
+            .map(|retiring| Old { transition: retiring.id.clone(), certificate: known.certificate.clone() });
+        let retiring = begun.as_ref().and_then(|begun| begun.retiring.clone());
+        let event = names::SERVER_CERT_REPLACED;
+        let replaced = self.put(record, Some(known.record.revision), old, event, actor).await;
+        if let (Some(retirement), Some(begun)) = (retirement, begun) {
+            match &replaced {
+                // It was served before it could not be written down.
+                Ok(_) | Err(BundleError::Audit(_)) => retirement.finish(begun),
+                Err(_) => retirement.take_back(begun),
+            }
+        }
+        Ok((replaced?, retiring))
+    }
+
+    /// What listeners show is to stay valid; what nobody shows has no transition.
+    fn begin_retirement(
+        &self,
+        retirement: &dyn Retirement,
+        known: &Known,
+        grace: Option<Duration>,
+        actor: &str,
+    ) -> Result<Option<Begun>, BundleError> {
+        let (record, facts) = (&known.record, known.certificate.facts());
+        let source = source(record);
+        let (mut listeners, mut server_names) = (Vec::new(), Vec::new());
+        for (listener, tls) in &self.state().listeners {
+            for bound in tls.current().certificates().iter().filter(|bound| bound.source == source) {
+                listeners.push(listener.clone());
+                server_names.extend(bound.names.iter().cloned());
+            }
+        }
+        for names in [&mut listeners, &mut server_names] {
+            names.sort();
+            names.dedup();
+        }
+        if listeners.is_empty() {
+            return Ok(None);
+        }
+        let old = retirement::Old {
+            what: OldMaterial::Server {
+                key: &record.key_pem,
+                password: record.password.as_deref(),
+                server_names: &server_names,
+            },
+            name: &source.to_string(),
+            fingerprint: facts.certificate_fingerprint,
+            subject: &facts.subject.display,
+            not_after: facts.not_after,
+            pem: &record.chain_pem,
+            listeners: &listeners,
+        };
+        Ok(Some(retirement.begin(&old, grace, actor)?))
     }
 
     pub async fn enable(
@@ -339,7 +447,7 @@ impl Bundles {
             if !record.enabled {
                 this.check_not_last(&source(&record))?;
             }
-            this.put(record, Some(known.record.revision), event, &actor).await
+            this.put(record, Some(known.record.revision), None, event, &actor).await
         })
         .await
     }
@@ -408,6 +516,7 @@ impl Bundles {
         &self,
         record: ServerBundle,
         expected: Option<u64>,
+        old: Option<Old>,
         event: &'static str,
         actor: &str,
     ) -> Result<BundleInfo, BundleError> {
@@ -420,7 +529,7 @@ impl Bundles {
         .await?;
         let known = Known { record, certificate };
         self.state().bundles.insert(key(&known.record.namespace, &known.record.name), known.clone());
-        self.apply(&source(&known.record), |bound| {
+        self.apply_beside(&source(&known.record), old.as_ref(), |bound| {
             bound.certificate = known.certificate.clone();
             bound.enabled = known.record.enabled;
         })?;
@@ -435,13 +544,31 @@ impl Bundles {
         source: &CertificateSource,
         change: impl Fn(&mut BoundCertificate),
     ) -> Result<(), BundleError> {
+        self.apply_beside(source, None, change)
+    }
+
+    /// The same; `old` is shown beside what comes of it.
+    fn apply_beside(
+        &self,
+        source: &CertificateSource,
+        old: Option<&Old>,
+        change: impl Fn(&mut BoundCertificate),
+    ) -> Result<(), BundleError> {
         let listeners = self.state().listeners.clone();
         for (name, tls) in listeners {
             if !has(&tls, source) {
                 continue;
             }
-            let before =
-                tls.update(|set| set.with_certificates(set.certificates().changed(source, &change)))?;
+            let before = tls.update(|set| {
+                let mut next = set.certificates().changed(source, &change);
+                let place = set.certificates().iter().find(|bound| bound.source == *source);
+                if let (Some(old), Some(place)) = (old, place) {
+                    let source = CertificateSource::Retired { transition: old.transition.clone() };
+                    let retired = BoundCertificate::new(source, old.certificate.clone());
+                    next = next.with(BoundCertificate { names: place.names.clone(), ..retired });
+                }
+                set.with_certificates(next)
+            })?;
             self.metrics.note_certificates(&name, Some(before.certificates()), tls.current().certificates());
         }
         Ok(())

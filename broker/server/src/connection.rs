@@ -165,7 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let machine = Connection::new(now, Arc::clone(&limits));
         let deadline = machine.deadline().unwrap_or(now);
         let transport = accepted.transport;
-        let brake = Brake::of(broker.extras.rates(&accepted.listener));
+        let brake = Brake::of(broker.extras.rates(&accepted.listener).as_ref());
         let decoder = Decoder::server(DecodeLimits {
             maximum_packet_size: limits.maximum_packet_size,
             maximum_topic_levels: u16::try_from(limits.topic_levels).unwrap_or(u16::MAX),

@@ -133,6 +133,11 @@ impl Connections {
         self.len() == 0
     }
 
+    /// The connection with this number.
+    pub fn get(&self, connection_id: u64) -> Option<Arc<ConnectionHandle>> {
+        lock(self.shard(connection_id)).get(&connection_id).cloned()
+    }
+
     /// Every connection, at one moment per shard.
     pub fn list(&self) -> Vec<Arc<ConnectionHandle>> {
         self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect()

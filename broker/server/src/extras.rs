@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use arc_swap::ArcSwap;
 use bytestring::ByteString;
 use mqgate_codec::{ReasonCode, SubscriptionOptions, TopicFilter};
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
@@ -78,7 +79,7 @@ impl AutomaticSubscription {
 pub(crate) struct Extras {
     pub(crate) bans: Option<Arc<Bans>>,
     pub(crate) flapping: Option<Flapping>,
-    rates: HashMap<Arc<str>, Arc<Rates>>,
+    rates: ArcSwap<HashMap<Arc<str>, Arc<Rates>>>,
     pub(crate) slow: Option<Slow>,
     pub(crate) delayed: Delayed,
     pub(crate) subscriptions: Vec<AutomaticSubscription>,
@@ -153,7 +154,7 @@ impl Extras {
         Ok(Self {
             bans,
             flapping: flapping.map(Flapping::new),
-            rates: rates.into_iter().map(|(name, limits)| (name, Arc::new(Rates::new(limits)))).collect(),
+            rates: ArcSwap::from_pointee(named(rates)),
             slow: slow.map(Slow::new),
             delayed: Delayed::new(delayed),
             subscriptions,
@@ -168,12 +169,32 @@ impl Extras {
         })
     }
 
-    pub(crate) fn rates(&self, listener: &str) -> Option<&Arc<Rates>> {
-        self.rates.get(listener)
+    pub(crate) fn rates(&self, listener: &str) -> Option<Arc<Rates>> {
+        self.rates.load().get(listener).cloned()
+    }
+
+    /// A listener keeps what it has left. One that has no limit any more keeps its entry, for its clients. One change
+    /// at a time.
+    fn configure_rates(&self, mut limits: HashMap<Arc<str>, RateLimits>) {
+        let mut next = HashMap::clone(&self.rates.load());
+        for (name, rates) in &next {
+            rates.configure(limits.remove(name).unwrap_or_default());
+        }
+        next.extend(named(limits));
+        self.rates.store(Arc::new(next));
     }
 }
 
+fn named(limits: HashMap<Arc<str>, RateLimits>) -> HashMap<Arc<str>, Arc<Rates>> {
+    limits.into_iter().map(|(name, limits)| (name, Arc::new(Rates::new(limits)))).collect()
+}
+
 impl Broker {
+    /// Replaces the limits of listeners; those that are not named have none.
+    pub fn configure_rates(&self, limits: HashMap<Arc<str>, RateLimits>) {
+        self.extras.configure_rates(limits);
+    }
+
     /// The list of bans, if there is one.
     pub fn bans(&self) -> Option<&Arc<Bans>> {
         self.extras.bans.as_ref()

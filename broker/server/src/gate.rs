@@ -146,9 +146,9 @@ pub struct Gate {
     bans: Option<Arc<Bans>>,
 }
 
-/// Which CA the path of a certificate ends in now, on the listener of this name.
+/// Which CA the path of a certificate ends in now: of the connection with this number, on the listener of this name.
 pub type AnchorNow =
-    dyn Fn(&str, &ClientCertificate) -> Result<CertificateFingerprint, Rejection> + Send + Sync;
+    dyn Fn(u64, &str, &ClientCertificate) -> Result<CertificateFingerprint, Rejection> + Send + Sync;
 
 impl Gate {
     /// A gate over `hooks`, which may be replaced at any time: each connection is judged by one snapshot.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mqgate_identity::certificate::ClientCertificate;
+use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
 use mqgate_identity::hooks::TlsSession;
 use mqgate_identity::reason::Reason;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
@@ -43,6 +43,8 @@ pub(crate) struct QuicHandshaken {
     pub(crate) stream: QuicStream,
     pub(crate) session: TlsSession,
     pub(crate) certificate: Option<Arc<ClientCertificate>>,
+    /// The certificate that the client was shown.
+    pub(crate) server_certificate: Option<CertificateFingerprint>,
 }
 
 /// The stream of one connection.
@@ -55,7 +57,14 @@ pub struct QuicStream {
 
 /// The configuration for new connections, with today's trust set.
 pub(crate) fn server_config(set: &TlsSet, settings: QuicSettings) -> Result<quinn::ServerConfig, TlsError> {
-    let crypto = QuicServerConfig::try_from(set.config()?).map_err(|_| {
+    server_config_of(set.config()?, settings)
+}
+
+fn server_config_of(
+    config: Arc<rustls::ServerConfig>,
+    settings: QuicSettings,
+) -> Result<quinn::ServerConfig, TlsError> {
+    let crypto = QuicServerConfig::try_from(config).map_err(|_| {
         TlsError::Library(String::from("QUIC needs the cipher suite TLS_AES_128_GCM_SHA256 of TLS 1.3"))
     })?;
     let mut transport = TransportConfig::default();
@@ -100,7 +109,9 @@ async fn handshake_untimed(
     set: &TlsSet,
     settings: QuicSettings,
 ) -> Result<QuicHandshaken, HandshakeFailure> {
-    let config = server_config(set, settings)
+    let (config, shown) = set
+        .config_that_notes()
+        .and_then(|(config, shown)| Ok((server_config_of(config, settings)?, shown)))
         .map_err(|error| HandshakeFailure::because(Reason::Other, error.to_string()))?;
     let connection = incoming.accept_with(Arc::new(config)).map_err(|error| failure(&error))?;
     let connection = connection.await.map_err(|error| failure(&error))?;
@@ -136,6 +147,7 @@ async fn handshake_untimed(
         stream: QuicStream { send, receive, connection, delivered: None },
         session,
         certificate: certificate.map(Arc::new),
+        server_certificate: shown.get().copied(),
     })
 }
 

@@ -32,11 +32,11 @@ pub struct RateLimits {
 /// What one listener has left.
 #[derive(Debug)]
 pub(crate) struct Rates {
-    limits: RateLimits,
-    connections: Option<Mutex<Bucket>>,
-    sources: Option<Mutex<Sources>>,
-    messages: Option<Mutex<Bucket>>,
-    bytes: Option<Mutex<Bucket>>,
+    limits: Mutex<RateLimits>,
+    connections: Mutex<Option<Bucket>>,
+    messages: Mutex<Option<Bucket>>,
+    bytes: Mutex<Option<Bucket>>,
+    sources: Mutex<Option<Sources>>,
 }
 
 /// Which limit held somebody back.
@@ -56,39 +56,61 @@ struct Bucket {
 
 impl Rates {
     pub(crate) fn new(limits: RateLimits) -> Self {
-        let bucket = |limit: Option<u32>| {
-            let per_second = u64::from(limit?.max(1));
-            Some(Mutex::new(Bucket::full(per_second, Instant::ZERO)))
+        let rates = Self {
+            limits: Mutex::default(),
+            connections: Mutex::default(),
+            sources: Mutex::default(),
+            messages: Mutex::default(),
+            bytes: Mutex::default(),
         };
-        Self {
-            limits,
-            connections: bucket(limits.connections),
-            sources: limits.source_connections.map(|limit| Mutex::new(Sources::new(limit))),
-            messages: bucket(limits.messages),
-            bytes: bucket(limits.bytes),
+        rates.configure(limits);
+        rates
+    }
+
+    /// Holds for everybody from now on who has these rates. What was used is not forgotten.
+    pub(crate) fn configure(&self, limits: RateLimits) {
+        let before = std::mem::replace(&mut *lock(&self.limits), limits);
+        if before.source_connections != limits.source_connections {
+            *lock(&self.sources) = limits.source_connections.map(Sources::new);
+        }
+        for (bucket, limit) in [
+            (&self.connections, limits.connections),
+            (&self.messages, limits.messages),
+            (&self.bytes, limits.bytes),
+        ] {
+            let mut bucket = lock(bucket);
+            *bucket = limit.map(|limit| {
+                let per_second = u64::from(limit.max(1));
+                let full = (per_second * 1000) as i64;
+                let (left, at) =
+                    bucket.as_ref().map_or((full, Instant::ZERO), |known| (known.left, known.at));
+                Bucket { per_second, left: left.min(full), at }
+            });
         }
     }
 
     /// Whether what clients send is counted at all.
     pub(crate) fn counts_traffic(&self) -> bool {
-        self.messages.is_some() || self.bytes.is_some()
+        lock(&self.messages).is_some() || lock(&self.bytes).is_some()
     }
 
     /// Counts one connection; says how long the next has to wait.
     pub(crate) fn connection(&self, now: Instant) -> Option<Duration> {
-        lock(self.connections.as_ref()?).take(now, 1)
+        lock(&self.connections).as_mut()?.take(now, 1)
     }
 
     /// Counts one connection from an address; says whether it may have it.
     pub(crate) fn source_connection(&self, now: Instant, address: IpAddr) -> bool {
-        self.sources.as_ref().is_none_or(|sources| lock(sources).connection(now, source_of(address)))
+        lock(&self.sources).as_mut().is_none_or(|sources| sources.connection(now, source_of(address)))
     }
 
     /// Counts what a client sent; says how long it has to wait if that was more than is left.
     pub(crate) fn traffic(&self, now: Instant, messages: usize, bytes: usize) -> Option<(Duration, Held)> {
-        let take = |bucket: &Option<Mutex<Bucket>>, count: usize| {
-            let bucket = bucket.as_ref().filter(|_| count > 0)?;
-            lock(bucket).take(now, count as u64)
+        let take = |bucket: &Mutex<Option<Bucket>>, count: usize| {
+            if count == 0 {
+                return None;
+            }
+            lock(bucket).as_mut()?.take(now, count as u64)
         };
         let by_messages = take(&self.messages, messages).map(|wait| (wait, Held::Messages));
         let by_bytes = take(&self.bytes, bytes).map(|wait| (wait, Held::Bytes));
@@ -103,8 +125,9 @@ impl Rates {
                 (one, other) => one.or(other),
             };
         };
-        lower(&mut grant.publishes_per_second, self.limits.client_messages);
-        lower(&mut grant.publish_bytes_per_second, self.limits.client_bytes);
+        let limits = *lock(&self.limits);
+        lower(&mut grant.publishes_per_second, limits.client_messages);
+        lower(&mut grant.publish_bytes_per_second, limits.client_bytes);
     }
 }
 
@@ -222,10 +245,27 @@ mod tests {
         let many = SOURCES as u32 + 10;
         let let_in = (0..many).filter(|number| taken(5_000, v4(1_000_000 + number))).count();
         assert_eq!(let_in, SOURCES + 2, "those that there is no room for share one rate");
-        let known = || lock(rates.sources.as_ref().unwrap()).known.len();
+        let known = || lock(&rates.sources).as_ref().unwrap().known.len();
         assert_eq!(known(), SOURCES);
         assert!(taken(6_000, v4(1)));
         assert_eq!(known(), 1, "who has everything back is forgotten");
+    }
+
+    #[test]
+    fn other_limits_hold_at_once_and_forget_nothing() {
+        let at = |millis| Instant::ZERO.after(Duration::from_millis(millis));
+        let rates = Rates::new(RateLimits { messages: Some(10), ..RateLimits::default() });
+        assert_eq!(rates.traffic(at(0), 10, 0), None);
+        // Nothing is left, and a change fills nothing up.
+        rates.configure(RateLimits { messages: Some(2), ..RateLimits::default() });
+        assert_eq!(rates.traffic(at(0), 1, 0), Some((Duration::from_millis(500), Held::Messages)));
+        rates.configure(RateLimits::default());
+        assert_eq!(rates.traffic(at(0), 1_000, 1_000), None);
+        assert!(!rates.counts_traffic());
+        rates.configure(RateLimits { bytes: Some(5), ..RateLimits::default() });
+        assert!(rates.counts_traffic());
+        assert_eq!(rates.traffic(at(0), 0, 5), None);
+        assert!(rates.traffic(at(0), 0, 5).is_some());
     }
 
     #[test]

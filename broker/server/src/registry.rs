@@ -25,6 +25,7 @@ use mqgate_identity::time::UnixMillis;
 use tokio_util::sync::CancellationToken;
 
 use self::cache::Cache;
+pub use self::cas::RetiredCa;
 pub use self::devices::{JitRegistration, ManualRegistration};
 pub(crate) use self::flight::Flight;
 use self::flight::Flights;
@@ -33,6 +34,7 @@ use crate::clock;
 use crate::live::Live;
 use crate::metrics::GateMetrics;
 use crate::metrics::gate::{LookupResult, NAMESPACE, device_state};
+use crate::retirement::{Retirement, RetirementError, RetirementSlot};
 use crate::trust::{TrustError, TrustStore};
 
 #[derive(Debug, Clone)]
@@ -75,6 +77,12 @@ pub enum RegistryError {
     Trust(#[from] TrustError),
     #[error("the CA is part of the configuration: remove it there")]
     Configured,
+    #[error("the CA was replaced or removed already and is in transition: `mqgate transition end` ends that")]
+    Retiring,
+    #[error("it is the CA that it is to take the place of")]
+    SameCa,
+    #[error(transparent)]
+    Retirement(#[from] RetirementError),
     #[error("the device \"{0}\" exists already, and the registrar said not to add a certificate to it")]
     DeviceExists(String),
     #[error("{0}")]
@@ -98,6 +106,9 @@ impl RegistryError {
             | Self::NoPath(_)
             | Self::Trust(_)
             | Self::Configured
+            | Self::Retiring
+            | Self::SameCa
+            | Self::Retirement(_)
             | Self::DeviceExists(_) => Reason::ProvisionDenied,
             Self::Storage(_) => Reason::RegistryUnavailable,
             Self::Audit(_) => Reason::AuditUnavailable,
@@ -140,10 +151,13 @@ pub struct Registry {
     audit: Arc<AuditLog>,
     metrics: Arc<GateMetrics>,
     settings: RegistrySettings,
+    /// Those of the settings at first.
+    policy: ArcSwap<PathPolicy>,
     cache: Cache,
     flights: Flights,
     /// Those of the storage; the configuration's are in the trust store only.
     cas: ArcSwap<Vec<CaCertificate>>,
+    retirement: RetirementSlot,
     /// Held while CAs change.
     cas_writing: tokio::sync::Mutex<()>,
     seen: Mutex<HashMap<CertificateFingerprint, UnixMillis>>,
@@ -167,6 +181,7 @@ impl Registry {
     ) -> Result<Arc<Self>, RegistryError> {
         let registry = Arc::new(Self {
             cache: Cache::new(settings.cache),
+            policy: ArcSwap::from_pointee(settings.policy.clone()),
             storage,
             trust,
             audit,
@@ -174,6 +189,7 @@ impl Registry {
             settings,
             flights: Flights::default(),
             cas: ArcSwap::default(),
+            retirement: RetirementSlot::default(),
             cas_writing: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             listeners: Mutex::default(),
@@ -186,6 +202,11 @@ impl Registry {
             registry.device_gauge(ca, state).add(count);
         }
         Ok(registry)
+    }
+
+    /// Says who keeps CAs valid that are replaced or removed; the first one stays.
+    pub fn retires_with(&self, retirement: &Arc<dyn Retirement>) {
+        self.retirement.fill(retirement);
     }
 
     /// Has `live` send away whoever a change bars.
@@ -213,8 +234,18 @@ impl Registry {
         self.trust.current().contains(ca)
     }
 
-    pub(crate) const fn policy(&self) -> &PathPolicy {
-        &self.settings.policy
+    pub(crate) fn policy(&self) -> Arc<PathPolicy> {
+        self.policy.load_full()
+    }
+
+    /// Judges by these rules from now on.
+    pub fn configure(&self, policy: PathPolicy) {
+        self.policy.store(Arc::new(policy));
+    }
+
+    /// No CA is added, replaced or removed as long as the answer lives.
+    pub async fn hold_cas(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.cas_writing.lock().await
     }
 
     /// The record of a certificate, if there is one; from memory, mostly.

@@ -4,6 +4,7 @@
 //! A handshake uses one snapshot. Does not know where the CAs are kept.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -103,6 +104,8 @@ pub struct TrustSet {
     /// Sent to clients in the CertificateRequest; empty when there are too many.
     pub(crate) hints: Arc<[DistinguishedName]>,
     ids: HashSet<CertificateFingerprint>,
+    /// Those that are trusted only because their transition runs.
+    retiring: HashSet<CertificateFingerprint>,
 }
 
 /// A set that cannot be used; the current one stays.
@@ -179,6 +182,18 @@ impl TrustStore {
     /// Replaces the CAs of the registry.
     pub fn register(&self, anchors: Vec<Anchor>) -> Result<(), TrustError> {
         self.replace(|sources| sources.registered = anchors.into_iter().map(BoundAnchor::from).collect())
+    }
+
+    /// Replaces the CAs of the registry, and those in transition: no handshake sees the one without the other.
+    pub fn register_and_retire(
+        &self,
+        anchors: Vec<Anchor>,
+        retiring: Vec<BoundAnchor>,
+    ) -> Result<(), TrustError> {
+        self.replace(|sources| {
+            sources.registered = anchors.into_iter().map(BoundAnchor::from).collect();
+            sources.retiring = retiring;
+        })
     }
 
     /// Says which certificates the broker itself shows, with their chains; for [`TrustStore::lint`].
@@ -299,7 +314,7 @@ impl TrustSet {
         let mut ders = HashSet::new();
         let mut names = HashSet::new();
         let mut anchors = Vec::new();
-        let mut retiring = 0;
+        let mut retiring = HashSet::new();
         let all = [&sources.configured, &sources.registered, &sources.retiring];
         for (number, bound) in
             all.into_iter().enumerate().flat_map(|(n, list)| list.iter().map(move |b| (n, b)))
@@ -314,7 +329,7 @@ impl TrustSet {
             let is_retiring = number == 2;
             if is_retiring {
                 // Its name may be its successor's now.
-                retiring += 1;
+                retiring.insert(CertificateFingerprint::of(&anchor.der));
                 let plain = Arc::clone(&anchor.name);
                 let mut number = 1_u32;
                 while names.contains(&anchor.name) {
@@ -331,8 +346,9 @@ impl TrustSet {
             anchors.push(anchor);
         }
         // What is in transition has a successor, which must not be refused for lack of a place.
-        if anchors.len() - retiring > limit {
-            return Err(TrustError::TooMany { given: anchors.len() - retiring, limit });
+        let given = anchors.len() - retiring.len();
+        if given > limit {
+            return Err(TrustError::TooMany { given, limit });
         }
         let anchors = TrustAnchors::new(anchors)?;
         let ids = anchors.iter().map(|(_, facts)| facts.certificate_fingerprint).collect();
@@ -347,7 +363,14 @@ impl TrustSet {
         let cas: Vec<_> = anchors.iter().map(|(_, facts)| facts).collect();
         let lists = RevocationLists::new(sources.lists.iter().cloned(), &cas);
         let anchors = anchors.with_revocation_lists(Arc::new(lists));
-        Ok(Self { generation, anchors, hints, ids })
+        Ok(Self { generation, anchors, hints, ids, retiring })
+    }
+
+    /// Which set, and which rules, a path was judged by: while that is the same, so is the judgement.
+    pub fn judged_by(&self, policy: &PathPolicy) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.generation, policy).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Judges a client's chain by this set: the one place where it is done.
@@ -359,6 +382,11 @@ impl TrustSet {
         now: UnixSeconds,
     ) -> Result<ValidatedPath, Rejection> {
         evaluate_facts(end_entity, intermediates, &self.anchors, policy, now)
+    }
+
+    /// Whether a CA was replaced or removed, and is in the set until its transition ends.
+    pub fn is_retiring(&self, id: CertificateFingerprint) -> bool {
+        self.retiring.contains(&id)
     }
 
     /// Whether a CA is in the set.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::config::units::Span;
 use crate::reload::ledger::{LedgerError, Transition};
-use crate::reload::{Disconnect, ReloadError, Reloader, Report, Request};
+use crate::reload::{Disconnect, Patch, ReloadError, Reloader, Report, Request};
 
 type Reloading = Arc<Reloader>;
 
@@ -54,7 +54,7 @@ impl How {
             dry_run: self.dry_run,
             grace: self.grace.map(|grace| grace.0),
             disconnect: self.disconnect,
-            overrides: None,
+            patch: None,
         }
     }
 }
@@ -142,7 +142,7 @@ async fn patched(
     how: How,
     patch: Value,
 ) -> Result<Json<Report>, Problem> {
-    let (config, overrides, _) = reloader.in_force().await;
+    let (config, ..) = reloader.in_force().await;
     if !config.listeners.contains_key(name) {
         return Err(no_listener(name));
     }
@@ -155,7 +155,7 @@ async fn patched(
         return Err(Problem::new(StatusCode::FORBIDDEN, "path_not_allowed", detail).about(name));
     }
     let mut request = how.request(actor);
-    request.overrides = Some(overrides.patched(&["listeners", name], patch));
+    request.patch = Some(Patch { listener: name.to_owned(), settings: patch });
     let report = reloader.reload(request).await.map_err(refused)?;
     Ok(Json(report))
 }
@@ -285,6 +285,7 @@ fn refused(error: ReloadError) -> Problem {
         ReloadError::Config(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_configuration"),
         ReloadError::Refused(_) => (StatusCode::CONFLICT, "refused"),
         ReloadError::RolledBack(_) => (StatusCode::CONFLICT, "rolled_back"),
+        ReloadError::Interrupted(_) => (StatusCode::INTERNAL_SERVER_ERROR, "interrupted"),
     };
     // The audit log has `config.refused`.
     Problem::new(status, code, error.to_string()).written_down()

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::output::{self, date, printable, say, table, text};
+use super::reload::say_transition;
 use super::remote::{Remote, RemoteArgs, read_file, segment};
 use crate::exit::Failure;
 
@@ -13,7 +14,9 @@ use crate::exit::Failure;
 #[command(after_help = "\
 Examples:
   mqgate ca add --name factory-2 factory-2.pem
-  mqgate ca remove factory-2")]
+  mqgate ca replace factory-2 factory-3.pem --grace 30d
+  mqgate ca remove factory-2
+  mqgate ca remove factory-2 --grace 0s      at once: its key is in the wrong hands")]
 pub enum Command {
     /// List CAs, those of the configuration included
     List {
@@ -30,13 +33,31 @@ pub enum Command {
         #[command(flatten)]
         remote: RemoteArgs,
     },
-    /// Trust a CA no longer; connections under it are closed
+    /// Trust another CA in the place of one, which stays valid beside it for a while
+    Replace {
+        /// Name or SHA-256 of the old one
+        id: String,
+        /// PEM file with the new one
+        file: PathBuf,
+        /// Name of the new one; without it, that of the old one
+        #[arg(long)]
+        name: Option<String>,
+        /// How long the old one stays valid; 0s after a compromise. The default is `reload.grace`
+        #[arg(long, value_name = "TIME")]
+        grace: Option<String>,
+        #[command(flatten)]
+        remote: RemoteArgs,
+    },
+    /// Trust a CA no longer: after its grace connections under it are refused, and closed
     Remove {
         /// Its name or SHA-256
         id: String,
         /// Also if certificates are registered under it
         #[arg(long)]
         force: bool,
+        /// How long it stays valid; 0s after a compromise. The default is `reload.grace`
+        #[arg(long, value_name = "TIME")]
+        grace: Option<String>,
         #[command(flatten)]
         remote: RemoteArgs,
     },
@@ -46,16 +67,30 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
     match command {
         Command::List { remote } => list(&remote, config),
         Command::Add { file, name, remote } => {
-            let pem = String::from_utf8(read_file(&file)?)
-                .map_err(|_| Failure::refused(format!("{} is no PEM file", file.display())))?;
+            let pem = pem(&file)?;
             let ca = Remote::new(&remote, config)?.post("/cas", &json!({ "name": name, "pem": pem }))?;
             done(&remote, "added", &ca)
         }
-        Command::Remove { id, force, remote } => {
-            let path = format!("/cas/{}?force={force}", segment(&id));
+        Command::Replace { id, file, name, grace, remote } => {
+            let path = format!("/cas/{}/replace{}", segment(&id), query('?', grace.as_deref()));
+            let body = json!({ "pem": pem(&file)?, "name": name });
+            let new = Remote::new(&remote, config)?.post(&path, &body)?;
+            done(&remote, "trusted from now on", &new)
+        }
+        Command::Remove { id, force, grace, remote } => {
+            let path = format!("/cas/{}?force={force}{}", segment(&id), query('&', grace.as_deref()));
             done(&remote, "removed", &Remote::new(&remote, config)?.delete(&path)?)
         }
     }
+}
+
+fn pem(file: &Path) -> Result<String> {
+    Ok(String::from_utf8(read_file(file)?)
+        .map_err(|_| Failure::refused(format!("{} is no PEM file", file.display())))?)
+}
+
+fn query(separator: char, grace: Option<&str>) -> String {
+    grace.map(|grace| format!("{separator}grace={}", segment(grace))).unwrap_or_default()
 }
 
 fn list(args: &RemoteArgs, config: Option<&Path>) -> Result<()> {
@@ -85,6 +120,7 @@ fn done(args: &RemoteArgs, past: &str, ca: &Value) -> Result<()> {
         return output::json(ca);
     }
     say(format!("{past}: {} ({})", text(ca, "name"), text(ca, "id")))?;
+    say_transition(ca)?;
     lints(ca).try_for_each(|(lint, detail)| say(format!("  warning: {lint}: {}", printable(&detail))))
 }
 

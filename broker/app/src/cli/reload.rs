@@ -273,6 +273,18 @@ fn told(remote: &RemoteArgs, report: &Value) -> Result<()> {
     Ok(())
 }
 
+/// What keeps valid what a change by API replaced.
+pub(super) fn say_transition(answer: &Value) -> Result<()> {
+    match &answer["transition"] {
+        Value::Null => Ok(()),
+        transition => say(format!(
+            "what was there before stays valid until {} (transition {})",
+            moment(transition, "ends_at"),
+            text(transition, "id")
+        )),
+    }
+}
+
 fn brief(value: &Value) -> String {
     let text = match value {
         Value::Null => String::from("-"),

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::output::{self, date, say, table, text};
+use super::reload::say_transition;
 use super::remote::{Remote, RemoteArgs, read_file, segment};
 use crate::exit::Failure;
 use crate::secret;
@@ -42,6 +43,10 @@ pub enum Command {
         which: Which,
         #[command(flatten)]
         files: Files,
+        /// How long the old one is shown to who asks for a name that only it has, or cannot use the new one's key;
+        /// 0s after a compromise. The default is `reload.grace`
+        #[arg(long, value_name = "TIME")]
+        grace: Option<String>,
     },
     /// Forget one; refused while a listener has it
     Remove {
@@ -135,10 +140,13 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
             body["namespace"] = Value::from(which.namespace.as_str());
             done(&which, "added", &Remote::new(&which.remote, config)?.post("/certs/bundles", &body)?)
         }
-        Command::Replace { which, files } => {
+        Command::Replace { which, files, grace } => {
             which.must_not_be_builtin()?;
             let remote = Remote::new(&which.remote, config)?;
-            done(&which, "replaced", &remote.put(&which.path(), &files.read()?)?)
+            let grace = grace.map(|grace| format!("?grace={}", segment(&grace))).unwrap_or_default();
+            let info = remote.put(&format!("{}{grace}", which.path()), &files.read()?)?;
+            done(&which, "replaced", &info)?;
+            if which.remote.json { Ok(()) } else { say_transition(&info) }
         }
         Command::Remove { which } => {
             which.must_not_be_builtin()?;

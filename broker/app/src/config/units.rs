@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use mqgate_server::units::duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -46,30 +47,7 @@ impl FromStr for Span {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let error = || UnitError::Duration(text.to_owned());
-        let mut rest = text.trim();
-        if rest == "0" {
-            return Ok(Self(Duration::ZERO));
-        }
-        let mut millis: u64 = 0;
-        if rest.is_empty() {
-            return Err(error());
-        }
-        while !rest.is_empty() {
-            let (count, after) = number(rest).ok_or_else(error)?;
-            let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
-            let unit: u64 = match &after[..end] {
-                "ms" => 1,
-                "s" => 1_000,
-                "m" | "min" => 60_000,
-                "h" => 3_600_000,
-                "d" => 86_400_000,
-                _ => return Err(error()),
-            };
-            millis = count.checked_mul(unit).and_then(|part| millis.checked_add(part)).ok_or_else(error)?;
-            rest = after[end..].trim_start();
-        }
-        Ok(Self(Duration::from_millis(millis)))
+        duration(text).map(Self).ok_or_else(|| UnitError::Duration(text.to_owned()))
     }
 }
 

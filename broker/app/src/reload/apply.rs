@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, to_pem};
 use mqgate_identity::hooks::ChainMember;
-use mqgate_identity::time::UnixMillis;
 use mqgate_server::admin::ADMIN_TLS;
 use mqgate_server::clock;
 use mqgate_server::tls::TlsSet;
@@ -17,12 +16,13 @@ use serde_json::Value;
 
 use super::files::{Contents, of_admin};
 use super::impact::{Concerned, Impact, Obstacle, Rules, concerned};
-use super::ledger::{Material, Transition, new_id};
+use super::ledger::{Gone, Material, Transition, Undo, new_id};
 use super::material::{self, Pair, Term};
 use super::overrides::{self, Overrides};
 use super::plan::{Change, Effect};
-use super::transitions::{anchors as anchors_of, server_certificates_of};
-use super::{Begun, Disconnect, Done, ReloadError, ReloadParts, Report, Request, State};
+use super::settings;
+use super::transitions::{after, anchors as anchors_of, server_certificates_of};
+use super::{Begun, Disconnect, Done as Outcome, ReloadError, ReloadParts, Report, Request, State};
 use crate::config::{Config, model};
 use crate::run::paths::path_policy;
 use crate::run::{admin_tls, build, builtin, chain, listeners};
@@ -45,6 +45,8 @@ struct Ready {
     pairs: BTreeMap<String, Vec<Pair>>,
     /// What the listeners show, for who judges CAs.
     own_chain: Vec<CertificateFacts>,
+    /// What is replaced, with grace or without.
+    replaced: Vec<Gone>,
     transitions: Vec<Transition>,
     natives: Vec<ChainMember>,
     components: Vec<Component>,
@@ -55,7 +57,6 @@ struct Ready {
 /// A component whose settings change.
 struct Component {
     name: String,
-    bytes: Arc<[u8]>,
     config: Value,
 }
 
@@ -66,24 +67,28 @@ pub(super) async fn run(
     request: &Request,
     report: &mut Report,
 ) -> Result<(), ReloadError> {
+    // What is put together here is not replaced or removed by others meanwhile.
+    let (_bundles, _cas) = (parts.bundles.hold().await, parts.registry.hold_cas().await);
     let ready = prepare(parts, state, &next, request).map_err(ReloadError::Refused)?;
     report.transitions = ready.transitions.iter().map(begun).collect();
     let rules = rules(parts, &next.config, &ready, Vec::new());
     let affected = concerned(&parts.broker, &rules, clock::now().seconds()).await;
     report.affected = Impact::of(&affected);
     if request.dry_run {
-        report.result = Done::DryRun;
+        report.result = Outcome::DryRun;
         return Ok(());
     }
     let gone: Vec<CertificateFingerprint> = ready.gone.iter().filter_map(fingerprint).collect();
     let (anchors, pairs) = (ready.anchors.clone(), ready.pairs.clone());
     commit(parts, state, &next, ready).await?;
-    report.result = Done::Applied;
+    report.result = Outcome::Applied;
     for ca in gone {
         // Who has another path stays, and so does everybody while a transition runs.
         parts.live.ca_gone(ca);
     }
     if request.disconnect == Disconnect::Affected {
+        // Who came while the change was made came by the rules before it.
+        let affected = concerned(&parts.broker, &rules, clock::now().seconds()).await;
         report.disconnected = dismiss(parts, affected);
     }
     *state = State {
@@ -103,7 +108,11 @@ fn prepare(parts: &ReloadParts, state: &State, next: &Next, request: &Request) -
     let gone = gone(&state.anchors, &anchors);
     let grace = request.grace.unwrap_or(config.reload.grace.0);
     let pairs = material::read(config);
-    let transitions = transitions(parts, state, &gone, &pairs, grace, request)?;
+    let mut transitions = transitions(parts, state, &gone, &pairs, grace, request)?;
+    let replaced = transitions.iter().map(Gone::of).collect();
+    if grace.is_zero() {
+        transitions.clear();
+    }
     let mut retiring = parts.transitions.anchors();
     retiring.extend(anchors_of(&transitions));
     parts
@@ -111,7 +120,8 @@ fn prepare(parts: &ReloadParts, state: &State, next: &Next, request: &Request) -
         .check_configured(anchors.clone(), retiring, config.limits.ca_certs as usize)
         .context("the CAs cannot be used together")?;
     parts.log.check(&config.log.filter)?;
-    parts.bundles.check_files(build::files_of_certificates(config))?;
+    let limit = config.limits.server_certs as usize;
+    parts.bundles.check_files(build::files_of_certificates(config), limit)?;
     if builtin::is_wanted(config) && parts.bundles.bind_builtin().is_none() {
         // Nobody had it until now. That it is there changes nothing by itself.
         parts.bundles.set_builtin(parts.builtin.provide(config)?)?;
@@ -122,9 +132,10 @@ fn prepare(parts: &ReloadParts, state: &State, next: &Next, request: &Request) -
         gone,
         pairs,
         own_chain: build::own_chain(config),
+        replaced,
         transitions,
         natives: natives(next)?,
-        components: components(next)?,
+        components: components(next),
         admin_tls: admin_tls(parts, state, next)?,
     })
 }
@@ -148,19 +159,21 @@ fn next_listeners(
 ) -> Result<listeners::Next> {
     let (before, after) = (&state.config.listeners, &next.config.listeners);
     let drain = next.config.node.shutdown_timeout.0;
+    let policy_before = |listener| path_policy(&state.config, listener);
     let mut ready = listeners::Next::default();
     for (name, listener) in after {
+        let policy = path_policy(&next.config, listener);
         let build = || {
             let mut retired = parts.transitions.server_certificates(name);
             retired.extend(server_certificates_of(transitions, name));
-            let policy = path_policy(&next.config, listener);
+            let policy = policy.clone();
             build::listener(name, listener, policy, &parts.trust, &parts.bundles, &retired, drain)
         };
         match before.get(name) {
             None => ready.added.push((name.clone(), listener.clone(), build()?)),
             Some(known) => {
-                let touched = listener.every_file().any(|file| next.files.contains(file));
-                if known != listener || touched {
+                let touched = listener.every_file().any(|file| next.files.contains(&file));
+                if known != listener || touched || policy_before(known) != policy {
                     ready.changed.push((name.clone(), listener.clone(), build()?));
                 }
             }
@@ -183,24 +196,15 @@ fn natives(next: &Next) -> Result<Vec<ChainMember>> {
         .collect()
 }
 
-fn components(next: &Next) -> Result<Vec<Component>> {
+fn components(next: &Next) -> Vec<Component> {
     let names = with_settings(&next.changes);
-    let changed = next
-        .config
-        .plugins
-        .iter()
-        .filter(|plugin| plugin.source.is_some() && names.contains(plugin.name.as_str()));
-    changed
-        .map(|plugin| {
-            let file = chain::source_file(plugin)?;
-            let bytes = std::fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-            Ok(Component {
-                name: plugin.name.clone(),
-                bytes: bytes.into(),
-                config: Value::Object(plugin.config.clone()),
-            })
-        })
-        .collect()
+    let plugins = next.config.plugins.iter();
+    let changed = plugins.filter(|plugin| plugin.source.is_some() && names.contains(plugin.name.as_str()));
+    let component = |plugin: &model::Plugin| Component {
+        name: plugin.name.clone(),
+        config: Value::Object(plugin.config.clone()),
+    };
+    changed.map(component).collect()
 }
 
 /// Members whose own settings are among the changes.
@@ -235,12 +239,8 @@ fn transitions(
     grace: Duration,
     request: &Request,
 ) -> Result<Vec<Transition>> {
-    if grace.is_zero() {
-        return Ok(Vec::new());
-    }
     let started_at = clock::now();
-    let milliseconds = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-    let ends_at = UnixMillis(started_at.0.saturating_add(milliseconds));
+    let ends_at = after(started_at, grace);
     let term = Term { started_at, ends_at, actor: &request.actor };
     let mut transitions = material::replaced(&state.pairs, pairs, term)?;
     for bound in gone {
@@ -263,6 +263,7 @@ fn transitions(
             actor: request.actor.clone(),
             pem: to_pem(&bound.anchor.der),
             key: None,
+            password: None,
             server_names: Vec::new(),
         });
     }
@@ -291,89 +292,90 @@ fn rules(
         .collect()
 }
 
-/// Does it. What fails is undone.
-async fn commit(parts: &ReloadParts, state: &State, next: &Next, ready: Ready) -> Result<(), ReloadError> {
-    let rolled_back = |error: anyhow::Error| ReloadError::RolledBack(error);
-    let file = overrides::file(&state.config.node.data_dir);
-    if next.overrides != state.overrides {
-        next.overrides.write(&file).map_err(ReloadError::Refused)?;
-    }
-    let undo_overrides = || {
-        if next.overrides != state.overrides
+/// What was done and can be undone.
+struct Done<'a> {
+    parts: &'a ReloadParts,
+    state: &'a State,
+    overrides: Option<PathBuf>,
+    transitions: Option<Undo>,
+    listeners: Option<listeners::Begun>,
+    /// Plugins with the settings they had.
+    components: Vec<(String, Value)>,
+}
+
+impl Done<'_> {
+    async fn undo(self, error: anyhow::Error) -> ReloadError {
+        let Self { parts, state, overrides, transitions, listeners, components } = self;
+        for (name, config) in components {
+            let reauthorize = build::reauthorize(state.config.policy.reauthorize);
+            if let Err(error) = parts.host.reconfigure(&name, config, reauthorize).await {
+                tracing::error!(plugin = name, %error, "has its new settings and not its old ones");
+            }
+        }
+        if let Some(listeners) = listeners {
+            parts.listeners.take_back(listeners).await;
+        }
+        if let Some(transitions) = transitions {
+            parts.transitions.take_back(&transitions);
+        }
+        if let Some(file) = overrides
             && let Err(error) = state.overrides.write(&file)
         {
             tracing::error!(%error, "settings of the API that were refused are still on the disk");
         }
-    };
-    if let Err(error) = parts.transitions.begin(&ready.transitions) {
-        undo_overrides();
-        return Err(rolled_back(error.into()));
+        ReloadError::RolledBack(error)
     }
-    let listeners = match parts.listeners.begin(ready.listeners).await {
-        Ok(begun) => begun,
-        Err(error) => {
-            parts.transitions.take_back(&ready.transitions);
-            undo_overrides();
-            return Err(rolled_back(error.into()));
+}
+
+/// Does it. What fails is undone.
+async fn commit(parts: &ReloadParts, state: &State, next: &Next, ready: Ready) -> Result<(), ReloadError> {
+    let mut done =
+        Done { parts, state, overrides: None, transitions: None, listeners: None, components: Vec::new() };
+    if next.overrides != state.overrides {
+        let file = overrides::file(&state.config.node.data_dir);
+        next.overrides.write(&file).map_err(ReloadError::Refused)?;
+        done.overrides = Some(file);
+    }
+    match parts.transitions.begin(&ready.replaced, &ready.transitions) {
+        Ok(undo) => done.transitions = Some(undo),
+        Err(error) => return Err(done.undo(error.into()).await),
+    }
+    match parts.listeners.begin(ready.listeners).await {
+        Ok(begun) => done.listeners = Some(begun),
+        Err(error) => return Err(done.undo(error.into()).await),
+    }
+    for component in ready.components {
+        let reauthorize = build::reauthorize(state.config.policy.reauthorize);
+        match parts.host.reconfigure(&component.name, component.config, reauthorize).await {
+            Ok(before) => done.components.push((component.name, before)),
+            Err(error) => {
+                return Err(done.undo(anyhow::anyhow!("plugin `{}`: {error}", component.name)).await);
+            }
         }
-    };
-    if let Err(error) = swap_components(parts, state, &ready.components).await {
-        parts.listeners.take_back(listeners).await;
-        parts.transitions.take_back(&ready.transitions);
-        undo_overrides();
-        return Err(rolled_back(error));
     }
     let config = &next.config;
     parts.trust.set_limit(config.limits.ca_certs as usize);
-    if let Err(error) = parts.trust.configure_bound(ready.anchors, parts.transitions.anchors()) {
-        // It was checked; the registry's CAs may have changed since.
+    let (trust, anchors) = (&parts.trust, ready.anchors);
+    if let Err(error) = parts.transitions.with_anchors(|retiring| trust.configure_bound(anchors, retiring)) {
         parts.trust.set_limit(state.config.limits.ca_certs as usize);
-        parts.listeners.take_back(listeners).await;
-        parts.transitions.take_back(&ready.transitions);
-        undo_overrides();
-        return Err(rolled_back(error.into()));
+        return Err(done.undo(error.into()).await);
     }
     // From here on nothing fails.
-    parts.gate.configure(build::gate_settings(config));
-    parts.broker.configure(build::limits(config), build::listener_limits(config));
-    parts.live.configure(build::live(config));
-    // Who is connected by a listener that is removed is judged as before, until it goes.
-    for (name, listener) in &config.listeners {
-        parts.live.judge_by(name, build::path_rules(config, name, listener, &parts.trust));
-    }
+    settings::take_over(parts, state, config).await;
     parts.trust.know_own_chain(ready.own_chain);
     for native in ready.natives {
         parts.host.replace_native(native).await;
     }
-    parts.listeners.finish(listeners);
+    if let Some(listeners) = done.listeners {
+        parts.listeners.finish(listeners);
+    }
     if let (Some(tls), Some(set)) = (&parts.admin_tls, ready.admin_tls) {
         tls.swap(set);
         parts.bundles.watch(ADMIN_TLS, tls);
     }
-    parts.log.set(&config.log.filter);
     parts.registry.count_cas();
-    parts.transitions.begun(&ready.transitions);
-    Ok(())
-}
-
-/// Gives components their new settings; on an error all have their old ones.
-async fn swap_components(parts: &ReloadParts, state: &State, components: &[Component]) -> Result<()> {
-    for (index, component) in components.iter().enumerate() {
-        let reauthorize = build::reauthorize(state.config.policy.reauthorize);
-        let swapped = parts
-            .host
-            .swap(&component.name, Arc::clone(&component.bytes), Some(component.config.clone()), reauthorize)
-            .await;
-        let Err(error) = swapped else { continue };
-        for done in &components[..index] {
-            let before = state.config.plugins.iter().find(|plugin| plugin.name == done.name);
-            let config = before.map(|plugin| Value::Object(plugin.config.clone()));
-            let back = parts.host.swap(&done.name, Arc::clone(&done.bytes), config, reauthorize).await;
-            if let Err(error) = back {
-                tracing::error!(plugin = done.name, %error, "has its new settings and not its old ones");
-            }
-        }
-        return Err(anyhow::anyhow!("plugin `{}`: {error}", component.name));
+    if let Some(undo) = done.transitions {
+        parts.transitions.begun(&ready.transitions, &undo);
     }
     Ok(())
 }

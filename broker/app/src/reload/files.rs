@@ -85,13 +85,13 @@ fn look(file: &Path) -> Option<Look> {
 /// What the TLS of the admin API names.
 pub fn of_admin(config: &Config) -> Vec<PathBuf> {
     let tls = config.admin.tls.as_ref().map(AdminTls::as_listener);
-    tls.iter().flat_map(Listener::every_file).cloned().collect()
+    tls.iter().flat_map(Listener::every_file).collect()
 }
 
 /// What the listeners of a configuration name, and the admin API's TLS.
 pub fn of_listeners(config: &Config) -> Vec<PathBuf> {
     let listeners = config.listeners.values();
-    let mut files: Vec<PathBuf> = listeners.flat_map(Listener::every_file).cloned().collect();
+    let mut files: Vec<PathBuf> = listeners.flat_map(Listener::every_file).collect();
     files.extend(of_admin(config));
     files.sort();
     files.dedup();

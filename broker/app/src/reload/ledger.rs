@@ -41,9 +41,31 @@ pub struct Transition {
     /// The key to it, of a server's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// Of the key, where the broker keeps it anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
     /// Server names that it was for, if it was not for those in the certificate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server_names: Vec<String>,
+}
+
+/// What is replaced now, whether or not it stays valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    pub material: Material,
+    pub fingerprint: CertificateFingerprint,
+    /// Where; empty: on every listener.
+    pub listeners: Vec<String>,
+}
+
+/// How the ledger was before something began.
+#[derive(Debug, Default)]
+pub struct Undo {
+    added: Vec<String>,
+    /// Runs nowhere any more.
+    removed: Vec<Transition>,
+    /// Runs on fewer listeners.
+    shrunk: Vec<Transition>,
 }
 
 /// Transitions that run at the same time; each keeps its material in memory.
@@ -79,8 +101,10 @@ pub enum LedgerError {
 
 impl Ledger {
     /// Reads what runs. A file that cannot be read is an error: what was promised must not be forgotten silently.
-    pub fn open(file: &Path) -> Result<Self> {
-        let transitions = match std::fs::read(file) {
+    /// By a clock that is behind the one of who wrote it nothing can be said of an end: what began later than `now` is
+    /// over.
+    pub fn open(file: &Path, now: UnixMillis) -> Result<Self> {
+        let mut transitions = match std::fs::read(file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error).with_context(|| format!("{} cannot be read", file.display())),
             Ok(bytes) => {
@@ -95,6 +119,17 @@ impl Ledger {
                 read.transitions
             }
         };
+        transitions.retain(|transition| {
+            let is_past = transition.started_at <= now;
+            if !is_past {
+                tracing::error!(
+                    transition = transition.id,
+                    name = transition.name,
+                    "a transition began later than now by this machine's clock: it is over"
+                );
+            }
+            is_past
+        });
         Ok(Self { file: file.to_owned(), running: Mutex::new(transitions) })
     }
 
@@ -126,6 +161,48 @@ impl Ledger {
             *running = next;
         }
         Ok(answer)
+    }
+
+    /// Writes down what begins, in the place of what ran of the same material in the same place: who has it replaced
+    /// again, with less grace, means that.
+    pub fn begin(&self, gone: &[Gone], new: &[Transition]) -> Result<Undo, LedgerError> {
+        self.change(|running| {
+            let mut undo = Undo::default();
+            for gone in gone {
+                let has_successor = new.iter().any(|transition| gone.is(transition));
+                running.retain_mut(|known| {
+                    if !gone.is(known) {
+                        return true;
+                    }
+                    let was = known.clone();
+                    let stays = gone.leaves(known, has_successor);
+                    if !stays {
+                        undo.removed.push(was);
+                    } else if *known != was {
+                        undo.shrunk.push(was);
+                    }
+                    stays
+                });
+            }
+            running.extend_from_slice(new);
+            undo.added = new.iter().map(|transition| transition.id.clone()).collect();
+            Ok(undo)
+        })
+    }
+
+    /// What began did not come about. What ran before runs again, unless it was ended meanwhile.
+    pub fn take_back(&self, undo: &Undo) -> Result<(), LedgerError> {
+        self.change(|running| {
+            running.retain(|known| !undo.added.contains(&known.id));
+            // The first entry of one is how it was.
+            for before in undo.shrunk.iter().rev() {
+                if let Some(known) = running.iter_mut().find(|known| known.id == before.id) {
+                    known.listeners.clone_from(&before.listeners);
+                }
+            }
+            running.extend(undo.removed.iter().cloned());
+            Ok(())
+        })
     }
 
     /// Takes out what has ended by `now`.
@@ -171,6 +248,38 @@ impl Ledger {
     }
 }
 
+impl Gone {
+    /// That of a transition.
+    pub fn of(transition: &Transition) -> Self {
+        let Transition { material, fingerprint, listeners, .. } = transition;
+        Self { material: *material, fingerprint: *fingerprint, listeners: listeners.clone() }
+    }
+
+    fn is(&self, transition: &Transition) -> bool {
+        (self.material, self.fingerprint) == (transition.material, transition.fingerprint)
+    }
+
+    /// Takes the places where it is gone from a transition; whether it still runs anywhere.
+    fn leaves(&self, known: &mut Transition, has_successor: bool) -> bool {
+        match (self.listeners.is_empty(), known.listeners.is_empty()) {
+            (true, true) => false,
+            // One of them is about a part of the other. With a successor both hold; without, somebody has the key.
+            (true, false) | (false, true) => has_successor,
+            (false, false) => {
+                known.listeners.retain(|name| !self.listeners.contains(name));
+                !known.listeners.is_empty()
+            }
+        }
+    }
+}
+
+impl Undo {
+    /// What ended because something else began, for who writes that down.
+    pub fn removed(&self) -> &[Transition] {
+        &self.removed
+    }
+}
+
 /// A new id, short enough to type.
 pub fn new_id() -> Result<String> {
     let mut random = [0; 4];
@@ -196,9 +305,12 @@ mod tests {
             actor: "admin".into(),
             pem: "PEM".into(),
             key: Some("KEY".into()),
+            password: None,
             server_names: Vec::new(),
         }
     }
+
+    const NOW: UnixMillis = UnixMillis(50);
 
     fn ids(list: &[Transition]) -> Vec<&str> {
         list.iter().map(|transition| transition.id.as_str()).collect()
@@ -209,7 +321,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("transitions.json");
-        let ledger = Ledger::open(&file).expect("nothing runs yet");
+        let ledger = Ledger::open(&file, NOW).expect("nothing runs yet");
         assert_eq!(ledger.next_end(), None);
         ledger
             .change(|running| {
@@ -220,18 +332,18 @@ mod tests {
         let mode = std::fs::metadata(&file).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "keys are in it");
 
-        let ledger = Ledger::open(&file).expect("it can be read");
+        let ledger = Ledger::open(&file, NOW).expect("it can be read");
         assert_eq!(ids(&ledger.list()), ["a", "b"]);
         assert_eq!(ledger.next_end(), Some(UnixMillis(100)));
         assert!(ledger.take_ended(UnixMillis(99)).expect("nothing").is_empty());
         assert_eq!(ids(&ledger.take_ended(UnixMillis(100)).expect("one")), ["a"]);
-        assert_eq!(ids(&Ledger::open(&file).expect("it can be read").list()), ["b"]);
+        assert_eq!(ids(&Ledger::open(&file, NOW).expect("it can be read").list()), ["b"]);
     }
 
     #[test]
     fn an_end_can_be_moved_but_not_into_the_past() {
         let folder = tempfile::tempdir().expect("a folder");
-        let ledger = Ledger::open(&folder.path().join("transitions.json")).expect("nothing runs yet");
+        let ledger = Ledger::open(&folder.path().join("transitions.json"), NOW).expect("nothing runs yet");
         ledger
             .change(|running| {
                 running.push(transition("a", 100));
@@ -246,10 +358,80 @@ mod tests {
         assert_eq!(ledger.next_end(), None);
     }
 
+    fn on(mut transition: Transition, listeners: &[&str]) -> Transition {
+        transition.listeners = listeners.iter().map(ToString::to_string).collect();
+        transition
+    }
+
+    #[test]
+    fn what_is_replaced_again_has_the_last_grace_and_none_if_there_is_none() {
+        // Which runs, where something is replaced with a successor or without: what is left of it.
+        let cases: [(&[&str], &[&str], bool, Option<&[&str]>); 9] = [
+            (&["a"], &["a"], false, None),
+            (&["a"], &["a"], true, None),
+            (&["a", "b"], &["a"], false, Some(&["b"])),
+            (&["a"], &["b"], false, Some(&["a"])),
+            (&[], &[], false, None),
+            (&[], &[], true, None),
+            // After a compromise no part of it is valid anywhere.
+            (&["a"], &[], false, None),
+            (&[], &["a"], false, None),
+            (&["a"], &[], true, Some(&["a"])),
+        ];
+        for (runs, replaced, has_successor, left) in cases {
+            let folder = tempfile::tempdir().expect("a folder");
+            let ledger =
+                Ledger::open(&folder.path().join("transitions.json"), NOW).expect("nothing runs yet");
+            let other =
+                Transition { fingerprint: CertificateFingerprint([8; 32]), ..transition("other", 100) };
+            let before = [on(transition("old", 100), runs), other.clone()];
+            ledger.begin(&[], &before).expect("written");
+            let next = on(transition("next", 200), replaced);
+            let new = if has_successor { vec![next.clone()] } else { Vec::new() };
+            let undo = ledger.begin(&[Gone::of(&next)], &new).expect("written");
+            let list = ledger.list();
+            let old = list.iter().find(|known| known.id == "old");
+            let what = format!("{runs:?} {replaced:?} {has_successor}");
+            let found = old.map(|old| old.listeners.iter().map(String::as_str).collect::<Vec<_>>());
+            assert_eq!(found.as_deref(), left, "{what}");
+            assert_eq!(list.iter().any(|known| known.id == "next"), has_successor, "{what}");
+            assert!(list.contains(&other), "{what}");
+            assert_eq!(undo.removed().len(), usize::from(left.is_none()), "{what}");
+            // It did not come about.
+            ledger.take_back(&undo).expect("written");
+            let mut again = ledger.list();
+            again.sort_by(|a, b| b.id.cmp(&a.id));
+            assert_eq!(again, [other, before[0].clone()], "{what}");
+        }
+    }
+
+    #[test]
+    fn what_was_ended_meanwhile_is_not_put_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(&folder.path().join("transitions.json"), NOW).expect("nothing runs yet");
+        ledger.begin(&[], &[on(transition("old", 100), &["a", "b"])]).expect("written");
+        let gone = Gone::of(&on(transition("", 0), &["a"]));
+        let undo = ledger.begin(&[gone], &[]).expect("written");
+        ledger.take("old").expect("it runs on the other");
+        ledger.take_back(&undo).expect("written");
+        assert!(ledger.list().is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_makes_nothing_valid_longer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("transitions.json");
+        let ledger = Ledger::open(&file, UnixMillis(1_000)).expect("nothing runs yet");
+        let begun = Transition { started_at: UnixMillis(1_000), ..transition("a", 2_000) };
+        ledger.begin(&[], &[begun]).expect("written");
+        assert_eq!(ids(&Ledger::open(&file, UnixMillis(1_000)).expect("it can be read").list()), ["a"]);
+        assert!(Ledger::open(&file, UnixMillis(999)).expect("it can be read").list().is_empty());
+    }
+
     #[test]
     fn there_is_an_end_to_how_many_run() {
         let folder = tempfile::tempdir().expect("a folder");
-        let ledger = Ledger::open(&folder.path().join("transitions.json")).expect("nothing runs yet");
+        let ledger = Ledger::open(&folder.path().join("transitions.json"), NOW).expect("nothing runs yet");
         let fill = |count: usize| {
             ledger.change(|running| {
                 running.extend((0..count).map(|number| transition(&number.to_string(), 1)));
@@ -265,7 +447,7 @@ mod tests {
     fn what_cannot_be_written_or_read_changes_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("gone").join("transitions.json");
-        let ledger = Ledger::open(&file).expect("nothing runs yet");
+        let ledger = Ledger::open(&file, NOW).expect("nothing runs yet");
         let refused = ledger.change(|running| {
             running.push(transition("a", 100));
             Ok(())
@@ -278,7 +460,7 @@ mod tests {
             [("{", "no list of transitions"), (r#"{"version":2,"transitions":[]}"#, "format 2")]
         {
             std::fs::write(&broken, text).expect("written");
-            let error = Ledger::open(&broken).err().expect("refused");
+            let error = Ledger::open(&broken, NOW).err().expect("refused");
             assert!(format!("{error:#}").contains(expected), "{error:#}");
         }
     }

@@ -1,14 +1,15 @@
 //! The server certificates of listeners as they were read: what a transition keeps when files are replaced.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::Result;
 use mqgate_identity::certificate::{CertificateFacts, certificates_from_pem};
 use mqgate_identity::time::UnixMillis;
+use mqgate_server::tls::server_name;
 
 use super::ledger::{Material, Transition, new_id};
 use crate::config::Config;
+use crate::config::model::FileCertificate;
 
 /// Certificate chain and key of a listener, as text.
 #[derive(Debug, Clone)]
@@ -16,6 +17,8 @@ pub struct Pair {
     file: String,
     chain: String,
     key: String,
+    /// Instead of those in the certificate.
+    server_names: Vec<String>,
     facts: CertificateFacts,
 }
 
@@ -32,17 +35,18 @@ pub fn read(config: &Config) -> BTreeMap<String, Vec<Pair>> {
     let listeners = config.listeners.iter().filter(|(_, listener)| listener.kind.has_tls());
     let pairs = listeners.map(|(name, listener)| {
         let files = listener.files();
-        (name.clone(), files.iter().filter_map(|files| pair(&files.certfile, &files.keyfile)).collect())
+        (name.clone(), files.iter().filter_map(pair).collect())
     });
     pairs.collect()
 }
 
-fn pair(certificate: &Path, key: &Path) -> Option<Pair> {
-    let chain = std::fs::read_to_string(certificate).ok()?;
-    let key = std::fs::read_to_string(key).ok()?;
+fn pair(files: &FileCertificate) -> Option<Pair> {
+    let chain = std::fs::read_to_string(&files.certfile).ok()?;
+    let key = std::fs::read_to_string(&files.keyfile).ok()?;
     let leaf = certificates_from_pem(chain.as_bytes()).ok()?.into_iter().next()?;
     let facts = CertificateFacts::parse(&leaf).ok()?;
-    Some(Pair { file: certificate.display().to_string(), chain, key, facts })
+    let server_names = files.sni.iter().filter_map(|name| server_name(name)).collect();
+    Some(Pair { file: files.certfile.display().to_string(), chain, key, server_names, facts })
 }
 
 /// A transition for each certificate that listeners show no longer. One with an encrypted key has none: its password
@@ -83,7 +87,8 @@ pub fn replaced(
             actor: term.actor.to_owned(),
             pem: old.chain.clone(),
             key: Some(old.key.clone()),
-            server_names: Vec::new(),
+            password: None,
+            server_names: old.server_names.clone(),
         });
     }
     Ok(found)

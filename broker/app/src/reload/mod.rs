@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod material;
 pub mod overrides;
 pub mod plan;
+mod settings;
 pub mod transitions;
 pub mod triggers;
 
@@ -25,6 +26,7 @@ use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::Broker;
 use mqgate_server::bundles::Bundles;
 use mqgate_server::clock;
+use mqgate_server::crl::RevocationService;
 use mqgate_server::gate::Gate;
 use mqgate_server::live::Live;
 use mqgate_server::registry::Registry;
@@ -68,20 +70,21 @@ pub struct Request {
     /// Instead of `reload.grace`.
     pub grace: Option<Duration>,
     pub disconnect: Disconnect,
-    /// Settings of the API that are to hold from now on; `None`: those that hold.
-    pub overrides: Option<Overrides>,
+    /// To be laid over the settings of a listener that the API has changed; `None`: those that hold.
+    pub patch: Option<Patch>,
 }
 
 impl Request {
     pub fn by(actor: impl Into<String>) -> Self {
-        Self {
-            actor: actor.into(),
-            dry_run: false,
-            grace: None,
-            disconnect: Disconnect::None,
-            overrides: None,
-        }
+        Self { actor: actor.into(), dry_run: false, grace: None, disconnect: Disconnect::None, patch: None }
     }
+}
+
+/// Settings of one listener, as RFC 7396 has it.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    pub listener: String,
+    pub settings: Value,
 }
 
 /// What a change came to.
@@ -131,6 +134,9 @@ pub enum ReloadError {
     /// It was begun, and taken back.
     #[error("{0:#}\n  what was in force before still is")]
     RolledBack(anyhow::Error),
+    /// A mistake of ours: nobody knows how far it came.
+    #[error("the change was interrupted and may be in force in parts: start the broker again ({0})")]
+    Interrupted(String),
 }
 
 impl From<Problems> for ReloadError {
@@ -154,6 +160,7 @@ pub struct ReloadParts {
     pub transitions: Arc<Transitions>,
     /// The admin API's, if it has any.
     pub admin_tls: Option<Arc<TlsServer>>,
+    pub revocations: Arc<RevocationService>,
     pub log: LogFilter,
 }
 
@@ -250,13 +257,15 @@ impl Reloader {
             this.note(&request, &result);
             result
         });
-        task.await.unwrap_or_else(|error| {
-            Err(ReloadError::RolledBack(anyhow::anyhow!("the change was interrupted: {error}")))
-        })
+        task.await.unwrap_or_else(|error| Err(ReloadError::Interrupted(error.to_string())))
     }
 
     async fn attempt(&self, state: &mut State, request: &Request) -> Result<Report, ReloadError> {
-        let overrides = request.overrides.clone().unwrap_or_else(|| state.overrides.clone());
+        // Two changes of one moment are laid over each other, and neither is lost.
+        let overrides = match &request.patch {
+            Some(patch) => state.overrides.patched(&["listeners", &patch.listener], patch.settings.clone()),
+            None => state.overrides.clone(),
+        };
         let (explicit, overrides_to_read) = (self.explicit.clone(), overrides.clone());
         let read = move || -> Result<(Config, Contents), ReloadError> {
             let mut inputs = Inputs::gather(explicit.as_deref())?;

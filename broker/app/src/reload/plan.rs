@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::config::Config;
 use crate::config::show::is_secret;
-use crate::config::{Config, model};
 
 /// When a changed key takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,24 +49,8 @@ impl Plan {
         compare(&mut Vec::new(), &before, &after, &mut found);
         let mut effective = after;
         let mut changes = Vec::new();
-        for (path, before, mut after) in found {
+        for (path, before, after) in found {
             let effect = effect(&path);
-            // Rates are kept from the start: a listener that comes has none of its own until then.
-            if let (["listeners", name], true) =
-                (&path.iter().map(String::as_str).collect::<Vec<_>>()[..], before.is_null())
-            {
-                let none = serde_json::to_value(model::Rates::default())?;
-                if after["rates"] != none {
-                    let rates = std::mem::replace(&mut after["rates"], none.clone());
-                    put(&mut effective, &[path.clone(), vec![String::from("rates")]].concat(), none.clone());
-                    changes.push(Change {
-                        key: format!("listeners.{name}.rates"),
-                        before: none,
-                        after: rates,
-                        effect: Effect::Restart,
-                    });
-                }
-            }
             if effect == Effect::Restart {
                 put(&mut effective, &path, before.clone());
             }
@@ -102,7 +86,6 @@ fn effect(path: &[String]) -> Effect {
     match path.as_slice() {
         // Added, removed, or somewhere else: the listener opens or shuts.
         ["listeners", _] | ["listeners", _, "bind" | "type"] => Effect::Now,
-        ["listeners", _, "rates", ..] => Effect::Restart,
         ["listeners", _, ..] => Effect::NewConnections,
         // Whether there is TLS at all is settled at the start.
         ["admin", "tls", _, ..] => Effect::NewConnections,
@@ -112,7 +95,10 @@ fn effect(path: &[String]) -> Effect {
         ["policy", "reauthorize"] => Effect::Restart,
         ["policy", ..] | ["reload", ..] | ["log", "filter"] => Effect::Now,
         ["limits", key] if LIMITS.contains(key) => Effect::NewConnections,
-        ["limits", "ca_certs"] => Effect::Now,
+        // What these decide is part of how a listener judges; the others say which lists there are.
+        ["crl", "stale" | "grace" | "unknown" | "scope"] => Effect::NewConnections,
+        ["crl", ..] => Effect::Now,
+        ["limits", "ca_certs" | "server_certs" | "ca_hints" | "ca_hint_bytes"] => Effect::Now,
         ["plugins", _, "config", ..] => Effect::Now,
         _ => Effect::Restart,
     }

@@ -1,8 +1,9 @@
 //! Keeps what was replaced valid until its transition ends, and ends it: the ledger says what and until when, this
 //! makes it so.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
@@ -16,12 +17,13 @@ use mqgate_server::clock;
 use mqgate_server::directory::Mark;
 use mqgate_server::live::Live;
 use mqgate_server::registry::Registry;
-use mqgate_server::trust::{BoundAnchor, TrustStore};
+use mqgate_server::retirement::{Begun, Old, OldMaterial, Retirement, RetirementError, Retiring, Swap};
+use mqgate_server::trust::{BoundAnchor, TrustError, TrustStore};
 use prometheus::{GaugeVec, IntGaugeVec, Opts};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Ledger, LedgerError, Material, Transition};
+use super::ledger::{Gone, Ledger, LedgerError, Material, Transition, Undo, new_id};
 
 /// How often gauges are brought up to date while something runs, and the clock is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -42,6 +44,13 @@ pub struct Transitions {
     ends: GaugeVec,
     certificates: Mutex<Option<Arc<Certificates>>>,
     changed: Notify,
+    /// Held while the trust set is changed by what runs: who changes it by what ran before does not come after.
+    applying: Mutex<()>,
+    /// `reload.grace`.
+    grace: Mutex<Duration>,
+    /// What others began, by the number they were given.
+    open: Mutex<HashMap<u64, (Vec<Transition>, Undo)>>,
+    next_note: AtomicU64,
 }
 
 /// The parts that transitions act on.
@@ -56,6 +65,7 @@ pub struct TransitionParts {
 impl Transitions {
     pub fn new(
         ledger: Ledger,
+        grace: Duration,
         parts: TransitionParts,
         metrics: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
@@ -88,12 +98,21 @@ impl Transitions {
             ends,
             certificates,
             changed,
+            applying: Mutex::default(),
+            grace: Mutex::new(grace),
+            open: Mutex::default(),
+            next_note: AtomicU64::new(0),
         }))
     }
 
     /// Says who drops the certificates of listeners.
     pub fn certificates_from(&self, make: Arc<Certificates>) {
-        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = Some(make);
+        *lock(&self.certificates) = Some(make);
+    }
+
+    /// How long what is replaced stays valid unless somebody says otherwise.
+    pub fn configure(&self, grace: Duration) {
+        *lock(&self.grace) = grace;
     }
 
     pub fn list(&self) -> Vec<Transition> {
@@ -127,39 +146,33 @@ impl Transitions {
         server_certificates_of(&self.in_force(), listener)
     }
 
-    /// Writes down what begins. Whoever asks for it makes it so, with [`Self::anchors`] and
-    /// [`Self::server_certificates`], and may take it back.
-    pub fn begin(&self, new: &[Transition]) -> Result<(), LedgerError> {
-        self.ledger.change(|running| {
-            for transition in new {
-                // What was replaced, put back and replaced again has one transition, the last one.
-                running.retain(|known| {
-                    (known.fingerprint, known.material) != (transition.fingerprint, transition.material)
-                        || known.listeners != transition.listeners
-                });
-                running.push(transition.clone());
-            }
-            Ok(())
-        })
+    /// Writes down what begins, and that what is `gone` without a successor is valid no longer. Whoever asks for it
+    /// makes it so, with [`Self::with_anchors`] and [`Self::server_certificates`], and may take it back.
+    pub fn begin(&self, gone: &[Gone], new: &[Transition]) -> Result<Undo, LedgerError> {
+        self.ledger.begin(gone, new)
     }
 
     /// What began did not come about.
-    pub fn take_back(&self, new: &[Transition]) {
-        let taken = self.ledger.change(|running| {
-            running.retain(|known| !new.iter().any(|transition| transition.id == known.id));
-            Ok(())
-        });
-        if let Err(error) = taken {
+    pub fn take_back(&self, undo: &Undo) {
+        if let Err(error) = self.ledger.take_back(undo) {
             tracing::error!(%error, "transitions that did not come about are still in the ledger");
         }
+        self.make_so();
     }
 
-    /// Tells the auditors, and looks at the clock anew.
-    pub fn begun(&self, new: &[Transition]) {
+    /// Has the trust set changed by the CAs that are in transition: nothing begins or ends in between.
+    pub fn with_anchors<T>(&self, change: impl FnOnce(Vec<BoundAnchor>) -> T) -> T {
+        let _applying = lock(&self.applying);
+        change(self.anchors())
+    }
+
+    /// What began has come about: tells the auditors, looks at the clock anew, and drops what ended meanwhile.
+    pub fn begun(&self, new: &[Transition], undo: &Undo) {
         for transition in new {
             self.audit.record(event(names::TRANSITION_STARTED, transition).actor(&*transition.actor));
         }
-        self.changed.notify_one();
+        let actor = new.first().map_or("system", |transition| &*transition.actor);
+        self.ended(undo.removed(), actor);
     }
 
     /// Ends one now.
@@ -197,11 +210,11 @@ impl Transitions {
 
     /// Makes what runs valid, and nothing else of what was replaced.
     pub fn make_so(&self) {
-        if let Err(error) = self.trust.retire(self.anchors()) {
+        if let Err(error) = self.with_anchors(|anchors| self.trust.retire(anchors)) {
             tracing::error!(%error, "CAs in transition cannot be put together");
         }
         self.registry.count_cas();
-        let certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let certificates = lock(&self.certificates).clone();
         if let Some(keep) = certificates {
             let running: Vec<String> = self.in_force().into_iter().map(|transition| transition.id).collect();
             keep(&running);
@@ -211,12 +224,14 @@ impl Transitions {
     /// Ends what is due, until `shutdown`. To be run once.
     pub async fn housekeeping(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
+            let mut soonest = Duration::from_millis(1);
             match self.ledger.take_ended(clock::now()) {
                 Ok(ended) if ended.is_empty() => {}
                 Ok(ended) => self.ended(&ended, "system"),
                 // Valid no longer all the same: a full disk must not make it valid for ever.
                 Err(error) => {
                     tracing::error!(%error, "the end of a transition cannot be written down; tried again");
+                    soonest = LOOK;
                     self.make_so();
                     let now = clock::now();
                     let due = self.ledger.list().into_iter().filter(|transition| transition.ends_at <= now);
@@ -231,7 +246,7 @@ impl Transitions {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => {}
+                () = tokio::time::sleep(wait.max(soonest)) => {}
             }
         }
     }
@@ -278,6 +293,76 @@ impl Transitions {
             self.ends.with_label_values(&[&*listener]).set(end.seconds().0 as f64);
         }
     }
+}
+
+impl Retirement for Transitions {
+    fn begin(&self, old: &Old<'_>, grace: Option<Duration>, actor: &str) -> Result<Begun, RetirementError> {
+        let grace = grace.unwrap_or_else(|| *lock(&self.grace));
+        let transition =
+            transition(old, grace, actor).map_err(|error| RetirementError::Unavailable(error.to_string()))?;
+        let gone = Gone::of(&transition);
+        let new = if grace.is_zero() { Vec::new() } else { vec![transition] };
+        let undo = self.ledger.begin(&[gone], &new).map_err(|error| match error {
+            LedgerError::TooMany => RetirementError::TooMany(error.to_string()),
+            error => RetirementError::Unavailable(format!("{error:#}")),
+        })?;
+        let retiring = new.first().map(|new| Retiring { id: new.id.clone(), ends_at: new.ends_at });
+        let note = self.next_note.fetch_add(1, Ordering::Relaxed);
+        lock(&self.open).insert(note, (new, undo));
+        Ok(Begun { retiring, note })
+    }
+
+    fn take_back(&self, begun: Begun) {
+        if let Some((_, undo)) = lock(&self.open).remove(&begun.note) {
+            Self::take_back(self, &undo);
+        }
+    }
+
+    fn swap(&self, change: &mut Swap<'_>) -> Result<(), TrustError> {
+        self.with_anchors(change)
+    }
+
+    fn finish(&self, begun: Begun) {
+        let open = lock(&self.open).remove(&begun.note);
+        if let Some((new, undo)) = open {
+            self.begun(&new, &undo);
+        }
+    }
+}
+
+fn transition(old: &Old<'_>, grace: Duration, actor: &str) -> anyhow::Result<Transition> {
+    let started_at = clock::now();
+    let (material, key, password, server_names) = match old.what {
+        OldMaterial::Ca => (Material::Ca, None, None, &[][..]),
+        OldMaterial::Server { key, password, server_names } => {
+            (Material::ServerCertificate, Some(key.to_owned()), password.map(str::to_owned), server_names)
+        }
+    };
+    Ok(Transition {
+        id: new_id()?,
+        material,
+        name: old.name.to_owned(),
+        fingerprint: old.fingerprint,
+        subject: old.subject.to_owned(),
+        not_after: old.not_after,
+        listeners: old.listeners.to_vec(),
+        started_at,
+        ends_at: after(started_at, grace),
+        actor: actor.to_owned(),
+        pem: old.pem.to_owned(),
+        key,
+        password,
+        server_names: server_names.to_vec(),
+    })
+}
+
+/// When a grace that begins now ends.
+pub fn after(now: UnixMillis, grace: Duration) -> UnixMillis {
+    UnixMillis(now.0.saturating_add(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The CAs among these.

@@ -28,7 +28,7 @@ use mqgate_server::tls::{
     BoundCertificate, CertificateSet, CertificateSource, CipherSuites, ClientAuth, KeyExchangeGroups,
     Resumption, ServerCertificate, TlsServer, TlsSet, TlsSettings, TlsVersion, Verify, server_name,
 };
-use mqgate_server::trust::{BoundAnchor, TrustStore};
+use mqgate_server::trust::{BoundAnchor, HintLimits, TrustStore};
 
 use super::paths::path_policy;
 use crate::config::check::{listen_address, network, version};
@@ -317,13 +317,16 @@ fn retired_certificate(transition: &Transition) -> Option<BoundCertificate> {
     let pem = Pem {
         chain: transition.pem.as_bytes(),
         key: key.as_bytes(),
-        password: None,
+        password: transition.password.as_deref(),
         chain_name: &transition.name,
         key_name: &transition.name,
     };
     let source = CertificateSource::Retired { transition: transition.id.clone() };
     match ServerCertificate::from_pem(pem, clock::now().seconds()) {
-        Ok(certificate) => Some(BoundCertificate::new(source, certificate)),
+        Ok(certificate) => Some(BoundCertificate {
+            names: transition.server_names.clone(),
+            ..BoundCertificate::new(source, certificate)
+        }),
         Err(error) => {
             tracing::warn!(transition = transition.id, %error, "the old certificate cannot be used any more");
             None
@@ -388,6 +391,14 @@ fn anchor_name(file: &Path, taken: &[BoundAnchor]) -> String {
         return stem;
     }
     (2_u32..).map(|number| format!("{stem}-{number}")).find(|name| is_free(name)).unwrap_or(stem)
+}
+
+/// How many CAs clients are told of.
+pub fn hint_limits(config: &Config) -> HintLimits {
+    HintLimits {
+        count: config.limits.ca_hints as usize,
+        bytes: usize::try_from(config.limits.ca_hint_bytes.0).unwrap_or(usize::MAX),
+    }
 }
 
 pub fn audit_settings(config: &Config) -> AuditSettings {

@@ -1,7 +1,6 @@
 //! The members of the chain, from the configuration: native ones at once, components one after the other.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use anyhow::Result;
 use mqgate_identity::audit::names;
@@ -91,15 +90,6 @@ pub async fn load_all(config: &Config, host: &PluginHost, audit: &AuditLog) {
     }
     if host.hooks().load().members.is_empty() {
         tracing::warn!("the chain is empty: every client is refused; add [[plugins]]");
-    }
-}
-
-/// The file of a component.
-pub fn source_file(plugin: &model::Plugin) -> Result<PathBuf> {
-    let source = plugin.source.as_deref().unwrap_or_default();
-    match source.strip_prefix("bundled:") {
-        None => Ok(source.into()),
-        Some(name) => Ok(components::find(name)?),
     }
 }
 

@@ -95,7 +95,7 @@ pub fn rewrite(rule: &model::Rewrite) -> Result<Rewrite, RewriteError> {
 }
 
 /// Only listeners with a limit have an entry.
-fn rates(config: &Config) -> HashMap<Arc<str>, RateLimits> {
+pub fn rates(config: &Config) -> HashMap<Arc<str>, RateLimits> {
     let limit = |value: u32| (value > 0).then_some(value);
     let limited = config.listeners.iter().filter(|(_, listener)| listener.rates != model::Rates::default());
     let limits = limited.map(|(name, listener)| {

@@ -11,7 +11,7 @@ pub(crate) mod listeners;
 pub(crate) mod logging;
 pub mod paths;
 mod process;
-mod revocations;
+pub(crate) mod revocations;
 mod token;
 
 use std::net::SocketAddr;
@@ -36,8 +36,9 @@ use mqgate_server::metrics::{BuildInfo, Metrics};
 use mqgate_server::ocsp::Stapler;
 use mqgate_server::readiness::Readiness;
 use mqgate_server::registry::Registry;
+use mqgate_server::retirement::Retirement;
 use mqgate_server::tls::TlsServer;
-use mqgate_server::trust::{BoundAnchor, HintLimits, TrustStore};
+use mqgate_server::trust::{BoundAnchor, TrustStore};
 use mqgate_server::{admin, clock};
 use mqgate_storage::{FjallStorage, StorageOptions};
 use tokio::sync::Notify;
@@ -256,6 +257,7 @@ fn reloader(
         listeners: Arc::clone(listeners),
         transitions: Arc::clone(&parts.transitions),
         admin_tls: parts.admin_tls.clone(),
+        revocations: Arc::clone(&parts.revocations),
         log,
     };
     let (config, anchors) = (parts.config.clone(), parts.anchors.clone());
@@ -285,7 +287,7 @@ async fn open(config: Config) -> Result<Parts> {
         .map_err(|error| Failure::unavailable(error.to_string()))?;
     let audit = Arc::new(audit);
 
-    let ledger = Ledger::open(&config.node.data_dir.join("transitions.json"))?;
+    let ledger = Ledger::open(&config.node.data_dir.join("transitions.json"), clock::now())?;
     let anchors = build::anchors(&config)?;
     // What ended while the broker was down is valid no longer from the first moment.
     let mut running = ledger.list();
@@ -295,11 +297,9 @@ async fn open(config: Config) -> Result<Parts> {
     trust
         .configure_bound(anchors.clone(), retiring)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-    let hints = HintLimits {
-        count: config.limits.ca_hints as usize,
-        bytes: usize::try_from(config.limits.ca_hint_bytes.0).unwrap_or(usize::MAX),
-    };
-    trust.limit_hints(hints).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    trust
+        .limit_hints(build::hint_limits(&config))
+        .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     let settings = revocations::settings(&config);
     let (of_trust, of_audit) = (Arc::clone(&trust), Arc::clone(&audit));
     let prometheus = metrics.registry().clone();
@@ -381,6 +381,7 @@ async fn open(config: Config) -> Result<Parts> {
     revocations.on_arrival(move |list| judges.crl_arrived(list.issuer_raw(), list.serials()));
     let transitions = Transitions::new(
         ledger,
+        config.reload.grace.0,
         TransitionParts {
             broker: Arc::clone(&broker),
             trust: Arc::clone(&trust),
@@ -390,8 +391,13 @@ async fn open(config: Config) -> Result<Parts> {
         },
         metrics.registry(),
     )?;
+    let retirement: Arc<dyn Retirement> = Arc::clone(&transitions) as _;
+    registry.retires_with(&retirement);
+    bundles.retires_with(&retirement);
     let judges = Arc::clone(&live);
-    gate.anchors_from(Arc::new(move |listener, certificate| judges.anchor_now(listener, certificate)));
+    gate.anchors_from(Arc::new(move |id, listener, certificate| {
+        judges.anchor_now(id, listener, certificate)
+    }));
     let readiness = Readiness::new(host.hooks(), Arc::clone(&audit), Some(Arc::clone(&registry)));
     let readiness = Arc::new(readiness);
     Ok(Parts {
@@ -429,7 +435,7 @@ fn listener_settings(parts: &Parts) -> Result<Vec<(String, ListenerSettings)>> {
     let listeners = named.collect::<Result<_>>()?;
     parts
         .bundles
-        .check_files(build::files_of_certificates(&parts.config))
+        .check_files(build::files_of_certificates(&parts.config), parts.config.limits.server_certs as usize)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     Ok(listeners)
 }

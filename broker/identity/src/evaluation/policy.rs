@@ -20,7 +20,7 @@ pub const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
 /// anyExtendedKeyUsage
 pub const ANY_USAGE: &str = "2.5.29.37.0";
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PathPolicy {
     /// Intermediates allowed between the end entity and the anchor, those not counted whose subject is their
     /// issuer.
@@ -41,19 +41,19 @@ pub struct PathPolicy {
 }
 
 /// Number of intermediates, at most [`PathDepth::MAX`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathDepth(u8);
 
 /// End entities of X.509 version 1. They cannot say what they may be used for, but the common
 /// `openssl x509 -req` without extensions makes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum V1Leaf {
     #[default]
     Allow,
     Deny,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum CaAsLeaf {
     Allow,
     #[default]
@@ -61,7 +61,7 @@ pub enum CaAsLeaf {
 }
 
 /// How far certificates must keep to what RFC 5280 asks of those who make them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Strictness {
     /// As far as it matters for what a path proves.
     #[default]
@@ -72,7 +72,7 @@ pub enum Strictness {
 
 /// What the extended key usage of a client's certificate must say; and those of the CAs above it, where they
 /// have one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UsageRule {
     /// Dotted object identifiers, one of which must be there; anyExtendedKeyUsage stands for each. Empty: any
     /// usage will do.
@@ -81,7 +81,7 @@ pub struct UsageRule {
     pub absent: AbsentUsage,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum AbsentUsage {
     #[default]
     Allow,

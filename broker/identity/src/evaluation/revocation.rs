@@ -12,7 +12,7 @@ use crate::certificate::CertificateFacts;
 use crate::reason::Reason;
 use crate::time::UnixSeconds;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RevocationPolicy {
     /// A list past its `nextUpdate`.
     pub stale: StaleLists,
@@ -21,7 +21,7 @@ pub struct RevocationPolicy {
     pub scope: RevocationScope,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum StaleLists {
     /// Proves nothing: refused.
     #[default]
@@ -32,7 +32,7 @@ pub enum StaleLists {
     Grace(Duration),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum UnknownStatus {
     Allow,
     #[default]
@@ -40,7 +40,7 @@ pub enum UnknownStatus {
 }
 
 /// Which certificates have to be looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum RevocationScope {
     #[default]
     Leaf,

@@ -4,16 +4,18 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use mqgate_identity::registry::StorageError;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::devices::bad_json;
+use super::grace::GraceQuery;
 use super::{Actor, BODY_LIMIT, Page, Problem};
 use crate::bundles::{BundleError, BundleInfo, BundleMaterial, Bundles, GLOBAL};
+use crate::retirement::{RetirementError, Retiring};
 
 type Answer = Result<Json<BundleInfo>, Problem>;
 
@@ -50,6 +52,15 @@ struct ReplaceBody {
     password: Option<String>,
 }
 
+#[derive(Serialize)]
+struct Replaced {
+    #[serde(flatten)]
+    bundle: BundleInfo,
+    /// What keeps the one before valid beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transition: Option<Retiring>,
+}
+
 fn global() -> String {
     GLOBAL.to_owned()
 }
@@ -83,11 +94,14 @@ async fn replace(
     State(bundles): State<Arc<Bundles>>,
     Extension(actor): Extension<Actor>,
     Path((namespace, name)): Path<(String, String)>,
+    Query(query): Query<GraceQuery>,
     body: Result<Json<ReplaceBody>, JsonRejection>,
-) -> Answer {
+) -> Result<Json<Replaced>, Problem> {
     let Json(ReplaceBody { chain, key, password }) = body.map_err(|rejection| bad_json(&rejection))?;
     let material = BundleMaterial { chain, key, password };
-    Ok(Json(bundles.replace(&namespace, &name, material, &actor.0).await?))
+    let grace = query.grace.map(|grace| grace.0);
+    let (bundle, transition) = bundles.replace(&namespace, &name, material, grace, &actor.0).await?;
+    Ok(Json(Replaced { bundle, transition }))
 }
 
 async fn remove(
@@ -139,6 +153,12 @@ impl From<BundleError> for Problem {
             BundleError::InUse { .. } => (StatusCode::CONFLICT, "bundle_in_use"),
             BundleError::LastOne { .. } => (StatusCode::CONFLICT, "last_certificate"),
             BundleError::Tls(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_tls"),
+            BundleError::Retirement(RetirementError::TooMany(_)) => {
+                (StatusCode::CONFLICT, "too_many_transitions")
+            }
+            BundleError::Retirement(RetirementError::Unavailable(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "transitions_unavailable")
+            }
             BundleError::Storage(StorageError::Conflict { .. }) => {
                 (StatusCode::CONFLICT, "revision_conflict")
             }

@@ -1,29 +1,38 @@
-//! CAs: list, add, remove.
+//! CAs: list, add, replace, remove.
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::CaCertificate;
+use mqgate_identity::registry::rules::Force;
 use serde::{Deserialize, Serialize};
 
-use super::devices::{ForceQuery, bad_json};
+use super::devices::bad_json;
+use super::grace::{Grace, GraceQuery};
 use super::{Actor, AdminParts, Page, Problem};
 use crate::registry::RegistryError;
+use crate::retirement::Retiring;
 
 pub(super) fn routes() -> Router<AdminParts> {
-    Router::new().route("/cas", get(list).post(add)).route("/cas/{id}", get(show).delete(remove))
+    Router::new()
+        .route("/cas", get(list).post(add))
+        .route("/cas/{id}", get(show).delete(remove))
+        .route("/cas/{id}/replace", post(replace))
 }
 
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
     ca: CaCertificate,
-    /// `configuration` or `registry`.
+    /// `configuration`, `registry`, or `transition`: replaced or removed, and valid until that ends.
     source: &'static str,
     warnings: Vec<Warning>,
+    /// What keeps the one valid whose place it took, or itself if it was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transition: Option<Retiring>,
 }
 
 #[derive(Serialize)]
@@ -34,10 +43,14 @@ struct Warning {
 
 impl Shown {
     fn new(ca: CaCertificate, parts: &AdminParts) -> Self {
-        let source = if ca.revision == 0 { "configuration" } else { "registry" };
+        let source = match ca.revision {
+            0 if parts.registry.is_retiring(ca.id) => "transition",
+            0 => "configuration",
+            _ => "registry",
+        };
         let lints = parts.registry.lint_ca(&ca).into_iter();
         let warnings = lints.map(|(lint, detail)| Warning { lint: lint.as_str(), detail }).collect();
-        Self { ca, source, warnings }
+        Self { ca, source, warnings, transition: None }
     }
 }
 
@@ -78,13 +91,46 @@ async fn add(
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveQuery {
+    #[serde(default)]
+    force: bool,
+    grace: Option<Grace>,
+}
+
 async fn remove(
     State(parts): State<AdminParts>,
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
-    Query(query): Query<ForceQuery>,
+    Query(query): Query<RemoveQuery>,
 ) -> Result<Json<Shown>, Problem> {
     let id = find(&parts, &id)?.id;
-    let removed = parts.registry.remove_ca(id, query.force(), &actor.0).await?;
-    Ok(Json(Shown::new(removed, &parts)))
+    let force = if query.force { Force::Yes } else { Force::No };
+    let removed = parts.registry.remove_ca(id, force, query.grace.map(|grace| grace.0), &actor.0).await?;
+    Ok(Json(Shown { transition: removed.retiring, ..Shown::new(removed.old, &parts) }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplaceBody {
+    pem: String,
+    /// Without one it gets that of the old CA.
+    name: Option<String>,
+}
+
+/// Answers the new one.
+async fn replace(
+    State(parts): State<AdminParts>,
+    Extension(actor): Extension<Actor>,
+    Path(id): Path<String>,
+    Query(query): Query<GraceQuery>,
+    body: Result<Json<ReplaceBody>, JsonRejection>,
+) -> Result<Json<Shown>, Problem> {
+    let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
+    let id = find(&parts, &id)?.id;
+    let grace = query.grace.map(|grace| grace.0);
+    let replaced = parts.registry.replace_ca(id, &body.pem, body.name.as_deref(), grace, &actor.0).await?;
+    let shown = Shown::new(replaced.new.unwrap_or(replaced.old), &parts);
+    Ok(Json(Shown { transition: replaced.retiring, ..shown }))
 }

@@ -39,7 +39,7 @@ struct Shown {
 impl Shown {
     fn of(record: DeviceCertificate, parts: &AdminParts) -> Self {
         let ca = parts.registry.ca(record.ca_id);
-        let verdict = effective(&record, ca.as_ref(), parts.registry.policy(), clock::now().seconds());
+        let verdict = effective(&record, ca.as_ref(), &parts.registry.policy(), clock::now().seconds());
         Self { record, effective: verdict.err().map_or("ok", |reason| reason.as_str()) }
     }
 }

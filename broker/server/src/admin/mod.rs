@@ -13,6 +13,7 @@ mod crls;
 mod delayed;
 mod devices;
 pub mod door;
+mod grace;
 mod messages;
 mod pages;
 pub mod problem;

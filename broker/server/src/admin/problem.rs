@@ -6,6 +6,7 @@ use mqgate_identity::registry::StorageError;
 use mqgate_identity::registry::rules::RuleError;
 
 use crate::registry::RegistryError;
+use crate::retirement::RetirementError;
 use crate::trust::TrustError;
 
 /// One error for the operator.
@@ -112,6 +113,14 @@ impl From<RegistryError> for Problem {
             RegistryError::Trust(TrustError::NameTaken(_)) => (StatusCode::CONFLICT, "name_taken"),
             RegistryError::Trust(TrustError::TooMany { .. }) => (StatusCode::CONFLICT, "too_many_cas"),
             RegistryError::Trust(TrustError::Anchor(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_ca"),
+            RegistryError::Retiring => (StatusCode::CONFLICT, "ca_in_transition"),
+            RegistryError::SameCa => (StatusCode::CONFLICT, "same_ca"),
+            RegistryError::Retirement(RetirementError::TooMany(_)) => {
+                (StatusCode::CONFLICT, "too_many_transitions")
+            }
+            RegistryError::Retirement(RetirementError::Unavailable(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "transitions_unavailable")
+            }
             RegistryError::Configured => (StatusCode::CONFLICT, "ca_configured"),
             RegistryError::DeviceExists(_) => (StatusCode::CONFLICT, "device_exists"),
             RegistryError::Storage(StorageError::Conflict { .. }) => {

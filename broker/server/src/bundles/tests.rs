@@ -90,7 +90,7 @@ async fn a_replaced_bundle_is_served_at_once_everywhere_and_nowhere_else() {
     let one = world.listener("one", vec![b.clone()]);
     let before = served(&both);
     let new = world.ca.server_named(&["a"]);
-    let info = world.bundles.replace(GLOBAL, "a", material(&new), "admin").await.unwrap();
+    let (info, _) = world.bundles.replace(GLOBAL, "a", material(&new), None, "admin").await.unwrap();
     assert_eq!((info.revision, info.used_by.as_slice()), (2, &[String::from("both")][..]));
     assert_eq!(served(&both), [before[0].clone(), new.id().to_hex()]);
     assert_eq!(served(&one), [before[0].clone()]);
@@ -99,7 +99,7 @@ async fn a_replaced_bundle_is_served_at_once_everywhere_and_nowhere_else() {
     let mut broken = material(&world.ca.server_named(&["a"]));
     broken.key = world.ca.server().key.serialize_pem();
     assert!(matches!(
-        world.bundles.replace(GLOBAL, "a", broken, "admin").await.unwrap_err(),
+        world.bundles.replace(GLOBAL, "a", broken, None, "admin").await.unwrap_err(),
         BundleError::Material(MaterialError::KeyMismatch { .. })
     ));
     assert_eq!(served(&both)[1], new.id().to_hex());

@@ -11,9 +11,10 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::certificate::CertificateFacts;
 use mqgate_identity::evaluation::{RevocationList, distribution_urls};
@@ -29,8 +30,9 @@ use self::metrics::CrlMetrics;
 use self::source::Stamp;
 use crate::audit::AuditLog;
 use crate::clock;
+use crate::directory::lock;
 use crate::fetch::cache::DiskCache;
-use crate::fetch::{self, FetchNames, Fetched, NamedBy, SharedRules, Validators, check_url};
+use crate::fetch::{self, FetchNames, Fetched, NamedBy, SharedRules, Validators};
 use crate::trust::TrustStore;
 
 /// What errors call the bounds of a fetch.
@@ -133,7 +135,7 @@ pub type Arrived = Arc<dyn Fn(&RevocationList) + Send + Sync>;
 
 /// The service.
 pub struct RevocationService {
-    settings: CrlSettings,
+    settings: ArcSwap<CrlSettings>,
     trust: Arc<TrustStore>,
     audit: Arc<AuditLog>,
     metrics: CrlMetrics,
@@ -141,6 +143,8 @@ pub struct RevocationService {
     held: Mutex<BTreeMap<Origin, Held>>,
     arrived: Mutex<Vec<Arrived>>,
     wake: Notify,
+    /// Held by whoever looks at files, and hands lists over: what was found earlier does not come later.
+    looking: Mutex<()>,
 }
 
 impl RevocationService {
@@ -153,21 +157,17 @@ impl RevocationService {
     ) -> Result<Arc<Self>, prometheus::Error> {
         let service = Self {
             cache: DiskCache::new(settings.cache.clone(), "crl"),
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             trust,
             audit,
             metrics: CrlMetrics::register(metrics)?,
             held: Mutex::default(),
             arrived: Mutex::default(),
             wake: Notify::new(),
+            looking: Mutex::default(),
         };
-        for url in &service.settings.urls {
-            let held = Held { due: Some(Instant::now()), ..Held::default() };
-            service.held().insert(Origin::Url(url.clone(), NamedBy::Configuration), held);
-        }
-        service.recall();
-        service.look_at_files();
-        service.apply();
+        service.know_urls(&service.settings());
+        service.look();
         let service = Arc::new(service);
         let noticing = Arc::downgrade(&service);
         service.trust.on_notice(move |facts| {
@@ -178,25 +178,71 @@ impl RevocationService {
         Ok(service)
     }
 
+    /// What holds now.
+    fn settings(&self) -> Arc<CrlSettings> {
+        self.settings.load_full()
+    }
+
+    /// Holds from now on: lists that come from nowhere any more are used no longer, those of files are in force when
+    /// this returns, and those to be fetched as soon as they are there. The folder of what was fetched stays.
+    pub async fn configure(self: &Arc<Self>, settings: CrlSettings) {
+        let this = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || {
+            {
+                let _looking = lock(&this.looking);
+                this.settings.store(Arc::new(settings));
+                this.know_urls(&this.settings());
+            }
+            this.look();
+        });
+        if done.await.is_err() {
+            tracing::error!("taking over the settings of revocation lists broke down");
+        }
+        self.wake.notify_one();
+    }
+
+    /// Those that are configured, to be asked soon: it may be by other rules now. Others only as far as they may be
+    /// asked.
+    fn know_urls(&self, settings: &CrlSettings) {
+        let mut all = self.held();
+        all.retain(|origin, _| match origin {
+            Origin::File(_) => true,
+            Origin::Url(url, NamedBy::Configuration) => settings.urls.contains(url),
+            Origin::Url(url, NamedBy::Certificate) => {
+                may_follow(settings, url) && !settings.urls.contains(url)
+            }
+        });
+        for url in &settings.urls {
+            let held = all.entry(Origin::Url(url.clone(), NamedBy::Configuration)).or_default();
+            held.due = Some(Instant::now());
+        }
+    }
+
+    /// Reads what is on this machine and hands everything over.
+    fn look(&self) {
+        let _looking = lock(&self.looking);
+        self.recall();
+        self.look_at_files();
+        self.apply();
+    }
+
     /// Calls `arrived` after a list came into force, for each: new handshakes are judged by it already.
     pub fn on_arrival(&self, arrived: impl Fn(&RevocationList) + Send + Sync + 'static) {
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(arrived));
+        lock(&self.arrived).push(Arc::new(arrived));
     }
 
     /// Keeps the lists fresh until `shutdown`. To be run once.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let pause = LOOK_AT_FILES.min(self.settings.refresh);
         let places = Arc::new(Semaphore::new(MOST_FETCHES));
         // A server that does not answer keeps nobody waiting but those who wait for its list.
         let mut fetches = JoinSet::new();
         loop {
+            let pause = LOOK_AT_FILES.min(self.settings().refresh);
             let this = Arc::clone(&self);
             // Checks signatures over lists that may be large.
             let looked = tokio::task::spawn_blocking(move || {
                 this.look_at_cas();
-                this.recall();
-                this.look_at_files();
-                this.apply();
+                this.look();
             });
             if looked.await.is_err() {
                 tracing::error!("reading revocation lists broke down");
@@ -226,17 +272,17 @@ impl RevocationService {
 
     /// Learns the distribution points of a certificate that leads to a trusted CA.
     pub fn notice(&self, facts: &CertificateFacts) {
-        if !self.settings.follow_distribution_points {
+        let settings = self.settings.load();
+        if !settings.follow_distribution_points {
             return;
         }
         for url in distribution_urls(facts) {
-            let host = check_url(&url).ok().and_then(|uri| uri.host().map(str::to_owned));
-            if !host.is_some_and(|host| self.settings.rules.allows_host(&host)) {
+            if !may_follow(&settings, &url) {
                 continue;
             }
             let mut held = self.held();
             let is_known = held.keys().any(|origin| matches!(origin, Origin::Url(known, _) if *known == url));
-            if is_known || held.len() >= self.settings.max_lists {
+            if is_known || held.len() >= settings.max_lists {
                 continue;
             }
             held.insert(
@@ -281,7 +327,7 @@ impl RevocationService {
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<Origin, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
 
     /// The name of the trusted CA that made a list.
@@ -304,7 +350,7 @@ impl RevocationService {
 
     /// Reads what the disk has of URLs that became known, so that their server may be down.
     fn recall(&self) {
-        let max_bytes = self.settings.rules.max_bytes;
+        let max_bytes = self.settings().rules.max_bytes;
         let mut new = Vec::new();
         for (origin, held) in self.held().iter_mut().filter(|(_, held)| !held.recalled) {
             held.recalled = true;
@@ -323,9 +369,10 @@ impl RevocationService {
     }
 
     fn look_at_files(&self) {
-        let mut files: Vec<PathBuf> = self.settings.files.clone();
+        let settings = self.settings();
+        let mut files: Vec<PathBuf> = settings.files.clone();
         let mut unreadable: Vec<&Path> = Vec::new();
-        for folder in &self.settings.directories {
+        for folder in &settings.directories {
             match source::files_in(folder) {
                 Ok(found) => files.extend(found),
                 Err(error) => {
@@ -349,7 +396,7 @@ impl RevocationService {
             if stamp.is_some() && self.held().get(&origin).is_some_and(|held| held.stamp == stamp) {
                 continue;
             }
-            let read = source::read(&path, self.settings.rules.max_bytes);
+            let read = source::read(&path, settings.rules.max_bytes);
             let (stays, _) = self.stays(&origin);
             let outcome = read.map_err(|error| error.to_string()).and_then(|lists| {
                 let taken = self.check(&origin, &lists, &stays)?;
@@ -388,7 +435,8 @@ impl RevocationService {
                 let Origin::Url(url, named_by) = &origin else { return };
                 // Nobody closes it.
                 let _place = places.acquire_owned().await;
-                let fetched = this.settings.rules.get(url, *named_by, &known).await;
+                let rules = Arc::clone(&this.settings().rules);
+                let fetched = rules.get(url, *named_by, &known).await;
                 // Ten megabytes are read and their signature is checked: not where others wait.
                 let (service, of) = (Arc::clone(&this), origin.clone());
                 if tokio::task::spawn_blocking(move || service.fetched(&of, fetched)).await.is_err() {
@@ -405,7 +453,7 @@ impl RevocationService {
         let (result, problem) = match fetched {
             Ok(Fetched::NotModified) => ("not_modified", None),
             Ok(Fetched::New { body, validators }) => {
-                let read = source::parse(&body, self.settings.rules.max_bytes);
+                let read = source::parse(&body, self.settings().rules.max_bytes);
                 match read.map_err(|error| ("malformed", error.to_string())).and_then(|lists| {
                     let taken =
                         self.check(origin, &lists, &in_use).map_err(|problem| ("untrusted", problem))?;
@@ -429,9 +477,10 @@ impl RevocationService {
             }
             Err(error) => (error.kind(), Some(error.to_string())),
         };
-        let refresh = self.settings.refresh;
+        let refresh = self.settings().refresh;
         let mut all = self.held();
-        let held = all.entry(origin.clone()).or_default();
+        // It may have been taken out of the configuration while it was fetched.
+        let Some(held) = all.get_mut(origin) else { return };
         if let Some((lists, validators)) = news {
             held.lists = lists;
             if let Some(validators) = validators {
@@ -559,13 +608,14 @@ impl RevocationService {
             }
         }
         drop(all);
-        if lists.len() > self.settings.max_lists {
+        let max_lists = self.settings().max_lists;
+        if lists.len() > max_lists {
             tracing::error!(
                 lists = lists.len(),
-                limit = self.settings.max_lists,
+                limit = max_lists,
                 "there are more revocation lists than `crl.max_lists`: the rest is not used"
             );
-            lists.truncate(self.settings.max_lists);
+            lists.truncate(max_lists);
         }
         let before = self.trust.current();
         let new: Vec<_> = lists
@@ -581,7 +631,7 @@ impl RevocationService {
             return;
         }
         self.measure(&lists);
-        let arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let arrived = lock(&self.arrived).clone();
         for (source, list) in new {
             let ca = self.ca_of(&list);
             tracing::info!(
@@ -624,6 +674,12 @@ impl RevocationService {
                 .set(i64::try_from(list.len()).unwrap_or(i64::MAX));
         }
     }
+}
+
+/// Whether the host of a distribution point may be asked.
+fn may_follow(settings: &CrlSettings, url: &str) -> bool {
+    let host = check_url(url).ok().and_then(|uri| uri.host().map(str::to_owned));
+    settings.follow_distribution_points && host.is_some_and(|host| settings.rules.allows_host(&host))
 }
 
 fn next_update(lists: &[Arc<RevocationList>]) -> Option<UnixSeconds> {

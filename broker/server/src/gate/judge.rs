@@ -197,7 +197,9 @@ impl Gate {
         let anchor = certificate.anchor.certificate_fingerprint;
         match self.anchor_now.get() {
             Some(anchor_now) => {
-                anchor_now(&accepted.listener, certificate).map_err(|rejection| match rejection.reason {
+                anchor_now(accepted.id, &accepted.listener, certificate).map_err(|rejection| match rejection
+                    .reason
+                {
                     Reason::CertUnknownCa => No::because(Reason::CaInactive),
                     reason => No::because(reason).detail(rejection.detail),
                 })
@@ -215,7 +217,7 @@ impl Gate {
         registry: &Registry,
     ) -> Result<Arc<DeviceCertificate>, No> {
         let ca = registry.ca(anchor);
-        effective(&record, ca.as_ref(), registry.policy(), clock::now().seconds()).map_err(|reason| {
+        effective(&record, ca.as_ref(), &registry.policy(), clock::now().seconds()).map_err(|reason| {
             let mut no = No::because(reason).about(&record.device_id);
             if reason == Reason::CertPending {
                 no.retry_after = Some(self.settings.load().pending_retry_after.max(1));

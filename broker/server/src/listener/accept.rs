@@ -24,7 +24,6 @@ impl Listener {
         let mut watch = tokio::time::interval(WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pause = FIRST_PAUSE;
-        let rates = self.inner.parts.broker.extras.rates(&self.inner.name).cloned();
         loop {
             // The place first: whoever has none is not accepted, and waits in the kernel's queue.
             let next = async {
@@ -50,7 +49,8 @@ impl Listener {
                     let inner = Arc::clone(&inner);
                     tasks.spawn(inner.handle(arrival, caller, place, shutdown.clone()));
                     let broker = &self.inner.parts.broker;
-                    if let Some(wait) = rates.as_ref().and_then(|rates| rates.connection(broker.now())) {
+                    let rates = broker.extras.rates(&self.inner.name);
+                    if let Some(wait) = rates.and_then(|rates| rates.connection(broker.now())) {
                         broker.metrics.rate_limited_listener_connections.inc();
                         // Whoever comes now waits in the kernel's queue.
                         sleep(wait, shutdown).await;

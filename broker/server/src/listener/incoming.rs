@@ -127,7 +127,8 @@ impl Inner {
         let handshaken = quic::handshake(incoming, &tls.current(), quic).await;
         drop((place, unfinished));
         match handshaken {
-            Ok(QuicHandshaken { stream, session, certificate }) => {
+            Ok(QuicHandshaken { stream, session, certificate, server_certificate }) => {
+                accepted.server_certificate = server_certificate;
                 let live = self.established(session, None, certificate, started, accepted);
                 Some(Up { stream: ServerStream::Quic(Box::new(stream)), _live: Some(live) })
             }

@@ -204,17 +204,53 @@ impl Live {
         trust.judge(&certificate.leaf, &certificate.intermediates, &rules.policy, now)
     }
 
-    /// The CA that a certificate's path ends in now. Judged again if what its listener trusts has changed since.
+    /// The CA that a certificate's path ends in now. Judged again if what its listener trusts, or how it judges, has
+    /// changed since; and then the connection is found by what it depends on now.
     pub fn anchor_now(
         &self,
+        connection_id: u64,
         listener: &str,
         certificate: &ClientCertificate,
     ) -> Result<CertificateFingerprint, Rejection> {
-        if self.rules_of(listener)?.trust.current().generation == certificate.judged_by {
+        let rules = self.rules_of(listener)?;
+        if rules.trust.current().judged_by(&rules.policy) == certificate.judged_by {
             return Ok(certificate.anchor.certificate_fingerprint);
         }
-        let path = self.judge_certificate(listener, certificate, clock::now().seconds())?;
+        let handle = self.broker.connections().get(connection_id);
+        let path = self.settle(listener, certificate, handle.as_ref(), clock::now().seconds())?;
         Ok(path.anchor.certificate_fingerprint)
+    }
+
+    /// Judges, and notes what the path depends on. If what counts has changed meanwhile, whoever changed it looked
+    /// for those concerned before that was noted: so it is judged again.
+    fn settle(
+        &self,
+        listener: &str,
+        certificate: &ClientCertificate,
+        handle: Option<&Arc<ConnectionHandle>>,
+        now: UnixSeconds,
+    ) -> Result<ValidatedPath, Rejection> {
+        loop {
+            let rules = self.rules_of(listener)?;
+            let trust = rules.trust.current();
+            let path = trust.judge(&certificate.leaf, &certificate.intermediates, &rules.policy, now)?;
+            if let Some(handle) = handle {
+                self.stays(handle, &path, now);
+            }
+            let rules_now = self.rules_of(listener)?;
+            if rules_now.trust.current().generation == trust.generation && rules_now.policy == rules.policy {
+                return Ok(path);
+            }
+        }
+    }
+
+    /// The same for a connection; `None`: it has no certificate.
+    fn settled(
+        &self,
+        handle: &Arc<ConnectionHandle>,
+        now: UnixSeconds,
+    ) -> Option<Result<ValidatedPath, Rejection>> {
+        Some(self.settle(&handle.listener, handle.certificate()?, Some(handle), now))
     }
 
     fn rules_of(&self, listener: &str) -> Result<PathRules, Rejection> {
@@ -249,14 +285,13 @@ impl Live {
                 last = self.verdict(&handle, now);
             }
             let Some(verdict) = &last else { continue };
-            match &verdict.outcome {
-                Ok(path) => {
+            match self.carried_out(verdict, &handle, now) {
+                Ok(()) => {
                     outcomes.kept += 1;
                     self.metrics.kept(trigger);
-                    self.stays(&handle, path, now);
                 }
                 Err(rejection) => {
-                    let reason = reason_of(rejection, trigger);
+                    let reason = reason_of(&rejection, trigger);
                     tracing::debug!(
                         connection = handle.connection_id,
                         %reason,
@@ -275,8 +310,30 @@ impl Live {
 
     fn verdict(&self, handle: &ConnectionHandle, at: UnixSeconds) -> Option<Verdict> {
         let (listener, certificate) = (Arc::clone(&handle.listener), Arc::clone(handle.certificate()?));
+        let judged_by = self.judged_by(&listener);
         let outcome = self.judge_certificate(&listener, &certificate, at);
-        Some(Verdict { listener, certificate, at, outcome })
+        Some(Verdict { listener, certificate, at, judged_by, outcome })
+    }
+
+    /// Which trust set and rules a listener judges by.
+    fn judged_by(&self, listener: &str) -> Option<u64> {
+        let rules = self.rules_of(listener).ok()?;
+        Some(rules.trust.current().judged_by(&rules.policy))
+    }
+
+    /// Notes what the path depends on; judges again if what counts has changed since, as in [`Self::settle`].
+    fn carried_out(
+        &self,
+        verdict: &Verdict,
+        handle: &Arc<ConnectionHandle>,
+        now: UnixSeconds,
+    ) -> Result<(), Rejection> {
+        let path = verdict.outcome.as_ref().map_err(Clone::clone)?;
+        self.stays(handle, path, now);
+        if self.judged_by(&verdict.listener) == verdict.judged_by {
+            return Ok(());
+        }
+        self.settled(handle, now).map_or(Ok(()), |judged| judged.map(drop))
     }
 
     /// Its path may be another one now.
@@ -335,9 +392,8 @@ impl Live {
             return;
         }
         for handle in due {
-            match self.judge(&handle, now) {
-                None => {}
-                Some(Ok(path)) => self.stays(&handle, &path, now),
+            match self.settled(&handle, now) {
+                None | Some(Ok(_)) => {}
                 Some(Err(rejection)) => {
                     self.metrics.kept(Trigger::Expiry);
                     if on_expiry == OnExpiry::Warn {
@@ -357,6 +413,8 @@ struct Verdict {
     listener: Arc<str>,
     certificate: Arc<ClientCertificate>,
     at: UnixSeconds,
+    /// `None`: the listener takes no certificates.
+    judged_by: Option<u64>,
     outcome: Result<ValidatedPath, Rejection>,
 }
 

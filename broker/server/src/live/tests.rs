@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use mqgate_identity::audit::AuditEvent;
-use mqgate_identity::evaluation::PathPolicy;
+use mqgate_identity::evaluation::{AbsentUsage, PathPolicy, UsageRule};
 use mqgate_protocol::limits::Limits;
 
 use super::*;
@@ -224,14 +224,40 @@ async fn whoever_was_judged_before_a_change_is_judged_again_at_the_gate() {
     let ca = TestCa::new("a");
     world.trust.configure(vec![ca.anchor()]).unwrap();
     let mut certificate = ClientCertificate::clone(&ca.device("device").proved(&ca));
-    certificate.judged_by = world.trust.listener("main").current().generation;
-    assert_eq!(world.live.anchor_now("main", &certificate), Ok(ca.id()));
+    let trust = world.trust.listener("main");
+    let lax = PathPolicy::default();
+    certificate.judged_by = trust.current().judged_by(&lax);
+    // Judged by rules that were others, it is judged again.
+    let unheld = PathPolicy {
+        usage: UsageRule { one_of: vec!["1.2.3".into()], absent: AbsentUsage::Deny },
+        ..PathPolicy::default()
+    };
+    world.live.judge_by("main", Some(PathRules { trust: Arc::clone(&trust), policy: unheld }));
+    assert_eq!(world.live.anchor_now(1, "main", &certificate).unwrap_err().reason, Reason::CertPurpose);
+    world.live.judge_by("main", Some(PathRules { trust, policy: lax }));
+    assert_eq!(world.live.anchor_now(1, "main", &certificate), Ok(ca.id()));
     world.trust.configure(Vec::new()).unwrap();
-    let refused = world.live.anchor_now("main", &certificate).unwrap_err();
+    let refused = world.live.anchor_now(1, "main", &certificate).unwrap_err();
     assert_eq!(refused.reason, Reason::CertUnknownCa);
     // A listener that takes no certificates takes none that came before.
     world.live.judge_by("main", None);
-    assert_eq!(world.live.anchor_now("main", &certificate).unwrap_err().reason, Reason::CaInactive);
+    assert_eq!(world.live.anchor_now(1, "main", &certificate).unwrap_err().reason, Reason::CaInactive);
+}
+
+#[tokio::test]
+async fn whoever_has_another_path_at_the_gate_goes_with_the_ca_of_that_path() {
+    let world = World::new(LiveSettings::default());
+    let ca = TestCa::new("a");
+    let renewed = ca.renewed("a-renewed");
+    // The handshake was under the old one, which was gone before CONNECT came.
+    world.trust.configure(vec![renewed.anchor()]).unwrap();
+    let device = ca.device("device");
+    let handle = world.connects(1, &device, &ca);
+    let anchor = world.live.anchor_now(1, "main", handle.certificate().unwrap());
+    assert_eq!(anchor, Ok(renewed.id()));
+    world.trust.configure(Vec::new()).unwrap();
+    world.live.ca_gone(renewed.id());
+    assert_eq!(told(&handle).await, Some(Reason::CaInactive));
 }
 
 /// The registry's own events name what the log needs.

@@ -2,19 +2,40 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, certificates_from_pem, to_pem};
 use mqgate_identity::evaluation::{Anchor, AnchorLint};
 use mqgate_identity::reason::Reason;
-use mqgate_identity::registry::rules::{Force, Transition, add_ca, check_remove_ca};
-use mqgate_identity::registry::{CaCertificate, CaState, DeviceState};
+use mqgate_identity::registry::rules::{Force, Transition, Write, add_ca, check_remove_ca};
+use mqgate_identity::registry::{CaCertificate, CaState, DeviceState, StorageError};
 use mqgate_identity::time::UnixMillis;
 
 use super::{Registry, RegistryChange, RegistryError, finished};
 use crate::clock;
 use crate::metrics::gate::{NAMESPACE, ca_state};
+use crate::retirement::{Old, OldMaterial, Retiring};
 use crate::trust::TrustError;
+
+/// What takes the place of a CA.
+enum Successor {
+    /// Nothing; whether it goes although certificates are registered under it.
+    None(Force),
+    Ca {
+        pem: String,
+        name: Option<String>,
+    },
+}
+
+/// A CA that is in the registry no longer.
+#[derive(Debug, Clone)]
+pub struct RetiredCa {
+    pub old: CaCertificate,
+    pub new: Option<CaCertificate>,
+    /// How it stays valid; `None`: it does not.
+    pub retiring: Option<Retiring>,
+}
 
 impl Registry {
     /// Every CA that is known: those of the registry, and those of the configuration (revision 0).
@@ -49,7 +70,7 @@ impl Registry {
         let facts = certificates_from_pem(ca.pem.as_bytes())
             .ok()
             .and_then(|mut certificates| CertificateFacts::parse(&certificates.swap_remove(0)).ok());
-        facts.map_or_else(Vec::new, |facts| self.trust.lint(&facts, self.policy(), clock::now().seconds()))
+        facts.map_or_else(Vec::new, |facts| self.trust.lint(&facts, &self.policy(), clock::now().seconds()))
     }
 
     /// Writes to the log what an operator should know of every CA.
@@ -76,23 +97,14 @@ impl Registry {
     async fn add(&self, pem: &str, name: &str, actor: &str) -> Result<CaCertificate, RegistryError> {
         let _writing = self.cas_writing.lock().await;
         self.audit.check()?;
-        let certificates = certificates_from_pem(pem.as_bytes())?;
-        let [der] = certificates.as_slice() else {
-            return Err(RegistryError::Pem(format!(
-                "there are {}: add one CA at a time",
-                certificates.len()
-            )));
-        };
-        let facts = CertificateFacts::parse(der)?;
+        let facts = only_certificate(pem)?;
         let known = self.cas.load_full();
         let existing = known.iter().find(|ca| ca.id == facts.certificate_fingerprint);
         let write = match add_ca(&facts, name, existing, clock::now())? {
             Transition::Unchanged(ca) => return Ok(ca),
             Transition::Write(write) => write,
         };
-        if self.cas().iter().any(|ca| ca.name == name && ca.id != facts.certificate_fingerprint) {
-            return Err(TrustError::NameTaken(name.to_owned()).into());
-        }
+        self.check_name(name, &[facts.certificate_fingerprint])?;
         let mut next = Vec::clone(&known);
         next.retain(|ca| ca.id != write.record.id);
         next.push(write.record.clone());
@@ -111,49 +123,186 @@ impl Registry {
         Ok(write.record)
     }
 
-    /// Trusts a CA no longer: new connections under it are refused, live ones are closed.
+    /// Trusts a CA no longer: after its grace, or at once without any, new connections under it are refused and
+    /// live ones are closed.
     pub async fn remove_ca(
         self: &Arc<Self>,
         id: CertificateFingerprint,
         force: Force,
+        grace: Option<Duration>,
         actor: &str,
-    ) -> Result<CaCertificate, RegistryError> {
+    ) -> Result<RetiredCa, RegistryError> {
         let (this, actor) = (Arc::clone(self), actor.to_owned());
-        finished(async move { this.remove(id, force, &actor).await }).await
+        finished(async move { this.retire(id, Successor::None(force), grace, &actor).await }).await
     }
 
-    async fn remove(
+    /// Trusts another CA in the place of one, which stays valid beside it for its grace. Without a name it gets
+    /// that of the old one.
+    pub async fn replace_ca(
+        self: &Arc<Self>,
+        id: CertificateFingerprint,
+        pem: &str,
+        name: Option<&str>,
+        grace: Option<Duration>,
+        actor: &str,
+    ) -> Result<RetiredCa, RegistryError> {
+        let (this, actor) = (Arc::clone(self), actor.to_owned());
+        let successor = Successor::Ca { pem: pem.to_owned(), name: name.map(str::to_owned) };
+        finished(async move { this.retire(id, successor, grace, &actor).await }).await
+    }
+
+    async fn retire(
         &self,
         id: CertificateFingerprint,
-        force: Force,
+        successor: Successor,
+        grace: Option<Duration>,
         actor: &str,
-    ) -> Result<CaCertificate, RegistryError> {
+    ) -> Result<RetiredCa, RegistryError> {
         let _writing = self.cas_writing.lock().await;
+        self.audit.check()?;
         let known = self.cas.load_full();
-        let Some(ca) = known.iter().find(|ca| ca.id == id).cloned() else {
-            return Err(match self.trust.current().contains(id) {
-                true => RegistryError::Configured,
-                false => RegistryError::NotFound,
+        let Some(old) = known.iter().find(|ca| ca.id == id).cloned() else {
+            let trust = self.trust.current();
+            return Err(match (trust.contains(id), trust.is_retiring(id)) {
+                (true, true) => RegistryError::Retiring,
+                (true, false) => RegistryError::Configured,
+                (false, _) => RegistryError::NotFound,
             });
         };
+        let new = match successor {
+            Successor::None(force) => {
+                self.check_devices(id, force).await?;
+                None
+            }
+            Successor::Ca { pem, name } => Some(self.successor(&old, &pem, name.as_deref(), &known)?),
+        };
+        let mut next: Vec<_> = known.iter().filter(|ca| ca.id != id).cloned().collect();
+        if let Some(Write { record, .. }) = &new {
+            next.retain(|ca| ca.id != record.id);
+            next.push(record.clone());
+        }
+        let next_anchors = anchors(&next)?;
+        // A set that cannot be used is refused before anything is written.
+        self.trust.check_registered(next_anchors.clone())?;
+        let retirement = self.retirement.get();
+        let begun = match &retirement {
+            Some(retirement) => Some(retirement.begin(&old_ca(&old), grace, actor)?),
+            None => None,
+        };
+        if let Err(error) = self.store_successor(&old, new.as_ref()).await {
+            if let (Some(retirement), Some(begun)) = (&retirement, begun) {
+                retirement.take_back(begun);
+            }
+            return Err(error.into());
+        }
+        match &retirement {
+            Some(retirement) => retirement
+                .swap(&mut |retiring| self.trust.register_and_retire(next_anchors.clone(), retiring))?,
+            None => self.trust.register(next_anchors)?,
+        }
+        self.cas.store(Arc::new(next));
+        self.count_cas();
+        let retiring = begun.as_ref().and_then(|begun| begun.retiring.clone());
+        if let (Some(retirement), Some(begun)) = (&retirement, begun) {
+            retirement.finish(begun);
+        }
+        if retiring.is_none() {
+            // Who has another path stays, and so does who is on a listener that has it from the configuration.
+            self.tell(RegistryChange::CaRemoved { ca: id });
+        }
+        let new = new.map(|write| write.record);
+        self.record_retired(&old, new.as_ref(), retiring.as_ref(), actor).await?;
+        Ok(RetiredCa { old, new, retiring })
+    }
+
+    async fn check_devices(&self, id: CertificateFingerprint, force: Force) -> Result<(), RegistryError> {
         let counts = self.blocking(|storage| storage.device_certificate_counts()).await?;
         let devices = counts
             .iter()
             .filter(|((of, state), _)| *of == id && *state != DeviceState::Tombstone)
             .map(|(_, count)| *count)
             .sum();
-        check_remove_ca(devices, force)?;
-        let revision = ca.revision;
-        self.blocking(move |storage| storage.remove_ca_certificate(&id, revision)).await?;
-        let next: Vec<_> = known.iter().filter(|ca| ca.id != id).cloned().collect();
-        self.trust.register(anchors(&next)?)?;
-        self.cas.store(Arc::new(next));
-        self.count_cas();
-        if !self.trust.current().contains(id) {
-            self.tell(RegistryChange::CaRemoved { ca: id });
+        Ok(check_remove_ca(devices, force)?)
+    }
+
+    /// The record of the CA that takes the place of `old`.
+    fn successor(
+        &self,
+        old: &CaCertificate,
+        pem: &str,
+        name: Option<&str>,
+        known: &[CaCertificate],
+    ) -> Result<Write<CaCertificate>, RegistryError> {
+        let facts = only_certificate(pem)?;
+        if facts.certificate_fingerprint == old.id {
+            return Err(RegistryError::SameCa);
         }
-        self.record(about(names::CA_REMOVED, &ca, actor)).await?;
-        Ok(ca)
+        let name = name.unwrap_or(&old.name);
+        let existing = known.iter().find(|ca| ca.id == facts.certificate_fingerprint);
+        let write = match add_ca(&facts, name, existing, clock::now())? {
+            // It is trusted already: the old one goes.
+            Transition::Unchanged(record) => Write { expected: Some(record.revision), record },
+            Transition::Write(write) => write,
+        };
+        self.check_name(&write.record.name, &[old.id, write.record.id])?;
+        Ok(write)
+    }
+
+    /// Retiring CAs make room for their successors' names.
+    fn check_name(&self, name: &str, except: &[CertificateFingerprint]) -> Result<(), RegistryError> {
+        let trust = self.trust.current();
+        let taken =
+            |ca: &CaCertificate| ca.name == name && !except.contains(&ca.id) && !trust.is_retiring(ca.id);
+        match self.cas().iter().any(taken) {
+            true => Err(TrustError::NameTaken(name.to_owned()).into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The new one first: what is left of a half-done change trusts who is trusted anyway.
+    async fn store_successor(
+        &self,
+        old: &CaCertificate,
+        new: Option<&Write<CaCertificate>>,
+    ) -> Result<(), StorageError> {
+        let added = new.filter(|write| write.expected.is_none()).map(|write| write.record.clone());
+        let (old_id, old_revision) = (old.id, old.revision);
+        self.blocking(move |storage| {
+            if let Some(added) = &added {
+                storage.put_ca_certificate(added, None)?;
+            }
+            let removed = storage.remove_ca_certificate(&old_id, old_revision);
+            if let (Err(_), Some(added)) = (&removed, &added) {
+                storage.remove_ca_certificate(&added.id, added.revision)?;
+            }
+            removed
+        })
+        .await
+    }
+
+    async fn record_retired(
+        &self,
+        old: &CaCertificate,
+        new: Option<&CaCertificate>,
+        retiring: Option<&Retiring>,
+        actor: &str,
+    ) -> Result<(), RegistryError> {
+        let mut event = about(names::CA_REMOVED, old, actor);
+        if let Some(new) = new {
+            self.record(about(names::CA_ADDED, new, actor).field("replaces", &*old.name)).await?;
+            event = event.field("replaced_by", new.id.to_hex());
+        }
+        if let Some(retiring) = retiring {
+            event = event
+                .field("transition", &*retiring.id)
+                .field("ends", retiring.ends_at.seconds().to_string());
+        }
+        self.record(event).await
+    }
+
+    /// Whether a CA is trusted only until its transition ends.
+    pub fn is_retiring(&self, id: CertificateFingerprint) -> bool {
+        self.trust.current().is_retiring(id)
     }
 
     pub(super) async fn load_cas(&self) -> Result<(), RegistryError> {
@@ -181,6 +330,28 @@ impl Registry {
         }
         let limit = i64::try_from(self.trust.limit()).unwrap_or(i64::MAX);
         self.metrics.ca_certificates_limit.with_label_values(&[NAMESPACE]).set(limit);
+    }
+}
+
+fn only_certificate(pem: &str) -> Result<CertificateFacts, RegistryError> {
+    let certificates = certificates_from_pem(pem.as_bytes())?;
+    let [der] = certificates.as_slice() else {
+        let detail = format!("there are {}: add one CA at a time", certificates.len());
+        return Err(RegistryError::Pem(detail));
+    };
+    Ok(CertificateFacts::parse(der)?)
+}
+
+fn old_ca(ca: &CaCertificate) -> Old<'_> {
+    Old {
+        what: OldMaterial::Ca,
+        name: &ca.name,
+        fingerprint: ca.id,
+        subject: &ca.subject,
+        not_after: ca.not_after,
+        pem: &ca.pem,
+        // What the registry trusts is trusted everywhere.
+        listeners: &[],
     }
 }
 

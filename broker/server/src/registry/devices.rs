@@ -159,7 +159,7 @@ impl Registry {
         let facts = CertificateFacts::parse(&chain[0])?;
         let trust = self.trust.current();
         let path =
-            evaluate_facts(&facts, &intermediates, &trust.anchors, self.policy(), clock::now().seconds())?;
+            evaluate_facts(&facts, &intermediates, &trust.anchors, &self.policy(), clock::now().seconds())?;
         let new = NewDevice {
             facts: &facts,
             ca_id: path.anchor.certificate_fingerprint,

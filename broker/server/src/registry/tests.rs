@@ -133,13 +133,13 @@ async fn cas_come_and_go() {
 
     let device = added.device("device-7");
     world.register(&device).await.unwrap();
-    let kept = world.registry.remove_ca(added.id(), Force::No, actor).await.unwrap_err();
+    let kept = world.registry.remove_ca(added.id(), Force::No, None, actor).await.unwrap_err();
     assert!(matches!(kept, RegistryError::Rule(RuleError::DevicesExist(1))), "{kept}");
     assert!(matches!(
-        world.registry.remove_ca(configured.id(), Force::Yes, actor).await,
+        world.registry.remove_ca(configured.id(), Force::Yes, None, actor).await,
         Err(RegistryError::Configured)
     ));
-    world.registry.remove_ca(added.id(), Force::Yes, actor).await.unwrap();
+    world.registry.remove_ca(added.id(), Force::Yes, None, actor).await.unwrap();
     assert!(!world.registry.trusts(added.id()));
     assert_eq!(world.changes(), [RegistryChange::CaRemoved { ca: added.id() }]);
     assert!(matches!(world.register(&device).await, Err(RegistryError::NoPath(_))));
@@ -254,4 +254,100 @@ async fn a_change_that_nobody_waits_for_any_more_is_finished() {
         tokio::task::yield_now().await;
     }
     assert_eq!(world.registry.lookup(device.id()).await.unwrap().unwrap().state, DeviceState::Revoked);
+}
+
+/// Keeps in memory what a ledger would.
+#[derive(Default)]
+struct Keeper {
+    running: Mutex<Vec<String>>,
+    fails: std::sync::atomic::AtomicBool,
+}
+
+impl Retirement for Keeper {
+    fn begin(
+        &self,
+        old: &crate::retirement::Old<'_>,
+        grace: Option<Duration>,
+        _actor: &str,
+    ) -> Result<crate::retirement::Begun, RetirementError> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(RetirementError::Unavailable(String::from("the disk is full")));
+        }
+        let stays = grace != Some(Duration::ZERO);
+        let mut running = self.running.lock().unwrap();
+        running.clear();
+        running.extend(stays.then(|| old.pem.to_owned()));
+        let retiring =
+            stays.then(|| crate::retirement::Retiring { id: String::from("t"), ends_at: UnixMillis(1) });
+        Ok(crate::retirement::Begun { retiring, note: 0 })
+    }
+
+    fn take_back(&self, _begun: crate::retirement::Begun) {
+        self.running.lock().unwrap().clear();
+    }
+
+    fn swap(&self, change: &mut crate::retirement::Swap<'_>) -> Result<(), TrustError> {
+        let running = self.running.lock().unwrap();
+        let anchors = running.iter().map(|pem| {
+            let der = mqgate_identity::certificate::certificates_from_pem(pem.as_bytes()).unwrap().remove(0);
+            mqgate_identity::evaluation::Anchor { name: "old".into(), der: der.into() }.into()
+        });
+        change(anchors.collect())
+    }
+
+    fn finish(&self, _begun: crate::retirement::Begun) {}
+}
+
+#[tokio::test]
+async fn a_ca_that_is_replaced_is_trusted_beside_its_successor_as_long_as_somebody_keeps_it() {
+    let (first, second, third) = (TestCa::new("first"), TestCa::new("second"), TestCa::new("third"));
+    let world = World::new(&[]).await;
+    let keeper = Arc::new(Keeper::default());
+    let retirement: Arc<dyn Retirement> = Arc::clone(&keeper) as _;
+    world.registry.retires_with(&retirement);
+    let actor = "admin:test";
+    world.registry.add_ca(&first.pem(), "factory", actor).await.unwrap();
+
+    // What cannot be written down is not done.
+    keeper.fails.store(true, Ordering::SeqCst);
+    let refused = world.registry.replace_ca(first.id(), &second.pem(), None, None, actor).await;
+    assert!(matches!(refused, Err(RegistryError::Retirement(_))), "{refused:?}");
+    assert!(world.registry.trusts(first.id()) && !world.registry.trusts(second.id()));
+    keeper.fails.store(false, Ordering::SeqCst);
+
+    let replaced = world.registry.replace_ca(first.id(), &second.pem(), None, None, actor).await.unwrap();
+    assert_eq!(replaced.new.map(|new| new.name).as_deref(), Some("factory"), "the name is the new one's");
+    assert!(replaced.retiring.is_some());
+    assert!(world.registry.trusts(first.id()) && world.registry.trusts(second.id()));
+    assert!(world.registry.is_retiring(first.id()) && !world.registry.is_retiring(second.id()));
+    assert!(world.changes().is_empty(), "nobody has to go yet");
+    let stored = world.storage.ca_certificates().unwrap();
+    assert_eq!(stored.iter().map(|ca| ca.id).collect::<Vec<_>>(), [second.id()]);
+    assert!(matches!(
+        world.registry.remove_ca(first.id(), Force::Yes, None, actor).await,
+        Err(RegistryError::Retiring)
+    ));
+
+    let now = Some(Duration::ZERO);
+    let replaced =
+        world.registry.replace_ca(second.id(), &third.pem(), Some("new"), now, actor).await.unwrap();
+    assert!(replaced.retiring.is_none());
+    assert!(!world.registry.trusts(second.id()) && world.registry.trusts(third.id()));
+    assert_eq!(world.changes(), [RegistryChange::CaRemoved { ca: second.id() }]);
+    let same = world.registry.replace_ca(third.id(), &third.pem(), None, now, actor).await;
+    assert!(matches!(same, Err(RegistryError::SameCa)), "{same:?}");
+}
+
+#[tokio::test]
+async fn clients_of_a_removed_ca_are_looked_at_also_where_the_configuration_has_it_elsewhere() {
+    let ca = TestCa::new("both");
+    let world = World::new(&[]).await;
+    let on_one = crate::trust::BoundAnchor { anchor: ca.anchor(), listeners: Some(vec!["one".into()]) };
+    world.trust.configure_bound(vec![on_one], Vec::new()).unwrap();
+    world.registry.add_ca(&ca.pem(), "registered", "admin:test").await.unwrap();
+    let other = world.trust.listener("other");
+    assert!(other.current().contains(ca.id()));
+    world.registry.remove_ca(ca.id(), Force::No, None, "admin:test").await.unwrap();
+    assert!(world.registry.trusts(ca.id()) && !other.current().contains(ca.id()));
+    assert_eq!(world.changes(), [RegistryChange::CaRemoved { ca: ca.id() }]);
 }

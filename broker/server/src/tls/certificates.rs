@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use mqgate_identity::certificate::CertificateFingerprint;
 use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -131,6 +132,12 @@ impl CertificateSet {
         Self::new(bound)
     }
 
+    /// The same list with one more at its end.
+    #[must_use]
+    pub fn with(&self, bound: BoundCertificate) -> Self {
+        Self::new(self.bound.iter().cloned().chain([bound]).collect())
+    }
+
     /// What rustls asks.
     pub(super) fn resolver(&self, strict: bool, staple: bool) -> Arc<Resolver> {
         Arc::new(Resolver::new(self, strict, staple))
@@ -140,12 +147,45 @@ impl CertificateSet {
 /// Chooses a certificate for each handshake.
 pub(super) struct Resolver {
     certificates: Vec<ServerCertificate>,
-    exact: HashMap<String, Vec<usize>>,
-    /// By what follows the first label.
-    wildcard: HashMap<String, Vec<usize>>,
+    names: Names,
+    /// Names that only what was replaced has.
+    retired: Names,
     everyone: Vec<usize>,
     strict: bool,
     staple: bool,
+}
+
+/// Certificates by the names that they are for.
+#[derive(Default)]
+struct Names {
+    exact: HashMap<String, Vec<usize>>,
+    /// By what follows the first label.
+    wildcard: HashMap<String, Vec<usize>>,
+}
+
+impl Names {
+    fn add(&mut self, name: &str, index: usize) {
+        let (table, name) = match name.strip_prefix("*.") {
+            Some(parent) => (&mut self.wildcard, parent),
+            None => (&mut self.exact, name),
+        };
+        table.entry(name.to_owned()).or_default().push(index);
+    }
+
+    fn has(&self, name: &str) -> bool {
+        match name.strip_prefix("*.") {
+            Some(parent) => self.wildcard.contains_key(parent),
+            None => self.exact.contains_key(name),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<(SniMatch, &[usize])> {
+        if let Some(found) = self.exact.get(name) {
+            return Some((SniMatch::Exact, found));
+        }
+        let (_, parent) = name.split_once('.')?;
+        self.wildcard.get(parent).map(|found| (SniMatch::Wildcard, found.as_slice()))
+    }
 }
 
 impl fmt::Debug for Resolver {
@@ -161,8 +201,8 @@ impl Resolver {
     fn new(set: &CertificateSet, strict: bool, staple: bool) -> Self {
         let mut resolver = Self {
             certificates: Vec::new(),
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
+            names: Names::default(),
+            retired: Names::default(),
             everyone: Vec::new(),
             strict,
             staple,
@@ -170,12 +210,14 @@ impl Resolver {
         for bound in set.iter().filter(|bound| bound.enabled) {
             let index = resolver.certificates.len();
             resolver.certificates.push(bound.certificate.clone());
+            let is_retired = matches!(bound.source, CertificateSource::Retired { .. });
             for name in bound.server_names() {
-                let (table, name) = match name.strip_prefix("*.") {
-                    Some(parent) => (&mut resolver.wildcard, parent),
-                    None => (&mut resolver.exact, name.as_str()),
-                };
-                table.entry(name.to_owned()).or_default().push(index);
+                // A name that its successor has, too, be it by a wildcard, is its successor's. Behind that it
+                // stands for clients that cannot check the signature of the other.
+                match is_retired && !resolver.names.has(name) {
+                    true => resolver.retired.add(name, index),
+                    false => resolver.names.add(name, index),
+                }
             }
             // The first is for everyone whom no name sends elsewhere; and what is for the same names, so that
             // an RSA and an ECDSA certificate of one server can stand beside each other.
@@ -195,13 +237,8 @@ impl Resolver {
         };
         let Some(name) = server_name else { return otherwise(SniMatch::None) };
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        if let Some(found) = self.exact.get(&name) {
-            return (SniMatch::Exact, found);
-        }
-        match name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent)) {
-            Some(found) => (SniMatch::Wildcard, found),
-            None => otherwise(SniMatch::Default),
-        }
+        let found = self.names.find(&name).or_else(|| self.retired.find(&name));
+        found.unwrap_or_else(|| otherwise(SniMatch::Default))
     }
 
     /// The first that the client can check the signature of, else the first.
@@ -213,14 +250,43 @@ impl Resolver {
     }
 }
 
+impl Resolver {
+    fn chosen(&self, hello: &ClientHello<'_>) -> Option<&ServerCertificate> {
+        let (_, among) = self.find(hello.server_name());
+        self.choose(among, hello.signature_schemes())
+    }
+
+    /// Another listener may have had a response fetched for the same certificate.
+    fn answer(&self, chosen: &ServerCertificate) -> Arc<CertifiedKey> {
+        if self.staple { chosen.certified() } else { chosen.without_staple() }
+    }
+}
+
+/// Where the certificate is noted that one client was shown.
+pub(crate) type Shown = Arc<OnceLock<CertificateFingerprint>>;
+
+/// For one connection.
+#[derive(Debug)]
+pub(super) struct NotingResolver {
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) shown: Shown,
+}
+
+impl ResolvesServerCert for NotingResolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let chosen = self.resolver.chosen(&hello)?;
+        // Only the first answer is used.
+        let _ = self.shown.set(chosen.facts().certificate_fingerprint);
+        Some(self.resolver.answer(chosen))
+    }
+}
+
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let (_, among) = self.find(hello.server_name());
-        let chosen = self.choose(among, hello.signature_schemes())?;
+        let chosen = self.chosen(&hello)?;
         let shown = chosen.facts().certificate_fingerprint;
         // Outside a handshake of ours (there is none) only the note is lost.
         let _ = FINDINGS.try_with(|cell| cell.borrow_mut().shown = Some(shown));
-        // Another listener may have had one fetched for the same certificate.
-        Some(if self.staple { chosen.certified() } else { chosen.without_staple() })
+        Some(self.answer(chosen))
     }
 }

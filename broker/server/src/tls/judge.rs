@@ -66,7 +66,7 @@ impl ChainJudge<'_> {
             intermediates: intermediates.iter().map(|der| std::sync::Arc::from(&**der)).collect(),
             anchor: path.anchor,
             not_after: path.not_after,
-            judged_by: trust.generation,
+            judged_by: trust.judged_by(self.policy),
         }))
     }
 }

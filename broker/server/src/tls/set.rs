@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::server::{NoServerSessionStorage, ServerConfig, ServerSessionMemoryCache};
 use rustls::version::{TLS12, TLS13};
 
-use super::certificates::Resolver;
+use super::certificates::{NotingResolver, Resolver, Shown};
 use super::verifier::Verifier;
 use super::{CertificateSet, ClientAuth, Resumption, SniMatch, TlsError, TlsSettings, TlsVersion};
 use crate::trust::TrustStore;
@@ -170,6 +170,16 @@ impl TlsSet {
         let made = Generation { trust: trust.generation, config: Arc::clone(&config) };
         self.config.store(Some(Arc::new(made)));
         Ok(config)
+    }
+
+    /// The same for one connection whose handshake is done elsewhere, and where it is noted which certificate was
+    /// chosen.
+    pub(crate) fn config_that_notes(&self) -> Result<(Arc<ServerConfig>, Shown), TlsError> {
+        let mut config = ServerConfig::clone(&*self.config()?);
+        let shown = Shown::default();
+        config.cert_resolver =
+            Arc::new(NotingResolver { resolver: Arc::clone(&self.resolver), shown: Arc::clone(&shown) });
+        Ok((Arc::new(config), shown))
     }
 
     #[cfg(test)]

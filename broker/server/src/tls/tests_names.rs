@@ -176,3 +176,30 @@ fn a_chain_is_put_in_order_and_what_cannot_be_mended_is_refused() {
     let error = read(&leaf.pem(), &middle.server().key.serialize_pem(), None).err().unwrap();
     assert!(matches!(error, MaterialError::KeyMismatch { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn what_was_replaced_is_shown_only_for_names_that_its_successor_has_not() {
+    let world = World::new();
+    let settings = TlsSettings { client_auth: ClientAuth::None, ..TlsSettings::default() };
+    let retired = |name: &str| BoundCertificate {
+        source: CertificateSource::Retired { transition: name.to_owned() },
+        ..world.bound(name)
+    };
+    let bound = vec![
+        world.bound("*.shop.example"),
+        retired("mqtt.shop.example"),
+        retired("old.example"),
+        retired("*.old.example"),
+    ];
+    let server = TlsServer::new(world.set(settings, bound).unwrap());
+    for (name, expected) in [
+        // A wildcard of the new one goes before the very name in the old one.
+        ("mqtt.shop.example", "*.shop.example"),
+        ("old.example", "old.example"),
+        ("a.old.example", "*.old.example"),
+        ("elsewhere.example", "*.shop.example"),
+        ("", "*.shop.example"),
+    ] {
+        assert_eq!(given(&server, &world, TlsVersion::V1_3, name).await, expected, "{name}");
+    }
+}

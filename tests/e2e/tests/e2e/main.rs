@@ -23,6 +23,7 @@ mod quic;
 mod real_clients;
 mod registration;
 mod reload;
+mod retirement;
 mod revocation_latency;
 mod revocation_lists;
 mod rotation;

@@ -61,6 +61,18 @@ async fn admitted(connection: &Connection) -> (SendStream, RecvStream) {
     (send, receive)
 }
 
+/// A client that is let in, and all that keeps it there.
+pub async fn connected(
+    broker: &Broker,
+    port: u16,
+    device: &Identity,
+) -> (Connection, Endpoint, SendStream, RecvStream) {
+    let endpoint = endpoint(broker, Some(device));
+    let connection = connect(&endpoint, port).await.unwrap();
+    let (send, receive) = admitted(&connection).await;
+    (connection, endpoint, send, receive)
+}
+
 #[tokio::test]
 async fn one_stream_carries_mqtt() {
     let broker = Broker::builder().with_bundled_plugins().config(LISTENER).start().await;

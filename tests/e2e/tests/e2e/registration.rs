@@ -145,6 +145,6 @@ async fn a_ca_added_and_removed_while_running() {
     let output = admin.try_run(&["ca", "remove", "other"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("related_device_certificates_exist"), "{said}");
-    admin.run(&["ca", "remove", "other", "--force"]);
+    admin.run(&["ca", "remove", "other", "--force", "--grace", "0s"]);
     assert!(Client::connect(broker.options("s", &stranger)).await.is_err());
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersions};
 use super::{AllowDeny, Ocsp, ProxyIdentity, ProxyProtocol, Quic, Rates, WebSocket};
 use crate::config::units::Span;
+use crate::secret;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -317,11 +318,15 @@ impl Listener {
         first.into_iter().chain(self.certificates.iter().cloned()).collect()
     }
 
-    /// Every file that is read for it: certificates, keys, CAs.
-    pub fn every_file(&self) -> impl Iterator<Item = &PathBuf> {
+    /// Every file that is read for it: certificates, keys, the passwords of keys, CAs.
+    pub fn every_file(&self) -> impl Iterator<Item = PathBuf> {
         let more = self.certificates.iter().flat_map(|files| [&files.certfile, &files.keyfile]);
         let issuers = self.ocsp.enable.then_some(self.ocsp.issuer_pem.as_ref()).flatten();
-        self.certfile.iter().chain(&self.keyfile).chain(more).chain(self.ca_files()).chain(issuers)
+        let files =
+            self.certfile.iter().chain(&self.keyfile).chain(more).chain(self.ca_files()).chain(issuers);
+        let passwords =
+            self.password.iter().chain(self.certificates.iter().flat_map(|files| &files.password));
+        files.cloned().chain(passwords.filter_map(|password| secret::file(password).map(PathBuf::from)))
     }
 
     /// The key of one of them, below the listener.
