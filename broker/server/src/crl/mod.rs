@@ -4,6 +4,7 @@
 //! Whether a certificate is revoked is `mqgate-identity`'s judgement; here is only where the lists come from. A
 //! list that cannot be used never replaces one that can, and an older one never a newer.
 
+mod configure;
 mod metrics;
 mod source;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::configure::may_follow;
 use self::metrics::CrlMetrics;
 use self::source::Stamp;
 use crate::audit::AuditLog;
@@ -181,41 +183,6 @@ impl RevocationService {
     /// What holds now.
     fn settings(&self) -> Arc<CrlSettings> {
         self.settings.load_full()
-    }
-
-    /// Holds from now on: lists that come from nowhere any more are used no longer, those of files are in force when
-    /// this returns, and those to be fetched as soon as they are there. The folder of what was fetched stays.
-    pub async fn configure(self: &Arc<Self>, settings: CrlSettings) {
-        let this = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || {
-            {
-                let _looking = lock(&this.looking);
-                this.settings.store(Arc::new(settings));
-                this.know_urls(&this.settings());
-            }
-            this.look();
-        });
-        if done.await.is_err() {
-            tracing::error!("taking over the settings of revocation lists broke down");
-        }
-        self.wake.notify_one();
-    }
-
-    /// Those that are configured, to be asked soon: it may be by other rules now. Others only as far as they may be
-    /// asked.
-    fn know_urls(&self, settings: &CrlSettings) {
-        let mut all = self.held();
-        all.retain(|origin, _| match origin {
-            Origin::File(_) => true,
-            Origin::Url(url, NamedBy::Configuration) => settings.urls.contains(url),
-            Origin::Url(url, NamedBy::Certificate) => {
-                may_follow(settings, url) && !settings.urls.contains(url)
-            }
-        });
-        for url in &settings.urls {
-            let held = all.entry(Origin::Url(url.clone(), NamedBy::Configuration)).or_default();
-            held.due = Some(Instant::now());
-        }
     }
 
     /// Reads what is on this machine and hands everything over.
@@ -674,12 +641,6 @@ impl RevocationService {
                 .set(i64::try_from(list.len()).unwrap_or(i64::MAX));
         }
     }
-}
-
-/// Whether the host of a distribution point may be asked.
-fn may_follow(settings: &CrlSettings, url: &str) -> bool {
-    let host = check_url(url).ok().and_then(|uri| uri.host().map(str::to_owned));
-    settings.follow_distribution_points && host.is_some_and(|host| settings.rules.allows_host(&host))
 }
 
 fn next_update(lists: &[Arc<RevocationList>]) -> Option<UnixSeconds> {
