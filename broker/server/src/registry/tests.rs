@@ -260,7 +260,7 @@ async fn a_change_that_nobody_waits_for_any_more_is_finished() {
 #[derive(Default)]
 struct Keeper {
     running: Mutex<Vec<String>>,
-    fails: std::sync::atomic::AtomicBool,
+    fails: AtomicBool,
 }
 
 impl Retirement for Keeper {
