@@ -89,7 +89,8 @@ async fn after_a_compromise_a_ca_is_gone_at_once_whatever_ran() {
     assert!(replaced["transition"].is_null(), "{replaced}");
     assert_eq!(ending(&mut client).await, Some(ReasonCode::NOT_AUTHORIZED));
     assert!(!gets_in(&broker, "again", &device).await);
-    assert!(gets_in(&broker, "new", &new.device("new")).await);
+    let new_device = new.device("new");
+    assert!(gets_in(&broker, "new", &new_device).await);
     assert_eq!(admin.json(&["transition", "list"]).as_array().map(Vec::len), Some(0));
 
     let output = admin.try_run(&["ca", "replace", "factory", text(&new.ca())]);
@@ -97,7 +98,7 @@ async fn after_a_compromise_a_ca_is_gone_at_once_whatever_ran() {
     assert!(!output.status.success() && said.contains("same_ca"), "{said}");
     let output = admin.try_run(&["ca", "remove", "factory", "--grace", "soon"]);
     assert!(!output.status.success());
-    assert!(gets_in(&broker, "new", &new.device("new")).await, "neither changed anything");
+    assert!(gets_in(&broker, "new", &new_device).await, "neither changed anything");
 }
 
 /// The same grace for a CA that the configuration names: a second change without any ends the first.
@@ -222,9 +223,12 @@ async fn revocation_lists_and_rates_are_taken_over_without_a_restart() {
     assert!(gets_in(&broker, "good", &good).await && !gets_in(&broker, "bad", &bad).await);
     broker.audited("why", |line| line["reason"] == "cert_revoked_crl").await;
 
-    // What a list that nobody has any more is worth is a setting, too.
+    // What it is worth that there is no list is a setting, too.
+    fs::create_dir(broker.folder.join("none")).unwrap();
     let (mut client, _) = Client::connect(broker.options("good", &good)).await.unwrap();
-    broker.rewrite(|text| text.replace("files = [\"list.pem\"]", "unknown = \"allow\""));
+    broker.rewrite(|text| {
+        text.replace("files = [\"list.pem\"]", "directories = [\"none\"]\nunknown = \"allow\"")
+    });
     let report = admin.json(&["reload"]);
     assert_eq!(report["restart_required"], serde_json::json!([]), "{report}");
     assert!(gets_in(&broker, "bad", &bad).await);
