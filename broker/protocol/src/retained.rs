@@ -179,7 +179,7 @@ impl Node {
     }
 
     /// The node of a topic, to be changed; made if it is not there.
-    fn node<'n, 't>(
+    fn make<'n, 't>(
         root: &'n mut Arc<Self>,
         seed: Seed,
         levels: impl Iterator<Item = &'t str>,
@@ -199,7 +199,7 @@ impl Node {
         message: Option<Arc<Message>>,
     ) -> Option<Arc<Message>> {
         let removes = message.is_none();
-        let place = Self::node(root, seed, topic.split('/'));
+        let place = Self::make(root, seed, topic.split('/'));
         let older = std::mem::replace(&mut place.message, message);
         if removes && place.children.is_empty() {
             Self::prune(root, seed, topic);
@@ -218,7 +218,7 @@ impl Node {
             node = child;
         }
         let mut levels = topic.split('/');
-        let above = Self::node(root, seed, levels.by_ref().take(stays));
+        let above = Self::make(root, seed, levels.by_ref().take(stays));
         if let Some(level) = levels.next() {
             above.children.remove(seed, level);
         }
