@@ -122,7 +122,6 @@ struct Running {
 }
 
 /// What there is to do next.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Step {
     Command(Option<Command>),
     Read(io::Result<usize>),

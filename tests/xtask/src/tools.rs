@@ -43,7 +43,7 @@ const TOOLS: &[Tool] = &[
     Tool {
         program: "mosquitto",
         probe: "-h",
-        packages: &["mosquitto", "libmosquitto1", "libcjson1", "libdlt2", "libwrap0"],
+        packages: Packages::Only(&["mosquitto", "libmosquitto1", "libcjson1", "libdlt2", "libwrap0"]),
         elsewhere: "Eclipse Mosquitto (Debian: mosquitto)",
         tests: "bridge::mosquitto_*",
     },

@@ -189,7 +189,7 @@ impl FetchRules {
                 StatusCode::NOT_MODIFIED => return Ok(Fetched::NotModified),
                 // A question is not asked again elsewhere.
                 status if status.is_redirection() && posted.is_none() => {
-                    uri = redirected(&uri, response.headers())?
+                    uri = redirected(&uri, response.headers())?;
                 }
                 status => return Err(FetchError::Status(status)),
             }

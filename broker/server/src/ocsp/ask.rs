@@ -87,7 +87,7 @@ impl Problem {
 /// The question about a certificate, if its issuer is known.
 pub(super) fn question(certificate: &ServerCertificate, settings: &OcspSettings) -> Option<OcspQuestion> {
     let chain = certificate.chain();
-    let sent = chain.iter().skip(1).map(|der| der.as_ref());
+    let sent = chain.iter().skip(1).map(AsRef::as_ref);
     let given = settings.issuers.iter().map(Vec::as_slice);
     sent.chain(given).find_map(|issuer| OcspQuestion::new(&certificate.facts().der, issuer).ok())
 }
