@@ -41,7 +41,7 @@ impl Mosquitto {
         // It cannot be asked for a port of the system's choice.
         let port = free_port();
         let text = format!(
-            "listener {port} 127.0.0.1\n{listener}\npersistence true\npersistence_location {}/\nautosave_interval 1\nautosave_on_changes true\nmax_queued_messages 0\n{more}\n",
+            "listener {port} 127.0.0.1\n{listener}\npersistence true\npersistence_location {}/\nautosave_interval 1\nautosave_on_changes true\nuser root\nmax_queued_messages 0\n{more}\n",
             folder.path().display()
         );
         fs::write(folder.path().join("mosquitto.conf"), text).expect("the test's folder is writable");

@@ -214,15 +214,23 @@ impl Inflight {
     /// Forgets messages that are to be sent again and must not be; says how many. What the client was sent on
     /// this connection stays until it is acknowledged.
     pub fn forget_unsent(&mut self, allowed: impl Fn(&Message) -> bool) -> usize {
-        let (before, sent, mut at) = (self.entries.len(), self.sent, 0);
-        self.entries.retain(|entry| {
+        let (sent, mut at, mut forgotten) = (self.sent, 0, 0);
+        self.entries.retain_mut(|entry| {
             at += 1;
-            match &entry.state {
-                State::Published(outgoing) => at <= sent || allowed(&outgoing.message),
-                State::Released => true,
+            let State::Published(outgoing) = &entry.state else { return true };
+            if at <= sent || allowed(&outgoing.message) {
+                return true;
             }
+            forgotten += 1;
+            // The client may hold it under this packet id, and would take another message for the same: it is
+            // released first.
+            let exactly_once = outgoing.qos == QoS::ExactlyOnce;
+            if exactly_once {
+                entry.state = State::Released;
+            }
+            exactly_once
         });
-        before - self.entries.len()
+        forgotten
     }
 
     /// Gives every message that is kept memory of its own; see [`Message::detached`].

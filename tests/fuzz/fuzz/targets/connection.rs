@@ -344,7 +344,11 @@ impl Stage {
                     assert!(!text.starts_with("denied/"), "a subscription to what the permit denies: {text}");
                 }
             }
-            Effect::Unsubscribe(_) | Effect::Denied(_) | Effect::Dropped { .. } | Effect::Limited(_) => {}
+            Effect::Unsubscribe(_)
+            | Effect::ReviewMail
+            | Effect::Denied(_)
+            | Effect::Dropped { .. }
+            | Effect::Limited(_) => {}
             Effect::Reauthorize | Effect::Reauthenticate(_) | Effect::Proof(_) => {
                 assert!(self.connect.is_some());
             }

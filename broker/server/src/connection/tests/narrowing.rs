@@ -78,6 +78,23 @@ async fn nor_is_it_delivered_to_who_comes_back_with_one() {
     assert_eq!(world.metric(NOT_PERMITTED), 2.0, "the one that was not acknowledged, too");
 }
 
+/// Its packet id is free only when the client has let go of it. [MQTT-4.3.3-10]
+#[tokio::test(start_paused = true)]
+async fn a_message_of_qos_2_that_is_not_sent_again_is_released() {
+    let world = World::new();
+    let (mut c, _) = world.connect(&slow("c")).await;
+    c.subscribe("a/+", qos(2)).await;
+    let mut publisher = world.client("p").await;
+    publisher.publish(message("a/1", "x", QoS::ExactlyOnce)).await;
+    let first = unacknowledged(&mut c).await;
+    c.lose().await;
+    world.denied.lock().unwrap().push("a/#");
+    let (mut c, _) = world.connect(&slow("c")).await;
+    assert_eq!(c.next().await, Packet::PubRel(Ack::success(first.packet_id.unwrap())));
+    c.is_quiet().await;
+    assert_eq!(world.metric(NOT_PERMITTED), 1.0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_member_of_a_shared_subscription_gets_what_one_may_not_have() {
     let world = World::new();
