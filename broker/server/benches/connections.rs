@@ -173,6 +173,7 @@ fn dial(broker: &Arc<Broker>, shutdown: &CancellationToken) -> Arc<Wire> {
 fn connect(number: usize) -> Packet {
     Packet::Connect(Box::new(Connect {
         version: VERSION,
+        bridge: false,
         clean_start: true,
         keep_alive: 0,
         client_id: format!("meter-{number}").into(),
