@@ -93,7 +93,7 @@ impl Bridge {
                     tracing::debug!(bridge = self.name, cause, "the local session's connection ended");
                 }
                 Err(error) => {
-                    tracing::error!(bridge = self.name, %error, "this broker does not let its bridge in")
+                    tracing::error!(bridge = self.name, %error, "this broker does not let its bridge in");
                 }
             }
             // The client's end is closed: it ends, too.
