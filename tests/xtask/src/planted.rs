@@ -50,7 +50,7 @@ pub fn run() -> anyhow::Result<()> {
         let said = String::from_utf8_lossy(&played.stdout);
         match said.lines().find(|line| line.starts_with("seed ")) {
             Some(found) => {
-                say(&format!("found: {} ({})", mistake.name, found.trim_end_matches(['[', ' ', ':'])))
+                say(&format!("found: {} ({})", mistake.name, found.trim_end_matches(['[', ' ', ':'])));
             }
             None => {
                 say(&format!("not found: {}\n{said}", mistake.name));

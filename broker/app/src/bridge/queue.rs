@@ -92,7 +92,7 @@ fn size(message: &Message) -> usize {
     message.topic.as_str().len()
         + message.payload.len()
         + user
-        + properties.correlation_data.as_ref().map_or(0, bytes::Bytes::len)
+        + properties.correlation_data.as_deref().map_or(0, <[u8]>::len)
         + properties.response_topic.as_ref().map_or(0, |topic| topic.as_str().len())
         + properties.content_type.as_ref().map_or(0, |text| text.len())
 }

@@ -366,7 +366,8 @@ mod tests {
     #[test]
     fn what_is_replaced_again_has_the_last_grace_and_none_if_there_is_none() {
         // Which runs, where something is replaced with a successor or without: what is left of it.
-        let cases: [(&[&str], &[&str], bool, Option<&[&str]>); 9] = [
+        type Names = &'static [&'static str];
+        let cases: [(Names, Names, bool, Option<Names>); 9] = [
             (&["a"], &["a"], false, None),
             (&["a"], &["a"], true, None),
             (&["a", "b"], &["a"], false, Some(&["b"])),

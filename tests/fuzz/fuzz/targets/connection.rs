@@ -226,7 +226,7 @@ impl Stage {
                     });
                 }
                 2 => {
-                    self.give(Input::Close { code: ReasonCode::NOT_AUTHORIZED, reason: Reason::CertRevoked })
+                    self.give(Input::Close { code: ReasonCode::NOT_AUTHORIZED, reason: Reason::CertRevoked });
                 }
                 _ => {
                     let data = self.now;

@@ -72,6 +72,7 @@ pub fn difference(data: &[u8]) -> Option<String> {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Ours {
     Incomplete,
     Refused(String),
