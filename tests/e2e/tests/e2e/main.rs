@@ -6,6 +6,7 @@ mod admin_tls;
 mod authorization;
 mod bad_input;
 mod bench;
+mod bridge;
 mod browser;
 mod extras;
 mod first_start;
