@@ -4,6 +4,7 @@
 mod bridge;
 mod crl;
 mod ocsp;
+mod plugins;
 mod tls;
 mod transport;
 
@@ -15,22 +16,12 @@ use std::time::Duration;
 use mqgate_identity::evaluation::{PathDepth, PathPolicy, UsageRule};
 use mqgate_plugin_host::HostSettings;
 use mqgate_protocol::topics::RewriteError;
-use serde::de::DeserializeOwned;
-use toml::Spanned;
-use toml::de::DeValue;
 
 pub use self::tls::version;
 pub use self::transport::{is_local, listen_address, network};
-use super::model::{
-    AdminTls, AuthMode, Config, Listener, Native, Plugin, Registration, TopicRule, Transport, Verify,
-};
+use super::model::{AdminTls, AuthMode, Config, Listener, Registration, TopicRule, Transport, Verify};
 use super::problem::{Problem, did_you_mean};
-use super::schema::Shape;
 use super::source::{Source, dotted, path};
-use crate::native::{
-    anonymous::AnonymousConfig, password_file::PasswordFileConfig, scram::ScramConfig,
-    static_policy::StaticPolicyConfig,
-};
 
 /// The bundled components, as far as names go.
 pub const BUNDLED: [&str; 3] = ["cert-acl", "auto-register", "audit-log"];
@@ -514,146 +505,6 @@ impl Checker<'_, '_> {
                     "a list of the levels 0, 1 and 2 is expected",
                     Some("leave it out for all levels"),
                 );
-            }
-        }
-    }
-
-    fn plugins(&mut self, config: &Config) {
-        let mut names = HashSet::new();
-        for (index, plugin) in config.plugins.iter().enumerate() {
-            let key = |field: &str| format!("plugins[{index}].{field}");
-            let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            if plugin.name.is_empty() || plugin.name.len() > 64 || !plugin.name.chars().all(fine) {
-                self.add(&key("name"), "a name has 1 to 64 lower-case letters, digits and `-`", None);
-            }
-            if !names.insert(plugin.name.as_str()) {
-                self.add(
-                    &key("name"),
-                    format!("there is another plugin `{}`", plugin.name),
-                    Some("rename one of them"),
-                );
-            }
-            match (&plugin.source, plugin.native) {
-                (Some(_), Some(_)) => self.add(
-                    &key("native"),
-                    "a plugin is a component (`source`) or built in (`native`), not both",
-                    Some("remove one of the two"),
-                ),
-                (None, None) => self.add(
-                    &key("source"),
-                    "missing: what is this plugin?",
-                    Some("write source = \"bundled:cert-acl\", the path of a component, or native = \"static-policy\""),
-                ),
-                (Some(source), None) => {
-                    if let Some(name) = source.strip_prefix("bundled:")
-                        && !BUNDLED.contains(&name)
-                    {
-                        let remedy = match did_you_mean(name, BUNDLED) {
-                            Some(guess) => format!("did you mean `bundled:{guess}`?"),
-                            None => format!("there are {}", BUNDLED.join(", ")),
-                        };
-                        self.add(&key("source"), format!("no component `{name}` is bundled"), Some(&remedy));
-                    }
-                }
-                (None, Some(native)) => self.native(config, index, plugin, native),
-            }
-        }
-    }
-
-    fn native(&mut self, config: &Config, index: usize, plugin: &Plugin, native: Native) {
-        let acls = &config.policy.acls;
-        for field in ["grant", "limits", "required"] {
-            self.without_effect(
-                &format!("plugins[{index}].{field}"),
-                "without effect: this plugin is built in, not a component",
-                "remove this key",
-            );
-        }
-        let key = format!("plugins[{index}].config");
-        let mut named: Vec<(String, String)> = Vec::new();
-        match native {
-            Native::StaticPolicy => {
-                let Some(settings) = self.settings::<StaticPolicyConfig>(&key, plugin) else { return };
-                for (number, rule) in settings.rules.iter().enumerate() {
-                    let key = format!("{key}.rules[{number}]");
-                    for (field, what) in rule.problems() {
-                        let key = if field.is_empty() { key.clone() } else { format!("{key}.{field}") };
-                        self.add(&key, what, None);
-                    }
-                    named.extend(rule.acl.iter().map(|acl| (format!("{key}.acl"), acl.clone())));
-                }
-            }
-            Native::PasswordFile => {
-                let Some(settings) = self.settings::<PasswordFileConfig>(&key, plugin) else { return };
-                named.extend(settings.acl.map(|acl| (format!("{key}.acl"), acl)));
-            }
-            Native::Scram => {
-                let Some(settings) = self.settings::<ScramConfig>(&key, plugin) else { return };
-                named.extend(settings.acl.map(|acl| (format!("{key}.acl"), acl)));
-            }
-            Native::Anonymous => {
-                let Some(settings) = self.settings::<AnonymousConfig>(&key, plugin) else { return };
-                named.extend(settings.acl.map(|acl| (format!("{key}.acl"), acl)));
-                for (name, listener) in &config.listeners {
-                    let open = !is_local(&listener.bind);
-                    // A listener that demands a certificate has no anonymous clients.
-                    if open && !(listener.has_certificates() && listener.certificate_required()) {
-                        self.add(
-                            &format!("plugins[{index}].native"),
-                            format!("`anonymous` lets everybody in, and listener `{name}` can be reached by others"),
-                            Some("bind that listener to 127.0.0.1 or [::1], or remove this plugin"),
-                        );
-                    }
-                }
-            }
-        }
-        for (key, name) in named {
-            if !acls.contains_key(&name) {
-                let remedy = match did_you_mean(&name, acls.keys().map(String::as_str)) {
-                    Some(guess) => format!("did you mean `{guess}`?"),
-                    None => format!("add [[policy.acls.{name}.rules]]"),
-                };
-                self.add(&key, format!("there is no rule set `{name}`"), Some(&remedy));
-            }
-        }
-    }
-
-    /// The settings of a native implementation, read where they stand so that mistakes have a position.
-    fn settings<T: DeserializeOwned + schemars::JsonSchema>(
-        &mut self,
-        key: &str,
-        plugin: &Plugin,
-    ) -> Option<T> {
-        let steps = path(key);
-        let before = self.problems.len();
-        let Some((value, _)) = self.source.find(&steps) else {
-            return match serde_json::from_value(plugin.config.clone().into()) {
-                Ok(settings) => Some(settings),
-                Err(error) => {
-                    self.add(key, error.to_string(), None);
-                    None
-                }
-            };
-        };
-        if let DeValue::Table(table) = value.get_ref() {
-            self.problems.extend(Shape::of::<T>().unknown_keys(self.source, table, &steps));
-        }
-        let value = Spanned::new(value.span(), value.get_ref().clone());
-        match T::deserialize(toml::de::ValueDeserializer::from(value)) {
-            Ok(settings) => (self.problems.len() == before).then_some(settings),
-            Err(error) => {
-                if self.problems.len() == before {
-                    let place = error
-                        .span()
-                        .map_or_else(|| self.source.place(&steps), |span| self.source.place_of(&span));
-                    self.problems.push(Problem {
-                        place,
-                        key: dotted(&steps),
-                        what: error.message().trim().to_owned(),
-                        remedy: None,
-                    });
-                }
-                None
             }
         }
     }
