@@ -59,6 +59,7 @@ struct Outgoing {
 
 struct Incoming {
     message: MessageId,
+    qos: QoS,
     /// The broker may send it again: a new connection began after it came.
     stale: bool,
     stage: Stage,
@@ -325,7 +326,9 @@ impl Client {
             Packet::PubRel(ack) => {
                 let id = ack.packet_id.get();
                 if let Some(incoming) = self.incoming.get_mut(&id) {
-                    if incoming.stage == Stage::Arrived {
+                    let barred = self.denied.contains_key(&history.messages[incoming.message].topic);
+                    // What it must not have any more is let go of and not sent again.
+                    if incoming.stage == Stage::Arrived && !(barred && incoming.stale) {
                         history.violated(format!("{}: PUBREL {id} before PUBREC", self.name));
                     }
                     incoming.stage = Stage::Released;
@@ -386,6 +389,7 @@ impl Client {
         for incoming in self.incoming.values_mut() {
             incoming.stale = true;
         }
+        self.let_go(history);
         // What is under way is sent again, in order [MQTT-4.4.0-1].
         let under_way: Vec<_> = self
             .outgoing
@@ -404,6 +408,16 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// What the client must not see any more is not sent again: its packet id is free, unless it is one of QoS 2, which
+    /// is released.
+    pub fn let_go(&mut self, history: &History) {
+        let denied = &self.denied;
+        self.incoming.retain(|_, incoming| {
+            let barred = denied.contains_key(&history.messages[incoming.message].topic);
+            !(barred && incoming.stale && incoming.qos == QoS::AtLeastOnce)
+        });
     }
 
     fn received(&mut self, publish: &Publish, history: &mut History) {
@@ -443,7 +457,8 @@ impl Client {
                     return; // Known: not delivered again.
                 }
             } else {
-                self.incoming.insert(id, Incoming { message, stale: false, stage: Stage::Arrived });
+                let (qos, stage) = (publish.qos, Stage::Arrived);
+                self.incoming.insert(id, Incoming { message, qos, stale: false, stage });
             }
         }
         let (client, at) = (self.id, history.step);

@@ -267,6 +267,7 @@ impl Story {
         self.tell(who, &format!("may not use {topic} any more"));
         let step = self.history.step;
         self.clients[who].deny(topic, step);
+        self.clients[who].let_go(&self.history);
         for one in self.history.subscriptions.iter_mut().filter(|one| one.client == who) {
             if matches(&one.filter, topic) {
                 one.until.get_or_insert(step);
