@@ -8,7 +8,6 @@ mod plugins;
 mod tls;
 mod transport;
 
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +18,9 @@ use mqgate_protocol::topics::RewriteError;
 
 pub use self::tls::version;
 pub use self::transport::{is_local, listen_address, network};
-use super::model::{AdminTls, AuthMode, Config, Listener, Registration, TopicRule, Transport, Verify};
+use super::model::{
+    AdminTls, AuthMode, Config, Listener, Native, Registration, TopicRule, Transport, Verify,
+};
 use super::problem::{Problem, did_you_mean};
 use super::source::{Source, dotted, path};
 
