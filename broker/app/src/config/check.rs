@@ -21,8 +21,8 @@ pub use self::transport::{is_local, listen_address, network};
 use super::model::{
     AdminTls, AuthMode, Config, Listener, Native, Registration, TopicRule, Transport, Verify,
 };
-use super::problem::{Problem, did_you_mean};
-use super::source::{Source, dotted, path};
+use super::problem::Problem;
+use super::source::{Source, path};
 
 /// The bundled components, as far as names go.
 pub const BUNDLED: [&str; 3] = ["cert-acl", "auto-register", "audit-log"];
