@@ -318,15 +318,18 @@ async fn mosquitto_and_we_bridge_each_other_and_nothing_goes_round() {
         up(&local, "m").await;
         let mut here = client(local.plain_options("here"), &["t/#"]).await;
         let mut there = client(mosquitto.options("there"), &["t/#"]).await;
+        let published = std::cell::Cell::new(0);
         let both = async |publisher: &Client, receiver: &mut Client| {
             eventually("both ways are open", async || {
+                published.set(published.get() + 1);
                 publisher.publish("t/warm", "x", QoS::AtLeastOnce, false).await.unwrap();
                 let mut seen = 0;
                 while let Ok(Event::Message(_)) =
                     tokio::time::timeout(Duration::from_millis(300), receiver.recv()).await
                 {
                     seen += 1;
-                    assert!(seen <= 20, "it goes round in circles");
+                    // Those of earlier attempts may have waited for a way to open.
+                    assert!(seen <= 4 * published.get(), "it goes round in circles");
                 }
                 (seen >= 2).then_some(())
             })
