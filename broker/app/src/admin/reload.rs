@@ -9,6 +9,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use mqgate_identity::certificate::certificates_from_pem;
+use mqgate_identity::evaluation::Step;
 use mqgate_identity::time::UnixMillis;
 use mqgate_server::admin::{Actor, Problem};
 use mqgate_server::clock;
@@ -29,6 +31,7 @@ pub fn router(reloader: Reloading) -> Router {
         .route("/listeners", get(listeners))
         .route("/listeners/{name}", get(listener).patch(change))
         .route("/listeners/{name}/auth-mode", axum::routing::put(auth_mode))
+        .route("/listeners/{name}/explain", post(explain))
         .route("/transitions", get(transitions))
         .route("/transitions/{id}", get(transition))
         .route("/transitions/{id}/end", post(end))
@@ -63,7 +66,7 @@ async fn show(State(reloader): State<Reloading>) -> Json<Value> {
     let (config, overrides, waiting) = reloader.in_force().await;
     Json(json!({
         "config": crate::config::show::without_secrets(&config),
-        "overrides": overrides.shown(),
+        "overrides": crate::config::show::hide_secrets(overrides.shown()),
         "restart_required": waiting,
     }))
 }
@@ -88,7 +91,7 @@ async fn listener(
     let mut answer = json!({
         "name": name,
         "settings": crate::config::show::without_secrets(&config)["listeners"][&name],
-        "overrides": overrides.shown()["listeners"][&name],
+        "overrides": crate::config::show::hide_secrets(overrides.shown())["listeners"][&name],
     });
     // One that was just added may not run yet.
     if let Some(Value::Object(shown)) = shown.map(|shown| json!(shown)) {
@@ -97,6 +100,43 @@ async fn listener(
         }
     }
     Ok(Json(answer))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChainBody {
+    /// What a client would send: its certificate, then intermediates.
+    pem: String,
+}
+
+/// Would this chain get through the handshake now, and if not, at which step; nothing is changed by asking.
+async fn explain(
+    State(reloader): State<Reloading>,
+    Path(name): Path<String>,
+    body: Result<Json<ChainBody>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Json(body) = body.map_err(bad_json)?;
+    let (config, ..) = reloader.in_force().await;
+    if !config.listeners.contains_key(&name) {
+        return Err(no_listener(&name));
+    }
+    let chain = certificates_from_pem(body.pem.as_bytes())
+        .map_err(|error| Problem::bad_request("bad_certificate", error.to_string()))?;
+    Ok(Json(match reloader.live().judge_chain(&name, &chain) {
+        Ok(path) => json!({
+            "admitted": true,
+            "ca": &*path.anchor.name,
+            "depth": path.depth,
+            "not_after": path.not_after.0,
+            "remarks": path.lints.iter().map(|lint| lint.as_str()).collect::<Vec<_>>(),
+        }),
+        Err(rejection) => json!({
+            "admitted": false,
+            "step": Step::of(rejection.reason).as_str(),
+            "reason": rejection.reason.as_str(),
+            "detail": rejection.detail,
+        }),
+    }))
 }
 
 async fn listeners(State(reloader): State<Reloading>) -> Json<Value> {

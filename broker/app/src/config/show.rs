@@ -29,6 +29,11 @@ pub fn entries(config: &Config, inputs: &Inputs) -> Vec<Entry> {
 
 /// The whole configuration as a tree, with secrets left out.
 pub fn without_secrets(config: &Config) -> Value {
+    hide_secrets(serde_json::to_value(config).unwrap_or_default())
+}
+
+/// The same for a part of one, from its root.
+pub fn hide_secrets(mut value: Value) -> Value {
     fn walk(value: &mut Value, path: &mut Vec<Step>) {
         match value {
             Value::Object(map) => {
@@ -43,7 +48,6 @@ pub fn without_secrets(config: &Config) -> Value {
             _ => {}
         }
     }
-    let mut value = serde_json::to_value(config).unwrap_or_default();
     walk(&mut value, &mut Vec::new());
     value
 }

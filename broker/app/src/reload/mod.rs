@@ -229,6 +229,10 @@ impl Reloader {
         &self.parts.listeners
     }
 
+    pub fn live(&self) -> &Live {
+        &self.parts.live
+    }
+
     pub fn audit(&self) -> &AuditLog {
         &self.parts.audit
     }

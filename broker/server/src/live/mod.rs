@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mqgate_codec::ReasonCode;
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
-use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
+use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, ClientCertificate};
 use mqgate_identity::evaluation::{PathPolicy, Rejection, ValidatedPath};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixSeconds;
@@ -202,6 +202,19 @@ impl Live {
         let rules = self.rules_of(listener)?;
         let trust = rules.trust.current();
         trust.judge(&certificate.leaf, &certificate.intermediates, &rules.policy, now)
+    }
+
+    /// Judges a chain, the client's certificate first, as this listener would judge it in a handshake now.
+    pub fn judge_chain(&self, listener: &str, chain: &[Vec<u8>]) -> Result<ValidatedPath, Rejection> {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return Err(Rejection {
+                reason: Reason::TlsNoPeerCert,
+                detail: String::from("there is no certificate"),
+            });
+        };
+        let rules = self.rules_of(listener)?;
+        let leaf = CertificateFacts::parse(leaf)?;
+        rules.trust.current().judge(&leaf, intermediates, &rules.policy, clock::now().seconds())
     }
 
     /// The CA that a certificate's path ends in now. Judged again if what its listener trusts, or how it judges, has

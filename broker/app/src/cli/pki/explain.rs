@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use mqgate_identity::certificate::{CertificateFacts, certificates_from_pem};
-use mqgate_identity::evaluation::{Anchor, PathPolicy, TrustAnchors, evaluate};
+use mqgate_identity::certificate::{CertificateFacts, to_pem};
+use mqgate_identity::evaluation::{PathPolicy, Step, TrustAnchors, evaluate};
 use mqgate_identity::reason::Reason;
+use mqgate_identity::time::UnixSeconds;
 use serde_json::{Value, json};
 
 use super::super::output::{self, printable, say};
@@ -23,8 +24,8 @@ Examples:
   mqgate pki explain device-7.pem --listener devices
   mqgate pki explain chain.pem --listener devices --config my.toml --offline --json
 
-Judged by the configuration's rules and the broker's code. If the broker runs, the CAs and the device
-certificates that it knows count, too. What the chain (plugins) decides after that is not foretold.
+If the broker runs, it judges: its CAs, its rules, its revocation lists and its device certificates count. Otherwise
+the configuration's rules and CAs do. What the chain (plugins) decides after that is not foretold.
 Exit code 1: it would not get in.")]
 pub struct ExplainArgs {
     /// What the client sends: its certificate, PEM or DER; intermediates after it
@@ -72,7 +73,8 @@ impl Story {
 /// What the running broker knows.
 struct Live {
     remote: Remote,
-    anchors: Vec<Anchor>,
+    /// Of the handshake.
+    judgement: Value,
 }
 
 pub fn explain(args: &ExplainArgs, config: Option<&Path>) -> Result<()> {
@@ -80,7 +82,7 @@ pub fn explain(args: &ExplainArgs, config: Option<&Path>) -> Result<()> {
     let (name, listener) = choose(&loaded, args.listener.as_deref())?;
     let chain = certificates(&args.file)?;
     let mut story = Story::default();
-    tell(&mut story, args, config, &loaded, listener, &chain)?;
+    tell(&mut story, args, config, &loaded, (name, listener), &chain)?;
     show(args, name, &story)?;
     match &story.reason {
         None => Ok(()),
@@ -115,23 +117,23 @@ fn tell(
     args: &ExplainArgs,
     config_file: Option<&Path>,
     config: &Config,
-    listener: &model::Listener,
+    (name, listener): (&str, &model::Listener),
     chain: &[Vec<u8>],
 ) -> Result<()> {
     let mode = build::auth_mode_name(listener);
-    match (listener.kind, listener.mode()) {
-        (model::Transport::Tls, model::AuthMode::OneWay) => {
+    match (listener.kind.has_tls(), listener.mode()) {
+        (true, model::AuthMode::OneWay) => {
             story.open("asked", "mode one-way: no certificate is asked for, and none is looked at");
             return Ok(());
         }
-        (model::Transport::Tls, _) => {
+        (true, _) => {
             let need = match listener.certificate_required() {
                 true => "required",
                 false => "asked for, and not required; one that is sent must be good",
             };
             story.good("asked", format!("mode {mode}: a certificate is {need}"));
         }
-        _ => {
+        (false, _) => {
             story.open("asked", "the listener has no TLS: no certificate is asked for");
             return Ok(());
         }
@@ -150,50 +152,16 @@ fn tell(
     );
     story.good("readable", what);
 
-    let live = if args.offline { None } else { ask(args, config_file) };
-    let configured = build::anchors(config)?;
-    // A CA of the configuration lets clients in on the listeners that name it.
-    let is_here =
-        |name: &Arc<str>| config.listeners.get(&**name).is_some_and(|named| std::ptr::eq(named, listener));
-    let mut anchors: Vec<_> = configured
-        .iter()
-        .filter(|bound| bound.listeners.as_ref().is_none_or(|names| names.iter().any(is_here)))
-        .map(|bound| bound.anchor.clone())
-        .collect();
-    for anchor in live.iter().flat_map(|live| &live.anchors) {
-        if !configured.iter().any(|known| known.anchor.der == anchor.der) {
-            anchors.push(anchor.clone());
+    let live = if args.offline { None } else { ask(args, config_file, name, chain) };
+    match &live {
+        Some(live) => {
+            story.good("trusted", "judged by the running broker: its CAs, its rules, its revocation lists");
+            judged(story, &live.judgement);
         }
+        None => judge_offline(story, config, listener, leaf, intermediates)?,
     }
-    let count = anchors.len();
-    let anchors =
-        TrustAnchors::new(anchors).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-    let known = match &live {
-        Some(_) => "of the configuration and of the running broker",
-        None => {
-            "of the configuration; those of `mqgate ca add` are not known here, because no broker was asked"
-        }
-    };
-    story.good("trusted", format!("{count} CAs {known}"));
-    // Revocation lists are the running broker's.
-    let policy = PathPolicy { revocation: None, ..path_policy(config, listener) };
-    match evaluate(leaf, intermediates, &anchors, &policy, now()) {
-        Ok(path) => {
-            let remarks: Vec<_> = path.lints.iter().map(|lint| lint.as_str()).collect();
-            let remarks = match remarks.is_empty() {
-                true => String::new(),
-                false => format!("; remarks: {}", remarks.join(", ")),
-            };
-            let detail = format!(
-                "leads to CA \"{}\" over {} intermediates, good until {}{remarks}",
-                path.anchor.name, path.depth, path.not_after
-            );
-            story.good("path", detail);
-        }
-        Err(rejection) => {
-            story.failed(step_of(rejection.reason), rejection.reason.as_str(), rejection.detail);
-            return Ok(());
-        }
+    if story.reason.is_some() {
+        return Ok(());
     }
     story.open("key", "the client must hold the private key: the handshake proves it, a file cannot");
     if listener.mode() == model::AuthMode::PerDevice {
@@ -206,30 +174,76 @@ fn tell(
     Ok(())
 }
 
-/// Which part of the evaluation says so.
-fn step_of(reason: Reason) -> &'static str {
-    match reason {
-        Reason::CertTooLarge => "size",
-        Reason::CertMalformed => "readable",
-        Reason::CertV1 => "version",
-        Reason::CertCaAsLeaf | Reason::CertPurpose => "purpose",
-        Reason::CertExpired | Reason::CertNotYetValid => "validity",
-        Reason::CertSigAlg | Reason::CertBadSignature => "signature",
-        Reason::CertRevoked => "revocation",
-        _ => "path",
+/// What the running broker said about the path.
+fn judged(story: &mut Story, judgement: &Value) {
+    if judgement["admitted"] == true {
+        let remarks: Vec<_> = judgement["remarks"].as_array().into_iter().flatten().collect();
+        let remarks: Vec<&str> = remarks.into_iter().filter_map(Value::as_str).collect();
+        let not_after = UnixSeconds(judgement["not_after"].as_i64().unwrap_or_default());
+        let (ca, depth) = (output::text(judgement, "ca"), judgement["depth"].as_u64().unwrap_or_default());
+        leads(story, &ca, depth, not_after, &remarks);
+    } else {
+        let step = Step::ALL.into_iter().find(|step| judgement["step"] == step.as_str());
+        let detail = output::text(judgement, "detail");
+        story.failed(step.map_or("path", Step::as_str), &output::text(judgement, "reason"), detail);
     }
 }
 
-/// Answers nothing if there is no broker to ask.
-fn ask(args: &ExplainArgs, config: Option<&Path>) -> Option<Live> {
+fn leads(story: &mut Story, ca: &str, depth: u64, not_after: UnixSeconds, remarks: &[&str]) {
+    let remarks = match remarks {
+        [] => String::new(),
+        remarks => format!("; remarks: {}", remarks.join(", ")),
+    };
+    let detail = format!("leads to CA \"{ca}\" over {depth} intermediates, good until {not_after}{remarks}");
+    story.good("path", detail);
+}
+
+/// By the configuration alone.
+fn judge_offline(
+    story: &mut Story,
+    config: &Config,
+    listener: &model::Listener,
+    leaf: &[u8],
+    intermediates: &[Vec<u8>],
+) -> Result<()> {
+    // A CA of the configuration lets clients in on the listeners that name it.
+    let is_here =
+        |name: &Arc<str>| config.listeners.get(&**name).is_some_and(|named| std::ptr::eq(named, listener));
+    let anchors: Vec<_> = build::anchors(config)?
+        .iter()
+        .filter(|bound| bound.listeners.as_ref().is_none_or(|names| names.iter().any(is_here)))
+        .map(|bound| bound.anchor.clone())
+        .collect();
+    let count = anchors.len();
+    let anchors =
+        TrustAnchors::new(anchors).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    let known =
+        "of the configuration; those of `mqgate ca add` are not known here, because no broker was asked";
+    story.good("trusted", format!("{count} CAs {known}"));
+    // Revocation lists are the running broker's.
+    let policy = PathPolicy { revocation: None, ..path_policy(config, listener) };
+    match evaluate(leaf, intermediates, &anchors, &policy, now()) {
+        Ok(path) => {
+            let remarks: Vec<_> = path.lints.iter().map(|lint| lint.as_str()).collect();
+            leads(story, &path.anchor.name, path.depth as u64, path.not_after, &remarks);
+            if listener.crl_check {
+                story.open("revocation", "the lists are the running broker's, and no broker was asked");
+            }
+        }
+        Err(rejection) => {
+            let step = Step::of(rejection.reason).as_str();
+            story.failed(step, rejection.reason.as_str(), rejection.detail);
+        }
+    }
+    Ok(())
+}
+
+/// Answers nothing if there is no broker to ask, or if it does not have this listener.
+fn ask(args: &ExplainArgs, config: Option<&Path>, listener: &str, chain: &[Vec<u8>]) -> Option<Live> {
     let remote = Remote::new(&args.remote, config).ok()?;
-    let cas = remote.all("/cas").ok()?;
-    let anchors = cas.iter().filter_map(|ca| {
-        let der = certificates_from_pem(ca["pem"].as_str()?.as_bytes()).ok()?.into_iter().next()?;
-        Some(Anchor { name: ca["name"].as_str()?.into(), der: der.into() })
-    });
-    let anchors = anchors.collect();
-    Some(Live { remote, anchors })
+    let pem: String = chain.iter().map(|der| to_pem(der)).collect();
+    let judgement = remote.post(&format!("/listeners/{listener}/explain"), &json!({ "pem": pem })).ok()?;
+    Some(Live { remote, judgement })
 }
 
 fn registry(
