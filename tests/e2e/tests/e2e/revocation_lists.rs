@@ -56,6 +56,15 @@ async fn a_list_that_arrives_shuts_out_whom_it_names() {
         .await;
     assert_eq!(refused["fingerprint"], bad.fingerprint.as_str());
     assert_eq!(refused["fields"]["certificate.serial"], hex::encode(&bad.serial));
+    // Explained as it is judged.
+    for (device, step) in [(&good, None), (&bad, Some("revocation"))] {
+        let file = device.certificate.display().to_string();
+        let output = broker.admin().try_run(&["pki", "explain", &file, "--json"]);
+        let story: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let failed = story["steps"].as_array().unwrap().iter().find(|step| step["outcome"] == "failed");
+        assert_eq!(failed.map(|failed| failed["step"].as_str().unwrap()), step, "{story}");
+        assert_eq!(output.status.success(), step.is_none());
+    }
     broker
         .audited("the list", |line| line["name"] == "crl.updated" && line["fields"]["entries"] == "1")
         .await;
