@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::compare::NameKey;
 pub(crate) use self::compare::{CanonicalName, Subtree};
 pub(crate) use self::der::{
     Element, integer, object_identifier, only, tag, take, take_tagged, time, unsigned,

@@ -1,6 +1,8 @@
 //! When two distinguished names are the same: RFC 5280, 7.1. Letter case, the string type and the number of
 //! spaces do not count; the order of RDNs does. Does not know what a name is compared for.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use super::der::{self, tag};
 use super::name::text;
 
@@ -8,6 +10,22 @@ use super::name::text;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct CanonicalName {
     rdns: Vec<Rdn>,
+}
+
+/// What a name is found by: equal for names that are the same name (RFC 5280, 7.1), however each was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NameKey(u64);
+
+impl NameKey {
+    /// From the DER of a name. Two names may have one key: whoever is found by it is looked at again.
+    pub fn of(raw: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        match CanonicalName::read(raw) {
+            Some(name) => name.hash(&mut hasher),
+            None => raw.hash(&mut hasher),
+        }
+        Self(hasher.finish())
+    }
 }
 
 /// The attributes of one RDN, sorted: it is a set.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
 
-use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint};
+use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, NameKey};
 use mqgate_identity::time::UnixSeconds;
 use tokio::sync::Notify;
 
@@ -22,10 +22,10 @@ pub enum Mark<'a> {
     Certificate(CertificateFingerprint),
     /// The CA that the client's path ends in.
     Anchor(CertificateFingerprint),
-    /// Who signed a certificate that the client sent: the DER of its name.
-    Issuer(&'a [u8]),
+    /// Who signed a certificate that the client sent, however the name was written.
+    Issuer(NameKey),
     /// One certificate that the client sent: its issuer's name, and its serial number.
-    Issued { issuer: &'a [u8], serial: &'a [u8] },
+    Issued { issuer: NameKey, serial: &'a [u8] },
     /// Where it connected.
     Listener(&'a str),
     /// The server's certificate that it was shown.
@@ -217,7 +217,7 @@ impl ConnectionHandle {
             take(Mark::Anchor(anchor));
         }
         let mut take_issued = |facts: &CertificateFacts| {
-            let (issuer, serial) = (facts.issuer.raw.as_slice(), facts.serial.as_slice());
+            let (issuer, serial) = (NameKey::of(&facts.issuer.raw), facts.serial.as_slice());
             take(Mark::Issuer(issuer));
             take(Mark::Issued { issuer, serial });
         };
@@ -274,8 +274,13 @@ mod tests {
         assert_eq!(ids(Mark::Anchor(ca.id())), [1, 2, 3]);
         assert_eq!(ids(Mark::Anchor(other.id())), [0; 0]);
         assert_eq!(ids(Mark::Certificate(facts.certificate_fingerprint)), [2]);
-        assert_eq!(ids(Mark::Issuer(&facts.issuer.raw)), [1, 2, 3]);
-        assert_eq!(ids(Mark::Issued { issuer: &facts.issuer.raw, serial: &facts.serial }), [2]);
+        assert_eq!(ids(Mark::Issuer(NameKey::of(&facts.issuer.raw))), [1, 2, 3]);
+        assert_eq!(ids(Mark::Issued { issuer: NameKey::of(&facts.issuer.raw), serial: &facts.serial }), [2]);
+        // The same name, written as another string type: UTF8String and PrintableString.
+        let position = facts.issuer.raw.iter().rposition(|byte| *byte == 0x0c).unwrap();
+        let mut otherwise = facts.issuer.raw.clone();
+        otherwise[position] = 0x13;
+        assert_eq!(ids(Mark::Issued { issuer: NameKey::of(&otherwise), serial: &facts.serial }), [2]);
         assert_eq!(ids(Mark::Listener("main")), [1, 2, 3]);
         assert_eq!(ids(Mark::Listener("plain")), [9]);
 

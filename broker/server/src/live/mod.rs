@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mqgate_codec::ReasonCode;
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
-use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, ClientCertificate};
+use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, ClientCertificate, NameKey};
 use mqgate_identity::evaluation::{PathPolicy, Rejection, ValidatedPath};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixSeconds;
@@ -148,9 +148,10 @@ impl Live {
 
     /// A list of revoked certificates of `issuer` (DER of its name) is in force, which names these serial
     /// numbers.
-    pub fn crl_arrived<'a>(self: &Arc<Self>, issuer: &'a [u8], serials: impl IntoIterator<Item = &'a [u8]>) {
+    pub fn crl_arrived<'a>(self: &Arc<Self>, issuer: &[u8], serials: impl IntoIterator<Item = &'a [u8]>) {
         let since = Instant::now();
         let connections = self.broker.connections();
+        let issuer = NameKey::of(issuer);
         let named = serials.into_iter().flat_map(|serial| connections.find(Mark::Issued { issuer, serial }));
         self.look_at(named.collect(), Trigger::Crl, since);
     }
@@ -158,6 +159,7 @@ impl Live {
     /// What is known of an issuer's certificates has changed in general: its list of revoked certificates became
     /// stale, or is gone.
     pub fn issuer_changed(self: &Arc<Self>, issuer: &[u8]) {
+        let issuer = NameKey::of(issuer);
         self.look_at(self.broker.connections().find(Mark::Issuer(issuer)), Trigger::Crl, Instant::now());
     }
 
