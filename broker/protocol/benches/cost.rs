@@ -6,6 +6,7 @@
 use std::hint::black_box;
 use std::io::Write as _;
 use std::num::NonZeroU32;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,16 +25,39 @@ const SEED: Seed = Seed(0x5eed);
 const RUNS: usize = 5;
 
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    let most = if quick { 10_000 } else { 1_000_000 };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let part = |name: &str| arguments.iter().find_map(|argument| argument.strip_prefix(name));
+    if let (Some(what), Some(count)) =
+        (part("--what="), part("--count=").and_then(|count| count.parse().ok()))
+    {
+        return measure(what, count);
+    }
+    let most = if arguments.iter().any(|argument| argument == "--quick") { 10_000 } else { 1_000_000 };
+    let this = std::env::current_exe().expect("it was started");
+    // Each in a process of its own: memory that others gave back would be used again.
+    let measure = |what: &str, count: usize| {
+        let mut command = Command::new(&this);
+        command.arg(format!("--what={what}")).arg(format!("--count={count}"));
+        let status = command.status().expect("it starts again");
+        assert!(status.success(), "{what} {count}: {status}");
+    };
     let counts =
         || std::iter::successors(Some(1_usize), |count| Some(count * 10)).take_while(move |n| *n <= most);
-    for kind in [Kind::Exact, Kind::Plus, Kind::Hash, Kind::Overlapping] {
-        counts().for_each(|count| subscriptions(kind, count));
+    for kind in Kind::ALL {
+        counts().for_each(|count| measure(kind.name(), count));
     }
-    counts().take_while(|count| *count <= 10_000).for_each(subscribers);
-    [1, 4, 16, 64, 128].into_iter().for_each(levels);
-    counts().for_each(retained);
+    counts().take_while(|count| *count <= 10_000).for_each(|count| measure("subscribers", count));
+    [1, 4, 16, 64, 128].into_iter().for_each(|count| measure("levels", count));
+    counts().for_each(|count| measure("retained", count));
+}
+
+fn measure(what: &str, count: usize) {
+    match (what, Kind::ALL.into_iter().find(|kind| kind.name() == what)) {
+        (_, Some(kind)) => subscriptions(kind, count),
+        ("subscribers", None) => subscribers(count),
+        ("levels", None) => levels(count),
+        _ => retained(count),
+    }
 }
 
 /// One point of a curve.
@@ -56,6 +80,8 @@ enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 4] = [Self::Exact, Self::Plus, Self::Hash, Self::Overlapping];
+
     const fn name(self) -> &'static str {
         match self {
             Self::Exact => "exact",
