@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 
@@ -148,9 +148,20 @@ impl Drop for Broker {
     }
 }
 
+/// Below the range from which the system takes ports for outgoing connections: while a broker starts, one of those could
+/// take the place that a listener is about to have.
+const PORTS: std::ops::Range<u16> = 10_240..32_768;
+
 fn free_ports() -> anyhow::Result<[u16; 3]> {
-    let one = || TcpListener::bind(("127.0.0.1", 0)).context("no free port on 127.0.0.1");
+    // Elsewhere each time: connections to the broker before this one linger in TIME-WAIT.
+    let first = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_micros() as usize % PORTS.len();
+    let mut candidates = PORTS.cycle().skip(first).take(PORTS.len());
     // All are held until all are known, so that they differ.
+    let mut one = || {
+        candidates
+            .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+            .context("no free port on 127.0.0.1")
+    };
     let (first, second, third) = (one()?, one()?, one()?);
     Ok([first.local_addr()?.port(), second.local_addr()?.port(), third.local_addr()?.port()])
 }
