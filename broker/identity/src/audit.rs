@@ -67,8 +67,21 @@ pub mod names {
     pub const DEVICE_DEACTIVATED: &str = "device.deactivated";
     pub const DEVICE_REVOKED: &str = "device.revoked";
     pub const DEVICE_DELETED: &str = "device.deleted";
+    pub const DEVICE_REJECTED: &str = "device.rejected";
+    pub const DEVICE_REINSTATED: &str = "device.reinstated";
+    pub const DEVICE_QUARANTINED: &str = "device.quarantined";
+    pub const DEVICE_RELEASED: &str = "device.released";
+    pub const DEVICE_CHANGED: &str = "device.changed";
+    pub const DEVICE_PURGED: &str = "device.purged";
     pub const CA_ADDED: &str = "ca.added";
     pub const CA_REMOVED: &str = "ca.removed";
+    pub const CA_VERIFIED: &str = "ca.verified";
+    pub const CA_ACTIVATED: &str = "ca.activated";
+    pub const CA_DEACTIVATED: &str = "ca.deactivated";
+    pub const CA_REVOKED: &str = "ca.revoked";
+    pub const CA_CHANGED: &str = "ca.changed";
+    pub const REGISTRATION_CODE_CREATED: &str = "registration_code.created";
+    pub const REGISTRATION_CODE_DELETED: &str = "registration_code.deleted";
     pub const SERVER_CERT_ADDED: &str = "server_cert.added";
     pub const SERVER_CERT_REPLACED: &str = "server_cert.replaced";
     pub const SERVER_CERT_REMOVED: &str = "server_cert.removed";
@@ -111,8 +124,21 @@ pub mod names {
         DEVICE_DEACTIVATED,
         DEVICE_REVOKED,
         DEVICE_DELETED,
+        DEVICE_REJECTED,
+        DEVICE_REINSTATED,
+        DEVICE_QUARANTINED,
+        DEVICE_RELEASED,
+        DEVICE_CHANGED,
+        DEVICE_PURGED,
         CA_ADDED,
         CA_REMOVED,
+        CA_VERIFIED,
+        CA_ACTIVATED,
+        CA_DEACTIVATED,
+        CA_REVOKED,
+        CA_CHANGED,
+        REGISTRATION_CODE_CREATED,
+        REGISTRATION_CODE_DELETED,
         SERVER_CERT_ADDED,
         SERVER_CERT_REPLACED,
         SERVER_CERT_REMOVED,

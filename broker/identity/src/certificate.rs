@@ -17,7 +17,7 @@ pub(crate) use self::der::{
     Element, integer, object_identifier, only, tag, take, take_tagged, time, unsigned,
 };
 pub use self::name::{MAX_NAME_ATTRIBUTES, MAX_SUBJECT_ALT_NAMES};
-pub(crate) use self::name::{distinguished_name, is_deceptive};
+pub(crate) use self::name::{attribute_short_name, distinguished_name, is_attribute_name, is_deceptive};
 pub(crate) use self::parse::oid;
 pub use self::parse::{MAX_CERTIFICATE_BYTES, MAX_EXTENSIONS};
 pub use self::pem::{certificates_from_pem, to_pem};
@@ -143,6 +143,8 @@ pub struct ClientCertificate {
     /// DER of the intermediates the client sent, in order.
     pub intermediates: Vec<Arc<[u8]>>,
     pub anchor: MatchedAnchor,
+    /// SHA-256 of the public key that signed the leaf: the anchor's, or an intermediate's.
+    pub issuer_key: [u8; 32],
     /// The earliest end of validity on the path, anchor included.
     pub not_after: UnixSeconds,
     /// Names the trust set and the rules that it was judged by.
@@ -193,5 +195,19 @@ impl<'de> Deserialize<'de> for CertificateFingerprint {
         let text = String::deserialize(deserializer)?;
         Self::from_hex(&text)
             .ok_or_else(|| serde::de::Error::custom("a SHA-256 of 64 hex digits was expected"))
+    }
+}
+
+impl schemars::JsonSchema for CertificateFingerprint {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "CertificateFingerprint".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[0-9a-f]{64}$" })
     }
 }

@@ -26,6 +26,7 @@ mod strict;
 
 pub use self::anchors::{Anchor, AnchorError, TrustAnchors};
 pub use self::explain::{Explanation, Step, explain};
+pub use self::links::key_ids;
 pub use self::lint::{AnchorLint, AnchorWarning, lint};
 pub use self::list::{DEFAULT_MAX_LIST_BYTES, ListError, RevocationList, distribution_urls};
 pub use self::ocsp::{OcspError, OcspGood, OcspQuestion, must_staple, ocsp_responder};
@@ -51,6 +52,8 @@ pub struct ValidatedPath {
     /// Intermediates between the end entity and the anchor.
     pub depth: usize,
     pub lints: Vec<PathLint>,
+    /// SHA-256 of the public key that signed the end entity's certificate.
+    pub issuer_key: [u8; 32],
 }
 
 /// Accepted, but an operator should know.
@@ -121,6 +124,7 @@ pub fn evaluate_facts<I: AsRef<[u8]>>(
         not_after: found.not_after,
         depth: found.depth,
         lints,
+        issuer_key: found.issuer_key,
     })
 }
 

@@ -4,8 +4,12 @@
 //! What a change may be is decided by the pure rules of `mqgate-identity`; where records are kept is behind
 //! [`Storage`]. Does not know MQTT.
 
+mod ask;
+mod ca_changes;
 mod cache;
 mod cas;
+mod changes;
+mod codes;
 mod devices;
 mod flight;
 
@@ -19,11 +23,16 @@ use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::certificate::{CertificateError, CertificateFingerprint};
 use mqgate_identity::evaluation::{PathPolicy, Rejection};
 use mqgate_identity::reason::Reason;
-use mqgate_identity::registry::rules::{RuleError, Write};
-use mqgate_identity::registry::{CaCertificate, DeviceCertificate, DeviceState, Storage, StorageError};
+use mqgate_identity::registry::rules::RuleError;
+use mqgate_identity::registry::{
+    CaCertificate, Condition, DeviceCertificate, DevicePage, DeviceQuery, DeviceState, Effective,
+    EffectiveFilter, EventsPage, NewEvent, RecordWrite, RegistryChanges, Storage, StorageError, rules,
+};
 use mqgate_identity::time::UnixMillis;
 use tokio_util::sync::CancellationToken;
 
+pub use self::ask::{Ask, Changed, ChangedCa, ChangedDevice, DryRun};
+pub use self::ca_changes::{CaImpact, CaProof, CaRegistration};
 use self::cache::Cache;
 pub use self::cas::RetiredCa;
 pub use self::devices::{JitRegistration, ManualRegistration};
@@ -86,21 +95,28 @@ pub enum RegistryError {
     #[error("the device \"{0}\" exists already, and the registrar said not to add a certificate to it")]
     DeviceExists(String),
     #[error("{0}")]
-    Storage(#[from] StorageError),
+    Storage(StorageError),
     #[error("{0}")]
     Audit(#[from] AuditRefused),
+}
+
+/// What must be unique is a rule that the storage keeps.
+impl From<StorageError> for RegistryError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::DuplicateSerial { existing } => Self::Rule(RuleError::DuplicateSerial { existing }),
+            StorageError::KeyCompromised { existing } => Self::Rule(RuleError::KeyCompromised { existing }),
+            other => Self::Storage(other),
+        }
+    }
 }
 
 impl RegistryError {
     /// What a client hears of it that is being registered.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Rule(RuleError::Revoked) => Reason::CertRevoked,
-            Self::Rule(RuleError::Tombstoned) => Reason::CertTombstoned,
-            Self::Rule(RuleError::Expired { .. }) => Reason::CertExpired,
-            Self::Rule(RuleError::Ca(_)) => Reason::CaInactive,
+            Self::Rule(rule) => rule.reason(),
             Self::NotFound
-            | Self::Rule(_)
             | Self::Certificate(_)
             | Self::Pem(_)
             | Self::NoPath(_)
@@ -114,6 +130,31 @@ impl RegistryError {
             Self::Audit(_) => Reason::AuditUnavailable,
         }
     }
+
+    /// For programs: stable.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Rule(rule) => rule.code(),
+            Self::Certificate(_) | Self::Pem(_) => "bad_certificate",
+            Self::NoPath(rejection) => rejection.reason.as_str(),
+            Self::Trust(TrustError::NameTaken(_)) => "name_taken",
+            Self::Trust(TrustError::TooMany { .. }) => "too_many_cas",
+            Self::Trust(TrustError::Anchor(_)) => "bad_ca",
+            Self::Configured => "ca_configured",
+            Self::Retiring => "ca_in_transition",
+            Self::SameCa => "same_ca",
+            Self::Retirement(RetirementError::TooMany(_)) => "too_many_transitions",
+            Self::Retirement(RetirementError::Unavailable(_)) => "transitions_unavailable",
+            Self::DeviceExists(_) => "device_exists",
+            Self::Storage(StorageError::Conflict { .. }) => "revision_conflict",
+            Self::Storage(StorageError::BadCursor) => "bad_cursor",
+            Self::Storage(StorageError::DuplicateSerial { .. }) => "duplicate_serial",
+            Self::Storage(StorageError::KeyCompromised { .. }) => "key_compromised",
+            Self::Storage(StorageError::Unavailable(_) | StorageError::Corrupt(_)) => "registry_unavailable",
+            Self::Audit(_) => "audit_unavailable",
+        }
+    }
 }
 
 /// Something live connections have to know at once.
@@ -121,16 +162,20 @@ impl RegistryError {
 pub enum RegistryChange {
     /// Connections with this certificate have to go.
     DeviceBarred { certificate: CertificateFingerprint, reason: Reason },
+    /// The record of a certificate is new, or changed in a way that bars nobody: who waits for it may look again.
+    DeviceChanged { certificate: CertificateFingerprint },
     /// Connections whose path ends in this CA have to go.
     CaRemoved { ca: CertificateFingerprint },
 }
 
-/// What goes with a record that is written, other than the record.
+/// One record that is written, and what goes with it.
 struct Change {
-    /// CA and state of the record it replaces.
-    before: Option<(CertificateFingerprint, DeviceState)>,
+    before: Option<Arc<DeviceCertificate>>,
+    /// `None`: the record goes.
+    after: Option<Arc<DeviceCertificate>>,
     source: &'static str,
-    event: AuditEvent,
+    audit: AuditEvent,
+    event: NewEvent,
 }
 
 /// Runs `work` to its end even if the caller stops waiting: half a change would be worse than none.
@@ -159,16 +204,18 @@ pub struct Registry {
     cas: ArcSwap<Vec<CaCertificate>>,
     retirement: RetirementSlot,
     /// Held while CAs change.
-    cas_writing: tokio::sync::Mutex<()>,
+    cas_writing: Arc<tokio::sync::Mutex<()>>,
     seen: Mutex<HashMap<CertificateFingerprint, UnixMillis>>,
     listeners: Mutex<Vec<Listener>>,
     failing: AtomicBool,
+    /// Number of the newest event.
+    newest_event: tokio::sync::watch::Sender<u64>,
 }
 
 /// Certificates whose `last_seen` may wait to be written; more are not remembered.
 const MOST_SEEN: usize = 100_000;
-/// Records written for `last_seen` in one round.
-const SEEN_BATCH: usize = 1_000;
+/// Certificates whose `last_seen` is written in one step.
+const SEEN_BATCH: usize = 2_000;
 
 impl Registry {
     /// Reads the CAs into `trust`. The audit log gets one durable record for each change.
@@ -190,12 +237,15 @@ impl Registry {
             flights: Flights::default(),
             cas: ArcSwap::default(),
             retirement: RetirementSlot::default(),
-            cas_writing: tokio::sync::Mutex::default(),
+            cas_writing: Arc::default(),
             seen: Mutex::default(),
             listeners: Mutex::default(),
             failing: AtomicBool::new(false),
+            newest_event: tokio::sync::watch::Sender::new(0),
         });
         registry.load_cas().await?;
+        let newest = registry.blocking(|storage| storage.events(u64::MAX, 0)).await?.newest;
+        registry.newest_event.send_replace(newest);
         let counts = registry.blocking(|storage| storage.device_certificate_counts()).await?;
         for ((ca, state), count) in counts {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -289,74 +339,170 @@ impl Registry {
                 // Only whether it works is of interest: `blocking` notes it.
                 let _ = self.blocking(|storage| storage.ca_certificates()).await;
             }
+            self.end_retirements().await;
             self.write_seen().await;
         }
         self.write_seen().await;
     }
 
     async fn write_seen(self: &Arc<Self>) {
-        let batch: Vec<_> = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let ids: Vec<_> = seen.keys().take(SEEN_BATCH).copied().collect();
-            ids.into_iter().filter_map(|id| seen.remove(&id).map(|at| (id, at))).collect()
-        };
         let granularity = u64::try_from(self.settings.last_seen_granularity.as_millis()).unwrap_or(u64::MAX);
-        for (id, at) in batch {
-            let Ok(Some(record)) = self.lookup(id).await else { continue };
-            let recent = record.last_seen.is_some_and(|last| at.0.saturating_sub(last.0) < granularity);
-            if recent || record.state != DeviceState::Active {
+        loop {
+            let batch: Vec<_> = {
+                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let ids: Vec<_> = seen.keys().take(SEEN_BATCH).copied().collect();
+                ids.into_iter().filter_map(|id| seen.remove(&id).map(|at| (id, at))).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let mut due = Vec::new();
+            for (id, at) in batch {
+                let Ok(Some(record)) = self.lookup(id).await else { continue };
+                let recent = record.last_seen.is_some_and(|last| at.0.saturating_sub(last.0) < granularity);
+                if !recent && record.state == DeviceState::Active {
+                    due.push((id, at));
+                }
+            }
+            if due.is_empty() {
                 continue;
             }
-            let flight = self.flights.enter(id).await;
-            let Ok(Some(record)) = self.lookup(id).await else { continue };
-            let mut next = DeviceCertificate::clone(&record);
-            next.last_seen = Some(at);
-            next.revision += 1;
-            let write = Write { record: next, expected: Some(record.revision) };
-            if let Err(error) = self.commit(flight, write, None).await {
-                tracing::warn!(%error, certificate = %id, "last_seen is not written");
+            let written = due.clone();
+            match self.blocking(move |storage| storage.touch_device_certificates(&written)).await {
+                Ok(()) => due.into_iter().for_each(|(id, at)| self.cache.seen(&id, at)),
+                Err(error) => {
+                    tracing::warn!(%error, certificates = due.len(), "last_seen is not written");
+                    return;
+                }
             }
         }
     }
 
-    /// Makes a change: stored, seen by every new lookup, made known to live connections, written down, in this
-    /// order. Once begun it is finished, whether or not the caller still waits.
+    /// Makes changes, all or none: stored, seen by every new lookup, made known to live connections, written down,
+    /// in this order. Once begun it is finished, whether or not the caller still waits. The caller is in the
+    /// flight of each certificate.
     async fn commit(
         self: &Arc<Self>,
-        flight: Flight,
-        write: Write<DeviceCertificate>,
-        change: Option<Change>,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
+        flights: Vec<Flight>,
+        changes: Vec<Change>,
+    ) -> Result<(), RegistryError> {
         let this = Arc::clone(self);
         finished(async move {
-            let record = this.put(write.record, write.expected).await?;
-            if let Some(Change { before, source, event }) = change {
-                this.count(before, &record, source);
-                if let Some(reason) = devices::barred(&record).filter(|_| before.is_some()) {
-                    this.tell(RegistryChange::DeviceBarred { certificate: record.id, reason });
-                }
-                this.record(event).await?;
-            }
-            drop(flight);
-            Ok(record)
+            let done = this.commit_here(changes).await;
+            drop(flights);
+            done
         })
         .await
     }
 
-    async fn put(
-        &self,
-        record: DeviceCertificate,
-        expected: Option<u64>,
-    ) -> Result<Arc<DeviceCertificate>, StorageError> {
-        let record = Arc::new(record);
-        let to_store = Arc::clone(&record);
-        let written = self.blocking(move |storage| storage.put_device_certificate(&to_store, expected)).await;
-        match written {
-            Ok(()) => self.cache.put(record.id, Some(Arc::clone(&record))),
-            // Whatever is stored now, it is not known here.
-            Err(_) => self.cache.forget(&record.id),
+    async fn commit_here(&self, changes: Vec<Change>) -> Result<(), RegistryError> {
+        let mut to_store = RegistryChanges::default();
+        for change in &changes {
+            let expected = change.before.as_ref().map(|before| before.revision);
+            match (&change.after, &change.before) {
+                (Some(after), _) => to_store.writes.push(RecordWrite::Device {
+                    record: Box::new(DeviceCertificate::clone(after)),
+                    expected,
+                }),
+                (None, Some(before)) => {
+                    to_store
+                        .writes
+                        .push(RecordWrite::RemoveDevice { id: before.id, expected: before.revision });
+                }
+                (None, None) => continue,
+            }
+            to_store.events.push(change.event.clone());
         }
-        written.map(|()| record)
+        let written = self.store(to_store).await;
+        for change in &changes {
+            let Some(id) = change.after.as_ref().or(change.before.as_ref()).map(|record| record.id) else {
+                continue;
+            };
+            match &written {
+                Ok(()) => self.cache.put(id, change.after.clone()),
+                // Whatever is stored now, it is not known here.
+                Err(_) => self.cache.forget(&id),
+            }
+        }
+        written?;
+        for change in &changes {
+            self.count(change);
+            match &change.after {
+                Some(after) => match changes::barred(after).filter(|_| change.before.is_some()) {
+                    Some(reason) => {
+                        self.tell(RegistryChange::DeviceBarred { certificate: after.id, reason });
+                    }
+                    None => self.tell(RegistryChange::DeviceChanged { certificate: after.id }),
+                },
+                None => {
+                    if let Some(before) = &change.before {
+                        let reason = Reason::CertNotRegistered;
+                        self.tell(RegistryChange::DeviceBarred { certificate: before.id, reason });
+                    }
+                }
+            }
+        }
+        self.record_all(changes.into_iter().map(|change| change.audit).collect()).await
+    }
+
+    /// Writes records and events in one step, and wakes who watches.
+    async fn store(&self, changes: RegistryChanges) -> Result<(), StorageError> {
+        let newest = self.blocking(move |storage| storage.commit(&changes)).await?;
+        self.newest_event.send_if_modified(|known| {
+            let is_newer = newest > *known;
+            *known = newest.max(*known);
+            is_newer
+        });
+        Ok(())
+    }
+
+    /// Events with a number above `after`, in order, at most `limit`.
+    pub async fn events(&self, after: u64, limit: usize) -> Result<EventsPage, RegistryError> {
+        Ok(self.blocking(move |storage| storage.events(after, limit)).await?)
+    }
+
+    /// The number of the newest event; changes with each.
+    pub fn watch_events(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.newest_event.subscribe()
+    }
+
+    /// Puts events into the outbox that are about no change of a record.
+    pub async fn announce(&self, events: Vec<NewEvent>) -> Result<(), RegistryError> {
+        Ok(self.store(RegistryChanges { writes: Vec::new(), events }).await?)
+    }
+
+    /// A page of the records that a query is for.
+    pub async fn query(&self, query: DeviceQuery) -> Result<DevicePage, RegistryError> {
+        Ok(self.blocking(move |storage| storage.query_device_certificates(&query)).await?)
+    }
+
+    /// For queries by what records come to now.
+    pub fn effective_filter(&self, wanted: Effective) -> EffectiveFilter {
+        EffectiveFilter { wanted, cas: self.cas(), policy: (*self.policy()).clone(), now: clock::now() }
+    }
+
+    /// What keeps a certificate out besides its state, as far as its record and its CA show.
+    pub fn conditions(&self, record: &DeviceCertificate) -> Vec<Condition> {
+        rules::conditions(record, self.ca(record.ca_id).as_ref(), &self.policy(), clock::now())
+    }
+
+    /// Whether a certificate may connect, as far as its record and its CA show.
+    pub fn effective(&self, record: &DeviceCertificate) -> Result<(), Reason> {
+        rules::effective(record, self.ca(record.ca_id).as_ref(), &self.policy(), clock::now())
+    }
+
+    /// Ids of devices above `after`, in order, at most `limit`.
+    pub async fn device_ids(
+        &self,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<String>, RegistryError> {
+        Ok(self.blocking(move |storage| storage.device_ids(after.as_deref(), limit)).await?)
+    }
+
+    /// Every certificate registered for a device of this id, in whatever trust domain.
+    pub async fn certificates_of(&self, device_id: String) -> Result<Vec<DeviceCertificate>, RegistryError> {
+        Ok(self.blocking(move |storage| storage.certificates_of_device(&device_id)).await?)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -379,20 +525,22 @@ impl Registry {
         answer
     }
 
-    fn count(
-        &self,
-        before: Option<(CertificateFingerprint, DeviceState)>,
-        after: &DeviceCertificate,
-        source: &str,
-    ) {
-        let ca = self.ca_name(after.ca_id);
-        let from = before.map_or("none", |(_, state)| device_state(state));
-        let labels = [&*ca, from, device_state(after.state), source];
-        self.metrics.device_transitions.with_label_values(&labels).inc();
-        if let Some((ca, state)) = before {
-            self.device_gauge(ca, state).dec();
+    fn count(&self, change: &Change) {
+        let name = |state: Option<DeviceState>| state.map_or("none", device_state);
+        let state = |record: &Option<Arc<DeviceCertificate>>| record.as_ref().map(|record| record.state);
+        let (from, to) = (state(&change.before), state(&change.after));
+        let Some(record) = change.after.as_ref().or(change.before.as_ref()) else { return };
+        if from != to {
+            let ca = self.ca_name(record.ca_id);
+            let labels = [&*ca, name(from), name(to), change.source];
+            self.metrics.device_transitions.with_label_values(&labels).inc();
         }
-        self.device_gauge(after.ca_id, after.state).inc();
+        if let Some(before) = &change.before {
+            self.device_gauge(before.ca_id, before.state).dec();
+        }
+        if let Some(after) = &change.after {
+            self.device_gauge(after.ca_id, after.state).inc();
+        }
     }
 
     fn tell(&self, change: RegistryChange) {
@@ -407,6 +555,13 @@ impl Registry {
             tracing::error!(%refused, "a change of the registry was made and is not in the audit log");
             RegistryError::Audit(refused)
         })
+    }
+
+    /// In order; the last one is safe on the disk, and with it those before.
+    async fn record_all(&self, mut events: Vec<AuditEvent>) -> Result<(), RegistryError> {
+        let Some(last) = events.pop() else { return Ok(()) };
+        events.into_iter().for_each(|event| self.audit.record(event));
+        self.record(last).await
     }
 
     /// The name of a CA for metrics and people.

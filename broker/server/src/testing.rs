@@ -1,7 +1,7 @@
 //! For tests in this crate: certificates made on the spot, a registry storage in memory, hooks that answer
 //! what they are told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -17,8 +17,9 @@ use mqgate_identity::hooks::{
     HookSet, Identity, Peer, Registrar, RegistrationDecision, RetainMatch,
 };
 use mqgate_identity::registry::{
-    CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvError, KvOperation, ServerBundle, Storage,
-    StorageError,
+    CaCertificate, CaTombstone, Cursor, DeviceCertificate, DevicePage, DeviceQuery, DeviceState, EventsPage,
+    KvAnswer, KvError, KvOperation, NewEvent, QueryIndex, RecordWrite, RegistrationCode, RegistryChanges,
+    RegistryEvent, ServerBundle, Storage, StorageError,
 };
 use mqgate_identity::time::UnixMillis;
 use rcgen::{
@@ -236,7 +237,9 @@ impl TestCertificate {
         let anchor = MatchedAnchor { name: ca.name.as_str().into(), certificate_fingerprint: ca.id() };
         let leaf = self.facts();
         let not_after = leaf.not_after;
-        Arc::new(ClientCertificate { leaf, intermediates: Vec::new(), anchor, not_after, judged_by: 0 })
+        let issuer_key = CertificateFacts::parse(&ca.der()).unwrap().public_key.spki_sha256;
+        let intermediates = Vec::new();
+        Arc::new(ClientCertificate { leaf, intermediates, anchor, issuer_key, not_after, judged_by: 0 })
     }
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -283,6 +286,9 @@ pub(crate) fn accepted(id: u64, listener: &str, certificate: Option<Arc<ClientCe
 pub(crate) struct MemoryStorage {
     devices: Mutex<BTreeMap<CertificateFingerprint, DeviceCertificate>>,
     cas: Mutex<BTreeMap<CertificateFingerprint, CaCertificate>>,
+    codes: Mutex<BTreeMap<String, RegistrationCode>>,
+    buried: Mutex<BTreeMap<CertificateFingerprint, CaTombstone>>,
+    events: Mutex<Vec<RegistryEvent>>,
     bundles: Mutex<BTreeMap<(String, String), ServerBundle>>,
     settings: Mutex<BTreeMap<String, Vec<u8>>>,
     pub(crate) failing: AtomicBool,
@@ -326,39 +332,121 @@ impl Storage for MemoryStorage {
         Ok(devices.values().filter(|record| record.device_id == device_id).cloned().collect())
     }
 
-    fn put_device_certificate(
-        &self,
-        record: &DeviceCertificate,
-        expected: Option<u64>,
-    ) -> Result<(), StorageError> {
+    fn device_ids(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError> {
+        self.check()?;
+        let devices = self.devices.lock().unwrap();
+        let ids: BTreeSet<_> = devices.values().map(|record| record.device_id.clone()).collect();
+        Ok(ids.into_iter().filter(|id| after.is_none_or(|after| &**id > after)).take(limit).collect())
+    }
+
+    fn query_device_certificates(&self, query: &DeviceQuery) -> Result<DevicePage, StorageError> {
+        self.check()?;
+        let devices = self.devices.lock().unwrap();
+        let after = query.cursor.as_ref().map(|cursor| cursor.as_bytes().to_vec());
+        let limit = if query.limit == 0 { usize::MAX } else { query.limit };
+        let mut records: Vec<_> = devices
+            .values()
+            .filter(|record| after.as_ref().is_none_or(|after| &record.id.0[..] > after.as_slice()))
+            .filter(|record| query.is_for(record))
+            .take(limit.saturating_add(1))
+            .cloned()
+            .collect();
+        let more = records.len() > limit;
+        records.truncate(limit);
+        let next = records.last().filter(|_| more).map(|last| Cursor::new(last.id.0.to_vec()));
+        Ok(DevicePage { records, next, index: QueryIndex::Id })
+    }
+
+    fn commit(&self, changes: &RegistryChanges) -> Result<u64, StorageError> {
         self.check()?;
         self.writes_begun.fetch_add(1, Ordering::SeqCst);
         let _slow = self.slow.lock().unwrap();
         let mut devices = self.devices.lock().unwrap();
-        let current = devices.get(&record.id).map(|record| record.revision);
-        if current != expected {
-            return Err(StorageError::Conflict { current });
+        let mut cas = self.cas.lock().unwrap();
+        let mut codes = self.codes.lock().unwrap();
+        let mut buried = self.buried.lock().unwrap();
+        let compare = |current: Option<u64>, expected: Option<u64>| match current == expected {
+            true => Ok(()),
+            false => Err(StorageError::Conflict { current }),
+        };
+        for write in &changes.writes {
+            match write {
+                RecordWrite::Device { record, expected } => {
+                    compare(devices.get(&record.id).map(|record| record.revision), *expected)?;
+                }
+                RecordWrite::RemoveDevice { id, expected } => {
+                    compare(devices.get(id).map(|record| record.revision), Some(*expected))?;
+                }
+                RecordWrite::Ca { record, expected } => {
+                    compare(cas.get(&record.id).map(|record| record.revision), *expected)?;
+                }
+                RecordWrite::RemoveCa { id, expected } => {
+                    compare(cas.get(id).map(|record| record.revision), Some(*expected))?;
+                }
+                RecordWrite::Code { record, expected } => {
+                    compare(codes.get(&record.code).map(|code| code.revision), *expected)?;
+                }
+                RecordWrite::CaTombstone { .. }
+                | RecordWrite::RemoveCaTombstone { .. }
+                | RecordWrite::RemoveCode { .. } => {}
+            }
         }
-        devices.insert(record.id, record.clone());
+        for write in changes.writes.clone() {
+            match write {
+                RecordWrite::Device { record, .. } => drop(devices.insert(record.id, *record)),
+                RecordWrite::RemoveDevice { id, .. } => drop(devices.remove(&id)),
+                RecordWrite::Ca { record, .. } => drop(cas.insert(record.id, *record)),
+                RecordWrite::RemoveCa { id, .. } => drop(cas.remove(&id)),
+                RecordWrite::Code { record, .. } => drop(codes.insert(record.code.clone(), *record)),
+                RecordWrite::RemoveCode { code } => drop(codes.remove(&code)),
+                RecordWrite::CaTombstone { tombstone } => drop(buried.insert(tombstone.id, *tombstone)),
+                RecordWrite::RemoveCaTombstone { id } => drop(buried.remove(&id)),
+            }
+        }
         self.writes.fetch_add(1, Ordering::SeqCst);
+        let mut events = self.events.lock().unwrap();
+        for event in &changes.events {
+            let sequence = events.len() as u64 + 1;
+            let NewEvent { kind, at, actor, data } = event.clone();
+            events.push(RegistryEvent { sequence, kind, at, actor, data });
+        }
+        Ok(events.len() as u64)
+    }
+
+    fn touch_device_certificates(
+        &self,
+        seen: &[(CertificateFingerprint, UnixMillis)],
+    ) -> Result<(), StorageError> {
+        self.check()?;
+        let mut devices = self.devices.lock().unwrap();
+        for (id, at) in seen {
+            if let Some(record) = devices.get_mut(id) {
+                record.last_seen = Some(*at);
+            }
+        }
         Ok(())
+    }
+
+    fn events(&self, after: u64, limit: usize) -> Result<EventsPage, StorageError> {
+        self.check()?;
+        let events = self.events.lock().unwrap();
+        let page = events.iter().filter(|event| event.sequence > after).take(limit).cloned().collect();
+        Ok(EventsPage { events: page, oldest: 1, newest: events.len() as u64 })
+    }
+
+    fn ca_tombstones(&self) -> Result<Vec<CaTombstone>, StorageError> {
+        self.check()?;
+        Ok(self.buried.lock().unwrap().values().cloned().collect())
+    }
+
+    fn registration_codes(&self) -> Result<Vec<RegistrationCode>, StorageError> {
+        self.check()?;
+        Ok(self.codes.lock().unwrap().values().cloned().collect())
     }
 
     fn ca_certificates(&self) -> Result<Vec<CaCertificate>, StorageError> {
         self.check()?;
         Ok(self.cas.lock().unwrap().values().cloned().collect())
-    }
-
-    fn put_ca_certificate(&self, record: &CaCertificate, _: Option<u64>) -> Result<(), StorageError> {
-        self.check()?;
-        self.cas.lock().unwrap().insert(record.id, record.clone());
-        Ok(())
-    }
-
-    fn remove_ca_certificate(&self, id: &CertificateFingerprint, _: u64) -> Result<(), StorageError> {
-        self.check()?;
-        self.cas.lock().unwrap().remove(id);
-        Ok(())
     }
 
     fn server_bundles(&self) -> Result<Vec<ServerBundle>, StorageError> {

@@ -50,11 +50,25 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn put(&mut self, key: &[u8], payload: &[u8]) {
-        self.changes.insert(key.to_vec(), Some(envelope::seal(key, payload)));
+        self.changes.insert(key.to_vec(), Some(payload.to_vec()));
     }
 
     pub(crate) fn remove(&mut self, key: &[u8]) {
         self.changes.insert(key.to_vec(), None);
+    }
+
+    /// What this batch makes of a key, if it changes it.
+    pub(crate) fn change(&self, key: &[u8]) -> Option<Option<&[u8]>> {
+        self.changes.get(key).map(Option::as_deref)
+    }
+
+    /// Keys with this prefix that the batch puts.
+    pub(crate) fn puts<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.changes
+            .range(prefix.to_vec()..)
+            .take_while(move |(key, _)| key.starts_with(prefix))
+            .filter(|(_, payload)| payload.is_some())
+            .map(|(key, _)| &**key)
     }
 }
 
@@ -98,7 +112,10 @@ impl Engine {
             let mut commit = self.database.batch();
             for (key, value) in batch.changes {
                 match value {
-                    Some(value) => commit.insert(&space.keyspace, key, value),
+                    Some(payload) => {
+                        let sealed = envelope::seal(&key, &payload);
+                        commit.insert(&space.keyspace, key, sealed);
+                    }
                     None => commit.remove(&space.keyspace, key),
                 }
             }
@@ -148,6 +165,26 @@ impl Space {
             Some(sealed) => Ok(Some(envelope::open(key, &sealed, what)?.to_vec())),
             None => Ok(None),
         }
+    }
+
+    pub(crate) fn has(&self, key: &[u8]) -> Result<bool, StorageError> {
+        self.keyspace
+            .contains_key(key)
+            .map_err(|error| read_error(&error, format!("key \"{}\"", key.escape_ascii())))
+    }
+
+    /// Keys from `from` up to and without `until`, in order; nothing of their values is read.
+    pub(crate) fn keys(
+        &self,
+        from: &[u8],
+        until: &[u8],
+        what: fn(&[u8]) -> String,
+    ) -> impl Iterator<Item = Result<Vec<u8>, StorageError>> + use<> {
+        let name = what(from);
+        self.keyspace.range(from.to_vec()..until.to_vec()).map(move |entry| {
+            let key = entry.key().map_err(|error| read_error(&error, format!("keys after {name}")))?;
+            Ok(key.to_vec())
+        })
     }
 
     /// Keys above `after` that begin with `prefix`, with their payloads, in order.

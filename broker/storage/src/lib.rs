@@ -8,16 +8,24 @@
 mod directory;
 mod engine;
 mod envelope;
+mod index;
+mod keys;
 mod kv;
 mod manifest;
+mod migrate;
+mod outbox;
+mod query;
 mod records;
+mod restore;
+mod seen;
 
 use std::path::Path;
 
-use mqgate_identity::registry::StorageError;
+use mqgate_identity::registry::{DEFAULT_OUTBOX_EVENTS, StorageError};
 use mqgate_identity::time::UnixMillis;
 
 use self::engine::Engine;
+pub use self::restore::{RestoreReport, restore};
 
 /// Sizes of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,11 +36,18 @@ pub struct StorageOptions {
     pub write_buffer_bytes: u64,
     /// Background threads.
     pub threads: usize,
+    /// Events of the registry that are kept for who watches.
+    pub outbox_events: u64,
 }
 
 impl Default for StorageOptions {
     fn default() -> Self {
-        Self { cache_bytes: 32 * 1024 * 1024, write_buffer_bytes: 16 * 1024 * 1024, threads: 1 }
+        Self {
+            cache_bytes: 32 * 1024 * 1024,
+            write_buffer_bytes: 16 * 1024 * 1024,
+            threads: 1,
+            outbox_events: DEFAULT_OUTBOX_EVENTS,
+        }
     }
 }
 
@@ -40,13 +55,22 @@ impl Default for StorageOptions {
 /// when it returns, and writers that wait at the same time share one synchronisation of the disk.
 pub struct FjallStorage {
     engine: Engine,
+    outbox_events: u64,
+    migrated: u64,
 }
 
 impl FjallStorage {
     /// Opens the storage at `path`, creating it if there is none, with access for its owner only. Fails if
     /// another process has it open, or if something that was written is missing or damaged.
     pub fn open(path: &Path, options: StorageOptions) -> Result<Self, StorageError> {
-        Ok(Self { engine: Engine::open(path, options)? })
+        let engine = Engine::open(path, options)?;
+        let migrated = migrate::run(&engine)?;
+        Ok(Self { engine, outbox_events: options.outbox_events, migrated })
+    }
+
+    /// Device certificates that an older version wrote, and that were brought up to date when it was opened.
+    pub fn migrated(&self) -> u64 {
+        self.migrated
     }
 
     /// Removes entries of plugins that expired before `now`, at most `limit`, and says how many. Expired

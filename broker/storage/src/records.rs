@@ -1,28 +1,23 @@
-//! Device certificates, CAs, bundles of servers, counts and settings.
-//!
-//! Keys: `d`+id, `i`+device id+NUL+id (index), `n`+CA id+state (count), `c`+id, `b`+namespace+NUL+name, `s`+name. Records are JSON.
+//! The records: device certificates, CAs, registration codes, bundles of servers, counts and settings, as JSON.
+//! What their keys look like is in [`crate::keys`].
 
 use std::collections::BTreeMap;
 
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::{
-    CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvError, KvOperation, ServerBundle, Storage,
+    CaCertificate, CaTombstone, DeviceCertificate, DevicePage, DeviceQuery, DeviceState, EventsPage,
+    KvAnswer, KvError, KvOperation, RecordWrite, RegistrationCode, RegistryChanges, ServerBundle, Storage,
     StorageError,
 };
+use mqgate_identity::time::UnixMillis;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::FjallStorage;
 use crate::engine::{Batch, Space};
-use crate::kv;
-
-const STATES: [(u8, DeviceState); 5] = [
-    (b'p', DeviceState::PendingActivation),
-    (b'a', DeviceState::Active),
-    (b'i', DeviceState::Inactive),
-    (b'r', DeviceState::Revoked),
-    (b't', DeviceState::Tombstone),
-];
+use crate::keys::{
+    STATES, bundle_key, code_key, count_key, device_prefix, id_key, name_of_key, setting_key, trailing_id,
+};
+use crate::{FjallStorage, index, keys, kv, outbox, query, seen};
 
 impl Storage for FjallStorage {
     fn device_certificate(
@@ -39,56 +34,83 @@ impl Storage for FjallStorage {
         limit: usize,
     ) -> Result<Vec<DeviceCertificate>, StorageError> {
         self.engine.check_usable()?;
+        let space = &self.engine.registry;
         let after = after.map(|id| id_key(b'd', id));
-        self.engine
-            .registry
-            .scan(b"d", after.as_deref(), name_of_key)
-            .take(limit)
-            .map(|entry| entry.and_then(|(key, payload)| parse_device(&key, &payload)))
-            .collect()
+        let mut records = Vec::new();
+        for entry in space.scan(b"d", after.as_deref(), name_of_key).take(limit) {
+            let (key, payload) = entry?;
+            let mut record = parse_device(&key, &payload)?;
+            record.last_seen = seen::read(space, &record.id)?;
+            records.push(record);
+        }
+        Ok(records)
     }
 
     fn certificates_of_device(&self, device_id: &str) -> Result<Vec<DeviceCertificate>, StorageError> {
         self.engine.check_usable()?;
-        let prefix = index_prefix(device_id);
+        let space = &self.engine.registry;
+        let prefix = device_prefix(device_id);
         let mut records = Vec::new();
-        for entry in self.engine.registry.scan(&prefix, None, name_of_key) {
+        for entry in space.scan(&prefix, None, name_of_key) {
             let (key, _) = entry?;
-            let id = key.get(prefix.len()..).and_then(|id| id.try_into().ok()).map(CertificateFingerprint);
             // Between the index and the record another writer may have moved it.
-            let record = id.map(|id| read_device(&self.engine.registry, &id)).transpose()?.flatten();
+            let record = trailing_id(&key).map(|id| read_device(space, &id)).transpose()?.flatten();
             records.extend(record.filter(|record| record.device_id == device_id));
         }
         Ok(records)
     }
 
-    fn put_device_certificate(
+    fn device_ids(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError> {
+        self.engine.check_usable()?;
+        let space = &self.engine.registry;
+        let mut ids: Vec<String> = Vec::new();
+        // Behind every certificate of the device before.
+        let mut from = after.map_or_else(|| b"i".to_vec(), |id| keys::after_prefix(&device_prefix(id)));
+        while ids.len() < limit {
+            let Some(key) = space.keys(&from, &keys::after_prefix(b"i"), name_of_key).next() else { break };
+            let key = key?;
+            let corrupt = || StorageError::Corrupt(name_of_key(&key));
+            let name = key.get(1..key.len().saturating_sub(33)).ok_or_else(corrupt)?;
+            let id = std::str::from_utf8(name).map_err(|_| corrupt())?.to_owned();
+            from = keys::after_prefix(&device_prefix(&id));
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    fn query_device_certificates(&self, query: &DeviceQuery) -> Result<DevicePage, StorageError> {
+        self.engine.check_usable()?;
+        query::run(&self.engine, query)
+    }
+
+    fn commit(&self, changes: &RegistryChanges) -> Result<u64, StorageError> {
+        let space = &self.engine.registry;
+        self.engine.write(space, |batch| {
+            for write in &changes.writes {
+                write_one(space, batch, write)?;
+            }
+            outbox::append(space, batch, &changes.events, self.outbox_events)
+        })
+    }
+
+    fn touch_device_certificates(
         &self,
-        record: &DeviceCertificate,
-        expected: Option<u64>,
+        seen: &[(CertificateFingerprint, UnixMillis)],
     ) -> Result<(), StorageError> {
         let space = &self.engine.registry;
         self.engine.write(space, |batch| {
-            let stored = read_device(space, &record.id)?;
-            check_revision(stored.as_ref().map(|stored| stored.revision), expected, record.revision)?;
-            batch.put(&id_key(b'd', &record.id), &to_json(record)?);
-            let same_device = stored.as_ref().is_some_and(|stored| stored.device_id == record.device_id);
-            if !same_device {
-                if let Some(stored) = &stored {
-                    batch.remove(&index_key(&stored.device_id, &record.id));
+            for (id, at) in seen {
+                if space.has(&id_key(b'd', id))? {
+                    seen::note(space, batch, id, *at)?;
                 }
-                batch.put(&index_key(&record.device_id, &record.id), b"");
-            }
-            let counted = stored.as_ref().map(|stored| (stored.ca_id, stored.state));
-            let counts = (record.ca_id, record.state);
-            if counted != Some(counts) {
-                if let Some((ca, state)) = counted {
-                    change_count(space, batch, &ca, state, |count| count.checked_sub(1))?;
-                }
-                change_count(space, batch, &counts.0, counts.1, |count| count.checked_add(1))?;
             }
             Ok(())
         })
+    }
+
+    fn events(&self, after: u64, limit: usize) -> Result<EventsPage, StorageError> {
+        self.engine.check_usable()?;
+        outbox::page(&self.engine, after, limit)
     }
 
     fn ca_certificates(&self) -> Result<Vec<CaCertificate>, StorageError> {
@@ -100,26 +122,16 @@ impl Storage for FjallStorage {
             .collect()
     }
 
-    fn put_ca_certificate(&self, record: &CaCertificate, expected: Option<u64>) -> Result<(), StorageError> {
-        let space = &self.engine.registry;
-        self.engine.write(space, |batch| {
-            let stored = read_ca(space, &record.id)?;
-            check_revision(stored.map(|stored| stored.revision), expected, record.revision)?;
-            batch.put(&id_key(b'c', &record.id), &to_json(record)?);
-            Ok(())
-        })
+    fn ca_tombstones(&self) -> Result<Vec<CaTombstone>, StorageError> {
+        self.engine.check_usable()?;
+        let entries = self.engine.registry.scan(b"t", None, name_of_key);
+        entries.map(|entry| entry.and_then(|(key, payload)| from_json(&key, &payload))).collect()
     }
 
-    fn remove_ca_certificate(&self, id: &CertificateFingerprint, expected: u64) -> Result<(), StorageError> {
-        let space = &self.engine.registry;
-        self.engine.write(space, |batch| {
-            let current = read_ca(space, id)?.map(|stored| stored.revision);
-            if current != Some(expected) {
-                return Err(StorageError::Conflict { current });
-            }
-            batch.remove(&id_key(b'c', id));
-            Ok(())
-        })
+    fn registration_codes(&self) -> Result<Vec<RegistrationCode>, StorageError> {
+        self.engine.check_usable()?;
+        let entries = self.engine.registry.scan(b"g", None, name_of_key);
+        entries.map(|entry| entry.and_then(|(key, payload)| from_json(&key, &payload))).collect()
     }
 
     fn server_bundles(&self) -> Result<Vec<ServerBundle>, StorageError> {
@@ -192,53 +204,6 @@ impl Storage for FjallStorage {
     }
 }
 
-fn id_key(kind: u8, id: &CertificateFingerprint) -> Vec<u8> {
-    [&[kind][..], &id.0].concat()
-}
-
-/// Names of namespaces and bundles have no control characters.
-fn bundle_key(namespace: &str, name: &str) -> Vec<u8> {
-    [b"b", namespace.as_bytes(), &[0], name.as_bytes()].concat()
-}
-
-fn setting_key(name: &str) -> Vec<u8> {
-    [b"s", name.as_bytes()].concat()
-}
-
-/// The rules forbid control characters in device ids, so that NUL ends one.
-fn index_prefix(device_id: &str) -> Vec<u8> {
-    [b"i", device_id.as_bytes(), &[0]].concat()
-}
-
-fn index_key(device_id: &str, id: &CertificateFingerprint) -> Vec<u8> {
-    [&index_prefix(device_id)[..], &id.0].concat()
-}
-
-fn count_key(ca: &CertificateFingerprint, state: DeviceState) -> Vec<u8> {
-    let letter = match state {
-        DeviceState::PendingActivation => b'p',
-        DeviceState::Active => b'a',
-        DeviceState::Inactive => b'i',
-        DeviceState::Revoked => b'r',
-        DeviceState::Tombstone => b't',
-    };
-    [b"n", &ca.0[..], &[letter]].concat()
-}
-
-/// For messages: what a key stands for.
-fn name_of_key(key: &[u8]) -> String {
-    let rest = key.get(1..).unwrap_or_default();
-    match key.first() {
-        Some(b'd') => format!("device certificate {}", hex::encode(rest)),
-        Some(b'c') => format!("CA certificate {}", hex::encode(rest)),
-        Some(b'i') => format!("index of devices at \"{}\"", rest.escape_ascii()),
-        Some(b'n') => format!("count of certificates of CA {}", hex::encode(rest.get(..32).unwrap_or(rest))),
-        Some(b'b') => format!("server certificate \"{}\"", rest.escape_ascii()),
-        Some(b's') => format!("setting \"{}\"", rest.escape_ascii()),
-        _ => format!("key \"{}\"", key.escape_ascii()),
-    }
-}
-
 fn check_revision(current: Option<u64>, expected: Option<u64>, next: u64) -> Result<(), StorageError> {
     if current != expected || expected.unwrap_or(0).checked_add(1) != Some(next) {
         return Err(StorageError::Conflict { current });
@@ -246,26 +211,147 @@ fn check_revision(current: Option<u64>, expected: Option<u64>, next: u64) -> Res
     Ok(())
 }
 
-fn read_device(
+/// A record with when it was last seen.
+pub(crate) fn read_device(
     space: &Space,
     id: &CertificateFingerprint,
 ) -> Result<Option<DeviceCertificate>, StorageError> {
     let key = id_key(b'd', id);
-    space.get(&key, || name_of_key(&key))?.map(|payload| parse_device(&key, &payload)).transpose()
+    let Some(payload) = space.get(&key, || name_of_key(&key))? else { return Ok(None) };
+    let mut record = parse_device(&key, &payload)?;
+    record.last_seen = seen::read(space, id)?;
+    Ok(Some(record))
 }
 
-fn read_ca(space: &Space, id: &CertificateFingerprint) -> Result<Option<CaCertificate>, StorageError> {
+/// As stored, with what the batch makes of it.
+fn device_in(
+    space: &Space,
+    batch: &Batch,
+    id: &CertificateFingerprint,
+) -> Result<Option<DeviceCertificate>, StorageError> {
+    let key = id_key(b'd', id);
+    let payload = get_in(space, batch, &key)?;
+    payload.map(|payload| parse_device(&key, &payload)).transpose()
+}
+
+fn get_in(space: &Space, batch: &Batch, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+    match batch.change(key) {
+        Some(change) => Ok(change.map(<[u8]>::to_vec)),
+        None => space.get(key, || name_of_key(key)),
+    }
+}
+
+/// The record itself, and when it was last seen beside it.
+pub(crate) fn put_device_payload(
+    space: &Space,
+    batch: &mut Batch,
+    record: &DeviceCertificate,
+) -> Result<(), StorageError> {
+    let mut plain = record.clone();
+    plain.last_seen = None;
+    batch.put(&id_key(b'd', &record.id), &to_json(&plain)?);
+    match record.last_seen {
+        Some(at) => seen::note(space, batch, &record.id, at),
+        None if record.state == DeviceState::Tombstone => seen::forget(space, batch, &record.id),
+        None => Ok(()),
+    }
+}
+
+fn write_one(space: &Space, batch: &mut Batch, write: &RecordWrite) -> Result<(), StorageError> {
+    match write {
+        RecordWrite::Device { record, expected } => {
+            let stored = device_in(space, batch, &record.id)?;
+            check_revision(stored.as_ref().map(|stored| stored.revision), *expected, record.revision)?;
+            put_device_payload(space, batch, record)?;
+            index::update(space, batch, stored.as_ref(), Some(record))?;
+            count(space, batch, stored.as_ref(), Some(record))
+        }
+        RecordWrite::RemoveDevice { id, expected } => {
+            let stored = device_in(space, batch, id)?;
+            check_is(stored.as_ref().map(|stored| stored.revision), *expected)?;
+            batch.remove(&id_key(b'd', id));
+            seen::forget(space, batch, id)?;
+            index::update(space, batch, stored.as_ref(), None)?;
+            count(space, batch, stored.as_ref(), None)
+        }
+        RecordWrite::Ca { record, expected } => {
+            let stored = ca_in(space, batch, &record.id)?;
+            check_revision(stored.map(|stored| stored.revision), *expected, record.revision)?;
+            batch.put(&id_key(b'c', &record.id), &to_json(&**record)?);
+            Ok(())
+        }
+        RecordWrite::RemoveCa { id, expected } => {
+            check_is(ca_in(space, batch, id)?.map(|stored| stored.revision), *expected)?;
+            batch.remove(&id_key(b'c', id));
+            Ok(())
+        }
+        RecordWrite::CaTombstone { tombstone } => {
+            batch.put(&id_key(b't', &tombstone.id), &to_json(&**tombstone)?);
+            Ok(())
+        }
+        RecordWrite::RemoveCaTombstone { id } => {
+            batch.remove(&id_key(b't', id));
+            Ok(())
+        }
+        RecordWrite::Code { record, expected } => {
+            let key = code_key(&record.code);
+            let stored = get_in(space, batch, &key)?;
+            let stored = stored.map(|payload| from_json::<RegistrationCode>(&key, &payload)).transpose()?;
+            check_revision(stored.map(|stored| stored.revision), *expected, record.revision)?;
+            batch.put(&key, &to_json(&**record)?);
+            Ok(())
+        }
+        RecordWrite::RemoveCode { code } => {
+            batch.remove(&code_key(code));
+            Ok(())
+        }
+    }
+}
+
+/// Keeps the numbers of certificates per CA and state.
+fn count(
+    space: &Space,
+    batch: &mut Batch,
+    stored: Option<&DeviceCertificate>,
+    next: Option<&DeviceCertificate>,
+) -> Result<(), StorageError> {
+    let place = |record: &DeviceCertificate| (record.ca_id, record.state);
+    let (before, after) = (stored.map(place), next.map(place));
+    if before == after {
+        return Ok(());
+    }
+    if let Some((ca, state)) = before {
+        change_count(space, batch, &ca, state, |count| count.checked_sub(1))?;
+    }
+    if let Some((ca, state)) = after {
+        change_count(space, batch, &ca, state, |count| count.checked_add(1))?;
+    }
+    Ok(())
+}
+
+fn check_is(current: Option<u64>, expected: u64) -> Result<(), StorageError> {
+    match current == Some(expected) {
+        true => Ok(()),
+        false => Err(StorageError::Conflict { current }),
+    }
+}
+
+fn ca_in(
+    space: &Space,
+    batch: &Batch,
+    id: &CertificateFingerprint,
+) -> Result<Option<CaCertificate>, StorageError> {
     let key = id_key(b'c', id);
-    space.get(&key, || name_of_key(&key))?.map(|payload| parse_ca(&key, &payload)).transpose()
+    get_in(space, batch, &key)?.map(|payload| parse_ca(&key, &payload)).transpose()
 }
 
-fn parse_device(key: &[u8], payload: &[u8]) -> Result<DeviceCertificate, StorageError> {
+pub(crate) fn parse_device(key: &[u8], payload: &[u8]) -> Result<DeviceCertificate, StorageError> {
     let record: DeviceCertificate = from_json(key, payload)?;
     check_id(key, &record.id)?;
     Ok(record)
 }
 
-fn parse_ca(key: &[u8], payload: &[u8]) -> Result<CaCertificate, StorageError> {
+pub(crate) fn parse_ca(key: &[u8], payload: &[u8]) -> Result<CaCertificate, StorageError> {
     let record: CaCertificate = from_json(key, payload)?;
     check_id(key, &record.id)?;
     Ok(record)
@@ -290,12 +376,12 @@ fn check_id(key: &[u8], id: &CertificateFingerprint) -> Result<(), StorageError>
     }
 }
 
-fn from_json<T: DeserializeOwned>(key: &[u8], payload: &[u8]) -> Result<T, StorageError> {
+pub(crate) fn from_json<T: DeserializeOwned>(key: &[u8], payload: &[u8]) -> Result<T, StorageError> {
     serde_json::from_slice(payload)
         .map_err(|error| StorageError::Corrupt(format!("{}: {error}", name_of_key(key))))
 }
 
-fn to_json<T: Serialize>(record: &T) -> Result<Vec<u8>, StorageError> {
+pub(crate) fn to_json<T: Serialize>(record: &T) -> Result<Vec<u8>, StorageError> {
     serde_json::to_vec(record)
         .map_err(|error| StorageError::Unavailable(format!("a record cannot be written as JSON: {error}")))
 }
@@ -309,7 +395,7 @@ fn change_count(
 ) -> Result<(), StorageError> {
     let key = count_key(ca, state);
     let corrupt = || StorageError::Corrupt(name_of_key(&key));
-    let count = match space.get(&key, || name_of_key(&key))? {
+    let count = match get_in(space, batch, &key)? {
         Some(payload) => u64::from_be_bytes(payload.try_into().map_err(|_| corrupt())?),
         None => 0,
     };

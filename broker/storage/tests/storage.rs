@@ -2,77 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says where it fails")]
 
+mod common;
+
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::{
-    CaCertificate, CaState, DeviceCertificate, DeviceState, KvAnswer, KvEntry, KvError, KvOperation, KvQuota,
-    KvRequest, RegistrationSource, Storage, StorageError,
+    DeviceCertificate, DeviceState, KvAnswer, KvEntry, KvError, KvOperation, KvQuota, KvRequest, Storage,
+    StorageError,
 };
-use mqgate_identity::time::{UnixMillis, UnixSeconds};
+use mqgate_identity::time::UnixMillis;
 use mqgate_storage::{FjallStorage, StorageOptions};
-use tempfile::TempDir;
 
-fn open(path: &Path) -> FjallStorage {
-    FjallStorage::open(path, StorageOptions::default()).unwrap()
-}
-
-fn fresh() -> (TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("registry");
-    (directory, path)
-}
-
-/// Fingerprints in the order of their numbers.
-fn id(number: u64) -> CertificateFingerprint {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&number.to_be_bytes());
-    CertificateFingerprint(bytes)
-}
-
-fn device(number: u64, device_id: &str, state: DeviceState, revision: u64) -> DeviceCertificate {
-    DeviceCertificate {
-        id: id(number),
-        state,
-        device_id: device_id.into(),
-        tenant: None,
-        tags: vec!["meter".into()],
-        client_id: None,
-        ca_id: id(1000),
-        subject: format!("CN={device_id}"),
-        issuer: "CN=ca".into(),
-        serial: format!("{number:x}"),
-        spki_sha256: "00".repeat(32),
-        not_before: UnixSeconds(0),
-        not_after: UnixSeconds(2_000_000_000),
-        source: RegistrationSource::Jit,
-        registered_at: UnixMillis(1),
-        updated_at: UnixMillis(2),
-        last_seen: None,
-        revocation_reason: None,
-        attributes: [("site".to_owned(), "north".to_owned())].into(),
-        revision,
-        pem: "-----BEGIN CERTIFICATE-----\n".into(),
-    }
-}
-
-fn ca(number: u64, name: &str, revision: u64) -> CaCertificate {
-    CaCertificate {
-        id: id(number),
-        name: name.into(),
-        state: CaState::Active,
-        subject: "CN=ca".into(),
-        not_before: UnixSeconds(0),
-        not_after: UnixSeconds(2_000_000_000),
-        created_at: UnixMillis(1),
-        updated_at: UnixMillis(1),
-        revision,
-        pem: String::new(),
-    }
-}
+use crate::common::{ca, copy_directory, device, fresh, id, open};
 
 #[test]
 fn records_are_compared_and_set() {
@@ -318,18 +262,6 @@ fn damage_is_never_taken_for_absence() {
         assert!(error.contains(text), "{error}");
     }
     assert!(intact(&open(&path)).unwrap());
-}
-
-fn copy_directory(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_directory(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
-        }
-    }
 }
 
 const QUOTA: KvQuota = KvQuota { bytes: 100, entries: 3, value_bytes: 50 };

@@ -111,6 +111,7 @@ impl Sample {
                 name: "demo".into(),
                 certificate_fingerprint: CertificateFingerprint([9; 32]),
             },
+            issuer_key: [0; 32],
             not_after: UnixSeconds(1),
             judged_by: 0,
         }));

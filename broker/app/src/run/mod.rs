@@ -273,9 +273,14 @@ async fn open(config: Config) -> Result<Parts> {
     })?;
     let folder = config.node.data_dir.join("registry");
     let path = folder.clone();
-    let storage = tokio::task::spawn_blocking(move || FjallStorage::open(&path, StorageOptions::default()))
+    let options =
+        StorageOptions { outbox_events: config.limits.registry_events.into(), ..StorageOptions::default() };
+    let storage = tokio::task::spawn_blocking(move || FjallStorage::open(&path, options))
         .await?
         .map_err(|error| Failure::unavailable(format!("the storage in {}: {error}", folder.display())))?;
+    if storage.migrated() > 0 {
+        tracing::info!(certificates = storage.migrated(), "the registry was brought up to date");
+    }
     let storage = Arc::new(storage);
     let as_storage: Arc<dyn Storage> = Arc::clone(&storage) as Arc<dyn Storage>;
 

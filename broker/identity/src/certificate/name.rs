@@ -142,7 +142,7 @@ pub(crate) fn is_deceptive(c: char) -> bool {
 
 /// RFC 4514, 2.3 and 2.4.
 fn render(attribute: &NameAttribute, out: &mut String) {
-    match (short_name(&attribute.oid), &attribute.text) {
+    match (attribute_short_name(&attribute.oid), &attribute.text) {
         (Some(name), Some(text)) => {
             out.push_str(name);
             out.push('=');
@@ -179,26 +179,33 @@ fn truncated(mut text: String) -> String {
 }
 
 /// RFC 4514, section 3, and the attributes that device certificates use besides.
-fn short_name(oid: &str) -> Option<&'static str> {
-    Some(match oid {
-        "2.5.4.3" => "CN",
-        "2.5.4.4" => "SN",
-        "2.5.4.5" => "serialNumber",
-        "2.5.4.6" => "C",
-        "2.5.4.7" => "L",
-        "2.5.4.8" => "ST",
-        "2.5.4.9" => "STREET",
-        "2.5.4.10" => "O",
-        "2.5.4.11" => "OU",
-        "2.5.4.12" => "title",
-        "2.5.4.42" => "givenName",
-        "2.5.4.46" => "dnQualifier",
-        "2.5.4.97" => "organizationIdentifier",
-        "0.9.2342.19200300.100.1.1" => "UID",
-        "0.9.2342.19200300.100.1.25" => "DC",
-        "1.2.840.113549.1.9.1" => "emailAddress",
-        _ => return None,
-    })
+const SHORT_NAMES: [(&str, &str); 16] = [
+    ("2.5.4.3", "CN"),
+    ("2.5.4.4", "SN"),
+    ("2.5.4.5", "serialNumber"),
+    ("2.5.4.6", "C"),
+    ("2.5.4.7", "L"),
+    ("2.5.4.8", "ST"),
+    ("2.5.4.9", "STREET"),
+    ("2.5.4.10", "O"),
+    ("2.5.4.11", "OU"),
+    ("2.5.4.12", "title"),
+    ("2.5.4.42", "givenName"),
+    ("2.5.4.46", "dnQualifier"),
+    ("2.5.4.97", "organizationIdentifier"),
+    ("0.9.2342.19200300.100.1.1", "UID"),
+    ("0.9.2342.19200300.100.1.25", "DC"),
+    ("1.2.840.113549.1.9.1", "emailAddress"),
+];
+
+/// What an attribute is called for short.
+pub(crate) fn attribute_short_name(oid: &str) -> Option<&'static str> {
+    SHORT_NAMES.iter().find(|known| known.0 == oid).map(|known| known.1)
+}
+
+/// Whether an attribute is called this for short, in any case.
+pub(crate) fn is_attribute_name(name: &str) -> bool {
+    SHORT_NAMES.iter().any(|known| known.1.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]

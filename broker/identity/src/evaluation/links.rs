@@ -83,6 +83,18 @@ pub(super) enum Hint {
     NotMeant,
 }
 
+/// Subject and authority key identifier of a certificate, where it has them and they can be read.
+pub fn key_ids(facts: &CertificateFacts) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let subject = facts
+        .extension(oid::SUBJECT_KEY_IDENTIFIER)
+        .and_then(|extension| only(&extension.raw, tag::OCTET_STRING))
+        .map(|id| id.content.to_vec());
+    let authority = facts
+        .extension(oid::AUTHORITY_KEY_IDENTIFIER)
+        .and_then(|extension| authority_key_id(&extension.raw).flatten());
+    (subject, authority)
+}
+
 /// The key identifier in an authority key identifier. Outer `None`: malformed.
 pub(super) fn authority_key_id(value: &[u8]) -> Option<Option<Vec<u8>>> {
     let mut fields = only(value, tag::SEQUENCE)?.content;

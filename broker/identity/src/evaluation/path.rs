@@ -36,6 +36,8 @@ pub(super) struct Found {
     /// Intermediates, all of them.
     pub depth: usize,
     pub lints: Vec<PathLint>,
+    /// SHA-256 of the key that signed the end entity's certificate.
+    pub issuer_key: [u8; 32],
 }
 
 /// Finds a path for a client's certificate that holds now.
@@ -203,8 +205,10 @@ impl Search<'_> {
         check_path_length(&loaded.facts, path.depth)?;
         self.check_names(path, loaded.links.constraints.as_deref())?;
         self.check_revocation(path, anchor, &mut lints)?;
+        let issuer = path.nodes.get(1).map_or(&loaded.facts, |&at| self.nodes[at].facts);
         Ok(Found {
             anchor,
+            issuer_key: issuer.public_key.spki_sha256,
             not_after: path.not_after.min(loaded.facts.not_after),
             depth: path.nodes.len() - 1,
             lints,

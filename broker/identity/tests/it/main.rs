@@ -12,4 +12,5 @@ mod paths;
 mod pki;
 mod registry;
 mod rules;
+mod transitions;
 mod work;

@@ -5,9 +5,11 @@ use std::sync::{Condvar, Mutex};
 
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::{
-    CaCertificate, DeviceCertificate, DeviceState, KvAnswer, KvEntry, KvError, KvOperation, KvRequest,
+    CaCertificate, CaTombstone, DeviceCertificate, DevicePage, DeviceQuery, DeviceState, EventsPage,
+    KvAnswer, KvEntry, KvError, KvOperation, KvRequest, QueryIndex, RegistrationCode, RegistryChanges,
     ServerBundle, Storage, StorageError,
 };
+use mqgate_identity::time::UnixMillis;
 
 #[derive(Default)]
 pub struct FakeStorage {
@@ -67,20 +69,39 @@ impl Storage for FakeStorage {
         Ok(devices.iter().filter(|record| record.device_id == device_id).cloned().collect())
     }
 
-    fn put_device_certificate(&self, _: &DeviceCertificate, _: Option<u64>) -> Result<(), StorageError> {
+    fn device_ids(&self, _: Option<&str>, _: usize) -> Result<Vec<String>, StorageError> {
+        Ok(Vec::new())
+    }
+
+    fn query_device_certificates(&self, _: &DeviceQuery) -> Result<DevicePage, StorageError> {
+        Ok(DevicePage { records: Vec::new(), next: None, index: QueryIndex::Id })
+    }
+
+    fn commit(&self, _: &RegistryChanges) -> Result<u64, StorageError> {
         unreachable!("plugins do not write the registry")
+    }
+
+    fn touch_device_certificates(
+        &self,
+        _: &[(CertificateFingerprint, UnixMillis)],
+    ) -> Result<(), StorageError> {
+        unreachable!("plugins do not write the registry")
+    }
+
+    fn events(&self, _: u64, _: usize) -> Result<EventsPage, StorageError> {
+        Ok(EventsPage { events: Vec::new(), oldest: 1, newest: 0 })
     }
 
     fn ca_certificates(&self) -> Result<Vec<CaCertificate>, StorageError> {
         Ok(Vec::new())
     }
 
-    fn put_ca_certificate(&self, _: &CaCertificate, _: Option<u64>) -> Result<(), StorageError> {
-        unreachable!("plugins do not write the registry")
+    fn ca_tombstones(&self) -> Result<Vec<CaTombstone>, StorageError> {
+        Ok(Vec::new())
     }
 
-    fn remove_ca_certificate(&self, _: &CertificateFingerprint, _: u64) -> Result<(), StorageError> {
-        unreachable!("plugins do not write the registry")
+    fn registration_codes(&self) -> Result<Vec<RegistrationCode>, StorageError> {
+        Ok(Vec::new())
     }
 
     fn server_bundles(&self) -> Result<Vec<ServerBundle>, StorageError> {

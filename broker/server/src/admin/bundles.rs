@@ -162,9 +162,14 @@ impl From<BundleError> for Problem {
             BundleError::Storage(StorageError::Conflict { .. }) => {
                 (StatusCode::CONFLICT, "revision_conflict")
             }
-            BundleError::Storage(StorageError::Unavailable(_) | StorageError::Corrupt(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable")
-            }
+            // The others are about device certificates.
+            BundleError::Storage(
+                StorageError::Unavailable(_)
+                | StorageError::Corrupt(_)
+                | StorageError::DuplicateSerial { .. }
+                | StorageError::KeyCompromised { .. }
+                | StorageError::BadCursor,
+            ) => (StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable"),
             BundleError::Audit(_) => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
         };
         let problem = Self::new(status, code, error.to_string());

@@ -9,12 +9,11 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use mqgate_identity::certificate::CertificateFingerprint;
-use mqgate_identity::registry::rules::{Force, OnTombstone, RevocationReason, effective};
-use mqgate_identity::registry::{DeviceCertificate, DeviceState};
+use mqgate_identity::registry::rules::{Force, OnTombstone, RevocationReason};
+use mqgate_identity::registry::{DeviceCertificate, DeviceState, RegistrationSource};
 use serde::{Deserialize, Serialize};
 
 use super::{Actor, AdminParts, Page, Problem, page_size};
-use crate::clock;
 use crate::registry::{ManualRegistration, RegistryError};
 
 /// Records looked at for one page of a filtered list; the rest is behind `next`.
@@ -38,8 +37,7 @@ struct Shown {
 
 impl Shown {
     fn of(record: DeviceCertificate, parts: &AdminParts) -> Self {
-        let ca = parts.registry.ca(record.ca_id);
-        let verdict = effective(&record, ca.as_ref(), &parts.registry.policy(), clock::now().seconds());
+        let verdict = parts.registry.effective(&record);
         Self { record, effective: verdict.err().map_or("ok", |reason| reason.as_str()) }
     }
 }
@@ -136,7 +134,8 @@ async fn register(
         tags: body.tags,
         client_id: body.client_id,
         attributes: body.attributes,
-        inactive: body.inactive,
+        state: body.inactive.then_some(DeviceState::Inactive),
+        source: RegistrationSource::Api,
         on_tombstone: if body.restore { OnTombstone::Restore } else { OnTombstone::Refuse },
     };
     let record = parts.registry.register(request, &actor.0).await?;

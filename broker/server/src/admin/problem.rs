@@ -123,12 +123,11 @@ impl From<RegistryError> for Problem {
             }
             RegistryError::Configured => (StatusCode::CONFLICT, "ca_configured"),
             RegistryError::DeviceExists(_) => (StatusCode::CONFLICT, "device_exists"),
-            RegistryError::Storage(StorageError::Conflict { .. }) => {
-                (StatusCode::CONFLICT, "revision_conflict")
-            }
             RegistryError::Storage(StorageError::Unavailable(_) | StorageError::Corrupt(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable")
+                (StatusCode::SERVICE_UNAVAILABLE, error.code())
             }
+            RegistryError::Storage(StorageError::BadCursor) => (StatusCode::BAD_REQUEST, error.code()),
+            RegistryError::Storage(_) => (StatusCode::CONFLICT, error.code()),
             RegistryError::Audit(_) => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
         };
         let mut problem = Self::new(status, code, error.to_string());
@@ -142,22 +141,11 @@ impl From<RegistryError> for Problem {
 }
 
 fn rule_code(rule: &RuleError) -> (StatusCode, &'static str) {
-    match rule {
-        RuleError::DeviceId(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_device_id"),
-        RuleError::StartState(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_state"),
-        RuleError::NotACa => (StatusCode::UNPROCESSABLE_ENTITY, "not_a_ca"),
-        RuleError::CaName => (StatusCode::UNPROCESSABLE_ENTITY, "bad_name"),
-        RuleError::Revoked => (StatusCode::CONFLICT, "cert_revoked"),
-        RuleError::Tombstoned => (StatusCode::CONFLICT, "cert_tombstoned"),
-        RuleError::Registered { .. } => (StatusCode::CONFLICT, "cert_registered"),
-        RuleError::Expired { .. } => (StatusCode::CONFLICT, "cert_expired"),
-        RuleError::Ca(_) => (StatusCode::CONFLICT, "ca_inactive"),
-        RuleError::Pending => (StatusCode::CONFLICT, "cert_pending"),
-        RuleError::Active => (StatusCode::CONFLICT, "cert_active"),
-        RuleError::NotOnHold => (StatusCode::CONFLICT, "cert_not_on_hold"),
-        RuleError::DevicesExist(_) => (StatusCode::CONFLICT, "related_device_certificates_exist"),
-        RuleError::CaRevoked => (StatusCode::CONFLICT, "ca_revoked"),
-    }
+    let status = match rule.is_bad_input() {
+        true => StatusCode::UNPROCESSABLE_ENTITY,
+        false => StatusCode::CONFLICT,
+    };
+    (status, rule.code())
 }
 
 pub(super) async fn not_found() -> Problem {

@@ -131,6 +131,8 @@ pub const fn connack_code(reason: Reason) -> ReasonCode {
         | Reason::CertRevoked
         | Reason::CertTombstoned
         | Reason::CertSuperseded
+        | Reason::CertQuarantined
+        | Reason::KeyCompromised
         | Reason::CaInactive
         | Reason::ProvisionDenied
         | Reason::PluginDenied

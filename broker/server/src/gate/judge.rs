@@ -217,7 +217,7 @@ impl Gate {
         registry: &Registry,
     ) -> Result<Arc<DeviceCertificate>, No> {
         let ca = registry.ca(anchor);
-        effective(&record, ca.as_ref(), &registry.policy(), clock::now().seconds()).map_err(|reason| {
+        effective(&record, ca.as_ref(), &registry.policy(), clock::now()).map_err(|reason| {
             let mut no = No::because(reason).about(&record.device_id);
             if reason == Reason::CertPending {
                 no.retry_after = Some(self.settings.load().pending_retry_after.max(1));

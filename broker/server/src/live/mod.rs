@@ -137,6 +137,8 @@ impl Live {
                     self.send_away(&handle, Trigger::Certificate, reason, since);
                 }
             }
+            // Nobody is connected by what was not let in before.
+            RegistryChange::DeviceChanged { .. } => {}
             RegistryChange::CaRemoved { ca } => self.ca_gone(ca),
         }
     }

@@ -257,7 +257,7 @@ impl GateMetrics {
         for result in [LookupResult::Hit, LookupResult::Miss, LookupResult::NegativeHit] {
             self.registry_lookups.with_label_values(&[result.as_str()]);
         }
-        for state in [CaState::Active, CaState::Inactive, CaState::Revoked] {
+        for state in CaState::ALL {
             self.ca_certificates.with_label_values(&[NAMESPACE, ca_state(state)]);
         }
         for category in AUDIT_CATEGORIES {
@@ -335,7 +335,7 @@ impl GateMetrics {
         ] {
             self.provision_attempts.with_label_values(&[ca, outcome.as_str()]);
         }
-        for state in DEVICE_STATES {
+        for state in DeviceState::ALL {
             self.device_certificates.with_label_values(&[NAMESPACE, ca, device_state(state)]);
         }
     }
@@ -389,6 +389,9 @@ const CONNECT_REASONS: &[Reason] = &[
     Reason::CertInactive,
     Reason::CertRevoked,
     Reason::CertTombstoned,
+    Reason::CertSuperseded,
+    Reason::CertQuarantined,
+    Reason::KeyCompromised,
     Reason::CaInactive,
     Reason::ProvisionDenied,
     Reason::RegistryUnavailable,
@@ -404,32 +407,14 @@ const CONNECT_REASONS: &[Reason] = &[
     Reason::Banned,
 ];
 
-const DEVICE_STATES: [DeviceState; 5] = [
-    DeviceState::PendingActivation,
-    DeviceState::Active,
-    DeviceState::Inactive,
-    DeviceState::Revoked,
-    DeviceState::Tombstone,
-];
-
 /// The `state` label of device certificates.
 pub const fn device_state(state: DeviceState) -> &'static str {
-    match state {
-        DeviceState::PendingActivation => "pending_activation",
-        DeviceState::Active => "active",
-        DeviceState::Inactive => "inactive",
-        DeviceState::Revoked => "revoked",
-        DeviceState::Tombstone => "tombstone",
-    }
+    state.as_str()
 }
 
 /// The `state` label of CA certificates.
 pub const fn ca_state(state: CaState) -> &'static str {
-    match state {
-        CaState::Active => "active",
-        CaState::Inactive => "inactive",
-        CaState::Revoked => "revoked",
-    }
+    state.as_str()
 }
 
 impl Stage {

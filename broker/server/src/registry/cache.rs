@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::DeviceCertificate;
+use mqgate_identity::time::UnixMillis;
 
 type Known = Option<Arc<DeviceCertificate>>;
 
@@ -56,6 +57,15 @@ impl Cache {
         halves.epoch += 1;
         halves.old.remove(&id);
         self.insert(&mut halves, id, known);
+    }
+
+    /// Notes when a certificate was seen, in the record that is remembered.
+    pub(super) fn seen(&self, id: &CertificateFingerprint, at: UnixMillis) {
+        let mut halves = self.lock();
+        let Halves { young, old, .. } = &mut *halves;
+        if let Some(Some(record)) = young.get_mut(id).or_else(|| old.get_mut(id)) {
+            Arc::make_mut(record).last_seen = Some(at);
+        }
     }
 
     pub(super) fn forget(&self, id: &CertificateFingerprint) {

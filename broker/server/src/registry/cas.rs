@@ -6,13 +6,20 @@ use std::time::Duration;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, certificates_from_pem, to_pem};
-use mqgate_identity::evaluation::{Anchor, AnchorLint};
+use mqgate_identity::evaluation::{Anchor, AnchorLint, key_ids};
 use mqgate_identity::reason::Reason;
-use mqgate_identity::registry::rules::{Force, Transition, Write, add_ca, check_remove_ca};
-use mqgate_identity::registry::{CaCertificate, CaState, DeviceState, StorageError};
+use mqgate_identity::registry::rules::{
+    CaPatch, Force, KnownCa, NewCa, Proof, Transition, Write, change_ca, check_remove_ca, end_retirement,
+    register_ca, retire_ca,
+};
+use mqgate_identity::registry::{
+    CaCertificate, CaSettings, CaState, CaUsage, DEFAULT_TRUST_DOMAIN, DeviceState, EventKind,
+    MAX_CA_NAME_BYTES, NewEvent, RecordWrite, RegistryChanges, VerifiedBy,
+};
 use mqgate_identity::time::UnixMillis;
 
-use super::{Registry, RegistryChange, RegistryError, finished};
+use super::ca_changes::CaProof;
+use super::{CaRegistration, Registry, RegistryChange, RegistryError, finished};
 use crate::clock;
 use crate::metrics::gate::{NAMESPACE, ca_state};
 use crate::retirement::{Old, OldMaterial, Retiring};
@@ -52,7 +59,7 @@ impl Registry {
 
     /// Whether a CA is trusted everywhere because it is in the registry, whatever the configuration says.
     pub fn trusts_by_itself(&self, id: CertificateFingerprint) -> bool {
-        self.cas.load().iter().any(|ca| ca.id == id && ca.state == CaState::Active)
+        self.cas.load().iter().any(|ca| ca.id == id && is_anchor(ca))
     }
 
     /// One of them.
@@ -82,45 +89,22 @@ impl Registry {
         }
     }
 
-    /// Trusts a CA from now on. The name is for people and metrics; the subject's common name by default
-    /// would let a certificate pick a metric label.
+    /// Trusts a CA from now on, on the word of who adds it. The name is for people and metrics; the subject's
+    /// common name by default would let a certificate pick a metric label.
     pub async fn add_ca(
         self: &Arc<Self>,
         pem: &str,
         name: &str,
         actor: &str,
     ) -> Result<CaCertificate, RegistryError> {
-        let (this, pem, name, actor) = (Arc::clone(self), pem.to_owned(), name.to_owned(), actor.to_owned());
-        finished(async move { this.add(&pem, &name, &actor).await }).await
-    }
-
-    async fn add(&self, pem: &str, name: &str, actor: &str) -> Result<CaCertificate, RegistryError> {
-        let _writing = self.cas_writing.lock().await;
-        self.audit.check()?;
-        let facts = only_certificate(pem)?;
-        let known = self.cas.load_full();
-        let existing = known.iter().find(|ca| ca.id == facts.certificate_fingerprint);
-        let write = match add_ca(&facts, name, existing, clock::now())? {
-            Transition::Unchanged(ca) => return Ok(ca),
-            Transition::Write(write) => write,
+        let request = CaRegistration {
+            pem: pem.to_owned(),
+            name: name.to_owned(),
+            proof: CaProof::Skip,
+            trust_domain: Some(DEFAULT_TRUST_DOMAIN.to_owned()),
+            ..CaRegistration::default()
         };
-        self.check_name(name, &[facts.certificate_fingerprint])?;
-        let mut next = Vec::clone(&known);
-        next.retain(|ca| ca.id != write.record.id);
-        next.push(write.record.clone());
-        let anchors = anchors(&next)?;
-        // A set that cannot be used is refused before anything is written.
-        self.trust.check_registered(anchors.clone())?;
-        let (record, expected) = (write.record.clone(), write.expected);
-        self.blocking(move |storage| storage.put_ca_certificate(&record, expected)).await?;
-        self.trust.register(anchors)?;
-        self.cas.store(Arc::new(next));
-        self.count_cas();
-        for (lint, detail) in self.lint_ca(&write.record) {
-            tracing::warn!(ca = write.record.name, lint = lint.as_str(), detail, "a CA is odd");
-        }
-        self.record(about(names::CA_ADDED, &write.record, actor)).await?;
-        Ok(write.record)
+        Ok(self.register_ca(request, actor).await?.after)
     }
 
     /// Trusts a CA no longer: after its grace, or at once without any, new connections under it are refused and
@@ -174,7 +158,9 @@ impl Registry {
                 self.check_devices(id, force).await?;
                 None
             }
-            Successor::Ca { pem, name } => Some(self.successor(&old, &pem, name.as_deref(), &known)?),
+            Successor::Ca { pem, name } => {
+                Some(self.successor(&old, &pem, name.as_deref(), &known, actor)?)
+            }
         };
         let mut next: Vec<_> = known.iter().filter(|ca| ca.id != id).cloned().collect();
         if let Some(Write { record, .. }) = &new {
@@ -189,11 +175,19 @@ impl Registry {
             Some(retirement) => Some(retirement.begin(&old_ca(&old), grace, actor)?),
             None => None,
         };
-        if let Err(error) = self.store_successor(&old, new.as_ref()).await {
+        let until = begun.as_ref().and_then(|begun| begun.retiring.as_ref()).map(|retiring| retiring.ends_at);
+        let stored = match replaced(&old, new.as_ref(), until) {
+            Ok(kept) => {
+                next.extend(kept.as_ref().map(|write| write.record.clone()));
+                self.store_successor(&old, new.as_ref(), kept, actor).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
             if let (Some(retirement), Some(begun)) = (&retirement, begun) {
                 retirement.take_back(begun);
             }
-            return Err(error.into());
+            return Err(error);
         }
         match &retirement {
             Some(retirement) => retirement
@@ -232,6 +226,7 @@ impl Registry {
         pem: &str,
         name: Option<&str>,
         known: &[CaCertificate],
+        actor: &str,
     ) -> Result<Write<CaCertificate>, RegistryError> {
         let facts = only_certificate(pem)?;
         if facts.certificate_fingerprint == old.id {
@@ -239,7 +234,17 @@ impl Registry {
         }
         let name = name.unwrap_or(&old.name);
         let existing = known.iter().find(|ca| ca.id == facts.certificate_fingerprint);
-        let write = match add_ca(&facts, name, existing, clock::now())? {
+        // It is the same CA under another certificate: what was set for it goes on.
+        let successor = NewCa {
+            facts: &facts,
+            name: name.to_owned(),
+            trust_domain: Some(old.trust_domain.clone()),
+            settings: old.settings.clone(),
+            tags: old.tags.clone(),
+            proof: Proof::Given(VerifiedBy::Skipped { by: actor.to_owned() }),
+            inactive: false,
+        };
+        let write = match register_ca(successor, &KnownCa { existing, buried: None }, clock::now())? {
             // It is trusted already: the old one goes.
             Transition::Unchanged(record) => Write { expected: Some(record.revision), record },
             Transition::Write(write) => write,
@@ -249,7 +254,11 @@ impl Registry {
     }
 
     /// Retiring CAs make room for their successors' names.
-    fn check_name(&self, name: &str, except: &[CertificateFingerprint]) -> Result<(), RegistryError> {
+    pub(super) fn check_name(
+        &self,
+        name: &str,
+        except: &[CertificateFingerprint],
+    ) -> Result<(), RegistryError> {
         let trust = self.trust.current();
         let taken =
             |ca: &CaCertificate| ca.name == name && !except.contains(&ca.id) && !trust.is_retiring(ca.id);
@@ -259,25 +268,105 @@ impl Registry {
         }
     }
 
-    /// The new one first: what is left of a half-done change trusts who is trusted anyway.
+    /// In one step: nobody sees the one without the other.
     async fn store_successor(
         &self,
         old: &CaCertificate,
         new: Option<&Write<CaCertificate>>,
-    ) -> Result<(), StorageError> {
-        let added = new.filter(|write| write.expected.is_none()).map(|write| write.record.clone());
-        let (old_id, old_revision) = (old.id, old.revision);
-        self.blocking(move |storage| {
-            if let Some(added) = &added {
-                storage.put_ca_certificate(added, None)?;
+        kept: Option<Write<CaCertificate>>,
+        actor: &str,
+    ) -> Result<(), RegistryError> {
+        let now = clock::now();
+        let mut changes = RegistryChanges::default();
+        if let Some(Write { record, expected: None }) = new {
+            changes.events.push(NewEvent::ca(EventKind::CaRegistered, None, record, actor, now));
+            changes.writes.push(RecordWrite::Ca { record: Box::new(record.clone()), expected: None });
+        }
+        match kept {
+            Some(Write { record, expected }) => {
+                let kind = match record.state {
+                    CaState::Retiring => EventKind::CaRetiring,
+                    _ => EventKind::CaRetired,
+                };
+                changes.events.push(NewEvent::ca(kind, Some(old.state), &record, actor, now));
+                changes.writes.push(RecordWrite::Ca { record: Box::new(record), expected });
             }
-            let removed = storage.remove_ca_certificate(&old_id, old_revision);
-            if let (Err(_), Some(added)) = (&removed, &added) {
-                storage.remove_ca_certificate(&added.id, added.revision)?;
+            None => {
+                changes.events.push(NewEvent::ca(EventKind::CaDeleted, Some(old.state), old, actor, now));
+                changes.writes.push(RecordWrite::RemoveCa { id: old.id, expected: old.revision });
             }
-            removed
+        }
+        Ok(self.store(changes).await?)
+    }
+
+    /// Takes those out of use whose retirement is over: its end is in the ledger, and the trust set follows that.
+    pub(super) async fn end_retirements(&self) {
+        let is_over = |ca: &CaCertificate| ca.state == CaState::Retiring && !self.is_retiring(ca.id);
+        if !self.cas.load().iter().any(is_over) {
+            return;
+        }
+        let _writing = self.cas_writing.lock().await;
+        let known = self.cas.load_full();
+        let now = clock::now();
+        for ca in known.iter().filter(|ca| is_over(ca)) {
+            let Ok(Transition::Write(write)) = end_retirement(ca, now) else { continue };
+            let event = NewEvent::ca(EventKind::CaRetired, Some(ca.state), &write.record, "system", now);
+            if let Err(error) = self.put_ca(write, event).await {
+                tracing::warn!(%error, ca = ca.name, "the end of a CA's retirement is not written");
+            }
+        }
+    }
+
+    /// A CA that is revoked is not valid for the rest of its retirement either.
+    pub(super) fn end_transition_of(&self, ca: &CaCertificate, actor: &str) -> Result<(), RegistryError> {
+        let Some(retirement) = self.retirement.get().filter(|_| self.is_retiring(ca.id)) else {
+            return Ok(());
+        };
+        // No grace at all ends what was begun before.
+        let begun = retirement.begin(&old_ca(ca), Some(Duration::ZERO), actor)?;
+        retirement.swap(&mut |retiring| self.trust.retire(retiring))?;
+        retirement.finish(begun);
+        Ok(())
+    }
+
+    /// Writes one CA, and has the trust set follow. The caller holds `cas_writing`.
+    pub(super) async fn put_ca(
+        &self,
+        write: Write<CaCertificate>,
+        event: NewEvent,
+    ) -> Result<CaCertificate, RegistryError> {
+        let record = write.record.clone();
+        let put = RecordWrite::Ca { record: Box::new(write.record), expected: write.expected };
+        let changes = RegistryChanges { writes: vec![put], events: vec![event] };
+        self.change_cas(changes, |cas| {
+            cas.retain(|ca| ca.id != record.id);
+            cas.push(record.clone());
         })
-        .await
+        .await?;
+        Ok(record)
+    }
+
+    /// Makes a change of CAs: refused before anything is written if the trust set could not follow. The caller
+    /// holds `cas_writing`.
+    pub(super) async fn change_cas(
+        &self,
+        changes: RegistryChanges,
+        apply: impl FnOnce(&mut Vec<CaCertificate>),
+    ) -> Result<(), RegistryError> {
+        let known = self.cas.load_full();
+        let mut next = Vec::clone(&known);
+        apply(&mut next);
+        let (before, after) = (anchors(&known)?, anchors(&next)?);
+        if before != after {
+            self.trust.check_registered(after.clone())?;
+        }
+        self.store(changes).await?;
+        if before != after {
+            self.trust.register(after)?;
+        }
+        self.cas.store(Arc::new(next));
+        self.count_cas();
+        Ok(())
     }
 
     async fn record_retired(
@@ -324,7 +413,7 @@ impl Registry {
             self.metrics.ca_not_after.with_label_values(&[&*ca.name]).set(ca.not_after.0 as f64);
             self.metrics.add_ca(&ca.name);
         }
-        for state in [CaState::Active, CaState::Inactive, CaState::Revoked].map(ca_state) {
+        for state in CaState::ALL.map(ca_state) {
             let count = states.get(state).copied().unwrap_or(0);
             self.metrics.ca_certificates.with_label_values(&[NAMESPACE, state]).set(count);
         }
@@ -333,7 +422,7 @@ impl Registry {
     }
 }
 
-fn only_certificate(pem: &str) -> Result<CertificateFacts, RegistryError> {
+pub(super) fn only_certificate(pem: &str) -> Result<CertificateFacts, RegistryError> {
     let certificates = certificates_from_pem(pem.as_bytes())?;
     let [der] = certificates.as_slice() else {
         let detail = format!("there are {}: add one CA at a time", certificates.len());
@@ -355,31 +444,78 @@ fn old_ca(ca: &CaCertificate) -> Old<'_> {
     }
 }
 
-fn anchors(cas: &[CaCertificate]) -> Result<Vec<Anchor>, RegistryError> {
+pub(super) fn anchors(cas: &[CaCertificate]) -> Result<Vec<Anchor>, RegistryError> {
     let mut anchors = Vec::new();
-    for ca in cas.iter().filter(|ca| ca.state == CaState::Active) {
+    for ca in cas.iter().filter(|ca| is_anchor(ca)) {
         let mut certificates = certificates_from_pem(ca.pem.as_bytes())?;
         anchors.push(Anchor { name: ca.name.as_str().into(), der: certificates.swap_remove(0).into() });
     }
     Ok(anchors)
 }
 
+/// Whether it is in the trust set because of its state. One that is retiring is there because of the ledger.
+pub(super) fn is_anchor(ca: &CaCertificate) -> bool {
+    ca.carries_connections() && ca.state != CaState::Retiring
+}
+
+/// What stays of a CA that is replaced, under another name: its own may be its successor's. `None`: nothing, it is
+/// removed.
+fn replaced(
+    old: &CaCertificate,
+    new: Option<&Write<CaCertificate>>,
+    until: Option<UnixMillis>,
+) -> Result<Option<Write<CaCertificate>>, RegistryError> {
+    let Some(new) = new else { return Ok(None) };
+    let now = clock::now();
+    let Some(Write { record, expected }) = retire_ca(old, new.record.id, until, now)?.write() else {
+        return Ok(None);
+    };
+    let id = old.id.to_hex();
+    let room = MAX_CA_NAME_BYTES - 9;
+    let name = format!("{}-{}", old.name.get(..room).unwrap_or(&old.name), &id[..8]);
+    let patch = CaPatch { name: Some(name), ..CaPatch::default() };
+    let named = change_ca(&record, &patch, now)?.record().clone();
+    // One write, one revision.
+    Ok(Some(Write { record: CaCertificate { revision: record.revision, ..named }, expected }))
+}
+
 fn configured(name: &Arc<str>, facts: &CertificateFacts) -> CaCertificate {
+    let (subject_key_id, authority_key_id) = key_ids(facts);
     CaCertificate {
         id: facts.certificate_fingerprint,
         name: name.to_string(),
+        namespace: NAMESPACE.to_owned(),
+        trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
         state: CaState::Active,
+        usage: CaUsage::ClientAuth,
+        settings: CaSettings::default(),
+        verified_by: None,
+        tags: Vec::new(),
         subject: facts.subject.display.clone(),
+        issuer: facts.issuer.display.clone(),
+        serial: hex::encode(&facts.serial),
+        spki_sha256: hex::encode(facts.public_key.spki_sha256),
+        subject_key_id: subject_key_id.map(hex::encode),
+        authority_key_id: authority_key_id.map(hex::encode),
+        key_algorithm: facts.public_key.algorithm_oid.clone(),
+        key_bits: facts.public_key.bits,
+        is_self_issued: facts.subject.raw == facts.issuer.raw,
         not_before: facts.not_before,
         not_after: facts.not_after,
+        retiring_until: None,
+        replaced_by: None,
+        deactivated: None,
+        revocation_reason: None,
         created_at: UnixMillis(0),
         updated_at: UnixMillis(0),
+        last_activated: None,
+        last_deactivated: None,
         revision: 0,
         pem: to_pem(&facts.der),
     }
 }
 
-fn about(name: &'static str, ca: &CaCertificate, actor: &str) -> AuditEvent {
+pub(super) fn about(name: &'static str, ca: &CaCertificate, actor: &str) -> AuditEvent {
     let mut event = AuditEvent::new(name, Outcome::Success, Reason::Ok).actor(actor);
     event.certificate_fingerprint = Some(ca.id);
     event.subject = Some(ca.subject.clone());

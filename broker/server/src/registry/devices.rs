@@ -1,23 +1,26 @@
-//! Changes of device certificates.
+//! How device certificates get into the registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict, names};
 use mqgate_identity::certificate::{
     CertificateFacts, CertificateFingerprint, ClientCertificate, certificates_from_pem,
 };
-use mqgate_identity::evaluation::evaluate_facts;
+use mqgate_identity::evaluation::{Anchor, TrustAnchors, ValidatedPath, evaluate_facts};
 use mqgate_identity::hooks::{ConflictPolicy, Registration, Value};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::rules::{
-    Force, NewDevice, OnTombstone, RevocationReason, RuleError, Transition, Write, activate, deactivate,
-    delete, register_new, revoke,
+    KnownDevices, NewDevice, OnTombstone, PENDING_TTL_MILLIS, Transition, deactivate, register_new,
+    renewed_by,
 };
 use mqgate_identity::registry::{
-    DeviceCertificate, DeviceState, RegistrationSource, StorageError, check_device_id,
+    CaState, DeviceCertificate, DeviceQuery, DeviceState, EventContext, EventKind, NewEvent,
+    RegistrationSource, Storage, StorageError, check_device_id, common_name,
 };
 
+use super::ask::{Ask, Changed, ChangedDevice};
+use super::changes::{Called, Verdict};
 use super::flight::{Flight, Subject};
 use super::{Change, Registry, RegistryError, finished};
 use crate::clock;
@@ -48,17 +51,32 @@ pub struct ManualRegistration {
     /// The only client id it may use.
     pub client_id: Option<String>,
     pub attributes: BTreeMap<String, String>,
-    /// Registered, but not to be used yet.
-    pub inactive: bool,
+    /// `None`: active.
+    pub state: Option<DeviceState>,
+    pub source: RegistrationSource,
     pub on_tombstone: OnTombstone,
 }
 
-/// A new record and what goes with it.
-type Prepared = (Write<DeviceCertificate>, Change);
+/// What registering comes to: the record before and after, and what has to be written.
+struct Prepared {
+    changed: ChangedDevice,
+    change: Option<Change>,
+}
 
-/// One rule applied to one record.
-type Rule<'a> =
-    dyn Fn(&DeviceCertificate) -> Result<Transition<DeviceCertificate>, RuleError> + Send + Sync + 'a;
+/// What the storage knows that a registration has to do with.
+#[derive(Default)]
+struct Known {
+    existing: Option<DeviceCertificate>,
+    same_key: Vec<DeviceCertificate>,
+    same_serial: Option<CertificateFingerprint>,
+}
+
+/// A certificate that an operator gave, and where its path leads.
+struct Judged {
+    facts: CertificateFacts,
+    path: ValidatedPath,
+    request: ManualRegistration,
+}
 
 impl Registry {
     pub(crate) async fn flight(&self, id: CertificateFingerprint) -> Flight {
@@ -118,6 +136,7 @@ impl Registry {
         let new = NewDevice {
             facts: &certificate.leaf,
             ca_id: certificate.anchor.certificate_fingerprint,
+            issuer_key: certificate.issuer_key,
             device_id: identity.device_id,
             tenant: identity.tenant,
             tags: identity.tags,
@@ -131,6 +150,15 @@ impl Registry {
             state: if hold { DeviceState::PendingActivation } else { DeviceState::Active },
             source: RegistrationSource::Jit,
             on_tombstone: OnTombstone::Refuse,
+            pending_ttl_millis: PENDING_TTL_MILLIS,
+        };
+        let actor = format!("plugin:{by}");
+        let context = EventContext {
+            peer_ip: Some(accepted.peer.address.to_string()),
+            sni: accepted.tls.as_ref().and_then(|tls| tls.server_name.as_deref().map(str::to_owned)),
+            listener: Some(accepted.listener.to_string()),
+            plugin: Some(by.to_string()),
+            ..EventContext::default()
         };
         let event = |name, reason| {
             let mut event = event_about(AuditEvent::new(name, Outcome::Success, reason), &accepted);
@@ -138,90 +166,160 @@ impl Registry {
             event.field("registered_by", &*by)
         };
         let replaces = registration.on_conflict == ConflictPolicy::ReplaceCertificates && !hold;
-        let (write, change) = match self.prepare(new, "plugin", event).await? {
-            Ok(prepared) => prepared,
-            Err(unchanged) => return Ok(unchanged),
-        };
+        let prepared = self.prepare(new, "plugin", &actor, Some(context), event).await?;
+        let Some(change) = prepared.change else { return Ok(prepared.changed.after) };
         for other in others.iter().filter(|_| replaces) {
-            self.replace_by(other.id, write.record.id, &by).await?;
+            self.replace_by(other.id, prepared.changed.after.id, &by).await?;
         }
-        self.commit(flight, write, Some(change)).await
+        self.commit(vec![flight], vec![change]).await?;
+        Ok(prepared.changed.after)
     }
 
-    /// Registers a certificate before its first connection. It must lead to a CA that is trusted.
-    pub async fn register(
+    /// Registers a certificate before its first connection. It must lead to a CA that is known, in use or not.
+    pub async fn register<'a>(
         self: &Arc<Self>,
         request: ManualRegistration,
-        actor: &str,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
+        ask: impl Into<Ask<'a>>,
+    ) -> Result<ChangedDevice, RegistryError> {
+        let ask = ask.into();
+        let judged = self.judge(request, &self.anchors_out_of_use())?;
+        let flight = self.flights.enter(judged.facts.certificate_fingerprint).await;
+        let Prepared { changed, change } = self.prepare_judged(judged, &ask).await?;
+        if let Some(before) = &changed.before {
+            ask.check(before.revision)?;
+        }
+        match change {
+            Some(change) if !ask.is_dry() => self.commit(vec![flight], vec![change]).await?,
+            Some(_) | None => {}
+        }
+        Ok(changed)
+    }
+
+    /// Registers many in one step, as far as each may be; answers for each, in order. Where one stands in the way of
+    /// the step, each is registered by itself.
+    pub async fn register_many<'a>(
+        self: &Arc<Self>,
+        requests: Vec<ManualRegistration>,
+        ask: impl Into<Ask<'a>>,
+    ) -> Vec<Result<ChangedDevice, RegistryError>> {
+        let ask = Ask { expected: None, ..ask.into() };
+        let idle = self.anchors_out_of_use();
+        let again = requests.clone();
+        let judged: Vec<_> = requests.into_iter().map(|request| self.judge(request, &idle)).collect();
+        let flights = match self.enter_new(&judged).await {
+            Ok(flights) => flights,
+            Err(_) => return self.register_each(again, &ask).await,
+        };
+        let mut seen = HashSet::new();
+        let mut answers = Vec::new();
+        let mut changes = Vec::new();
+        let mut is_plain = true;
+        for each in judged {
+            let prepared = match each {
+                Ok(judged) => {
+                    is_plain &= seen.insert(judged.facts.certificate_fingerprint);
+                    self.prepare_judged(judged, &ask).await
+                }
+                Err(error) => Err(error),
+            };
+            answers.push(prepared.map(|Prepared { changed, change }| {
+                changes.extend(change);
+                changed
+            }));
+        }
+        if ask.is_dry() || changes.is_empty() {
+            return answers;
+        }
+        // What is there twice, and what has one serial number with another of these, needs an answer of its own.
+        let written = match is_plain {
+            true => self.commit(flights, changes).await.is_ok(),
+            false => {
+                drop(flights);
+                false
+            }
+        };
+        match written {
+            true => answers,
+            false => self.register_each(again, &ask).await,
+        }
+    }
+
+    async fn register_each(
+        self: &Arc<Self>,
+        requests: Vec<ManualRegistration>,
+        ask: &Ask<'_>,
+    ) -> Vec<Result<ChangedDevice, RegistryError>> {
+        let mut answers = Vec::new();
+        for request in requests {
+            answers.push(self.register(request, *ask).await);
+        }
+        answers
+    }
+
+    /// The flights of those that are not registered, in order. Nobody who is in a flight of one that is registered
+    /// waits for these, so that there is no circle.
+    async fn enter_new(
+        &self,
+        judged: &[Result<Judged, RegistryError>],
+    ) -> Result<Vec<Flight>, RegistryError> {
+        let mut ids: Vec<_> =
+            judged.iter().flatten().map(|judged| judged.facts.certificate_fingerprint).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut flights = Vec::new();
+        for id in ids {
+            let flight = self.flights.enter(id).await;
+            if self.device(id).await?.is_none() {
+                flights.push(flight);
+            }
+        }
+        Ok(flights)
+    }
+
+    /// CAs that are no trust anchors and may have certificates registered by hand all the same.
+    fn anchors_out_of_use(&self) -> TrustAnchors {
+        let idle = self.cas.load();
+        let anchors = idle.iter().filter(|ca| ca.state == CaState::Inactive).filter_map(|ca| {
+            let der = certificates_from_pem(ca.pem.as_bytes()).ok()?.swap_remove(0);
+            Some(Anchor { name: ca.name.as_str().into(), der: der.into() })
+        });
+        // Each was read when it was registered.
+        TrustAnchors::new(anchors.collect()).unwrap_or_default()
+    }
+
+    fn judge(&self, request: ManualRegistration, idle: &TrustAnchors) -> Result<Judged, RegistryError> {
         let mut chain = certificates_from_pem(request.pem.as_bytes())?;
         let intermediates = chain.split_off(1);
         let facts = CertificateFacts::parse(&chain[0])?;
         let trust = self.trust.current();
-        let path =
-            evaluate_facts(&facts, &intermediates, &trust.anchors, &self.policy(), clock::now().seconds())?;
+        let (policy, now) = (self.policy(), clock::now().seconds());
+        let path = match evaluate_facts(&facts, &intermediates, &trust.anchors, &policy, now) {
+            Err(rejection) if rejection.reason == Reason::CertUnknownCa && !idle.is_empty() => {
+                evaluate_facts(&facts, &intermediates, idle, &policy, now).map_err(|_| rejection)
+            }
+            judged => judged,
+        }?;
+        Ok(Judged { facts, path, request })
+    }
+
+    async fn prepare_judged(&self, judged: Judged, ask: &Ask<'_>) -> Result<Prepared, RegistryError> {
+        let Judged { facts, path, request } = judged;
         let new = NewDevice {
             facts: &facts,
             ca_id: path.anchor.certificate_fingerprint,
+            issuer_key: path.issuer_key,
             device_id: request.device_id.unwrap_or_else(|| name_of(&facts)),
             tenant: request.tenant,
             tags: request.tags,
             client_id: request.client_id,
             attributes: request.attributes,
-            state: if request.inactive { DeviceState::Inactive } else { DeviceState::Active },
-            source: RegistrationSource::Api,
+            state: request.state.unwrap_or(DeviceState::Active),
+            source: request.source,
             on_tombstone: request.on_tombstone,
+            pending_ttl_millis: PENDING_TTL_MILLIS,
         };
-        let flight = self.flights.enter(facts.certificate_fingerprint).await;
-        let event = |name, reason| AuditEvent::new(name, Outcome::Success, reason).actor(actor);
-        match self.prepare(new, "api", event).await? {
-            Ok((write, change)) => self.commit(flight, write, Some(change)).await,
-            Err(unchanged) => Ok(unchanged),
-        }
-    }
-
-    pub async fn activate(
-        self: &Arc<Self>,
-        id: CertificateFingerprint,
-        actor: &str,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let rule =
-            |record: &DeviceCertificate| activate(record, self.ca(record.ca_id).as_ref(), clock::now());
-        self.change(id, actor, names::DEVICE_ACTIVATED, &rule, None).await
-    }
-
-    /// Its connections are closed.
-    pub async fn deactivate(
-        self: &Arc<Self>,
-        id: CertificateFingerprint,
-        actor: &str,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let rule = |record: &DeviceCertificate| deactivate(record, clock::now());
-        self.change(id, actor, names::DEVICE_DEACTIVATED, &rule, None).await
-    }
-
-    /// Its connections are closed.
-    pub async fn revoke(
-        self: &Arc<Self>,
-        id: CertificateFingerprint,
-        reason: RevocationReason,
-        actor: &str,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let rule =
-            |record: &DeviceCertificate| revoke(record, reason, self.ca(record.ca_id).as_ref(), clock::now());
-        self.change(id, actor, names::DEVICE_REVOKED, &rule, Some(("revocation_reason", reason.as_str())))
-            .await
-    }
-
-    /// Leaves a tombstone, so that the device does not register itself again. Its connections are closed.
-    pub async fn delete(
-        self: &Arc<Self>,
-        id: CertificateFingerprint,
-        force: Force,
-        actor: &str,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let rule = |record: &DeviceCertificate| delete(record, force, clock::now());
-        self.change(id, actor, names::DEVICE_DELETED, &rule, None).await
+        let event = |name, reason| AuditEvent::new(name, Outcome::Success, reason).actor(ask.actor);
+        self.prepare(new, "api", ask.actor, None, event).await
     }
 
     /// Certificates of a device, other than `except`, that are in use or may be.
@@ -230,8 +328,7 @@ impl Registry {
         device_id: &str,
         except: CertificateFingerprint,
     ) -> Result<Vec<DeviceCertificate>, RegistryError> {
-        let device_id = device_id.to_owned();
-        let mut all = self.blocking(move |storage| storage.certificates_of_device(&device_id)).await?;
+        let mut all = self.certificates_of(device_id.to_owned()).await?;
         all.retain(|record| {
             let in_use = !matches!(record.state, DeviceState::Revoked | DeviceState::Tombstone);
             record.id != except && in_use
@@ -245,83 +342,90 @@ impl Registry {
         successor: CertificateFingerprint,
         by: &str,
     ) -> Result<(), RegistryError> {
-        let rule = |record: &DeviceCertificate| match record.state {
-            DeviceState::Active => deactivate(record, clock::now()),
-            _ => Ok(Transition::Unchanged(record.clone())),
+        let (actor, replaced_by) = (format!("plugin:{by}"), successor.to_hex());
+        let called = Called {
+            other: Some(successor),
+            ..Called::new(EventKind::CertDeactivated, names::DEVICE_DEACTIVATED)
+                .with("replaced_by", &replaced_by)
         };
-        let successor = successor.to_hex();
-        let actor = format!("plugin:{by}");
-        self.change(id, &actor, names::DEVICE_DEACTIVATED, &rule, Some(("replaced_by", &successor))).await?;
+        self.change(id, &Ask::by(&actor), called, &|record, _, now| match record.state {
+            DeviceState::Active => deactivate(record, now).map(Verdict::from),
+            _ => Ok(Transition::Unchanged(record.clone()).into()),
+        })
+        .await?;
         Ok(())
     }
 
-    /// What writing a new record takes; or the record, if it is there and the same.
+    /// What writing a new record takes. The caller is in the flight of the certificate.
     async fn prepare(
         &self,
         new: NewDevice<'_>,
         source: &'static str,
-        event: impl FnOnce(&'static str, Reason) -> AuditEvent,
-    ) -> Result<Result<Prepared, Arc<DeviceCertificate>>, RegistryError> {
-        self.audit.check()?;
-        let id = new.facts.certificate_fingerprint;
-        let existing = self.device(id).await?;
-        let ca = self.ca(new.ca_id);
-        let transition = register_new(new, existing.as_ref(), ca.as_ref(), clock::now())?;
-        let write = match transition {
-            Transition::Unchanged(record) => return Ok(Err(Arc::new(record))),
-            Transition::Write(write) => write,
-        };
-        let (name, reason) = match write.record.state {
-            DeviceState::PendingActivation => (names::DEVICE_PENDING, Reason::CertPending),
-            _ => (names::DEVICE_REGISTERED, Reason::Ok),
-        };
-        let event = about(event(name, reason), &write.record);
-        let before = existing.map(|record| (record.ca_id, record.state));
-        Ok(Ok((write, Change { before, source, event })))
-    }
-
-    async fn change(
-        self: &Arc<Self>,
-        id: CertificateFingerprint,
         actor: &str,
-        name: &'static str,
-        rule: &Rule<'_>,
-        field: Option<(&str, &str)>,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let flight = self.flights.enter(id).await;
-        // Barring somebody must not depend on a full audit queue; letting somebody in must.
-        let audited = self.audit.check();
-        let before = self.device(id).await?.ok_or(RegistryError::NotFound)?;
-        let write = match rule(&before)? {
-            Transition::Unchanged(record) => return Ok(Arc::new(record)),
-            Transition::Write(write) => write,
+        context: Option<EventContext>,
+        event: impl FnOnce(&'static str, Reason) -> AuditEvent,
+    ) -> Result<Prepared, RegistryError> {
+        self.audit.check()?;
+        let now = clock::now();
+        let known = self.known(&new).await?;
+        let ca = self.ca(new.ca_id);
+        let about_it = KnownDevices {
+            existing: known.existing.as_ref(),
+            ca: ca.as_ref(),
+            same_key: &known.same_key,
+            same_serial: known.same_serial,
         };
-        if write.record.state == DeviceState::Active {
-            audited?;
+        let renews = renewed_by(&new, &about_it).map(|older| older.id);
+        let transition = register_new(new, &about_it, now)?;
+        let before = known.existing.map(Arc::new);
+        let Some(write) = transition.clone().write() else {
+            return Ok(Prepared { changed: Changed::tried(before, transition), change: None });
+        };
+        let after = Arc::new(write.record);
+        let (name, reason, kind) = match (after.state, renews) {
+            (DeviceState::PendingActivation, _) => {
+                (names::DEVICE_PENDING, Reason::CertPending, EventKind::CertPending)
+            }
+            (_, Some(_)) => (names::DEVICE_REGISTERED, Reason::Ok, EventKind::CertRenewed),
+            (_, None) => (names::DEVICE_REGISTERED, Reason::Ok, EventKind::CertRegistered),
+        };
+        let mut audit = about(event(name, reason), &after);
+        let from = before.as_ref().map(|before| before.state);
+        let mut outbox = NewEvent::device(kind, from, &after, actor, now);
+        if let Some(older) = renews {
+            audit = audit.field("renews", older.to_hex());
+            outbox = outbox.with_other(older);
         }
-        let mut event = AuditEvent::new(name, Outcome::Success, Reason::Ok).actor(actor);
-        if let Some((name, value)) = field {
-            event = event.field(name, value);
+        if let Some(context) = context {
+            outbox = outbox.at_connection(context);
         }
-        event = event.field("from", device_state(before.state)).field("to", device_state(write.record.state));
-        let event = about(event, &write.record);
-        let before = Some((before.ca_id, before.state));
-        self.commit(flight, write, Some(Change { before, source: "api", event })).await
+        let change =
+            Change { before: before.clone(), after: Some(Arc::clone(&after)), source, audit, event: outbox };
+        Ok(Prepared { changed: Changed { before, after }, change: Some(change) })
+    }
+
+    async fn known(&self, new: &NewDevice<'_>) -> Result<Known, RegistryError> {
+        let id = new.facts.certificate_fingerprint;
+        let key = hex::encode(new.facts.public_key.spki_sha256);
+        let (serial, issuer_key) = (hex::encode(&new.facts.serial), hex::encode(new.issuer_key));
+        let every = || DeviceQuery { states: DeviceState::ALL.to_vec(), ..DeviceQuery::default() };
+        let read = move |storage: &dyn Storage| {
+            let query = DeviceQuery { spki_sha256: Some(key), ..every() };
+            let mut same_key = storage.query_device_certificates(&query)?.records;
+            same_key.retain(|other| other.id != id);
+            let query = DeviceQuery { serial: Some(serial), ..every() };
+            let same_serial = storage.query_device_certificates(&query)?.records;
+            let same_serial = same_serial
+                .into_iter()
+                .find(|other| other.id != id && other.issuer_key_id == issuer_key)
+                .map(|other| other.id);
+            Ok(Known { existing: storage.device_certificate(&id)?, same_key, same_serial })
+        };
+        Ok(self.blocking(read).await?)
     }
 }
 
-/// Why connections with this certificate have to go.
-pub(super) const fn barred(record: &DeviceCertificate) -> Option<Reason> {
-    match record.state {
-        DeviceState::Active => None,
-        DeviceState::PendingActivation => Some(Reason::CertPending),
-        DeviceState::Inactive => Some(Reason::CertInactive),
-        DeviceState::Revoked => Some(Reason::CertRevoked),
-        DeviceState::Tombstone => Some(Reason::CertTombstoned),
-    }
-}
-
-fn about(mut event: AuditEvent, record: &DeviceCertificate) -> AuditEvent {
+pub(super) fn about(mut event: AuditEvent, record: &DeviceCertificate) -> AuditEvent {
     event.device_id = Some(record.device_id.clone());
     event.certificate_fingerprint = Some(record.id);
     event.subject = Some(record.subject.clone());
@@ -334,13 +438,7 @@ fn about(mut event: AuditEvent, record: &DeviceCertificate) -> AuditEvent {
 
 /// The last common name that may be a device id, or else the fingerprint.
 fn name_of(facts: &CertificateFacts) -> String {
-    const COMMON_NAME: &str = "2.5.4.3";
-    facts
-        .subject
-        .attributes
-        .iter()
-        .rfind(|attribute| attribute.oid == COMMON_NAME)
-        .and_then(|attribute| attribute.text.clone())
+    common_name(facts)
         .filter(|name| check_device_id(name).is_ok())
         .unwrap_or_else(|| facts.certificate_fingerprint.to_hex())
 }

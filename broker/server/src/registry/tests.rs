@@ -1,6 +1,8 @@
 use std::sync::Mutex;
 
-use mqgate_identity::registry::rules::{Force, RevocationReason};
+use mqgate_identity::registry::rules::{CaPatch, Cascade, DevicePatch, Force, RevocationReason};
+use mqgate_identity::registry::{CaSettings, CaState, EventKind, OnDeactivate, VerifiedBy};
+use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
 use crate::testing::{MemoryStorage, TestCa, TestCertificate, metrics};
@@ -40,11 +42,14 @@ impl World {
 
     async fn register(&self, certificate: &TestCertificate) -> Result<Arc<DeviceCertificate>, RegistryError> {
         let request = ManualRegistration { pem: certificate.pem(), ..ManualRegistration::default() };
-        self.registry.register(request, "admin:test").await
+        self.registry.register(request, "admin:test").await.map(|changed| changed.after)
     }
 
+    /// Those that bar somebody.
     fn changes(&self) -> Vec<RegistryChange> {
-        std::mem::take(&mut self.changes.lock().unwrap())
+        let mut changes = std::mem::take(&mut *self.changes.lock().unwrap());
+        changes.retain(|change| !matches!(change, RegistryChange::DeviceChanged { .. }));
+        changes
     }
 
     fn devices(&self, ca: &str, state: &str) -> i64 {
@@ -188,12 +193,13 @@ async fn last_seen_is_written_now_and_then() {
     }
     let record = world.registry.device(device.id()).await.unwrap().unwrap();
     assert!(record.last_seen.is_some());
-    assert_eq!(record.revision, 2, "written once, not each time");
+    assert_eq!(record.revision, 1, "being seen is no new revision");
     // A write by somebody else in between is not overwritten.
     world.registry.revoke(device.id(), RevocationReason::Unspecified, "admin").await.unwrap();
     world.registry.seen(device.id());
     world.registry.write_seen().await;
-    assert_eq!(world.registry.device(device.id()).await.unwrap().unwrap().revision, 3);
+    let record = world.registry.device(device.id()).await.unwrap().unwrap();
+    assert_eq!((record.state, record.revision), (DeviceState::Revoked, 2));
 }
 
 #[tokio::test]
@@ -250,7 +256,7 @@ async fn a_change_that_nobody_waits_for_any_more_is_finished() {
         asked
     };
     assert!(asked.await.unwrap_err().is_cancelled());
-    while world.changes.lock().unwrap().is_empty() {
+    while world.changes().is_empty() {
         tokio::task::yield_now().await;
     }
     assert_eq!(world.registry.lookup(device.id()).await.unwrap().unwrap().state, DeviceState::Revoked);
@@ -321,12 +327,21 @@ async fn a_ca_that_is_replaced_is_trusted_beside_its_successor_as_long_as_somebo
     assert!(world.registry.trusts(first.id()) && world.registry.trusts(second.id()));
     assert!(world.registry.is_retiring(first.id()) && !world.registry.is_retiring(second.id()));
     assert!(world.changes().is_empty(), "nobody has to go yet");
-    let stored = world.storage.ca_certificates().unwrap();
-    assert_eq!(stored.iter().map(|ca| ca.id).collect::<Vec<_>>(), [second.id()]);
-    assert!(matches!(
-        world.registry.remove_ca(first.id(), Force::Yes, None, actor).await,
-        Err(RegistryError::Retiring)
-    ));
+    let state = |ca: &TestCa| world.registry.ca(ca.id()).map(|ca| ca.state);
+    assert_eq!((state(&first), state(&second)), (Some(CaState::Retiring), Some(CaState::Active)));
+    let old = world.storage.ca_certificates().unwrap().into_iter().find(|ca| ca.id == first.id()).unwrap();
+    assert_eq!(old.replaced_by, Some(second.id()));
+    assert_eq!(old.name, format!("factory-{}", &first.id().to_hex()[..8]), "the other name is the new one's");
+    for refused in [
+        world.registry.remove_ca(first.id(), Force::Yes, None, actor).await.map(drop),
+        world.registry.delete_ca(first.id(), Cascade::Orphan, actor).await.map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(
+            matches!(error, RegistryError::Retiring | RegistryError::Rule(RuleError::CaInUse(_))),
+            "{error}"
+        );
+    }
 
     let now = Some(Duration::ZERO);
     let replaced =
@@ -334,6 +349,12 @@ async fn a_ca_that_is_replaced_is_trusted_beside_its_successor_as_long_as_somebo
     assert!(replaced.retiring.is_none());
     assert!(!world.registry.trusts(second.id()) && world.registry.trusts(third.id()));
     assert_eq!(world.changes(), [RegistryChange::CaRemoved { ca: second.id() }]);
+    assert_eq!((state(&second), state(&third)), (Some(CaState::Inactive), Some(CaState::Active)));
+    // What the ledger ended is out of use from the next round on.
+    keeper.running.lock().unwrap().clear();
+    world.trust.retire(Vec::new()).unwrap();
+    world.registry.end_retirements().await;
+    assert_eq!(state(&first), Some(CaState::Inactive));
     let same = world.registry.replace_ca(third.id(), &third.pem(), None, now, actor).await;
     assert!(matches!(same, Err(RegistryError::SameCa)), "{same:?}");
 }
@@ -350,4 +371,243 @@ async fn clients_of_a_removed_ca_are_looked_at_also_where_the_configuration_has_
     world.registry.remove_ca(ca.id(), Force::No, None, "admin:test").await.unwrap();
     assert!(world.registry.trusts(ca.id()) && !other.current().contains(ca.id()));
     assert_eq!(world.changes(), [RegistryChange::CaRemoved { ca: ca.id() }]);
+}
+
+/// A certificate whose common name is a registration code.
+fn proof(ca: &TestCa, code: &str) -> String {
+    ca.device(code).pem()
+}
+
+fn registration(ca: &TestCa, name: &str, proof: CaProof) -> CaRegistration {
+    CaRegistration { pem: ca.pem(), name: name.into(), proof, ..CaRegistration::default() }
+}
+
+#[tokio::test]
+async fn a_ca_is_trusted_once_somebody_proved_to_hold_its_key() {
+    let world = World::new(&[]).await;
+    let (ca, other, actor) = (TestCa::new("factory"), TestCa::new("other"), "admin:test");
+    let pending =
+        world.registry.register_ca(registration(&ca, "factory", CaProof::None), actor).await.unwrap();
+    assert_eq!((pending.state, pending.is_new()), (CaState::PendingActivation, true));
+    assert!(!world.registry.trusts(ca.id()));
+    assert!(matches!(world.register(&ca.device("d")).await, Err(RegistryError::NoPath(_))));
+
+    let code = world.registry.create_registration_code(None, actor).await.unwrap();
+    for (pem, expected) in [
+        (proof(&ca, "no code"), "registration_code_invalid"),
+        (proof(&other, &code.code), "public_key_mismatch"),
+        (
+            ca.issue(&code.code, ExtendedKeyUsagePurpose::ClientAuth, |params| {
+                params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+            })
+            .pem(),
+            "verification_expired",
+        ),
+    ] {
+        let error = world.registry.verify_ca(ca.id(), &pem, actor).await.unwrap_err();
+        assert_eq!(error.code(), expected, "{error}");
+    }
+    let tried = Ask::by(actor).dry_run(DryRun::Yes);
+    let tried = world.registry.verify_ca(ca.id(), &proof(&ca, &code.code), tried).await.unwrap();
+    assert_eq!(tried.state, CaState::Active);
+    assert!(!world.registry.trusts(ca.id()), "only tried");
+    let verified = world.registry.verify_ca(ca.id(), &proof(&ca, &code.code), actor).await.unwrap();
+    assert_eq!(verified.verified_by, Some(VerifiedBy::RegistrationCode));
+    assert!(world.registry.trusts(ca.id()));
+    // Used once, for one.
+    let again = registration(&other, "other", CaProof::Certificate(proof(&other, &code.code)));
+    assert_eq!(world.registry.register_ca(again, actor).await.unwrap_err().code(), "registration_code_used");
+    let short = world.registry.create_registration_code(Some(Duration::ZERO), actor).await.unwrap();
+    let late = registration(&other, "other", CaProof::Certificate(proof(&other, &short.code)));
+    assert_eq!(
+        world.registry.register_ca(late, actor).await.unwrap_err().code(),
+        "registration_code_expired"
+    );
+    let code = world.registry.create_registration_code(None, actor).await.unwrap();
+    world.registry.delete_registration_code(&code.code, actor).await.unwrap();
+    let void = registration(&other, "other", CaProof::Certificate(proof(&other, &code.code)));
+    assert_eq!(
+        world.registry.register_ca(void, actor).await.unwrap_err().code(),
+        "registration_code_invalid"
+    );
+    let kinds: Vec<_> =
+        world.registry.events(0, 9).await.unwrap().events.iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [EventKind::CaRegistered, EventKind::CaVerified]);
+}
+
+#[tokio::test]
+async fn a_ca_goes_out_of_use_as_far_as_it_is_told_to() {
+    let world = World::new(&[]).await;
+    let (ca, actor) = (TestCa::new("factory"), "admin:test");
+    world.registry.add_ca(&ca.pem(), "factory", actor).await.unwrap();
+    let device = ca.device("device-7");
+    let record = world.register(&device).await.unwrap();
+    for (mode, trusted, effective, gone) in [
+        (OnDeactivate::BlockNewRegistrations, true, Ok(()), false),
+        (OnDeactivate::BlockNewConnections, false, Err(Reason::CaInactive), false),
+        (OnDeactivate::Disconnect, false, Err(Reason::CaInactive), true),
+    ] {
+        let off = world.registry.deactivate_ca(ca.id(), Some(mode), actor).await.unwrap();
+        assert_eq!((off.state, off.deactivated), (CaState::Inactive, Some(mode)));
+        assert_eq!(world.registry.trusts(ca.id()), trusted, "{mode:?}");
+        assert_eq!(world.registry.effective(&record), effective, "{mode:?}");
+        assert_eq!(!world.changes().is_empty(), gone, "{mode:?}");
+        // By hand certificates can be registered before it is in use again.
+        world.register(&ca.device("later")).await.unwrap();
+    }
+    let stale = Ask::by(actor).expecting(Some(1));
+    let conflict = world.registry.activate_ca(ca.id(), stale).await.unwrap_err();
+    assert_eq!(conflict.code(), "revision_conflict");
+    world.registry.activate_ca(ca.id(), actor).await.unwrap();
+    assert!(world.registry.trusts(ca.id()));
+    let patch = CaPatch {
+        name: Some("renamed".into()),
+        settings: Some(CaSettings { max_device_certs: Some(3), ..CaSettings::default() }),
+        ..CaPatch::default()
+    };
+    let changed = world.registry.change_ca(ca.id(), &patch, actor).await.unwrap();
+    assert_eq!((&*changed.name, changed.settings.max_device_certs), ("renamed", Some(3)));
+
+    world.registry.revoke_ca(ca.id(), RevocationReason::CaCompromise, actor).await.unwrap();
+    assert!(!world.registry.trusts(ca.id()));
+    assert_eq!(world.changes(), [RegistryChange::CaRemoved { ca: ca.id() }]);
+    assert_eq!(world.registry.activate_ca(ca.id(), actor).await.unwrap_err().code(), "ca_revoked");
+    let kept = world.registry.delete_ca(ca.id(), Cascade::Refuse, actor).await.unwrap_err();
+    assert_eq!(kept.code(), "related_device_certificates_exist");
+    world.registry.delete_ca(ca.id(), Cascade::Revoke, actor).await.unwrap();
+    let record = world.registry.device(device.id()).await.unwrap().unwrap();
+    assert_eq!(record.revocation_reason.as_deref(), Some("cessationOfOperation"));
+    assert!(world.registry.ca(ca.id()).is_none());
+    let back = world.registry.add_ca(&ca.pem(), "factory", actor).await.unwrap_err();
+    assert_eq!(back.code(), "ca_revoked", "deleting does not undo it");
+}
+
+#[tokio::test]
+async fn a_revoked_ca_is_not_valid_for_the_rest_of_its_retirement() {
+    let (first, second) = (TestCa::new("first"), TestCa::new("second"));
+    let world = World::new(&[]).await;
+    let keeper: Arc<dyn Retirement> = Arc::new(Keeper::default());
+    world.registry.retires_with(&keeper);
+    let actor = "admin:test";
+    world.registry.add_ca(&first.pem(), "factory", actor).await.unwrap();
+    world.registry.replace_ca(first.id(), &second.pem(), None, None, actor).await.unwrap();
+    assert!(world.registry.trusts(first.id()));
+    world.registry.revoke_ca(first.id(), RevocationReason::KeyCompromise, actor).await.unwrap();
+    assert!(!world.registry.trusts(first.id()) && world.registry.trusts(second.id()));
+}
+
+#[tokio::test]
+async fn a_compromised_key_takes_every_certificate_with_it() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let first = ca.device("device-7");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "device-7");
+    let key = || rcgen::KeyPair::try_from(first.key.serialize_der()).unwrap();
+    let mut next = |serial: u64| {
+        params.serial_number = Some(rcgen::SerialNumber::from(serial));
+        ca.certify(&params, key())
+    };
+    let (second, third) = (next(2), next(3));
+    let bound = ManualRegistration {
+        pem: first.pem(),
+        client_id: Some("c-7".into()),
+        tags: vec!["meter".into()],
+        ..ManualRegistration::default()
+    };
+    world.registry.register(bound, "admin:test").await.unwrap();
+    let renewed = world.register(&second).await.unwrap();
+    assert_eq!((renewed.client_id.as_deref(), renewed.tags.len()), (Some("c-7"), 1), "a renewal inherits");
+    let reason = RevocationReason::KeyCompromise;
+    world.registry.revoke(second.id(), reason, "admin:test").await.unwrap();
+    for certificate in [&first, &second] {
+        let record = world.registry.lookup(certificate.id()).await.unwrap().unwrap();
+        assert_eq!(record.state, DeviceState::Revoked);
+    }
+    assert_eq!(world.changes().len(), 2);
+    assert_eq!(world.register(&third).await.unwrap_err().code(), "key_compromised");
+    let events = world.registry.events(0, 9).await.unwrap().events;
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    let (registered, renewed, revoked) =
+        (EventKind::CertRegistered, EventKind::CertRenewed, EventKind::CertRevoked);
+    assert_eq!(kinds, [registered, renewed, revoked, revoked]);
+    assert_eq!(*world.registry.watch_events().borrow(), 4);
+}
+
+#[tokio::test]
+async fn many_are_registered_in_one_step_and_each_gets_its_answer() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let certificates: Vec<_> = (0..4).map(|number| ca.device(&format!("device-{number}"))).collect();
+    let request = |pem: String| ManualRegistration { pem, ..ManualRegistration::default() };
+    let requests = || -> Vec<_> {
+        let mut pems: Vec<_> = certificates.iter().map(TestCertificate::pem).collect();
+        pems.insert(2, "no PEM".into());
+        pems.push(TestCa::new("strangers").device("x").pem());
+        pems.into_iter().map(request).collect()
+    };
+    let told = |answers: &[Result<ChangedDevice, RegistryError>]| -> String {
+        let word = |answer: &Result<ChangedDevice, RegistryError>| match answer {
+            Ok(changed) if changed.is_new() => "new",
+            Ok(_) => "there",
+            Err(error) => error.code(),
+        };
+        answers.iter().map(word).collect::<Vec<_>>().join(" ")
+    };
+    let tried = world.registry.register_many(requests(), Ask::by("admin").dry_run(DryRun::Yes)).await;
+    assert_eq!(told(&tried), "new new bad_certificate new new cert_unknown_ca");
+    let before = world.storage.writes.load(Ordering::SeqCst);
+    let done = world.registry.register_many(requests(), "admin").await;
+    assert_eq!(told(&done), told(&tried));
+    assert_eq!(world.storage.writes.load(Ordering::SeqCst), before + 1, "one step");
+    assert_eq!(world.devices("devices", "active"), 4);
+    let again = world.registry.register_many(requests(), "admin").await;
+    assert_eq!(told(&again), "there there bad_certificate there there cert_unknown_ca");
+    let new = ca.device("twice");
+    let twice = vec![request(new.pem()), request(new.pem())];
+    assert_eq!(told(&world.registry.register_many(twice, "admin").await), "new there");
+}
+
+#[tokio::test]
+async fn what_is_only_tried_changes_nothing() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let device = ca.device("device-7");
+    let tried = Ask::by("admin:test").dry_run(DryRun::Yes);
+    let request = || ManualRegistration { pem: device.pem(), ..ManualRegistration::default() };
+    assert!(world.registry.register(request(), tried).await.unwrap().is_new());
+    assert!(world.registry.device(device.id()).await.unwrap().is_none());
+    world.register(&device).await.unwrap();
+    let changed = world.registry.deactivate(device.id(), tried).await.unwrap();
+    let states = (changed.before.as_ref().map(|before| before.state), changed.after.state);
+    assert_eq!(states, (Some(DeviceState::Active), DeviceState::Inactive));
+    let stale = Ask::by("admin:test").expecting(Some(7));
+    assert_eq!(world.registry.deactivate(device.id(), stale).await.unwrap_err().code(), "revision_conflict");
+    let record = world.registry.device(device.id()).await.unwrap().unwrap();
+    assert_eq!((record.state, record.revision), (DeviceState::Active, 1));
+    assert!(world.changes().is_empty());
+}
+
+#[tokio::test]
+async fn quarantine_bars_and_what_is_changed_is_known_at_once() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let (device, actor) = (ca.device("device-7"), "admin:test");
+    world.register(&device).await.unwrap();
+    let quarantined = world.registry.quarantine(device.id(), "two at once", actor).await.unwrap();
+    assert_eq!(world.registry.effective(&quarantined), Err(Reason::CertQuarantined));
+    let barred = RegistryChange::DeviceBarred { certificate: device.id(), reason: Reason::CertQuarantined };
+    assert_eq!(world.changes(), [barred]);
+    let released = world.registry.release(device.id(), actor).await.unwrap();
+    assert_eq!(world.registry.effective(&released), Ok(()));
+    let patch = DevicePatch { client_id: Some(Some("c-7".into())), ..DevicePatch::default() };
+    world.registry.change_device(device.id(), &patch, actor).await.unwrap();
+    let known = world.registry.lookup(device.id()).await.unwrap().unwrap();
+    assert_eq!(known.client_id.as_deref(), Some("c-7"));
+    assert!(world.changes().is_empty());
+    world.registry.delete(device.id(), Force::Yes, actor).await.unwrap();
+    world.registry.purge(device.id(), actor).await.unwrap();
+    assert!(world.registry.lookup(device.id()).await.unwrap().is_none());
+    assert_eq!(world.devices("devices", "tombstone"), 0);
+    world.register(&device).await.unwrap();
 }

@@ -65,6 +65,7 @@ impl ChainJudge<'_> {
             leaf,
             intermediates: intermediates.iter().map(|der| std::sync::Arc::from(&**der)).collect(),
             anchor: path.anchor,
+            issuer_key: path.issuer_key,
             not_after: path.not_after,
             judged_by: trust.judged_by(self.policy),
         }))

@@ -74,6 +74,8 @@ pub struct Limits {
     /// What an MQTT 3.1.1 client gets that publishes where it may not: `drop` (acknowledged and dropped) or
     /// `disconnect`. MQTT 5.0 has a reason code for it.
     pub denied_publish: DeniedPublish,
+    /// Events of the registry that are kept for who watches; who comes later misses the older ones.
+    pub registry_events: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -127,6 +129,7 @@ impl Default for Limits {
             max_retained_per_subscription: 10_000,
             max_retained_backlog: 20_000,
             denied_publish: DeniedPublish::Drop,
+            registry_events: 100_000,
         }
     }
 }
