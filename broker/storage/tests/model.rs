@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint};
 use mqgate_identity::evaluation::PathPolicy;
+use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::rules::{
     Force, KnownDevices, NewDevice, OnTombstone, RuleError, Transition, activate, activate_ca, add_ca,
     deactivate, deactivate_ca, delete, effective, end_supersession, lapse, purge, quarantine, register_new,
@@ -159,7 +160,7 @@ impl Model {
         (self.now / 1000) as i64 > pki.certificates[number].0.not_after.0
     }
 
-    fn others<'a>(&'a self, number: usize) -> impl Iterator<Item = (usize, &'a Known)> {
+    fn others(&self, number: usize) -> impl Iterator<Item = (usize, &Known)> {
         self.certificates.iter().filter(move |(other, _)| **other != number).map(|(at, known)| (*at, known))
     }
 
@@ -504,7 +505,7 @@ impl<'a> World<'a> {
         let ca = self.ca(self.pki.certificates[number].3);
         let verdict = match self.record(number) {
             Some(record) => {
-                effective(&record, Some(&ca), &PathPolicy::default(), self.now()).map_err(|no| no.as_str())
+                effective(&record, Some(&ca), &PathPolicy::default(), self.now()).map_err(Reason::as_str)
             }
             None => Err("cert_not_registered"),
         };

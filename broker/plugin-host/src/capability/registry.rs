@@ -171,7 +171,6 @@ mod tests {
             client_id: None,
             ca_id: CertificateFingerprint([0; 32]),
             issuer_key_id: String::new(),
-            issuer_key_id: String::new(),
             subject: String::new(),
             issuer: String::new(),
             serial: String::new(),

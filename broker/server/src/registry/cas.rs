@@ -153,6 +153,9 @@ impl Registry {
                 (false, _) => RegistryError::NotFound,
             });
         };
+        if old.state == CaState::Retiring {
+            return Err(RegistryError::Retiring);
+        }
         let new = match successor {
             Successor::None(force) => {
                 self.check_devices(id, force).await?;
