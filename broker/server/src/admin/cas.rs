@@ -44,7 +44,7 @@ struct Warning {
 impl Shown {
     fn new(ca: CaCertificate, parts: &AdminParts) -> Self {
         let source = match ca.revision {
-            0 if parts.registry.is_retiring(ca.id) => "transition",
+            _ if parts.registry.is_retiring(ca.id) => "transition",
             0 => "configuration",
             _ => "registry",
         };
