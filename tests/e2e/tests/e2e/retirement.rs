@@ -60,8 +60,10 @@ async fn a_registered_ca_that_is_replaced_stays_valid_for_its_grace_and_no_longe
     assert_eq!((&list[0]["id"], &list[0]["clients"]), (&id.as_str().into(), &1.into()), "{list}");
     assert_eq!((&list[0]["material"], &list[0]["name"]), (&"ca".into(), &"factory".into()), "{list}");
 
-    // It is not in the registry any more: there is nothing to replace or remove a second time.
-    let again = broker.admin().try_run(&["ca", "remove", "factory-retiring", "--force"]);
+    // It is on its way out: there is nothing to replace or remove a second time.
+    let name = cas[2]["name"].as_str().unwrap();
+    assert!(name.starts_with("factory-") && cas[2]["state"] == "RETIRING", "{cas}");
+    let again = broker.admin().try_run(&["ca", "remove", name, "--force"]);
     let said = String::from_utf8_lossy(&again.stderr);
     assert!(!again.status.success() && said.contains("ca_in_transition"), "{said}");
 
