@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use mqgate_identity::registry::StorageError;
@@ -13,7 +13,7 @@ use mqgate_identity::registry::StorageError;
 use crate::StorageOptions;
 use crate::directory::{self, DirectoryLock};
 use crate::envelope;
-use crate::manifest::{Manifest, ManifestError};
+use crate::manifest::{Manifest, ManifestError, Numbers};
 
 /// Where the number of a space's last write is kept. It is in the space itself, so that the database cannot
 /// keep the number and lose the write. Keys of records begin with a letter.
@@ -23,11 +23,21 @@ pub(crate) struct Engine {
     pub(crate) registry: Space,
     pub(crate) kv: Space,
     database: Database,
-    /// Held while the disk is synchronised: who waits for it may find its own write synchronised already.
     manifest: Mutex<Manifest>,
+    synchronised: Mutex<Synchronised>,
+    /// The disk was synchronised, or could not be.
+    settled: Condvar,
     /// A write failed half-way: nothing can be said of what is on disk until it is opened again.
     failed: AtomicBool,
     _lock: DirectoryLock,
+}
+
+/// Up to where the disk is synchronised. One writer does it for all that wait: those who come meanwhile are the next
+/// group, and nobody waits longer than for its own.
+struct Synchronised {
+    numbers: Numbers,
+    /// Somebody is at it.
+    running: bool,
 }
 
 /// One tree of the database.
@@ -86,6 +96,8 @@ impl Engine {
             registry,
             kv,
             database,
+            synchronised: Mutex::new(Synchronised { numbers: manifest.numbers(), running: false }),
+            settled: Condvar::new(),
             manifest: Mutex::new(manifest),
             failed: AtomicBool::new(false),
             _lock: lock,
@@ -137,19 +149,41 @@ impl Engine {
     }
 
     fn synchronise(&self, space: &Space, number: u64) -> Result<(), StorageError> {
-        let mut manifest = guard(&self.manifest);
-        self.check_usable()?;
-        if manifest.numbers()[space.index] >= number {
-            return Ok(());
+        let mut state = guard(&self.synchronised);
+        loop {
+            if state.numbers[space.index] >= number {
+                return Ok(());
+            }
+            self.check_usable()?;
+            if !state.running {
+                break;
+            }
+            state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.running = true;
+        drop(state);
+        let done = self.synchronise_all();
+        let mut state = guard(&self.synchronised);
+        state.running = false;
+        if let Ok(numbers) = &done {
+            state.numbers = *numbers;
+        }
+        drop(state);
+        self.settled.notify_all();
+        done.map(drop)
+    }
+
+    /// Answers up to which writes.
+    fn synchronise_all(&self) -> Result<Numbers, StorageError> {
         // Read before the disk is synchronised: what is applied later may not be included.
         let numbers = [self.registry.number.load(Ordering::Acquire), self.kv.number.load(Ordering::Acquire)];
         self.database
             .persist(PersistMode::SyncAll)
             .map_err(|error| self.fail(&format!("the disk could not be synchronised: {error}")))?;
-        manifest
+        guard(&self.manifest)
             .write(numbers)
-            .map_err(|error| self.fail(&format!("the manifest could not be written: {error}")))
+            .map_err(|error| self.fail(&format!("the manifest could not be written: {error}")))?;
+        Ok(numbers)
     }
 
     fn fail(&self, why: &str) -> StorageError {
@@ -184,6 +218,22 @@ impl Space {
         self.keyspace.range(from.to_vec()..until.to_vec()).map(move |entry| {
             let key = entry.key().map_err(|error| read_error(&error, format!("keys after {name}")))?;
             Ok(key.to_vec())
+        })
+    }
+
+    /// As [`Space::keys`], with their payloads.
+    pub(crate) fn entries(
+        &self,
+        from: &[u8],
+        until: &[u8],
+        what: fn(&[u8]) -> String,
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StorageError>> + use<> {
+        let name = what(from);
+        self.keyspace.range(from.to_vec()..until.to_vec()).map(move |entry| {
+            let (key, sealed) =
+                entry.into_inner().map_err(|error| read_error(&error, format!("keys after {name}")))?;
+            let payload = envelope::open(&key, &sealed, || what(&key))?.to_vec();
+            Ok((key.to_vec(), payload))
         })
     }
 

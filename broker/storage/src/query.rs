@@ -2,15 +2,16 @@
 //! compares the records.
 
 use mqgate_identity::registry::{
-    Cursor, DevicePage, DeviceQuery, DeviceState, MAX_PAGE, MAX_SCANNED, QueryIndex, StorageError,
-    plain_serial,
+    Cursor, DeviceCertificate, DevicePage, DeviceQuery, DeviceState, MAX_PAGE, MAX_SCANNED, QueryIndex,
+    StorageError, plain_serial,
 };
 use mqgate_identity::time::{UnixMillis, UnixSeconds};
 
 use crate::engine::{Engine, Space};
 use crate::index::{self, text_prefix};
 use crate::keys::{self, STATES, device_prefix, name_of_key, trailing_id};
-use crate::records::read_device;
+use crate::records::{parse_device, read_plain};
+use crate::seen;
 
 /// Keys of an index that are counted to find out which is shorter.
 const PROBED: usize = 200;
@@ -45,20 +46,58 @@ pub(crate) fn run(engine: &Engine, query: &DeviceQuery) -> Result<DevicePage, St
             Some(after) if after >= from => [after, &[0][..]].concat(),
             _ => from.clone(),
         };
-        for key in space.keys(&from, until, name_of_key) {
-            let key = key?;
+        for candidate in candidates(space, plan.index, &from, until) {
+            let (key, record) = candidate?;
             if page.records.len() == limit || scanned == MAX_SCANNED {
                 page.next = reached.map(|key| cursor(plan.index, &key));
                 return Ok(page);
             }
             scanned += 1;
-            let id = trailing_id(&key).ok_or_else(|| StorageError::Corrupt(name_of_key(&key)))?;
-            // Between the index and the record another writer may have moved it.
-            page.records.extend(read_device(space, &id)?.filter(|record| query.is_for(record)));
             reached = Some(key);
+            if let Some(record) = record {
+                page.records.extend(seen_if_wanted(space, query, record)?);
+            }
         }
     }
     Ok(page)
+}
+
+type Candidate = Result<(Vec<u8>, Option<DeviceCertificate>), StorageError>;
+
+/// The records of a range; `None` where another writer has moved one between the index and here.
+fn candidates<'a>(
+    space: &'a Space,
+    index: QueryIndex,
+    from: &[u8],
+    until: &[u8],
+) -> Box<dyn Iterator<Item = Candidate> + 'a> {
+    match index {
+        // The keys are those of the records.
+        QueryIndex::Id => Box::new(space.entries(from, until, name_of_key).map(|entry| {
+            let (key, payload) = entry?;
+            let record = parse_device(&key, &payload)?;
+            Ok((key, Some(record)))
+        })),
+        _ => Box::new(space.keys(from, until, name_of_key).map(|key| {
+            let key = key?;
+            let id = trailing_id(&key).ok_or_else(|| StorageError::Corrupt(name_of_key(&key)))?;
+            Ok((key, read_plain(space, &id)?))
+        })),
+    }
+}
+
+/// A record with when it was last seen, if it is one of those asked for. That is read last: it costs as much as the
+/// record, and few queries ask for it.
+fn seen_if_wanted(
+    space: &Space,
+    query: &DeviceQuery,
+    mut record: DeviceCertificate,
+) -> Result<Option<DeviceCertificate>, StorageError> {
+    if query.last_seen.is_open() && !query.is_for(&record) {
+        return Ok(None);
+    }
+    record.last_seen = seen::read(space, &record.id)?;
+    Ok(query.is_for(&record).then_some(record))
 }
 
 /// Every index that could answer, the best guess first.

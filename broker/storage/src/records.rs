@@ -216,11 +216,18 @@ pub(crate) fn read_device(
     space: &Space,
     id: &CertificateFingerprint,
 ) -> Result<Option<DeviceCertificate>, StorageError> {
-    let key = id_key(b'd', id);
-    let Some(payload) = space.get(&key, || name_of_key(&key))? else { return Ok(None) };
-    let mut record = parse_device(&key, &payload)?;
+    let Some(mut record) = read_plain(space, id)? else { return Ok(None) };
     record.last_seen = seen::read(space, id)?;
     Ok(Some(record))
+}
+
+/// A record without when it was last seen.
+pub(crate) fn read_plain(
+    space: &Space,
+    id: &CertificateFingerprint,
+) -> Result<Option<DeviceCertificate>, StorageError> {
+    let key = id_key(b'd', id);
+    space.get(&key, || name_of_key(&key))?.map(|payload| parse_device(&key, &payload)).transpose()
 }
 
 /// As stored, with what the batch makes of it.

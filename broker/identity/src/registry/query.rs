@@ -12,7 +12,7 @@ use crate::time::{UnixMillis, UnixSeconds};
 /// Records on one page, at most.
 pub const MAX_PAGE: usize = 1_000;
 /// Records that one call reads to fill a page; where filters leave fewer, the cursor goes on from there.
-pub const MAX_SCANNED: usize = 2_000;
+pub const MAX_SCANNED: usize = 1_000;
 
 /// Filters, all of which must hold; texts are compared exactly. The empty query is for every record but tombstones.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
