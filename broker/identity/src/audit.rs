@@ -82,6 +82,7 @@ pub mod names {
     pub const CA_CHANGED: &str = "ca.changed";
     pub const REGISTRATION_CODE_CREATED: &str = "registration_code.created";
     pub const REGISTRATION_CODE_DELETED: &str = "registration_code.deleted";
+    pub const REGISTRY_RESTORED: &str = "registry.restored";
     pub const SERVER_CERT_ADDED: &str = "server_cert.added";
     pub const SERVER_CERT_REPLACED: &str = "server_cert.replaced";
     pub const SERVER_CERT_REMOVED: &str = "server_cert.removed";
@@ -139,6 +140,7 @@ pub mod names {
         CA_CHANGED,
         REGISTRATION_CODE_CREATED,
         REGISTRATION_CODE_DELETED,
+        REGISTRY_RESTORED,
         SERVER_CERT_ADDED,
         SERVER_CERT_REPLACED,
         SERVER_CERT_REMOVED,

@@ -14,6 +14,7 @@ mod passwd;
 mod pki;
 mod plugin;
 mod publish;
+mod registry;
 mod reload;
 mod remote;
 mod retained;
@@ -96,6 +97,9 @@ enum Command {
     /// CAs that the running broker trusts
     #[command(subcommand)]
     Ca(ca::Command),
+    /// The registry's files, while the broker is stopped
+    #[command(subcommand)]
+    Registry(registry::Command),
     /// Certificates of the server that the running broker keeps
     #[command(subcommand)]
     ServerCert(server_cert::Command),
@@ -141,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Plugin(command) => plugin::run(command, explicit),
         Command::Cert(command) => cert::run(command, explicit),
         Command::Ca(command) => ca::run(command, explicit),
+        Command::Registry(command) => registry::run(command, explicit),
         Command::ServerCert(command) => server_cert::run(command, explicit),
         Command::Crl(command) => crl::run(command, explicit),
         Command::Config(command) => config::run(command, explicit),

@@ -24,6 +24,7 @@ mod quic;
 mod real_clients;
 mod registration;
 mod reload;
+mod restore;
 mod retirement;
 mod revocation_latency;
 mod revocation_lists;
