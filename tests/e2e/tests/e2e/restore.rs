@@ -35,7 +35,7 @@ async fn backup_restore_of_an_old_registry() {
     admin.run(&["cert", "deactivate", &deleted.fingerprint]);
     admin.run(&["cert", "delete", &deleted.fingerprint]);
 
-    let restore = ["registry", "restore", backup.to_str().unwrap(), "--json"];
+    let restore = ["registry", "restore", backup.to_str().unwrap()];
     let running = admin.try_run(&restore);
     let said = String::from_utf8_lossy(&running.stderr);
     assert_eq!(running.status.code(), Some(69), "{said}");
