@@ -8,6 +8,7 @@ use mqgate_codec::{
     ConnAck, ConnAckCode, ConnAckProperties, Connect, ConnectProperties, DecodeError, Packet, PacketType,
     ProtocolVersion, ReasonCode, Will,
 };
+use mqgate_identity::reason::Reason;
 
 use super::authentication::maximum_packet_size;
 use super::incoming::is_as_said;
@@ -125,7 +126,14 @@ impl Connection {
             user_properties: retry_after.into_iter().collect(),
             ..ConnAckProperties::default()
         };
-        self.answer(connect.version, maximum_packet_size(connect), refused.code, false, properties);
+        let code = match (connect.version, refused.reason) {
+            // A client of 3.1.1 that is told "not authorized" may never come again: this one is to.
+            (ProtocolVersion::V3_1 | ProtocolVersion::V3_1_1, Reason::CertPending) => {
+                ReasonCode::SERVER_UNAVAILABLE
+            }
+            _ => refused.code,
+        };
+        self.answer(connect.version, maximum_packet_size(connect), code, false, properties);
         self.closed(None, Initiator::Server, refused.code, refused.reason)
     }
 

@@ -13,6 +13,9 @@ use crate::permit::Permit;
 use crate::session::SessionExpiry;
 use crate::topics::TopicRules;
 
+/// User Property of CONNACK: the client id that counts, where it is not the one that the client sent.
+const CLIENT_ID_IN_USE: &str = "client-id";
+
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
     pub(super) version: ProtocolVersion,
@@ -110,7 +113,10 @@ impl Terms {
             response_information: response_information(connect, permit, limits),
             authentication_method: connect.properties.authentication_method.clone(), // [MQTT-4.12.0-5]
             authentication_data: permit.authentication_data.clone(),
-            user_properties: bridge_id(connect, limits).into_iter().collect(),
+            user_properties: bridge_id(connect, limits)
+                .into_iter()
+                .chain(overridden(connect, permit))
+                .collect(),
             ..ConnAckProperties::default()
         }
     }
@@ -128,6 +134,12 @@ fn response_information(connect: &Connect, permit: &Permit, limits: &Limits) -> 
     let text =
         || template.replace("${client-id}", &permit.client_id).replace("${device-id}", &permit.device_id);
     asked.then(|| text().into())
+}
+
+/// MQTT has a word for the client id of a client that sent none, and none for one that is not taken as it was sent.
+fn overridden(connect: &Connect, permit: &Permit) -> Option<UserProperty> {
+    let differs = !connect.client_id.is_empty() && connect.client_id != permit.client_id;
+    differs.then(|| (ByteString::from_static(CLIENT_ID_IN_USE), permit.client_id.clone()))
 }
 
 /// Only for bridges.

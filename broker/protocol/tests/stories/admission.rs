@@ -27,6 +27,33 @@ fn a_refused_client_hears_why() {
     "#);
 }
 
+/// A client of 3.1.1 that waits for its operator is not told a word that it takes for the last one.
+#[test]
+fn who_waits_for_an_operator_is_to_come_again() {
+    insta::assert_snapshot!(play(&["connect meter-7 clean", "deny 0x87 pending"]), @r#"
+        connect meter-7 clean => Authorize("meter-7")
+        deny 0x87 pending => CONNACK 0x87, Close(Server 0x87 cert_pending)
+    "#);
+    insta::assert_snapshot!(play(&["connect meter-7 v3 clean", "deny 0x87 pending"]), @r#"
+        connect meter-7 v3 clean => Authorize("meter-7")
+        deny 0x87 pending => CONNACK 3, Close(Server 0x87 cert_pending)
+    "#);
+}
+
+/// The Assigned Client Identifier is for those who sent none [MQTT-3.2.2-16]: who sent another one than it may use
+/// reads it in a user property.
+#[test]
+fn a_client_id_that_is_overridden_is_told() {
+    insta::assert_snapshot!(play(&["connect other clean", "admit as=bound"]), @r#"
+        connect other clean => Authorize("other")
+        admit as=bound => OpenSession(bound clean), Connected, CONNACK 0x00 client-id=bound
+    "#);
+    insta::assert_snapshot!(play(&["connect other v3 clean", "admit as=bound"]), @r#"
+        connect other v3 clean => Authorize("other")
+        admit as=bound => OpenSession(bound clean), Connected, CONNACK 0
+    "#);
+}
+
 /// [MQTT-3.1.3-7, MQTT-3.1.4-5, MQTT-3.2.0-1, MQTT-3.2.2-9, MQTT-3.2.2-16]
 #[test]
 fn an_admitted_client_is_told_what_differs_from_its_wishes() {

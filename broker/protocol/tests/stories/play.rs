@@ -7,9 +7,9 @@
 //!            [will=TOPIC] [will-qos=N] [will-delay=N] [will-retain] [will-expiry=N] [will-not-text]
 //!            [aliases=N] [response-info|no-response-info] [method=M] [data=D]
 //! admit [RULE,RULE…] [subscriptions=N] [rate=N] [bytes=N] [expiry=N] [keep-alive=N] [qos=N] [valid-for=SECONDS]
-//!            [data=D (of authentication)]
+//!            [data=D (of authentication)] [as=CLIENT-ID]
 //! challenge [data=D] | proved (as admit)
-//! (a rule: +filter or -filter) | reauthorize (as admit) | kept (the permit, by the gate) | deny CODE | close CODE
+//! (a rule: +filter or -filter) | reauthorize (as admit) | kept (the permit, by the gate) | deny CODE [pending] | close CODE
 //! wait SECONDS | late SECONDS (nobody looks at the timer) | lost | malformed | nobody (is subscribed from now on)
 //! publish TOPIC [qos=N] [id=N] [dup] [retain] [alias=N] [text|not-text] | puback ID | pubrec ID [CODE] | pubrel ID | pubcomp ID
 //! subscribe FILTER… [qos=N] [handling=N] [id=N] [sid=N] | unsubscribe FILTER… | ping | disconnect [CODE] [expiry=N]
@@ -178,7 +178,10 @@ impl Stage {
             "challenge" => Input::Challenge(words.bytes("data")),
             "proved" => Input::Reauthenticated(self.permit(words)),
             "kept" => Input::PermitKept,
-            "deny" => Input::Refused(Refused::new(code(words.plain[0]), Reason::PluginDenied)),
+            "deny" => {
+                let reason = if words.has("pending") { Reason::CertPending } else { Reason::PluginDenied };
+                Input::Refused(Refused::new(code(words.plain[0]), reason))
+            }
             "close" => Input::Close { code: code(words.plain[0]), reason: Reason::AdminAction },
             "revoke" => Input::Close { code: ReasonCode::NOT_AUTHORIZED, reason: Reason::CertRevoked },
             "lost" => Input::TransportClosed,
@@ -258,6 +261,7 @@ impl Stage {
             .collect();
         let assigned = self.client_id.is_empty();
         let client_id = if assigned { ByteString::from_static("auto-1") } else { self.client_id.clone() };
+        let client_id = words.text("as").unwrap_or(client_id);
         let limits = GrantLimits {
             subscriptions: words.number("subscriptions"),
             publishes_per_second: words.number("rate"),
@@ -469,6 +473,9 @@ fn show(packet: &Packet) -> String {
                 }
             };
             tell("id", properties.assigned_client_id.as_ref().map(ToString::to_string));
+            let mut said = properties.user_properties.iter();
+            let overridden = said.find(|(name, _)| name == "client-id");
+            tell("client-id", overridden.map(|(_, client_id)| client_id.to_string()));
             tell("expiry", properties.session_expiry_interval.map(|value| value.to_string()));
             tell("keep-alive", properties.server_keep_alive.map(|value| value.to_string()));
             tell("qos", properties.maximum_qos.map(|qos| (qos as u8).to_string()));
