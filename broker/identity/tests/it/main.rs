@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says where it fails")]
 
 mod differential;
+mod edge_cases;
 mod entry;
 mod facts;
 mod fuzz;
