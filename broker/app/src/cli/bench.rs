@@ -2,6 +2,7 @@
 
 mod process;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -62,6 +63,7 @@ Examples:
   mqgate bench pairs -q 1 --pid $(pidof mqgate)
   mqgate bench fan-out --subscribers 1000 --payload 1024
   mqgate bench connect -h broker.example --cafile ca.pem --cert device-1.pem --key device-1.key
+  mqgate bench connect --identities devices/ -h broker.example --cafile ca.pem   # first connections: each registers
   mqgate bench idle --connections 10000 --sources 4 --pid $(pidof mqgate)
 
 Figures are comparable between brokers on one machine when the broker has a core of its own
@@ -141,6 +143,10 @@ pub enum Command {
         /// At the same time
         #[arg(long, default_value_t = 16)]
         at_once: u32,
+        /// Folder of certificates (NAME.pem) and their keys (NAME.key), as `mqgate pki bulk` makes them: each connects
+        /// once
+        #[arg(long, value_name = "FOLDER")]
+        identities: Option<PathBuf>,
         #[command(flatten)]
         common: Box<Common>,
     },
@@ -162,6 +168,7 @@ pub enum Command {
 
 pub fn run(command: Command) -> Result<()> {
     crate::run::raise_file_limit();
+    let identities = identities(&command)?;
     let (load, common) = command.apart()?;
     let Common { qos, payload, topic, window, rate, sources, json, .. } = common;
     let process = common.pid.map_or(Ok(Process::NONE), Process::of)?;
@@ -169,12 +176,20 @@ pub fn run(command: Command) -> Result<()> {
     if connect.client_id.is_empty() {
         connect.client_id = "bench-".into();
     }
-    let length = match common.count {
-        Some(count) => Length::Count(count),
+    let each_once = u64::try_from(identities.len()).ok().filter(|each| *each > 0);
+    if each_once.is_some() && connect.tls.is_none() {
+        let what = "--identities needs TLS\n  help: name the CA of the broker's certificate with --cafile";
+        return Err(Failure::new(Exit::Usage, what).into());
+    }
+    let length = match common.count.or(each_once) {
+        Some(count) => Length::Count(each_once.map_or(count, |each| each.min(count))),
         None => Length::For(seconds("--duration", common.duration)?),
     };
-    let warm_up = seconds("--warm-up", common.warm_up)?;
-    let plan = Plan { connect, load, qos, payload, topic, window, rate, warm_up, length, sources };
+    // The first connection of each is what is measured.
+    let warm_up = if each_once.is_some() { Duration::ZERO } else { seconds("--warm-up", common.warm_up)? };
+    let identities = identities.into();
+    let plan =
+        Plan { connect, load, qos, payload, topic, window, rate, warm_up, length, sources, identities };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(bench::run(&plan, &process)).map_err(failure)?;
     if json { output::json(&as_json(&plan, &report)) } else { show(&plan, &report) }
@@ -197,12 +212,36 @@ impl Command {
                 (Load::Retained { topics, subscribers }, *common)
             }
             Self::Sessions { clients, messages, common } => (Load::Sessions { clients, messages }, *common),
-            Self::Connect { at_once, common } => (Load::Connect { at_once }, *common),
+            Self::Connect { at_once, common, .. } => (Load::Connect { at_once }, *common),
             Self::Idle { connections, filters, hold, common } => {
                 (Load::Idle { connections, filters, hold: seconds("--hold", hold)? }, *common)
             }
         })
     }
+}
+
+/// Every certificate with a key in the folder that was named, in order of their names.
+fn identities(command: &Command) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let Command::Connect { identities: Some(folder), .. } = command else { return Ok(Vec::new()) };
+    let unreadable =
+        |error: std::io::Error| Failure::refused(format!("--identities {}: {error}", folder.display()));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let certificate = entry.map_err(unreadable)?.path();
+        let key = certificate.with_extension("key");
+        if certificate.extension().is_some_and(|extension| extension == "pem") && key.is_file() {
+            found.push((certificate, key));
+        }
+    }
+    if found.is_empty() {
+        let what = format!(
+            "--identities {}: no NAME.pem with a NAME.key beside it\n  help: make some with `mqgate pki bulk`",
+            folder.display()
+        );
+        return Err(Failure::refused(what).into());
+    }
+    found.sort();
+    Ok(found)
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration> {

@@ -15,6 +15,8 @@ mod traffic;
 mod wire;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -46,6 +48,9 @@ pub struct Plan {
     /// Connections come from this many addresses in turn, 127.0.0.1 and those that follow: one address has
     /// ports for about 28,000.
     pub sources: u8,
+    /// Certificates and keys that connections have in turn, instead of that of `connect`; with
+    /// [`Load::Connect`], each for one connection.
+    pub identities: Arc<[(PathBuf, PathBuf)]>,
 }
 
 /// When a measurement ends.
@@ -203,7 +208,9 @@ pub async fn run(plan: &Plan, probe: &dyn Probe) -> Result<Report, BenchError> {
     // Whoever generates load has no time for pings.
     plan.connect.keep_alive = Duration::from_secs(u64::from(u16::MAX));
     plan.connect.event_capacity = 1;
-    if let Some(tls) = &mut plan.connect.tls {
+    if let Some(tls) = &mut plan.connect.tls
+        && plan.identities.is_empty()
+    {
         tls.read_once();
     }
     let work = async {
@@ -265,6 +272,11 @@ impl Plan {
         if self.sources > 1 {
             let last = (number % u32::from(self.sources)) as u8;
             options.source = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last.saturating_add(1))));
+        }
+        let identity = self.identities.get(number as usize % self.identities.len().max(1));
+        if let (Some((certificate, key)), Some(tls)) = (identity, &mut options.tls) {
+            tls.cert_file = Some(certificate.clone());
+            tls.key_file = Some(key.clone());
         }
         options
     }

@@ -76,6 +76,9 @@ pub(super) async fn connect(plan: &Plan, at_once: u32, probe: &dyn Probe) -> Res
 async fn again_and_again(storm: Rc<Storm>) -> Result<(), BenchError> {
     while storm.open.get() {
         let number = storm.next.replace(storm.next.get().wrapping_add(1));
+        if number as usize >= storm.plan.identities.len() && !storm.plan.identities.is_empty() {
+            return Ok(()); // Each of them has had its turn.
+        }
         let started = Instant::now();
         let wire = Wire::open(storm.plan.options("c", number), number, u32::MAX).await?;
         if storm.measuring.get() {
