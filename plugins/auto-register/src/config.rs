@@ -58,8 +58,9 @@ pub enum Mode {
 #[derive(Deserialize, Default, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnConflict {
-    #[default]
     Refuse,
+    /// How many a device may have, and what becomes of the older ones, is the broker's to say.
+    #[default]
     AddCertificate,
     ReplaceCertificates,
 }
