@@ -92,6 +92,10 @@ pub mod names {
     pub const CRL_UPDATED: &str = "crl.updated";
     pub const CRL_REFUSED: &str = "crl.refused";
     pub const CERTIFICATE_EXPIRED: &str = "certificate.expired";
+    pub const CERTIFICATE_FINDING: &str = "certificate.finding";
+    pub const DEVICE_SUPERSEDED: &str = "device.superseded";
+    pub const DEVICE_REPARENTED: &str = "device.reparented";
+    pub const DEVICE_LAPSED: &str = "device.lapsed";
     pub const CONFIG_RELOADED: &str = "config.reloaded";
     pub const CONFIG_REFUSED: &str = "config.refused";
     pub const TRANSITION_STARTED: &str = "transition.started";
@@ -107,6 +111,8 @@ pub mod names {
     pub const BAN_REMOVED: &str = "ban.removed";
     pub const BRIDGE_UP: &str = "bridge.up";
     pub const BRIDGE_DOWN: &str = "bridge.down";
+    pub const CLOCK_WRONG: &str = "clock.wrong";
+    pub const CLOCK_RIGHT: &str = "clock.right";
     pub const BROKER_STARTED: &str = "broker.started";
     pub const BROKER_STOPPED: &str = "broker.stopped";
     pub const AUDIT_DROPPED: &str = "audit.dropped";
@@ -150,6 +156,10 @@ pub mod names {
         CRL_UPDATED,
         CRL_REFUSED,
         CERTIFICATE_EXPIRED,
+        CERTIFICATE_FINDING,
+        DEVICE_SUPERSEDED,
+        DEVICE_REPARENTED,
+        DEVICE_LAPSED,
         CONFIG_RELOADED,
         CONFIG_REFUSED,
         TRANSITION_STARTED,
@@ -165,6 +175,8 @@ pub mod names {
         BAN_REMOVED,
         BRIDGE_UP,
         BRIDGE_DOWN,
+        CLOCK_WRONG,
+        CLOCK_RIGHT,
         BROKER_STARTED,
         BROKER_STOPPED,
         AUDIT_DROPPED,

@@ -29,7 +29,10 @@ pub use self::event::{
     CaEventData, DEFAULT_OUTBOX_EVENTS, DeviceEventData, EventContext, EventData, EventKind, EventsPage,
     NewEvent, RegistryEvent,
 };
-pub use self::identifier::{IdentifierError, MAX_DEVICE_ID_BYTES, check_device_id, is_topic_safe};
+pub use self::identifier::{
+    IdentifierError, MAX_BOUND_CLIENT_ID_BYTES, MAX_DEVICE_ID_BYTES, check_device_id, is_bindable,
+    is_topic_safe,
+};
 pub use self::kv::{KvAnswer, KvEntry, KvError, KvOperation, KvQuota, KvRequest};
 pub use self::names::{alternative_names, common_name, organizational_units};
 pub use self::patterns::{MAX_PATTERN_BYTES, MAX_PATTERNS, PatternError};

@@ -23,14 +23,14 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::clock;
-use crate::directory::{Connections, lock};
+use crate::directory::{ConnectionHandle, Connections, lock};
 use crate::extras::{Extras, ExtrasSettings};
 use crate::gate::{Accepted, Admission, Dialogue, Gate, Reauthorization, event_about};
 use crate::inner::{self, InnerClients};
 use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::{MqttMetrics, Tally, Totals, Transport};
 use crate::routing::Router;
-use crate::sessions::{LateWill, Sessions};
+use crate::sessions::{Found, LateWill, Name, Sessions};
 
 pub use crate::connection::serve;
 
@@ -173,6 +173,15 @@ impl Broker {
     pub(crate) fn limits_of(&self, listener: &str) -> Arc<Limits> {
         let all = self.limits.load();
         Arc::clone(all.of_listeners.get(listener).unwrap_or(&all.common))
+    }
+
+    /// The connection that has the session of this name.
+    pub(crate) fn holder(&self, device_id: &str, client_id: &str) -> Option<Arc<ConnectionHandle>> {
+        let name = Name { device_id: device_id.into(), client_id: client_id.into() };
+        match self.sessions.find(&name, |_| ()) {
+            Found::With(handle) => Some(handle),
+            Found::Parked(()) | Found::Nowhere => None,
+        }
     }
 
     /// An id for [`Accepted`], never given twice.

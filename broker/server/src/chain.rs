@@ -123,13 +123,17 @@ impl<'a> Walk<'a> {
         self.note(member, "enhanced-authenticator", "accept", Err(failure), Duration::ZERO)
     }
 
-    /// `None`: all abstained, or there is no registrar.
+    /// `None`: all abstained, or there is no registrar. With `only`, no other member is asked.
     pub(crate) async fn register(
         &mut self,
         claimed: Option<&Identity>,
+        only: Option<&str>,
     ) -> Result<Option<(Arc<str>, RegistrationDecision)>, Stop> {
         for member in &self.hooks.members {
             let Some(hook) = &member.registrar else { continue };
+            if only.is_some_and(|only| only != &*member.name) {
+                continue;
+            }
             let (answer, took) = timed(hook.register(self.on, claimed)).await;
             let mut word = "register";
             let answer = answer.and_then(|answer| match answer {

@@ -1,4 +1,6 @@
-//! The wall clock, read in one place.
+//! The wall clock, read in one place, and whether it can be right.
+
+pub mod sanity;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -234,6 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 Event::Mail => self.mail = true,
                 Event::Read(count) => {
                     self.tally.bytes_received(count);
+                    self.handle.hear(self.now);
                     self.brake(0, count);
                 }
                 Event::Gone => self.handle(Input::TransportClosed),

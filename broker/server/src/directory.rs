@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use mqgate_codec::ReasonCode;
@@ -17,6 +17,7 @@ use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::{UnixMillis, UnixSeconds};
 use mqgate_protocol::permit::Permit;
+use mqgate_protocol::time::Instant;
 use tokio::sync::oneshot;
 
 pub use self::index::Mark;
@@ -60,6 +61,8 @@ pub struct ConnectionHandle {
     admitted: OnceLock<Admitted>,
     /// Generation of the hook set that gave the permit in use.
     generation: AtomicU64,
+    /// When the client said something last, in milliseconds since the broker's start.
+    heard: AtomicU64,
     /// Where its messages wait, once it has a session.
     mailbox: OnceLock<Arc<Mailbox>>,
     orders: Mutex<Orders>,
@@ -102,7 +105,7 @@ struct Orders {
 /// Since when a connection has to go, and where it is noted how long that took.
 #[derive(Debug, Clone)]
 pub struct Cause {
-    pub since: Instant,
+    pub since: std::time::Instant,
     pub latency: prometheus::Histogram,
 }
 
@@ -177,7 +180,12 @@ impl Connections {
 
     /// Everyone who depends on this.
     pub fn find(&self, mark: Mark<'_>) -> Vec<Arc<ConnectionHandle>> {
-        self.index.find(mark)
+        self.index.find(mark, usize::MAX)
+    }
+
+    /// Some of them, `most` at the most.
+    pub(crate) fn find_some(&self, mark: Mark<'_>, most: usize) -> Vec<Arc<ConnectionHandle>> {
+        self.index.find(mark, most)
     }
 
     /// Says when a connection has to be looked at again; at first, when its path's validity ends.
@@ -242,6 +250,7 @@ impl ConnectionHandle {
             entered: Mutex::default(),
             admitted: OnceLock::new(),
             generation: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             mailbox: OnceLock::new(),
             orders: Mutex::default(),
         }
@@ -278,6 +287,17 @@ impl ConnectionHandle {
     /// Generation of the hook set that gave the permit in use; 0 before there is one.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// The client said something.
+    pub(crate) fn hear(&self, now: Instant) {
+        self.heard.store(u64::try_from(now.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether the client said something lately.
+    pub(crate) fn heard_within(&self, now: Instant, time: Duration) -> bool {
+        let heard = Instant::since_start(Duration::from_millis(self.heard.load(Ordering::Relaxed)));
+        now.since(heard) <= time
     }
 
     /// Asks the connection's task to say goodbye; the first request wins.

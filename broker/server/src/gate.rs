@@ -6,9 +6,12 @@
 
 mod answer;
 mod banned;
+mod binding;
 mod dialogue;
 mod facts;
+mod findings;
 mod judge;
+mod register;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -26,18 +29,22 @@ use mqgate_identity::time::UnixMillis;
 use mqgate_protocol::permit::Permit;
 
 pub use self::answer::connack_code;
+pub use self::binding::{BindClientId, OnClientIdMismatch};
 pub use self::dialogue::Dialogue;
 pub(crate) use self::dialogue::{Data, Interpreter};
 pub(crate) use self::facts::event_about;
-use self::judge::{Asked, No, permit};
+use self::findings::Findings;
+use self::judge::{Asked, Decision, No, permit};
 use crate::audit::AuditLog;
 use crate::bans::Bans;
 use crate::chain::Walk;
-use crate::clock;
+use crate::clock::{self, sanity::ClockWatch};
 use crate::metrics::GateMetrics;
 use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::Transport;
-use crate::registry::Registry;
+use crate::provision::{Provision, ProvisionSettings};
+use crate::registry::{Registry, RegistryChange, RotationSettings};
+use crate::sharing::Sharing;
 
 /// What is known about a connection once its transport is up, before CONNECT.
 #[derive(Debug, Clone)]
@@ -130,6 +137,13 @@ pub struct GateSettings {
     pub named_acls: HashMap<String, Vec<AclRule>>,
     /// Seconds a client waits before it asks again about a registration that is pending.
     pub pending_retry_after: u32,
+    /// What holds an unknown certificate back before a registrar is asked about it.
+    pub provision: ProvisionSettings,
+    /// How long a certificate waits for an operator before it is forgotten.
+    pub pending_ttl: Duration,
+    pub bind_client_id: BindClientId,
+    pub on_client_id_mismatch: OnClientIdMismatch,
+    pub rotation: RotationSettings,
 }
 
 /// How long a grant that has run out is kept while nobody can be asked for another.
@@ -144,6 +158,10 @@ pub struct Gate {
     settings: ArcSwap<GateSettings>,
     anchor_now: OnceLock<Arc<AnchorNow>>,
     bans: Option<Arc<Bans>>,
+    provision: Arc<Provision>,
+    findings: Findings,
+    sharing: OnceLock<Arc<Sharing>>,
+    clock: OnceLock<Arc<ClockWatch>>,
 }
 
 /// Which CA the path of a certificate ends in now: of the connection with this number, on the listener of this name.
@@ -160,8 +178,33 @@ impl Gate {
         metrics: Arc<GateMetrics>,
         settings: GateSettings,
     ) -> Self {
-        let settings = ArcSwap::from_pointee(settings);
-        Self { hooks, registry, audit, metrics, settings, anchor_now: OnceLock::new(), bans: None }
+        let provision = Arc::new(Provision::new(Arc::clone(&metrics.provision)));
+        if let Some(registry) = &registry {
+            let waiting = Arc::downgrade(&provision);
+            registry.on_change(move |change| {
+                let (RegistryChange::DeviceChanged { certificate }
+                | RegistryChange::DeviceBarred { certificate, .. }) = change
+                else {
+                    return;
+                };
+                if let Some(provision) = waiting.upgrade() {
+                    provision.changed(certificate);
+                }
+            });
+        }
+        Self {
+            hooks,
+            registry,
+            audit,
+            metrics,
+            settings: ArcSwap::from_pointee(settings),
+            anchor_now: OnceLock::new(),
+            bans: None,
+            provision,
+            findings: Findings::default(),
+            sharing: OnceLock::new(),
+            clock: OnceLock::new(),
+        }
     }
 
     /// Keeps out who is banned.
@@ -179,6 +222,29 @@ impl Gate {
     /// Says how to judge a path whose trust set may have changed since the handshake; the first one stays.
     pub fn anchors_from(&self, anchor_now: Arc<AnchorNow>) {
         let _ = self.anchor_now.set(anchor_now);
+    }
+
+    /// Says who looks for certificates that are on two devices; the first one stays.
+    pub fn finds_shared_by(&self, sharing: Arc<Sharing>) {
+        let _ = self.sharing.set(sharing);
+    }
+
+    /// Says who looks at the clock; the first one stays.
+    pub fn reads(&self, clock: Arc<ClockWatch>) {
+        let _ = self.clock.set(clock);
+    }
+
+    /// What holds unknown certificates back.
+    pub fn provision(&self) -> &Arc<Provision> {
+        &self.provision
+    }
+
+    /// Forgets what is over. To be called once in a while.
+    pub fn sweep(&self) {
+        self.provision.sweep();
+        if let Some(sharing) = self.sharing.get() {
+            sharing.sweep();
+        }
     }
 
     pub(crate) fn metrics(&self) -> &GateMetrics {
@@ -212,10 +278,13 @@ impl Gate {
         let judged = self.judge(&mut walk, accepted, &on, &hooks, Asked::New { dialogue }).await;
         let verdicts = std::mem::take(&mut walk.verdicts);
 
-        let admission = match judged.and_then(|decision| {
-            let permit = permit(&decision, accepted, hooks.generation)?;
-            Ok((decision, permit))
-        }) {
+        let judged = match judged {
+            Ok(decision) => self.permitted(accepted, connect, decision, hooks.generation).await,
+            Err(no) => Err(no),
+        };
+        let used =
+            judged.as_ref().ok().and_then(|(decision, _)| decision.record.clone().zip(decision.anchor));
+        let admission = match judged {
             Ok((decision, permit)) => {
                 let event = self.event(
                     names::CONNECTION_ACCEPTED,
@@ -248,8 +317,25 @@ impl Gate {
             && let (Some(registry), Some(certificate)) = (&self.registry, &accepted.certificate)
         {
             registry.seen(certificate.leaf.certificate_fingerprint);
+            if let Some((record, anchor)) = &used {
+                registry.used(record, *anchor, self.settings.load().rotation);
+            }
         }
         admission
+    }
+
+    /// The permit, and a last look at whether the certificate is on another device as well.
+    async fn permitted(
+        &self,
+        accepted: &Accepted,
+        connect: &Connect,
+        decision: Decision,
+        generation: u64,
+    ) -> Result<(Decision, Permit), No> {
+        let permit = permit(&decision, accepted, generation)?;
+        self.check_sharing(accepted, connect.keep_alive, &decision, &permit).await?;
+        self.note_injection(accepted, &decision, &permit);
+        Ok((decision, permit))
     }
 
     /// Asks the current hook set about a live session. A failure of a hook leaves the grant as it is, but not

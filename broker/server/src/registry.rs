@@ -12,6 +12,8 @@ mod changes;
 mod codes;
 mod devices;
 mod flight;
+mod rotation;
+mod sweeps;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +27,7 @@ use mqgate_identity::evaluation::{PathPolicy, Rejection};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::rules::RuleError;
 use mqgate_identity::registry::{
-    CaCertificate, Condition, DeviceCertificate, DevicePage, DeviceQuery, DeviceState, Effective,
+    CaCertificate, Condition, Cursor, DeviceCertificate, DevicePage, DeviceQuery, DeviceState, Effective,
     EffectiveFilter, EventsPage, NewEvent, RecordWrite, RegistryChanges, Storage, StorageError, rules,
 };
 use mqgate_identity::time::UnixMillis;
@@ -38,6 +40,8 @@ pub use self::cas::RetiredCa;
 pub use self::devices::{JitRegistration, ManualRegistration};
 pub(crate) use self::flight::Flight;
 use self::flight::Flights;
+use self::rotation::Rotation;
+pub use self::rotation::{OnMaxActive, RotationSettings};
 use crate::audit::{AuditLog, AuditRefused};
 use crate::clock;
 use crate::live::Live;
@@ -56,6 +60,8 @@ pub struct RegistrySettings {
     pub last_seen_granularity: Duration,
     /// How often `last_seen` is written, and a storage that failed is tried again.
     pub housekeeping: Duration,
+    /// How long before the end of a certificate, or of a CA, it is told.
+    pub expiry_warnings: Vec<Duration>,
 }
 
 impl Default for RegistrySettings {
@@ -65,6 +71,7 @@ impl Default for RegistrySettings {
             policy: PathPolicy::default(),
             last_seen_granularity: Duration::from_secs(600),
             housekeeping: Duration::from_secs(5),
+            expiry_warnings: Vec::new(),
         }
     }
 }
@@ -94,6 +101,11 @@ pub enum RegistryError {
     Retirement(#[from] RetirementError),
     #[error("the device \"{0}\" exists already, and the registrar said not to add a certificate to it")]
     DeviceExists(String),
+    #[error(
+        "the device \"{device_id}\" has {maximum} certificates in use, which is the limit \
+         (`rotation.max_active_per_device`): deactivate one, or let the oldest go (`rotation.on_max_active`)"
+    )]
+    TooManyActive { device_id: String, maximum: usize },
     #[error("{0}")]
     Storage(StorageError),
     #[error("{0}")]
@@ -126,6 +138,7 @@ impl RegistryError {
             | Self::SameCa
             | Self::Retirement(_)
             | Self::DeviceExists(_) => Reason::ProvisionDenied,
+            Self::TooManyActive { .. } => Reason::ProvisionQuota,
             Self::Storage(_) => Reason::RegistryUnavailable,
             Self::Audit(_) => Reason::AuditUnavailable,
         }
@@ -147,6 +160,7 @@ impl RegistryError {
             Self::Retirement(RetirementError::TooMany(_)) => "too_many_transitions",
             Self::Retirement(RetirementError::Unavailable(_)) => "transitions_unavailable",
             Self::DeviceExists(_) => "device_exists",
+            Self::TooManyActive { .. } => "too_many_active_certificates",
             Self::Storage(StorageError::Conflict { .. }) => "revision_conflict",
             Self::Storage(StorageError::BadCursor) => "bad_cursor",
             Self::Storage(StorageError::DuplicateSerial { .. }) => "duplicate_serial",
@@ -210,6 +224,9 @@ pub struct Registry {
     failing: AtomicBool,
     /// Number of the newest event.
     newest_event: tokio::sync::watch::Sender<u64>,
+    rotation: Rotation,
+    /// Where the sweep over pending certificates has come to.
+    pending_cursor: Mutex<Option<Cursor>>,
 }
 
 /// Certificates whose `last_seen` may wait to be written; more are not remembered.
@@ -242,6 +259,8 @@ impl Registry {
             listeners: Mutex::default(),
             failing: AtomicBool::new(false),
             newest_event: tokio::sync::watch::Sender::new(0),
+            rotation: Rotation::default(),
+            pending_cursor: Mutex::default(),
         });
         registry.load_cas().await?;
         let newest = registry.blocking(|storage| storage.events(u64::MAX, 0)).await?.newest;
@@ -330,6 +349,7 @@ impl Registry {
     pub async fn housekeeping(self: Arc<Self>, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(self.settings.housekeeping);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut swept = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -340,6 +360,11 @@ impl Registry {
                 let _ = self.blocking(|storage| storage.ca_certificates()).await;
             }
             self.end_retirements().await;
+            self.end_supersessions().await;
+            if swept.is_none_or(|at: tokio::time::Instant| at.elapsed() >= sweeps::PERIOD) {
+                swept = Some(tokio::time::Instant::now());
+                self.sweep().await;
+            }
             self.write_seen().await;
         }
         self.write_seen().await;

@@ -427,6 +427,20 @@ mod tests {
     }
 
     #[test]
+    fn ca_accidentally_public() {
+        let (servers, clients) = (TestCa::new("servers"), TestCa::new("clients"));
+        let store = TrustStore::new(2);
+        store.know_own_chain(vec![servers.server().facts()]);
+        let lints = |ca: &TestCa| -> Vec<AnchorLint> {
+            let facts = CertificateFacts::parse(&ca.der()).unwrap();
+            let found = store.lint(&facts, &PathPolicy::default(), crate::clock::now().seconds());
+            found.into_iter().map(|(lint, _)| lint).collect()
+        };
+        assert!(lints(&servers).contains(&AnchorLint::ServerChain));
+        assert!(!lints(&clients).contains(&AnchorLint::ServerChain));
+    }
+
+    #[test]
     fn clients_are_told_of_so_many_cas_and_of_none_when_there_are_more() {
         let cas: Vec<TestCa> = (0..3).map(|number| TestCa::new(&format!("ca {number}"))).collect();
         let store = TrustStore::new(3);

@@ -12,6 +12,7 @@ mod mqtt;
 mod ocsp;
 mod plugins;
 mod policy;
+mod registry;
 mod reload;
 mod service;
 mod tls;
@@ -37,6 +38,9 @@ pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::ocsp::Ocsp;
 pub use self::plugins::{Capability, Native, Plugin, PluginGrant, PluginLimits};
 pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};
+pub use self::registry::{
+    BindClientId, Clock, OnClientIdMismatch, OnMaxActive, OnShared, Provisioning, Rotation, Sharing,
+};
 pub use self::reload::{OnExpiry, Reload};
 pub use self::service::{Admin, Audit, Log, LogFormat, Metrics};
 pub use self::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersion, TlsVersions};
@@ -69,6 +73,10 @@ pub struct Config {
     pub limits: Limits,
     /// How MQTT is spoken, where the specification leaves a choice.
     pub mqtt: Mqtt,
+    pub provisioning: Provisioning,
+    pub rotation: Rotation,
+    pub sharing: Sharing,
+    pub clock: Clock,
     /// Who is kept out, by `mqgate bans` or because it was flapping.
     pub bans: Bans,
     pub flapping: Flapping,

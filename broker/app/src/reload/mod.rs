@@ -25,11 +25,12 @@ use mqgate_plugin_host::PluginHost;
 use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::Broker;
 use mqgate_server::bundles::Bundles;
-use mqgate_server::clock;
+use mqgate_server::clock::{self, sanity::ClockWatch};
 use mqgate_server::crl::RevocationService;
 use mqgate_server::gate::Gate;
 use mqgate_server::live::Live;
 use mqgate_server::registry::Registry;
+use mqgate_server::sharing::Sharing;
 use mqgate_server::tls::TlsServer;
 use mqgate_server::trust::{BoundAnchor, TrustStore};
 use prometheus::{Gauge, IntCounterVec, Opts};
@@ -149,6 +150,8 @@ impl From<Problems> for ReloadError {
 pub struct ReloadParts {
     pub broker: Arc<Broker>,
     pub gate: Arc<Gate>,
+    pub clock_watch: Arc<ClockWatch>,
+    pub sharing: Arc<Sharing>,
     pub live: Arc<Live>,
     pub trust: Arc<TrustStore>,
     pub registry: Arc<Registry>,

@@ -93,6 +93,9 @@ fn effect(path: &[String]) -> Effect {
         ["policy", "acls", ..] => Effect::NewConnections,
         // The routes that load and swap plugins have it from the start.
         ["policy", "reauthorize"] => Effect::Restart,
+        // What is watched over from the start.
+        ["clock", "check"] | ["rotation", "expiry_warnings", ..] => Effect::Restart,
+        ["provisioning" | "rotation" | "sharing" | "clock", ..] => Effect::Now,
         ["policy", ..] | ["reload", ..] | ["log", "filter"] => Effect::Now,
         ["limits", key] if LIMITS.contains(key) => Effect::NewConnections,
         // What these decide is part of how a listener judges; the others say which lists there are.

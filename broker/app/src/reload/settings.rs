@@ -10,6 +10,8 @@ pub(super) async fn take_over(parts: &ReloadParts, state: &State, config: &Confi
         parts.revocations.configure(revocations::settings(config)).await;
     }
     parts.gate.configure(build::gate_settings(config));
+    parts.clock_watch.configure(build::registry::when_wrong(config));
+    parts.sharing.configure(build::registry::sharing(config));
     parts.registry.configure(build::registry_settings(config).policy);
     parts.broker.configure(build::limits(config), build::listener_limits(config));
     parts.broker.configure_rates(extras::rates(config));

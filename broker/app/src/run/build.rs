@@ -1,5 +1,6 @@
 //! From the configuration to the settings of the parts.
 
+pub mod registry;
 mod transport;
 
 use std::collections::{BTreeSet, HashMap};
@@ -417,7 +418,11 @@ pub fn audit_settings(config: &Config) -> AuditSettings {
 pub fn registry_settings(config: &Config) -> RegistrySettings {
     let listener = config.listeners.values().find(|listener| auth_mode(listener) == AuthMode::PerDevice);
     let policy = listener.map(|listener| path_policy(config, listener)).unwrap_or_default();
-    RegistrySettings { policy, ..RegistrySettings::default() }
+    RegistrySettings {
+        policy,
+        expiry_warnings: registry::expiry_warnings(config),
+        ..RegistrySettings::default()
+    }
 }
 
 pub fn gate_settings(config: &Config) -> GateSettings {
@@ -445,6 +450,11 @@ pub fn gate_settings(config: &Config) -> GateSettings {
             .map(|(name, acl)| (name.clone(), acl.rules.iter().map(acl_rule).collect()))
             .collect(),
         pending_retry_after: u32::try_from(config.policy.pending_retry_after.0.as_secs()).unwrap_or(u32::MAX),
+        provision: registry::provision(config),
+        pending_ttl: config.provisioning.pending_ttl.0,
+        bind_client_id: registry::bind_client_id(config),
+        on_client_id_mismatch: registry::on_client_id_mismatch(config),
+        rotation: registry::rotation(config),
     }
 }
 

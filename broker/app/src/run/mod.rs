@@ -27,6 +27,7 @@ use mqgate_server::admin::{ADMIN_TLS, About, AdminParts, AdminTls, Door, HostRul
 use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::{Admitter, Broker, BrokerParts};
 use mqgate_server::bundles::Bundles;
+use mqgate_server::clock::sanity::ClockWatch;
 use mqgate_server::crl::RevocationService;
 use mqgate_server::gate::Gate;
 use mqgate_server::listener::{ListenError, ListenerParts, ListenerSettings};
@@ -37,6 +38,7 @@ use mqgate_server::ocsp::Stapler;
 use mqgate_server::readiness::Readiness;
 use mqgate_server::registry::Registry;
 use mqgate_server::retirement::Retirement;
+use mqgate_server::sharing::Sharing;
 use mqgate_server::tls::TlsServer;
 use mqgate_server::trust::{BoundAnchor, TrustStore};
 use mqgate_server::{admin, clock};
@@ -123,6 +125,8 @@ struct Parts {
     host: Arc<mqgate_plugin_host::PluginHost>,
     broker: Arc<Broker>,
     gate: Arc<Gate>,
+    clock_watch: Arc<ClockWatch>,
+    sharing: Arc<Sharing>,
     live: Arc<Live>,
     transitions: Arc<Transitions>,
     anchors: Vec<BoundAnchor>,
@@ -182,6 +186,8 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
     helpers.spawn(Arc::clone(&parts.bridges).run(stop.clone()));
     extras::spawn(config, &parts.broker, &mut helpers, &end);
     helpers.spawn(Arc::clone(&parts.live).housekeeping(end.clone()));
+    helpers.spawn(Arc::clone(&parts.clock_watch).housekeeping(end.clone()));
+    helpers.spawn(tidy(Arc::clone(&parts.gate), end.clone()));
     helpers.spawn(Arc::clone(&parts.transitions).housekeeping(end.clone()));
     helpers.spawn(sweep(Arc::clone(&parts.storage), end.clone()));
 
@@ -201,6 +207,8 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
         }
         Some(failed) = failures.recv() => Err(failure(&failed)),
     };
+    // Nobody waits for an operator any more.
+    parts.gate.provision().close();
     stop.cancel();
     let patience = parts.config.node.shutdown_timeout.0 + Duration::from_secs(1);
     tokio::select! {
@@ -225,6 +233,34 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
     result
 }
 
+/// Looks whether the machine's clock can be right.
+async fn clock_watch(
+    config: &Config,
+    storage: &Arc<FjallStorage>,
+    audit: &Arc<AuditLog>,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<ClockWatch>> {
+    let storage = Arc::clone(storage) as Arc<dyn Storage>;
+    let (audit, prometheus, check) = (Arc::clone(audit), metrics.registry().clone(), config.clock.check);
+    let built_at = build::registry::built_at();
+    let watch =
+        tokio::task::spawn_blocking(move || ClockWatch::open(storage, audit, &prometheus, built_at, check))
+            .await?
+            .map_err(|error| Failure::unavailable(format!("what the clock has shown: {error}")))?;
+    watch.configure(build::registry::when_wrong(config));
+    Ok(watch)
+}
+
+/// Has the gate forget what is over, until `end`.
+async fn tidy(gate: Arc<Gate>, end: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = tokio::time::sleep(SWEEP) => gate.sweep(),
+        }
+    }
+}
+
 /// A listener has ended before it was told to.
 fn failure(error: &ListenError) -> anyhow::Error {
     Failure::unavailable(format!(
@@ -247,6 +283,8 @@ fn reloader(
     let reached = ReloadParts {
         broker: Arc::clone(&parts.broker),
         gate: Arc::clone(&parts.gate),
+        clock_watch: Arc::clone(&parts.clock_watch),
+        sharing: Arc::clone(&parts.sharing),
         live: Arc::clone(&parts.live),
         trust: Arc::clone(&parts.trust),
         registry: Arc::clone(&parts.registry),
@@ -353,6 +391,7 @@ async fn open(config: Config) -> Result<Parts> {
     .map_err(|error| Failure::unavailable(error.to_string()))?;
     let host = Arc::new(host);
 
+    let clock_watch = clock_watch(&config, &storage, &audit, &metrics).await?;
     let bans = extras::bans(&config, Arc::clone(&storage) as Arc<dyn Storage>, &metrics).await?;
     let gate = Gate::new(
         host.hooks(),
@@ -362,6 +401,7 @@ async fn open(config: Config) -> Result<Parts> {
         build::gate_settings(&config),
     );
     let gate = Arc::new(gate.with_bans(Arc::clone(&bans)));
+    gate.reads(Arc::clone(&clock_watch));
     let parts = BrokerParts {
         admitter: Admitter::Gate(Arc::clone(&gate)),
         audit: Arc::clone(&audit),
@@ -370,6 +410,8 @@ async fn open(config: Config) -> Result<Parts> {
         listener_limits: build::listener_limits(&config),
     };
     let broker = Broker::with_extras(parts, extras::settings(&config, bans), metrics.registry())?;
+    let sharing = Sharing::new(&broker, metrics.registry(), build::registry::sharing(&config))?;
+    gate.finds_shared_by(Arc::clone(&sharing));
     let bridge_id = bridge::broker_id(&config.node.data_dir)?;
     broker.known_to_bridges_as(&bridge_id);
     let bridges = Bridges::new(&config, &bridge_id, &broker, &audit, metrics.registry())
@@ -414,6 +456,8 @@ async fn open(config: Config) -> Result<Parts> {
         host,
         broker,
         gate,
+        clock_watch,
+        sharing,
         live,
         transitions,
         anchors,

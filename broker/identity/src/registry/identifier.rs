@@ -27,6 +27,15 @@ pub fn check_device_id(text: &str) -> Result<(), IdentifierError> {
     }
 }
 
+/// Bytes of a client id that a certificate can be bound to.
+pub const MAX_BOUND_CLIENT_ID_BYTES: usize = 256;
+
+/// Whether a certificate may be bound to this client id: 1 to 256 bytes, no control or invisible character.
+pub fn is_bindable(client_id: &str) -> bool {
+    let fits = (1..=MAX_BOUND_CLIENT_ID_BYTES).contains(&client_id.len());
+    fits && !client_id.chars().any(crate::certificate::is_deceptive)
+}
+
 /// Whether a text from outside may be put into a topic as (part of) one level: it can neither add a level,
 /// nor be a wildcard, nor reach a `$` tree. Where it may not, an allowing rule must not match, and a denying
 /// rule must.
@@ -56,6 +65,21 @@ mod tests {
             ("a\u{202e}b", IdentifierError::Forbidden('\u{202e}')),
         ] {
             assert_eq!(check_device_id(bad), Err(error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn client_ids_to_be_bound_to() {
+        for (text, good) in [
+            ("pump-1", true),
+            ("a/b", true),
+            (&*"x".repeat(MAX_BOUND_CLIENT_ID_BYTES), true),
+            (&*"x".repeat(MAX_BOUND_CLIENT_ID_BYTES + 1), false),
+            ("", false),
+            ("a\0", false),
+            ("a\u{202e}b", false),
+        ] {
+            assert_eq!(is_bindable(text), good, "{text}");
         }
     }
 

@@ -71,7 +71,8 @@ fn ca_renewed_with_the_same_key() {
         params.self_signed(&key).unwrap().der().to_vec()
     };
     let (old, new) = (certified(2030), certified(2040));
-    let issuer = Issuer::from_params(&ca_params("root"), &key);
+    let params = ca_params("root");
+    let issuer = Issuer::from_params(&params, &key);
     let leaf_key = KeyPair::generate().unwrap();
     let leaf = named("x").signed_by(&leaf_key, &issuer).unwrap();
     for trusted in [anchors(&[("old", &old)]), anchors(&[("new", &new)])] {

@@ -123,6 +123,7 @@ impl From<RegistryError> for Problem {
             }
             RegistryError::Configured => (StatusCode::CONFLICT, "ca_configured"),
             RegistryError::DeviceExists(_) => (StatusCode::CONFLICT, "device_exists"),
+            RegistryError::TooManyActive { .. } => (StatusCode::CONFLICT, "too_many_active_certificates"),
             RegistryError::Storage(StorageError::Unavailable(_) | StorageError::Corrupt(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, error.code())
             }

@@ -146,12 +146,12 @@ impl Index {
         }
     }
 
-    pub(super) fn find(&self, mark: Mark<'_>) -> Vec<Arc<ConnectionHandle>> {
+    pub(super) fn find(&self, mark: Mark<'_>, most: usize) -> Vec<Arc<ConnectionHandle>> {
         let hash = self.hasher.hash_one(mark);
         let mut found = match lock(self.shard(hash)).get(&hash) {
             None => Vec::new(),
             Some(Bucket::One(handle)) => vec![Arc::clone(handle)],
-            Some(Bucket::Many(handles)) => handles.values().cloned().collect(),
+            Some(Bucket::Many(handles)) => handles.values().take(most).cloned().collect(),
         };
         found.retain(|handle| handle.has(mark));
         found

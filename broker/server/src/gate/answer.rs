@@ -133,6 +133,7 @@ pub const fn connack_code(reason: Reason) -> ReasonCode {
         | Reason::CertSuperseded
         | Reason::CertQuarantined
         | Reason::KeyCompromised
+        | Reason::CloneDetected
         | Reason::CaInactive
         | Reason::ProvisionDenied
         | Reason::PluginDenied
@@ -142,6 +143,7 @@ pub const fn connack_code(reason: Reason) -> ReasonCode {
         Reason::ProvisionRateLimited => ReasonCode::CONNECTION_RATE_EXCEEDED,
         Reason::ProvisionQuota | Reason::QuotaExceeded => ReasonCode::QUOTA_EXCEEDED,
         Reason::RegistryUnavailable
+        | Reason::ClockInsane
         | Reason::PluginUnavailable
         | Reason::PluginTimeout
         | Reason::PluginInvalid

@@ -5,7 +5,7 @@ use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::hooks::{
     Attribute, ConnectFacts, Connection, Grant, Identity, Secret, Value, WillFacts,
 };
-use mqgate_identity::registry::DeviceCertificate;
+use mqgate_identity::registry::{DeviceCertificate, EventContext};
 use mqgate_protocol::permit::Permit;
 
 use super::Accepted;
@@ -132,6 +132,16 @@ pub(super) fn accepted_event(mut event: AuditEvent, permit: &Permit, grant: &Gra
 pub(super) fn plugin_field(mut attribute: Attribute) -> Attribute {
     attribute.name.insert_str(0, "plugin.");
     attribute
+}
+
+/// The connection, for an event of the registry.
+pub(crate) fn event_context(accepted: &Accepted) -> EventContext {
+    EventContext {
+        peer_ip: Some(accepted.peer.address.to_string()),
+        sni: accepted.tls.as_ref().and_then(|tls| tls.server_name.clone()),
+        listener: Some(accepted.listener.to_string()),
+        ..EventContext::default()
+    }
 }
 
 /// 128 random bits as 32 hex digits.

@@ -1,25 +1,21 @@
 //! The judgement itself: registry and chains, in their order, up to a decision or a no.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
-use mqgate_identity::hooks::{
-    Acl, AclRule, ConnackReason, Connection, Denial, Grant, HookSet, Identity, RegistrationDecision,
-};
+use mqgate_identity::hooks::{Acl, AclRule, ConnackReason, Connection, Denial, Grant, HookSet, Identity};
 use mqgate_identity::reason::Reason;
-use mqgate_identity::registry::DeviceCertificate;
 use mqgate_identity::registry::rules::effective;
+use mqgate_identity::registry::{DeviceCertificate, EventKind};
 use mqgate_protocol::permit::{Granted, Permit};
 
-use super::{Accepted, AuthMode, Dialogue, Gate, ListenerPolicy, RegistrationMode, answer, facts};
+use super::{Accepted, AuthMode, Dialogue, Gate, ListenerPolicy, RegistrationMode, answer, binding, facts};
 use crate::chain::{Stop, Walk, failure_reason};
 use crate::clock;
-use crate::metrics::gate::ProvisionOutcome;
-use crate::registry::{Flight, JitRegistration, Registry};
+use crate::registry::Registry;
 
 /// Everything the chains came to: what a permit is compiled from.
 pub(super) struct Decision {
@@ -28,6 +24,10 @@ pub(super) struct Decision {
     pub(super) rules: Option<Vec<AclRule>>,
     pub(super) client_id: ByteString,
     pub(super) assigned: bool,
+    /// Where every device has its own certificate.
+    pub(super) record: Option<Arc<DeviceCertificate>>,
+    /// The CA that the path of the certificate ends in now.
+    pub(super) anchor: Option<CertificateFingerprint>,
     proved: Option<Arc<Identity>>,
     data: Option<Bytes>,
 }
@@ -45,6 +45,8 @@ pub(super) struct No {
     pub(super) retry_after: Option<u32>,
     /// A hook or the registry gave no answer: a live session keeps its grant.
     pub(super) unanswered: bool,
+    /// Worth an event about the certificate.
+    pub(super) finding: Option<EventKind>,
 }
 
 /// Whether chains are asked for a new connection or about a live session.
@@ -84,8 +86,20 @@ impl Gate {
             no.unanswered = true;
             return Err(no);
         }
-        let mut record = self.registered(accepted, policy).await?;
-        let may_register = policy.auth_mode == AuthMode::PerDevice && matches!(asked, Asked::New { .. });
+        let is_new = matches!(asked, Asked::New { .. });
+        let found = self.registered(accepted, policy).await?;
+        let mut anchor = found.as_ref().map(|(_, anchor)| *anchor);
+        let mut record = match found {
+            Some((record, anchor)) => Some(match (&self.registry, policy.auth_mode) {
+                (Some(registry), AuthMode::PerDevice) if is_new => {
+                    self.let_in(accepted, record, anchor, registry).await?
+                }
+                (Some(registry), _) => self.in_force(record, anchor, registry)?,
+                (None, _) => record,
+            }),
+            None => None,
+        };
+        let may_register = policy.auth_mode == AuthMode::PerDevice && is_new;
         if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
             // An unknown certificate and no one who may change that: no plugin is asked.
             let somebody = hooks.members.iter().any(|member| member.registrar.is_some());
@@ -93,12 +107,15 @@ impl Gate {
                 return Err(No::because(Reason::CertNotRegistered));
             }
         }
-        check_binding(record.as_deref(), on, &asked)?;
+        if let Some(record) = &record {
+            self.check_binding(accepted, record, on, &asked).await?;
+        }
 
         let Claimed { identity: claimed, proved, data } = claimed(walk, on, &mut asked).await?;
         if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
-            let registered = self.register(walk, accepted, claimed.as_ref()).await?;
-            check_binding(Some(&registered), on, &asked)?;
+            let registered = self.register(walk, accepted, on, claimed.as_ref()).await?;
+            self.check_binding(accepted, &registered, on, &asked).await?;
+            anchor = Some(registered.ca_id);
             record = Some(registered);
         }
         let identity = match (claimed, record.as_deref()) {
@@ -133,18 +150,48 @@ impl Gate {
                 }
             },
         };
-        let (client_id, assigned) = client_id(on, record.as_deref(), &grant, &asked);
+        let (client_id, assigned) = binding::client_id(on, record.as_deref(), &grant, &asked);
         self.unbanned(accepted, &client_id, Some(&identity.device_id))?;
-        Ok(Decision { identity, grant, rules, client_id, assigned, proved, data })
+        let record = record.filter(|_| policy.auth_mode == AuthMode::PerDevice);
+        Ok(Decision { identity, grant, rules, client_id, assigned, record, anchor, proved, data })
     }
 
-    /// The record of the connection's certificate, if it has one and the record lets it in. A certificate that
-    /// was revoked is refused on every listener, registered devices only or not.
+    /// Whether the client may use the client id that it asks for, with this certificate; if not, it is written down.
+    async fn check_binding(
+        &self,
+        accepted: &Accepted,
+        record: &DeviceCertificate,
+        on: &Connection,
+        asked: &Asked<'_>,
+    ) -> Result<(), No> {
+        let bound = self.binding(record, on, asked).await;
+        if let Err(no) = &bound {
+            self.note_violation(accepted, record, no);
+        }
+        bound
+    }
+
+    /// The same; looks only.
+    pub(super) async fn binding(
+        &self,
+        record: &DeviceCertificate,
+        on: &Connection,
+        asked: &Asked<'_>,
+    ) -> Result<(), No> {
+        binding::check_record(record, on, asked, self.settings.load().on_client_id_mismatch)?;
+        match asked {
+            Asked::New { .. } => self.is_not_anothers(record, &on.connect.client_id).await,
+            Asked::Again { .. } => Ok(()),
+        }
+    }
+
+    /// The record of the connection's certificate, if it has one, and the CA that its path ends in now. A certificate
+    /// that was revoked is refused on every listener, registered devices only or not: see [`Self::in_force`].
     async fn registered(
         &self,
         accepted: &Accepted,
         policy: ListenerPolicy,
-    ) -> Result<Option<Arc<DeviceCertificate>>, No> {
+    ) -> Result<Option<(Arc<DeviceCertificate>, CertificateFingerprint)>, No> {
         let Some(certificate) = &accepted.certificate else {
             return match policy.auth_mode {
                 AuthMode::OneWay | AuthMode::Mutual if !policy.needs_certificate => Ok(None),
@@ -164,8 +211,7 @@ impl Gate {
             .lookup(certificate.leaf.certificate_fingerprint)
             .await
             .map_err(|error| No::unanswered(Reason::RegistryUnavailable, error.to_string()))?;
-        let Some(record) = record else { return Ok(None) };
-        self.in_force(record, anchor, registry).map(Some)
+        Ok(record.map(|record| (record, anchor)))
     }
 
     /// Whether somebody who was let in earlier would be kept out now, whatever the chains say: by a ban, or by
@@ -179,16 +225,19 @@ impl Gate {
         self.unbanned(accepted, client_id, Some(device_id)).map_err(|no| no.reason())?;
         // A listener that was removed meanwhile has no policy; its certificates have a state all the same.
         let policy = self.policy(accepted).unwrap_or_default();
-        let record = self.registered(accepted, policy).await.map_err(|no| no.reason())?;
-        match (policy.auth_mode, record) {
-            (AuthMode::PerDevice, None) => Err(Reason::CertNotRegistered),
+        let found = self.registered(accepted, policy).await.map_err(|no| no.reason())?;
+        match (policy.auth_mode, found, &self.registry) {
+            (AuthMode::PerDevice, None, _) => Err(Reason::CertNotRegistered),
+            (_, Some((record, anchor)), Some(registry)) => {
+                self.in_force(record, anchor, registry).map(drop).map_err(|no| no.reason())
+            }
             _ => Ok(()),
         }
     }
 
     /// The CA that the certificate's path ends in. The trust set may have changed since the handshake: before this
     /// connection was in the directory, nobody who looked for those concerned found it.
-    fn anchor_now(
+    pub(super) fn anchor_now(
         &self,
         accepted: &Accepted,
         certificate: &ClientCertificate,
@@ -210,12 +259,16 @@ impl Gate {
     }
 
     /// Whether a record lets its certificate in now: its state, its validity, the CA that its path ends in.
-    fn in_force(
+    pub(super) fn in_force(
         &self,
         record: Arc<DeviceCertificate>,
         anchor: CertificateFingerprint,
         registry: &Registry,
     ) -> Result<Arc<DeviceCertificate>, No> {
+        if let Some(clock) = self.clock.get() {
+            let right = clock.judges_known();
+            right.map_err(|wrong| No::unanswered(Reason::ClockInsane, wrong.to_string()))?;
+        }
         let ca = registry.ca(anchor);
         effective(&record, ca.as_ref(), &registry.policy(), clock::now()).map_err(|reason| {
             let mut no = No::because(reason).about(&record.device_id);
@@ -226,91 +279,6 @@ impl Gate {
         })?;
         Ok(record)
     }
-
-    /// Asks the registrars about an unknown certificate and writes down what they say.
-    async fn register(
-        &self,
-        walk: &mut Walk<'_>,
-        accepted: &Accepted,
-        claimed: Option<&Identity>,
-    ) -> Result<Arc<DeviceCertificate>, No> {
-        let (Some(certificate), Some(registry)) = (&accepted.certificate, &self.registry) else {
-            return Err(No::because(Reason::CertNotRegistered));
-        };
-        let started = Instant::now();
-        let id = certificate.leaf.certificate_fingerprint;
-        let flight = registry.flight(id).await;
-        // Another connection may have been first.
-        let known = registry
-            .lookup(id)
-            .await
-            .map_err(|error| No::unanswered(Reason::RegistryUnavailable, error.to_string()))?;
-        if let Some(record) = known {
-            return self.in_force(record, certificate.anchor.certificate_fingerprint, registry);
-        }
-        let registered = self.register_with(walk, accepted, claimed, certificate, registry, flight).await;
-        let outcome = match &registered {
-            Ok(_) => ProvisionOutcome::Registered,
-            Err(no) => match no.reason() {
-                Reason::CertPending => ProvisionOutcome::Pending,
-                Reason::ProvisionQuota => ProvisionOutcome::Quota,
-                Reason::ProvisionRateLimited => ProvisionOutcome::RateLimited,
-                _ if no.unanswered => ProvisionOutcome::Error,
-                _ => ProvisionOutcome::Denied,
-            },
-        };
-        let ca: &str = &certificate.anchor.name;
-        self.metrics.provision_attempts.with_label_values(&[ca, outcome.as_str()]).inc();
-        self.metrics.provision_duration.with_label_values(&[ca]).observe(started.elapsed().as_secs_f64());
-        registered
-    }
-
-    async fn register_with(
-        &self,
-        walk: &mut Walk<'_>,
-        accepted: &Accepted,
-        claimed: Option<&Identity>,
-        certificate: &Arc<ClientCertificate>,
-        registry: &Arc<Registry>,
-        flight: Flight,
-    ) -> Result<Arc<DeviceCertificate>, No> {
-        let (by, decision) = match walk.register(claimed).await {
-            Ok(Some(decision)) => decision,
-            Ok(None) => return Err(No::because(Reason::CertNotRegistered)),
-            Err(Stop::Denied { by, denial }) => {
-                let reason = answer::provision_reason(&denial);
-                return Err(No { reason: Some(reason), denial: Some(denial), by: Some(by), ..No::default() });
-            }
-            Err(stop) => return Err(stop.into()),
-        };
-        let (registration, hold) = match decision {
-            RegistrationDecision::Register(registration) => (registration, false),
-            RegistrationDecision::Hold(registration) => (registration, true),
-            // `Walk::register` has turned these into other answers.
-            RegistrationDecision::Deny(_) | RegistrationDecision::Abstain => {
-                return Err(No::because(Reason::CertNotRegistered));
-            }
-        };
-        let record = registry
-            .register_jit(
-                JitRegistration {
-                    accepted: accepted.clone(),
-                    certificate: Arc::clone(certificate),
-                    registration,
-                    hold,
-                    by: Arc::clone(&by),
-                    verdicts: walk.verdicts.clone(),
-                },
-                flight,
-            )
-            .await
-            .map_err(|error| {
-                let mut no = No::because(error.reason()).detail(error.to_string());
-                no.by = Some(by);
-                no
-            })?;
-        self.in_force(record, certificate.anchor.certificate_fingerprint, registry)
-    }
 }
 
 impl No {
@@ -319,7 +287,7 @@ impl No {
     }
 
     /// Nobody who could say yes or no could be asked.
-    fn unanswered(reason: Reason, detail: String) -> Self {
+    pub(super) fn unanswered(reason: Reason, detail: String) -> Self {
         Self { unanswered: true, ..Self::because(reason).detail(detail) }
     }
 
@@ -410,45 +378,6 @@ async fn claimed(walk: &mut Walk<'_>, on: &Connection, asked: &mut Asked<'_>) ->
     };
     let proved = Some(Arc::new(identity.clone()));
     Ok(Claimed { identity: Some(identity), proved, data: data.map(Bytes::from) })
-}
-
-/// A certificate bound to a client id may use no other.
-fn check_binding(record: Option<&DeviceCertificate>, on: &Connection, asked: &Asked<'_>) -> Result<(), No> {
-    let Some(record) = record else { return Ok(()) };
-    let Some(bound) = record.client_id.as_deref() else { return Ok(()) };
-    let used = match asked {
-        Asked::New { .. } => &*on.connect.client_id,
-        Asked::Again { current, .. } => &*current.client_id,
-    };
-    if used == bound || (used.is_empty() && matches!(asked, Asked::New { .. })) {
-        return Ok(());
-    }
-    Err(No::because(Reason::ClientIdMismatch)
-        .about(&record.device_id)
-        .detail(format!("the certificate is bound to {bound:?}")))
-}
-
-/// As sent; else as bound; else as the authorizer says; else drawn.
-fn client_id(
-    on: &Connection,
-    record: Option<&DeviceCertificate>,
-    grant: &Grant,
-    asked: &Asked<'_>,
-) -> (ByteString, bool) {
-    if let Asked::Again { current, .. } = asked {
-        return (current.client_id.clone(), current.assigned);
-    }
-    if !on.connect.client_id.is_empty() {
-        return (on.connect.client_id.as_str().into(), false);
-    }
-    let given = record
-        .and_then(|record| record.client_id.as_deref())
-        .or(grant.assigned_client_id.as_deref())
-        .filter(|id| !id.is_empty());
-    match given {
-        Some(id) => (id.into(), true),
-        None => (format!("mqgate-{}", facts::random_hex()).into(), true),
-    }
 }
 
 pub(super) fn permit(decision: &Decision, accepted: &Accepted, generation: u64) -> Result<Permit, No> {

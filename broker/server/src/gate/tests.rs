@@ -1,3 +1,5 @@
+mod pipeline;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -395,8 +397,7 @@ async fn conflicts_between_certificates_of_one_device() {
     });
     let admission = gate(ConflictPolicy::ReplaceCertificates).admit(&new_comes, &connect("c1")).await;
     assert_eq!(said(&admission), "admitted c1 as device-7");
-    let expected =
-        crate::registry::RegistryChange::DeviceBarred { certificate: old.id(), reason: Reason::CertInactive };
+    let expected = RegistryChange::DeviceBarred { certificate: old.id(), reason: Reason::CertInactive };
     assert_eq!(*barred.lock().unwrap(), [expected]);
 }
 

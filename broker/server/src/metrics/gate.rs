@@ -1,5 +1,7 @@
 //! What the gate counts: listeners, TLS handshakes, decisions, registrations, the registry and the audit log.
 
+use std::sync::Arc;
+
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector,
 };
@@ -8,6 +10,7 @@ use mqgate_identity::audit::Outcome;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::{CaState, DeviceState};
 
+use crate::provision::ProvisionMetrics;
 use crate::tls::{CertificateSet, SniMatch};
 
 /// The one namespace there is so far; the label is there so that dashboards survive more of them.
@@ -72,6 +75,7 @@ pub struct GateMetrics {
     pub device_transitions: IntCounterVec,
     pub provision_attempts: IntCounterVec,
     pub provision_duration: HistogramVec,
+    pub provision: Arc<ProvisionMetrics>,
     pub registry_lookups: IntCounterVec,
     pub auth_decisions: IntCounterVec,
     pub auth_decision_duration: HistogramVec,
@@ -209,6 +213,7 @@ impl GateMetrics {
                 DECISION_SECONDS,
                 &["ca"],
             )?,
+            provision: Arc::new(ProvisionMetrics::register(registry)?),
             registry_lookups: counter(
                 "mqgate_registry_lookups_total",
                 "Lookups of device certificates by where the answer was found.",
@@ -392,8 +397,12 @@ const CONNECT_REASONS: &[Reason] = &[
     Reason::CertSuperseded,
     Reason::CertQuarantined,
     Reason::KeyCompromised,
+    Reason::CloneDetected,
     Reason::CaInactive,
+    Reason::ProvisionRateLimited,
+    Reason::ProvisionQuota,
     Reason::ProvisionDenied,
+    Reason::ClockInsane,
     Reason::RegistryUnavailable,
     Reason::PluginDenied,
     Reason::PluginUnavailable,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict, names};
 use mqgate_identity::certificate::{
@@ -22,6 +23,7 @@ use mqgate_identity::registry::{
 use super::ask::{Ask, Changed, ChangedDevice};
 use super::changes::{Called, Verdict};
 use super::flight::{Flight, Subject};
+use super::rotation::RotationSettings;
 use super::{Change, Registry, RegistryError, finished};
 use crate::clock;
 use crate::gate::{Accepted, event_about};
@@ -31,12 +33,19 @@ use crate::metrics::gate::device_state;
 pub struct JitRegistration {
     pub accepted: Accepted,
     pub certificate: Arc<ClientCertificate>,
+    /// The CA that its path ends in now.
+    pub anchor: CertificateFingerprint,
     pub registration: Registration,
+    /// The only client id it may use.
+    pub client_id: Option<String>,
     /// Write it as pending.
     pub hold: bool,
     /// Name of the chain member that decided.
     pub by: Arc<str>,
     pub verdicts: Vec<PluginVerdict>,
+    pub rotation: RotationSettings,
+    /// How long it waits for an operator.
+    pub pending_ttl: Duration,
 }
 
 /// What an operator registers by hand.
@@ -126,7 +135,18 @@ impl Registry {
         jit: JitRegistration,
         flight: Flight,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let JitRegistration { accepted, certificate, registration, hold, by, verdicts } = jit;
+        let JitRegistration {
+            accepted,
+            certificate,
+            anchor,
+            registration,
+            client_id,
+            hold,
+            by,
+            verdicts,
+            rotation,
+            pending_ttl,
+        } = jit;
         let identity = registration.identity;
         let others =
             self.certificates_in_use(&identity.device_id, certificate.leaf.certificate_fingerprint).await?;
@@ -135,12 +155,12 @@ impl Registry {
         }
         let new = NewDevice {
             facts: &certificate.leaf,
-            ca_id: certificate.anchor.certificate_fingerprint,
+            ca_id: anchor,
             issuer_key: certificate.issuer_key,
             device_id: identity.device_id,
             tenant: identity.tenant,
             tags: identity.tags,
-            client_id: None,
+            client_id,
             attributes: identity
                 .attributes
                 .into_iter()
@@ -150,7 +170,10 @@ impl Registry {
             state: if hold { DeviceState::PendingActivation } else { DeviceState::Active },
             source: RegistrationSource::Jit,
             on_tombstone: OnTombstone::Refuse,
-            pending_ttl_millis: PENDING_TTL_MILLIS,
+            pending_ttl_millis: match u64::try_from(pending_ttl.as_millis()).unwrap_or(u64::MAX) {
+                0 => PENDING_TTL_MILLIS,
+                millis => millis,
+            },
         };
         let actor = format!("plugin:{by}");
         let context = EventContext {
@@ -168,8 +191,14 @@ impl Registry {
         let replaces = registration.on_conflict == ConflictPolicy::ReplaceCertificates && !hold;
         let prepared = self.prepare(new, "plugin", &actor, Some(context), event).await?;
         let Some(change) = prepared.change else { return Ok(prepared.changed.after) };
-        for other in others.iter().filter(|_| replaces) {
-            self.replace_by(other.id, prepared.changed.after.id, &by).await?;
+        let same_device: Vec<_> =
+            others.into_iter().filter(|other| other.is_same_device(&prepared.changed.after)).collect();
+        if replaces {
+            for other in &same_device {
+                self.replace_by(other.id, prepared.changed.after.id, &by).await?;
+            }
+        } else {
+            self.make_room(&prepared.changed.after, &same_device, rotation).await?;
         }
         self.commit(vec![flight], vec![change]).await?;
         Ok(prepared.changed.after)

@@ -310,6 +310,22 @@ async fn a_changed_trust_set_counts_at_once_and_ends_resumption() {
     }
 }
 
+/// Data of a first flight would come before the key was proved, and could be sent twice.
+#[tokio::test]
+async fn no_early_data() {
+    let world = World::new();
+    let server = world.server(resuming());
+    let device = world.device_ca.device("device-7");
+    let mut config = ClientConfig::clone(&world.client(TlsVersion::V1_3, Some(&device)));
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    connect(&server, &config).await.0.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut next = rustls::ClientConnection::new(Arc::clone(&config), name).unwrap();
+    assert!(next.early_data().is_none(), "the ticket allows none");
+    assert!(connect(&server, &config).await.0.unwrap().session.resumed, "there was a ticket");
+}
+
 #[tokio::test]
 async fn without_resumption_every_handshake_is_full() {
     let world = World::new();
