@@ -89,7 +89,9 @@ async fn survives(rounds: usize, crowd: usize) {
         }
         assert_eq!(listed(&broker).len(), (round + 1) * crowd);
     }
-    eprintln!("heard a yes: {told}; registered and not told: {written_and_untold}; not registered: {untold}");
+    mqgate_e2e::tools::note(&format!(
+        "heard a yes: {told}; registered and not told: {written_and_untold}; not registered: {untold}"
+    ));
     assert!(told > 0 && untold + written_and_untold > 0, "the broker died in the middle of something");
 }
 

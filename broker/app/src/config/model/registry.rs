@@ -12,17 +12,19 @@ use crate::config::units::Span;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Provisioning {
-    /// Registrations in a second, of all CAs together; 0 is without limit, here and below. Who is too fast is refused
-    /// and told when to come again: nothing is asked of a plugin, nothing is written.
+    /// Registrations in a second, of all CAs together; 0 is without limit. Who is too fast is refused and told when to
+    /// come again: no plugin is asked, nothing is written.
     pub rate: u32,
-    /// Registrations at once after a quiet time, here and below.
+    /// So many at once after a quiet time.
     pub burst: u32,
-    /// Registrations in a second under one CA, where the CA names no rate of its own.
+    /// Registrations in a second under one CA, where the CA names no rate of its own; 0 is without limit.
     pub ca_rate: u32,
+    /// So many at once after a quiet time.
     pub ca_burst: u32,
-    /// Registrations in a second from one IPv4 address, or one IPv6 network of 64 bits. Does not hold for this machine
-    /// itself.
+    /// Registrations in a second from one IPv4 address, or one IPv6 network of 64 bits; 0 is without limit. Does not
+    /// hold for this machine itself.
     pub source_rate: u32,
+    /// So many at once after a quiet time.
     pub source_burst: u32,
     /// Certificates of one CA that are neither revoked nor deleted, where the CA names no number of its own; 0 is
     /// without limit.
