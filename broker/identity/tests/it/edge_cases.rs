@@ -94,7 +94,7 @@ fn intermediate_missing_from_the_clients_chain() {
     assert_eq!(missing.reason, Reason::CertUnknownCa);
     assert!(missing.detail.starts_with("missing_intermediate"), "{}", missing.detail);
     assert!(missing.detail.contains("CN=between"), "it says which: {}", missing.detail);
-    assert_eq!(anchor_of(&leaf, &[between.der.clone()], &trusted).as_deref(), Ok("root"));
+    assert_eq!(anchor_of(&leaf, std::slice::from_ref(&between.der), &trusted).as_deref(), Ok("root"));
     // Registered beside the root, it need not be sent.
     let both = anchors(&[("root", &root.der), ("between", &between.der)]);
     assert_eq!(anchor_of(&leaf, NONE, &both).as_deref(), Ok("between"));

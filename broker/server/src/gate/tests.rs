@@ -389,7 +389,7 @@ async fn conflicts_between_certificates_of_one_device() {
     let barred = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (seen, storage, id) = (Arc::clone(&barred), Arc::clone(&world.storage), new.id());
     world.registry.on_change(move |change| {
-        if matches!(change, crate::registry::RegistryChange::DeviceBarred { .. }) {
+        if matches!(change, RegistryChange::DeviceBarred { .. }) {
             // Never both: what is replaced goes before what replaces it comes.
             assert_eq!(storage.device_certificate(&id).unwrap(), None);
             seen.lock().unwrap().push(change);
