@@ -1,4 +1,5 @@
 mod pipeline;
+mod rotation;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -12,11 +12,11 @@ use crate::clock::sanity::WhenWrong;
 use crate::directory::ConnectionHandle;
 use crate::metrics::mqtt::MqttMetrics;
 use crate::provision::{ProvisionRates, Rate};
-use crate::registry::{CaProof, CaRegistration, OnMaxActive};
+use crate::registry::{CaProof, CaRegistration};
 use crate::sharing::{OnShared, SharingSettings};
 
 /// Waits for what a task in the background does.
-async fn soon<T>(mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn soon<T>(mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(found) = probe().await {
@@ -28,21 +28,25 @@ async fn soon<T>(mut probe: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 /// What is registered after this is younger: ages are told by milliseconds.
-async fn later() {
+pub(super) async fn later() {
     tokio::time::sleep(Duration::from_millis(2)).await;
 }
 
-fn registers(device_id: &str) -> Arc<FakeHook> {
+pub(super) fn registers(device_id: &str) -> Arc<FakeHook> {
     registrar(Ok(RegistrationDecision::Register(registration(device_id, ConflictPolicy::AddCertificate))))
 }
 
-fn holds(device_id: &str) -> Arc<FakeHook> {
+pub(super) fn holds(device_id: &str) -> Arc<FakeHook> {
     registrar(Ok(RegistrationDecision::Hold(registration(device_id, ConflictPolicy::AddCertificate))))
 }
 
 impl World {
     /// As [`World::gate`], with other settings.
-    fn gate_with(&self, hooks: &[&Arc<FakeHook>], change: impl FnOnce(&mut GateSettings)) -> Arc<Gate> {
+    pub(super) fn gate_with(
+        &self,
+        hooks: &[&Arc<FakeHook>],
+        change: impl FnOnce(&mut GateSettings),
+    ) -> Arc<Gate> {
         let members = hooks.iter().enumerate().map(|(at, hook)| member(&format!("p{at}"), hook)).collect();
         let gate = self.gate(members);
         let mut settings = GateSettings::clone(&gate.settings.load());
@@ -51,16 +55,16 @@ impl World {
         Arc::new(gate)
     }
 
-    async fn says(&self, gate: &Gate, device: &TestCertificate, client_id: &str) -> String {
+    pub(super) async fn says(&self, gate: &Gate, device: &TestCertificate, client_id: &str) -> String {
         said(&gate.admit(&self.accepted("auto", Some(device)), &connect(client_id)).await)
     }
 
-    async fn record(&self, device: &TestCertificate) -> Option<DeviceCertificate> {
+    pub(super) async fn record(&self, device: &TestCertificate) -> Option<DeviceCertificate> {
         self.registry.device(device.id()).await.unwrap()
     }
 
     /// Registers a CA with these settings.
-    async fn registered_ca(&self, name: &str, settings: CaSettings) -> TestCa {
+    pub(super) async fn registered_ca(&self, name: &str, settings: CaSettings) -> TestCa {
         let ca = TestCa::new(name);
         let request = CaRegistration {
             pem: ca.pem(),
@@ -73,11 +77,11 @@ impl World {
         ca
     }
 
-    fn comes_under(&self, ca: &TestCa, device: &TestCertificate) -> Accepted {
+    pub(super) fn comes_under(&self, ca: &TestCa, device: &TestCertificate) -> Accepted {
         Accepted { certificate: Some(device.proved(ca)), ..self.accepted("auto", None) }
     }
 
-    async fn events(&self) -> Vec<EventKind> {
+    pub(super) async fn events(&self) -> Vec<EventKind> {
         let page = self.registry.events(0, 1000).await.unwrap();
         page.events.into_iter().map(|event| event.kind).collect()
     }
@@ -409,152 +413,6 @@ async fn use_cert_as_clientid_and_another_client_id_with_override() {
     let refused = strict.admit(&world.accepted("manual", Some(&device)), &connect("other")).await;
     assert_eq!(said(&refused), "refused clientid_mismatch 0x85");
     soon(async || world.events().await.contains(&EventKind::CertBindingViolation).then_some(())).await;
-}
-
-#[tokio::test]
-async fn same_cn_different_trust_domain_is_another_device() {
-    let world = World::new().await;
-    let hook = registers("pump-1");
-    let gate = world.gate_with(&[&hook, &allow()], |settings| {
-        settings.bind_client_id = BindClientId::CommonName;
-        settings.rotation.overlap = Duration::ZERO;
-    });
-    let ours = world.ca.device("pump-1");
-    assert_eq!(world.says(&gate, &ours, "pump-1").await, "admitted pump-1 as pump-1");
-    let stranger = world.registered_ca("stranger", CaSettings::default()).await;
-    let theirs = stranger.device("pump-1");
-    let comes = world.comes_under(&stranger, &theirs);
-    let said = said(&gate.admit(&comes, &connect("pump-1")).await);
-    assert_eq!(said, "refused clientid_mismatch 0x85", "the client id is bound to another device");
-    soon(async || world.events().await.contains(&EventKind::CertIdentityConflict).then_some(())).await;
-    // Nor is ours superseded by it.
-    assert_eq!(world.record(&ours).await.unwrap().superseded, None);
-    assert_eq!(world.says(&gate, &ours, "pump-1").await, "admitted pump-1 as pump-1");
-}
-
-#[tokio::test]
-async fn rotation_new_key_same_cn_same_ca() {
-    let world = World::new().await;
-    let gate = world.gate_with(&[&registers("d"), &allow()], |_| {});
-    let (old, new) = (world.ca.device("d"), world.ca.device("d"));
-    assert_eq!(world.says(&gate, &old, "a").await, "admitted a as d");
-    later().await;
-    assert_eq!(world.says(&gate, &new, "b").await, "admitted b as d");
-    let superseded = soon(async || world.record(&old).await.unwrap().superseded).await;
-    assert_eq!(superseded.by, new.id());
-    assert_eq!(superseded.ends_at.0 - superseded.at.0, 600_000, "the overlap");
-    // Both are good meanwhile.
-    assert_eq!(world.says(&gate, &old, "a").await, "admitted a as d");
-    assert_eq!(world.record(&new).await.unwrap().superseded, None, "an older one supersedes nothing");
-    let events = world.events().await;
-    assert!(events.contains(&EventKind::CertSuperseded), "{events:?}");
-}
-
-#[tokio::test]
-async fn older_cert_reconnects_after_supersession() {
-    let world = World::new().await;
-    let gate = world.gate_with(&[&registers("d"), &allow()], |settings| {
-        settings.rotation.overlap = Duration::ZERO;
-    });
-    let (old, new) = (world.ca.device("d"), world.ca.device("d"));
-    world.says(&gate, &old, "a").await;
-    later().await;
-    let barred = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let seen = Arc::clone(&barred);
-    world.registry.on_change(move |change| {
-        if let RegistryChange::DeviceBarred { reason, .. } = change {
-            seen.lock().unwrap().push(reason);
-        }
-    });
-    world.says(&gate, &new, "a").await;
-    soon(async || (world.record(&old).await.unwrap().state == DeviceState::Inactive).then_some(())).await;
-    soon(async || (!barred.lock().unwrap().is_empty()).then_some(())).await;
-    assert_eq!(*barred.lock().unwrap(), [Reason::CertSuperseded], "its connections are closed");
-    assert_eq!(world.says(&gate, &old, "a").await, "refused cert_superseded 0x87");
-    // An operator may take that back, and it stays taken back when the new one comes again.
-    world.registry.reinstate(old.id(), "admin:test").await.unwrap();
-    assert_eq!(world.says(&gate, &old, "a").await, "admitted a as d");
-    assert_eq!(world.says(&gate, &new, "a").await, "admitted a as d");
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    assert_eq!(world.record(&old).await.unwrap().superseded, None);
-}
-
-#[tokio::test]
-async fn a_device_has_so_many_certificates_in_use() {
-    for policy in [OnMaxActive::SupersedeOldest, OnMaxActive::RejectNew] {
-        let world = World::new().await;
-        let gate = world.gate_with(&[&registers("d"), &allow()], |settings| {
-            settings.rotation.max_active = 2;
-            settings.rotation.on_max_active = policy;
-        });
-        let devices = [world.ca.device("d"), world.ca.device("d"), world.ca.device("d")];
-        for device in &devices[..2] {
-            assert_eq!(world.says(&gate, device, "a").await, "admitted a as d");
-            later().await;
-        }
-        let third = world.says(&gate, &devices[2], "a").await;
-        match policy {
-            OnMaxActive::SupersedeOldest => {
-                assert_eq!(third, "admitted a as d");
-                let first = world.record(&devices[0]).await.unwrap();
-                assert_eq!(first.state, DeviceState::Inactive, "the oldest is out of use at once");
-                assert_eq!(world.says(&gate, &devices[0], "a").await, "refused cert_superseded 0x87");
-            }
-            OnMaxActive::RejectNew => {
-                assert_eq!(third, "refused provision_quota 0x97");
-                assert!(world.record(&devices[2]).await.is_none());
-                assert_eq!(world.says(&gate, &devices[0], "a").await, "admitted a as d");
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn renewal_with_the_same_key() {
-    let world = World::new().await;
-    let tagged = Registration {
-        identity: Identity { tags: vec!["meter".into()], ..identity("d") },
-        ..registration("d", ConflictPolicy::AddCertificate)
-    };
-    let tagged = registrar(Ok(RegistrationDecision::Register(tagged)));
-    let gate = world.gate_with(&[&tagged, &allow()], |settings| {
-        settings.bind_client_id = BindClientId::FirstConnect;
-    });
-    let old = world.ca.device("d");
-    assert_eq!(world.says(&gate, &old, "mine").await, "admitted mine as d");
-    // Another certificate for the same key; nothing is said of tags and client ids any more.
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "d");
-    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-    params.serial_number = Some(rcgen::SerialNumber::from(4711_u64));
-    let key = rcgen::KeyPair::try_from(old.key.serialize_der()).unwrap();
-    let renewed = world.ca.certify(&params, key);
-    assert_ne!(renewed.id(), old.id());
-    let plain = world.gate_with(&[&registers("d"), &allow()], |_| {});
-    assert_eq!(world.says(&plain, &renewed, "").await, "admitted mine as d", "it inherits the binding");
-    let record = world.record(&renewed).await.unwrap();
-    assert_eq!((record.client_id.as_deref(), record.tags), (Some("mine"), vec!["meter".to_owned()]));
-    assert!(world.events().await.contains(&EventKind::CertRenewed));
-}
-
-#[tokio::test]
-async fn a_record_whose_ca_has_gone_moves_to_the_ca_that_its_path_ends_in() {
-    let world = World::new().await;
-    let hook = registers("d");
-    let gate = world.gate_with(&[&hook, &allow()], |_| {});
-    let device = world.ca.device("d");
-    assert_eq!(world.says(&gate, &device, "c").await, "admitted c as d");
-    // The CA's certificate was renewed with the same key, and the old one removed.
-    let renewed = world.ca.renewed("devices");
-    world.trust.configure(vec![renewed.anchor()]).unwrap();
-    let comes = world.comes_under(&renewed, &device);
-    assert_eq!(said(&gate.admit(&comes, &connect("c")).await), "admitted c as d");
-    let moved = soon(async || {
-        world.record(&device).await.map(|record| record.ca_id).filter(|ca| *ca == renewed.id())
-    })
-    .await;
-    assert_eq!(moved, renewed.id());
-    assert!(world.events().await.contains(&EventKind::CertReparented));
 }
 
 #[tokio::test]
