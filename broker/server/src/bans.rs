@@ -16,6 +16,7 @@ use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::{KvError, Storage};
 use mqgate_identity::time::UnixMillis;
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -26,8 +27,9 @@ use crate::network::{Network, NetworkError};
 const LONGEST_REASON: usize = 256;
 
 /// What a ban is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "BanKind")]
 pub enum Kind {
     /// A client id; of one device, if one is named.
     Client,
@@ -52,7 +54,7 @@ impl Kind {
 }
 
 /// One entry of the list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ban {
     /// Made from what it is about: the same thing is banned once.
     pub id: String,

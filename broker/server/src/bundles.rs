@@ -5,6 +5,7 @@
 //! configuration; private keys go in and never come out.
 
 mod replace;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,7 +63,8 @@ struct Known {
 }
 
 /// A bundle without its secrets.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ServerCertificate")]
 pub struct BundleInfo {
     pub namespace: String,
     pub name: String,

@@ -220,6 +220,11 @@ impl Broker {
         self.connections().disconnect_where(covers, ReasonCode::BANNED, Reason::Banned)
     }
 
+    /// How many of those who are there a ban would send away.
+    pub(crate) fn concerned_by(&self, ban: &Ban) -> usize {
+        self.connections().list().iter().filter(|handle| ban.covers(&subject_of(handle))).count()
+    }
+
     /// A client that was connected is gone: one that comes and goes all the time is kept out for a while.
     pub(crate) fn note_departure(self: &Arc<Self>, admitted: &Admitted, reason: Reason) {
         let (Some(flapping), Some(bans)) = (&self.extras.flapping, &self.extras.bans) else { return };

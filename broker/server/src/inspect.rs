@@ -9,6 +9,7 @@ use bytestring::ByteString;
 use mqgate_codec::{ProtocolVersion, QoS, ReasonCode, RetainHandling, SubscriptionOptions, TopicFilter};
 use mqgate_protocol::session::{Session, SessionExpiry, Subscribed};
 use mqgate_protocol::time::Instant;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -35,7 +36,8 @@ pub(crate) enum Request {
 }
 
 /// A session as an operator sees it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "Session")]
 pub(crate) struct SessionFacts {
     pub(crate) client_id: String,
     pub(crate) device_id: String,
@@ -60,7 +62,8 @@ pub(crate) struct SessionFacts {
     pub(crate) queued_bytes: usize,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "SessionSubscription")]
 pub(crate) struct SubscriptionFacts {
     pub(crate) filter: String,
     pub(crate) qos: u8,
@@ -71,7 +74,7 @@ pub(crate) struct SubscriptionFacts {
 }
 
 /// One line of the list of sessions.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct SessionLine {
     pub(crate) client_id: String,
     pub(crate) device_id: String,

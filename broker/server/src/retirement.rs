@@ -40,7 +40,7 @@ pub enum OldMaterial<'a> {
 }
 
 /// Something old that is still valid.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Retiring {
     /// Of the transition.
     pub id: String,

@@ -111,7 +111,13 @@ impl Traces {
     }
 
     /// Makes the file and begins. Blocks for the disk.
-    pub(crate) fn start(&self, wanted: Wanted) -> Result<Arc<Trace>, TraceError> {
+    /// Whether a trace like this could be started now.
+    pub(crate) fn check(&self, wanted: &Wanted) -> Result<(), TraceError> {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        self.allows(wanted, &running).map(drop)
+    }
+
+    fn allows(&self, wanted: &Wanted, running: &[Arc<Trace>]) -> Result<&TraceLimits, TraceError> {
         let limits = self.limits.as_ref().ok_or(TraceError::Off)?;
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if wanted.name.is_empty() || wanted.name.len() > 64 || !wanted.name.chars().all(fits) {
@@ -131,13 +137,18 @@ impl Traces {
         if wanted.bytes < 1024 || wanted.bytes > limits.bytes {
             return Err(TraceError::Bytes(limits.bytes));
         }
-        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
         if running.len() >= limits.running {
             return Err(TraceError::TooMany(limits.running));
         }
         if running.iter().any(|trace| trace.wanted.name == wanted.name) {
             return Err(TraceError::Exists);
         }
+        Ok(limits)
+    }
+
+    pub(crate) fn start(&self, wanted: Wanted) -> Result<Arc<Trace>, TraceError> {
+        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        let limits = self.allows(&wanted, &running)?;
         let file = limits.folder.join(format!("{}.log", wanted.name));
         let writer = Writer::start(&file, wanted.bytes, self.dropped.clone())?;
         let started_at = clock::now();

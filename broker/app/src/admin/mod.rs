@@ -7,13 +7,12 @@ mod routes;
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post, put};
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_identity::reason::Reason;
 use mqgate_plugin_host::{LoadError, PluginHost, PluginInfo};
+use mqgate_server::admin::api::Route;
+use mqgate_server::admin::{self, Api, Code, Doc, Scope};
 use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::Broker;
 
@@ -28,13 +27,67 @@ pub struct PluginAdmin {
 }
 
 /// The routes, to be merged under `/api/v1`.
-pub fn router(state: PluginAdmin, max_upload: usize) -> Router {
-    Router::new()
-        .route("/plugins", get(routes::list).post(routes::load))
-        .route("/plugins/{name}", put(routes::swap).get(routes::show).delete(routes::unload))
-        .route("/inspect-plugin", post(routes::inspect))
-        .layer(DefaultBodyLimit::max(max_upload))
-        .with_state(state)
+pub fn router(state: PluginAdmin, max_upload: usize) -> Api {
+    plugins().body_limit(max_upload).with_state(state)
+}
+
+/// Every route of this crate, and those of the server's that are merged beside them: for the description.
+pub fn described() -> Vec<Route> {
+    let mut routes = plugins().routes().to_vec();
+    routes.extend(admin::bundles_routes());
+    routes.extend(admin::crls_routes());
+    routes.extend_from_slice(bridges::routes().routes());
+    routes.extend_from_slice(reload::routes().routes());
+    routes
+}
+
+/// What the host may say to a component.
+const REFUSALS: &[Code] = &[
+    Code::BadUpload,
+    Code::BadConfig,
+    Code::BadGrant,
+    Code::BadPosition,
+    Code::BadReauthorize,
+    Code::NoSuchPlugin,
+    Code::PluginVerify,
+    Code::PluginInspect,
+    Code::PluginCompile,
+    Code::PluginLink,
+    Code::PluginTrial,
+];
+
+fn plugins() -> Api<PluginAdmin> {
+    let (read, write) = (Scope::PluginsRead, Scope::PluginsWrite);
+    Api::new("Plugins")
+        .route(
+            Doc::get("/plugins", "plugin.list", read, "Lists the chains, in the order of asking."),
+            routes::list,
+        )
+        .route(
+            Doc::post("/plugins", "plugin.load", write, "Loads a component, which is the body.")
+                .created()
+                .problems(REFUSALS),
+            routes::load,
+        )
+        .route(
+            Doc::get("/plugins/{name}", "plugin.show", read, "One plugin.").problems(&[Code::NoSuchPlugin]),
+            routes::show,
+        )
+        .route(
+            Doc::put("/plugins/{name}", "plugin.swap", write, "Puts another component in the place of one.")
+                .problems(REFUSALS),
+            routes::swap,
+        )
+        .route(
+            Doc::delete("/plugins/{name}", "plugin.unload", write, "Takes a plugin out.")
+                .problems(&[Code::NoSuchPlugin, Code::PluginRequired]),
+            routes::unload,
+        )
+        .route(
+            Doc::ask("/inspect-plugin", "plugin.inspect", read, "What a component is, without loading it.")
+                .problems(REFUSALS),
+            routes::inspect,
+        )
 }
 
 /// Writes down a change of the chains that happened.

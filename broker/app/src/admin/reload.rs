@@ -4,57 +4,135 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
 use mqgate_identity::certificate::certificates_from_pem;
 use mqgate_identity::evaluation::Step;
 use mqgate_identity::time::UnixMillis;
-use mqgate_server::admin::{Actor, Problem};
+use mqgate_server::admin::api::Outcome;
+use mqgate_server::admin::{Api, Change, Code, Doc, IfMatch, Impact, Page, Problem, Scope, Tagged, bad_json};
 use mqgate_server::clock;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::config::units::Span;
 use crate::reload::ledger::{LedgerError, Transition};
 use crate::reload::{Disconnect, Patch, ReloadError, Reloader, Report, Request};
+use crate::run::listeners::ShownListener;
 
 type Reloading = Arc<Reloader>;
 
 /// The routes, to be merged under `/api/v1`.
-pub fn router(reloader: Reloading) -> Router {
-    Router::new()
-        .route("/config", get(show))
-        .route("/config/reload", post(reload))
-        .route("/listeners", get(listeners))
-        .route("/listeners/{name}", get(listener).patch(change))
-        .route("/listeners/{name}/auth-mode", axum::routing::put(auth_mode))
-        .route("/listeners/{name}/explain", post(explain))
-        .route("/transitions", get(transitions))
-        .route("/transitions/{id}", get(transition))
-        .route("/transitions/{id}/end", post(end))
-        .route("/transitions/{id}/extend", post(extend))
-        .with_state(reloader)
+pub fn router(reloader: Reloading) -> Api {
+    routes().with_state(reloader)
+}
+
+/// What a change of settings may be refused for.
+const REFUSALS: &[Code] =
+    &[Code::NotFound, Code::BadConfiguration, Code::Refused, Code::RolledBack, Code::Interrupted];
+const OF_LISTENERS: &[Code] = &[
+    Code::NotFound,
+    Code::BadConfiguration,
+    Code::Refused,
+    Code::RolledBack,
+    Code::Interrupted,
+    Code::PathNotAllowed,
+];
+
+/// For the description, too.
+pub fn routes() -> Api<Reloading> {
+    let (read, write) = (Scope::ConfigRead, Scope::ConfigWrite);
+    let missing: &[Code] = &[Code::NotFound];
+    Api::new("Configuration")
+        .route(Doc::get("/config", "config.show", read, "What is in force, secrets left out."), show)
+        .route(
+            Doc::post("/config/reload", "config.reload", write, "Reads the configuration anew.")
+                .problems(REFUSALS),
+            reload,
+        )
+        .route(Doc::get("/listeners", "listener.list", read, "Lists listeners."), listeners)
+        .route(
+            Doc::get("/listeners/{name}", "listener.show", read, "One listener and its settings.")
+                .problems(missing),
+            listener,
+        )
+        .route(
+            Doc::patch(
+                "/listeners/{name}",
+                "listener.change",
+                write,
+                "Changes settings of a listener (RFC 7396: `null` lets the file's value hold again).",
+            )
+            .problems(OF_LISTENERS),
+            change,
+        )
+        .route(
+            Doc::put(
+                "/listeners/{name}/auth-mode",
+                "listener.auth_mode",
+                write,
+                "Whether it asks for certificates.",
+            )
+            .problems(OF_LISTENERS),
+            auth_mode,
+        )
+        .route(
+            Doc::ask(
+                "/listeners/{name}/explain",
+                "listener.explain",
+                read,
+                "Would this chain get through the handshake, and if not, at which step.",
+            )
+            .problems(&[Code::NotFound, Code::BadCertificate]),
+            explain,
+        )
+        .route(
+            Doc::get("/transitions", "transition.list", read, "What was replaced and is still valid."),
+            transitions,
+        )
+        .route(
+            Doc::get("/transitions/{id}", "transition.show", read, "One transition.").problems(missing),
+            transition,
+        )
+        .route(
+            Doc::post(
+                "/transitions/{id}/end",
+                "transition.end",
+                write,
+                "What was replaced is valid no longer.",
+            )
+            .problems(&[Code::NotFound, Code::Disk]),
+            end,
+        )
+        .route(
+            Doc::post("/transitions/{id}/extend", "transition.extend", write, "Moves its end.").problems(&[
+                Code::NotFound,
+                Code::InThePast,
+                Code::TooManyTransitions,
+                Code::Disk,
+            ]),
+            extend,
+        )
 }
 
 /// How a change is to be made; in the query, so that every change takes it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct How {
-    #[serde(default)]
-    dry_run: bool,
+    /// How long what is replaced stays valid beside it; `reload.grace` otherwise.
     grace: Option<Span>,
     #[serde(default)]
     disconnect: Disconnect,
 }
 
 impl How {
-    fn request(self, actor: &Actor) -> Request {
+    fn request(self, change: &Change) -> Request {
         Request {
-            actor: actor.0.to_string(),
-            dry_run: self.dry_run,
+            actor: change.actor.0.to_string(),
+            dry_run: change.dry_run,
             grace: self.grace.map(|grace| grace.0),
             disconnect: self.disconnect,
             patch: None,
@@ -73,16 +151,30 @@ async fn show(State(reloader): State<Reloading>) -> Json<Value> {
 
 async fn reload(
     State(reloader): State<Reloading>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Query(how): Query<How>,
 ) -> Result<Json<Report>, Problem> {
-    Ok(Json(reloader.reload(how.request(&actor)).await.map_err(refused)?))
+    Ok(Json(reloader.reload(how.request(&change)).await.map_err(refused)?))
+}
+
+/// Of a listener: its settings have no number, so it is made from them.
+async fn revision(reloader: &Reloader, name: &str) -> Result<u64, Problem> {
+    let (config, overrides, _) = reloader.in_force().await;
+    if !config.listeners.contains_key(name) {
+        return Err(no_listener(name));
+    }
+    let whole = json!([config.listeners[name], overrides.shown()["listeners"][name]]).to_string();
+    let hash = Sha256::digest(whole.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash[..8]);
+    Ok(u64::from_be_bytes(first))
 }
 
 async fn listener(
     State(reloader): State<Reloading>,
     Path(name): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Tagged<Value>, Problem> {
+    let revision = revision(&reloader, &name).await?;
     let (config, overrides, _) = reloader.in_force().await;
     if !config.listeners.contains_key(&name) {
         return Err(no_listener(&name));
@@ -99,10 +191,11 @@ async fn listener(
             answer[key] = value;
         }
     }
-    Ok(Json(answer))
+    Ok(Tagged::new(revision, answer))
 }
 
-#[derive(Deserialize)]
+/// Certificates, PEM.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ChainBody {
     /// What a client would send: its certificate, then intermediates.
@@ -115,13 +208,13 @@ async fn explain(
     Path(name): Path<String>,
     body: Result<Json<ChainBody>, JsonRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let Json(body) = body.map_err(bad_json)?;
+    let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     let (config, ..) = reloader.in_force().await;
     if !config.listeners.contains_key(&name) {
         return Err(no_listener(&name));
     }
     let chain = certificates_from_pem(body.pem.as_bytes())
-        .map_err(|error| Problem::bad_request("bad_certificate", error.to_string()))?;
+        .map_err(|error| Problem::new(Code::BadCertificate, error.to_string()))?;
     Ok(Json(match reloader.live().judge_chain(&name, &chain) {
         Ok(path) => json!({
             "admitted": true,
@@ -139,45 +232,50 @@ async fn explain(
     }))
 }
 
-async fn listeners(State(reloader): State<Reloading>) -> Json<Value> {
-    Json(json!({ "items": reloader.listeners().shown() }))
+async fn listeners(State(reloader): State<Reloading>) -> Json<Page<ShownListener>> {
+    Json(Page::whole(reloader.listeners().shown()))
 }
 
 /// Settings of a listener, as in the configuration; `null` lets the file's value hold again.
 async fn change(
     State(reloader): State<Reloading>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
+    if_match: IfMatch,
     Path(name): Path<String>,
     Query(how): Query<How>,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Json<Report>, Problem> {
-    let Json(patch) = body.map_err(bad_json)?;
+    let Json(patch) = body.map_err(|rejection| bad_json(&rejection))?;
     if !patch.is_object() {
-        return Err(Problem::bad_request("bad_request", "an object with settings of the listener is needed"));
+        return Err(Problem::new(Code::BadBody, "an object with settings of the listener is needed"));
     }
-    patched(&reloader, &actor, &name, how, patch).await
+    if_match.check(revision(&reloader, &name).await?)?;
+    patched(&reloader, &change, &name, how, patch).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AuthModeBody {
+    /// `one-way`, `mutual` or `optional`, as in the configuration.
     auth_mode: String,
 }
 
 async fn auth_mode(
     State(reloader): State<Reloading>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
+    if_match: IfMatch,
     Path(name): Path<String>,
     Query(how): Query<How>,
     body: Result<Json<AuthModeBody>, JsonRejection>,
 ) -> Result<Json<Report>, Problem> {
-    let Json(body) = body.map_err(bad_json)?;
-    patched(&reloader, &actor, &name, how, json!({ "auth_mode": body.auth_mode })).await
+    let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
+    if_match.check(revision(&reloader, &name).await?)?;
+    patched(&reloader, &change, &name, how, json!({ "auth_mode": body.auth_mode })).await
 }
 
 async fn patched(
     reloader: &Reloading,
-    actor: &Actor,
+    change: &Change,
     name: &str,
     how: How,
     patch: Value,
@@ -192,9 +290,9 @@ async fn patched(
             "`{file}` may not be named over the API: write it into the configuration, have its folder in \
              `admin.allow_paths`, or have the broker keep the certificate (`mqgate server-cert add`, `mqgate ca add`)"
         );
-        return Err(Problem::new(StatusCode::FORBIDDEN, "path_not_allowed", detail).about(name));
+        return Err(Problem::new(Code::PathNotAllowed, detail).about(name));
     }
-    let mut request = how.request(actor);
+    let mut request = how.request(change);
     request.patch = Some(Patch { listener: name.to_owned(), settings: patch });
     let report = reloader.reload(request).await.map_err(refused)?;
     Ok(Json(report))
@@ -232,7 +330,8 @@ fn is_allowed(file: &str, folders: &[PathBuf]) -> bool {
     folders.iter().any(inside)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Transition")]
 struct Shown {
     id: String,
     material: crate::reload::ledger::Material,
@@ -265,30 +364,38 @@ fn shown(reloader: &Reloader, transition: Transition) -> Shown {
     }
 }
 
-async fn transitions(State(reloader): State<Reloading>) -> Json<Value> {
+async fn transitions(State(reloader): State<Reloading>) -> Json<Page<Shown>> {
     let list = reloader.transitions().list();
-    let items: Vec<Shown> = list.into_iter().map(|transition| shown(&reloader, transition)).collect();
-    Json(json!({ "items": items }))
+    Json(Page::whole(list.into_iter().map(|transition| shown(&reloader, transition)).collect()))
+}
+
+fn find(reloader: &Reloader, id: &str) -> Result<Shown, Problem> {
+    let found = reloader.transitions().list().into_iter().find(|transition| transition.id == id);
+    found.map(|found| shown(reloader, found)).ok_or_else(|| of_ledger(LedgerError::NoSuch(id.to_owned())))
 }
 
 async fn transition(
     State(reloader): State<Reloading>,
     Path(id): Path<String>,
 ) -> Result<Json<Shown>, Problem> {
-    let found = reloader.transitions().list().into_iter().find(|transition| transition.id == id);
-    found.map(|found| Json(shown(&reloader, found))).ok_or_else(|| of_ledger(LedgerError::NoSuch(id)))
+    find(&reloader, &id).map(Json)
 }
 
 async fn end(
     State(reloader): State<Reloading>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(id): Path<String>,
-) -> Result<Json<Shown>, Problem> {
-    let ended = reloader.transitions().end(&id, &actor.0).map_err(of_ledger)?;
-    Ok(Json(shown(&reloader, ended)))
+) -> Result<Outcome<Json<Shown>>, Problem> {
+    if change.dry_run {
+        let before = find(&reloader, &id)?;
+        let clients = before.clients;
+        return Ok(Impact::of("transition.end", id).before(&before)?.affects("connections", clients).into());
+    }
+    let ended = reloader.transitions().end(&id, &change.actor.0).map_err(of_ledger)?;
+    Ok(Outcome::Done(Json(shown(&reloader, ended))))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ExtendBody {
     /// From now.
@@ -297,14 +404,18 @@ struct ExtendBody {
 
 async fn extend(
     State(reloader): State<Reloading>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(id): Path<String>,
     body: Result<Json<ExtendBody>, JsonRejection>,
-) -> Result<Json<Shown>, Problem> {
-    let Json(body) = body.map_err(bad_json)?;
+) -> Result<Outcome<Json<Shown>>, Problem> {
+    let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     let ends_at = from_now(body.grace.0);
-    let extended = reloader.transitions().extend(&id, ends_at, &actor.0).map_err(of_ledger)?;
-    Ok(Json(shown(&reloader, extended)))
+    if change.dry_run {
+        let before = find(&reloader, &id)?;
+        return Ok(Impact::of("transition.extend", id).before(&before)?.after(&ends_at)?.into());
+    }
+    let extended = reloader.transitions().extend(&id, ends_at, &change.actor.0).map_err(of_ledger)?;
+    Ok(Outcome::Done(Json(shown(&reloader, extended))))
 }
 
 fn from_now(time: Duration) -> UnixMillis {
@@ -313,32 +424,28 @@ fn from_now(time: Duration) -> UnixMillis {
 }
 
 fn no_listener(name: &str) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no listener of this name").about(name)
-}
-
-fn bad_json(rejection: JsonRejection) -> Problem {
-    Problem::bad_request("bad_request", rejection.body_text())
+    Problem::new(Code::NotFound, "there is no listener of this name").about(name)
 }
 
 fn refused(error: ReloadError) -> Problem {
-    let (status, code) = match &error {
-        ReloadError::Config(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_configuration"),
-        ReloadError::Refused(_) => (StatusCode::CONFLICT, "refused"),
-        ReloadError::RolledBack(_) => (StatusCode::CONFLICT, "rolled_back"),
-        ReloadError::Interrupted(_) => (StatusCode::INTERNAL_SERVER_ERROR, "interrupted"),
+    let code = match &error {
+        ReloadError::Config(_) => Code::BadConfiguration,
+        ReloadError::Refused(_) => Code::Refused,
+        ReloadError::RolledBack(_) => Code::RolledBack,
+        ReloadError::Interrupted(_) => Code::Interrupted,
     };
     // The audit log has `config.refused`.
-    Problem::new(status, code, error.to_string()).written_down()
+    Problem::new(code, error.to_string()).written_down()
 }
 
 fn of_ledger(error: LedgerError) -> Problem {
-    let (status, code) = match &error {
-        LedgerError::NoSuch(_) => (StatusCode::NOT_FOUND, "not_found"),
-        LedgerError::Past => (StatusCode::BAD_REQUEST, "in_the_past"),
-        LedgerError::TooMany => (StatusCode::CONFLICT, "too_many_transitions"),
-        LedgerError::Disk(_) => (StatusCode::SERVICE_UNAVAILABLE, "disk"),
+    let code = match &error {
+        LedgerError::NoSuch(_) => Code::NotFound,
+        LedgerError::Past => Code::InThePast,
+        LedgerError::TooMany => Code::TooManyTransitions,
+        LedgerError::Disk(_) => Code::Disk,
     };
-    Problem::new(status, code, error.to_string())
+    Problem::new(code, error.to_string())
 }
 
 #[cfg(test)]

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::{Extension, Json};
 use mqgate_identity::audit::names;
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_plugin_host::{
     Capability, Grants, LoadError, PluginInfo, PluginSettings, PluginState, Position, Source, Stage,
     UnloadError,
 };
-use mqgate_server::admin::{Actor, Problem};
+use mqgate_server::admin::api::Outcome;
+use mqgate_server::admin::{Change, Code, Impact, Problem};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -79,10 +81,10 @@ fn find(admin: &PluginAdmin, name: &str) -> Option<PluginInfo> {
 
 fn no_such(name: &str) -> Problem {
     let name: String = name.chars().take(128).collect();
-    Problem::new(StatusCode::NOT_FOUND, "no_such_plugin", format!("no plugin is called `{name}`"))
+    Problem::new(Code::NoSuchPlugin, format!("no plugin is called `{name}`"))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoadQuery {
     name: String,
@@ -95,14 +97,14 @@ pub struct LoadQuery {
     config: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnloadQuery {
     #[serde(default)]
     force: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwapQuery {
     config: Option<String>,
@@ -112,7 +114,7 @@ pub struct SwapQuery {
 fn settings(config: Option<&str>) -> Result<Option<Value>, Problem> {
     let parsed = config.map(serde_json::from_str).transpose();
     parsed.map_err(|error| {
-        Problem::bad_request("bad_config", format!("the plugin's configuration is no JSON: {error}"))
+        Problem::new(Code::BadConfig, format!("the plugin's configuration is no JSON: {error}"))
     })
 }
 
@@ -126,7 +128,7 @@ fn position(text: Option<&str>) -> Result<Position, Problem> {
             Some(("after", name)) => Position::After(name.to_owned()),
             _ => {
                 let what = "a position is first, last, before:NAME or after:NAME";
-                return Err(Problem::bad_request("bad_position", what));
+                return Err(Problem::new(Code::BadPosition, what));
             }
         },
     })
@@ -136,7 +138,7 @@ fn grants(text: Option<&str>) -> Result<Grants, Problem> {
     let words = text.unwrap_or_default().split(',').map(str::trim).filter(|word| !word.is_empty());
     let words: Result<Vec<Capability>, _> = words.map(|word| capability(word).parse()).collect();
     words.map(Grants::of).map_err(|error: mqgate_plugin_host::UnknownCapability| {
-        Problem::bad_request("bad_grant", error.to_string())
+        Problem::new(Code::BadGrant, error.to_string())
     })
 }
 
@@ -152,20 +154,24 @@ fn capability(word: &str) -> &str {
 fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Arc<[u8]>, Problem> {
     let too_large = "the component is larger than `admin.max_upload`, or the upload broke off";
     body.map(|bytes| Arc::from(&*bytes)).map_err(|rejection| {
-        Problem::new(rejection.status(), "bad_upload", format!("{too_large}: {}", rejection.body_text()))
+        let code = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
+            _ => Code::BadUpload,
+        };
+        Problem::new(code, format!("{too_large}: {}", rejection.body_text()))
     })
 }
 
 /// A component that was refused: the host's stage and message.
 fn refused(error: &LoadError) -> Problem {
     let code = match error.stage {
-        Stage::Verify => "plugin_verify",
-        Stage::Inspect => "plugin_inspect",
-        Stage::Compile => "plugin_compile",
-        Stage::Link => "plugin_link",
-        Stage::Trial => "plugin_trial",
+        Stage::Verify => Code::PluginVerify,
+        Stage::Inspect => Code::PluginInspect,
+        Stage::Compile => Code::PluginCompile,
+        Stage::Link => Code::PluginLink,
+        Stage::Trial => Code::PluginTrial,
     };
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, &*error.message).with("stage", error.stage.as_str())
+    Problem::new(code, &*error.message).with("stage", error.stage.as_str())
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -198,10 +204,11 @@ fn wanted(
 
 pub async fn load(
     State(admin): State<PluginAdmin>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Query(query): Query<LoadQuery>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<Outcome<(StatusCode, Json<Value>)>, Problem> {
+    let actor = change.actor;
     let component = bytes(body).map_err(|problem| problem.about(&query.name))?;
     can_be_audited(&admin)?;
     let digest = digest(&component);
@@ -209,11 +216,23 @@ pub async fn load(
     let wanted = wanted(&query, admin.host.settings_of_failed(&query.name), component);
     let wanted = wanted.map_err(|problem| problem.about(&query.name))?;
     let name = wanted.name.clone();
+    if change.dry_run {
+        let Source::Bytes(component) = &wanted.source else {
+            return Err(Problem::new(Code::BadUpload, "a component is the body of the request"));
+        };
+        let found = admin.host.inspect(Arc::clone(component)).await.map_err(|error| refused(&error))?;
+        let live = admin.broker.connections().len();
+        return Ok(Impact::of("plugin.load", name)
+            .after(&json!({ "digest": found.digest, "hooks": found.hooks, "imports": found.imports }))?
+            .affects("connections", live)
+            .warn("its trial is made only when it is loaded")
+            .into());
+    }
     match admin.host.load(wanted, position).await {
         Ok(info) => {
             note_change(&admin.audit, names::PLUGIN_LOADED, &actor.0, &info, None);
             ask_again(&admin, admin.reauthorize);
-            Ok((StatusCode::CREATED, Json(shown(&info))))
+            Ok(Outcome::Done((StatusCode::CREATED, Json(shown(&info)))))
         }
         Err(error) => {
             note_refusal(&admin.audit, &actor.0, &name, Some(&digest), &error);
@@ -224,11 +243,12 @@ pub async fn load(
 
 pub async fn swap(
     State(admin): State<PluginAdmin>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(name): Path<String>,
     Query(query): Query<SwapQuery>,
     body: Result<Bytes, BytesRejection>,
-) -> Answer {
+) -> Result<Outcome<Json<Value>>, Problem> {
+    let actor = change.actor;
     let component = bytes(body)?;
     can_be_audited(&admin)?;
     let reauthorize = match query.reauthorize.as_deref() {
@@ -237,17 +257,27 @@ pub async fn swap(
         Some("lazy") => Reauthorize::Lazy,
         Some("eager") => Reauthorize::Eager,
         Some(_) => {
-            return Err(Problem::bad_request("bad_reauthorize", "reauthorize is none, lazy or eager"));
+            return Err(Problem::new(Code::BadReauthorize, "reauthorize is none, lazy or eager"));
         }
     };
     let config = settings(query.config.as_deref())?;
     let before = find(&admin, &name).ok_or_else(|| no_such(&name))?.digest;
     let after = digest(&component);
+    if change.dry_run {
+        let found = admin.host.inspect(component).await.map_err(|error| refused(&error))?;
+        let live = admin.broker.connections().len();
+        return Ok(Impact::of("plugin.swap", name)
+            .before(&json!({ "digest": before }))?
+            .after(&json!({ "digest": found.digest, "hooks": found.hooks, "imports": found.imports }))?
+            .affects("connections", live)
+            .warn("its trial is made only when it is swapped")
+            .into());
+    }
     match admin.host.swap(&name, component, config, reauthorize).await {
         Ok(info) => {
             note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before));
             ask_again(&admin, reauthorize);
-            Ok(Json(shown(&info)))
+            Ok(Outcome::Done(Json(shown(&info))))
         }
         Err(error) => {
             note_refusal(&admin.audit, &actor.0, &name, Some(&after), &error);
@@ -258,26 +288,35 @@ pub async fn swap(
 
 pub async fn unload(
     State(admin): State<PluginAdmin>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(name): Path<String>,
     Query(query): Query<UnloadQuery>,
-) -> Answer {
+) -> Result<Outcome<Json<Value>>, Problem> {
+    let actor = change.actor;
     can_be_audited(&admin)?;
     let info = find(&admin, &name).ok_or_else(|| no_such(&name))?;
+    let required = || {
+        let detail = format!(
+            "`{name}` is required: without it connections are judged by the rest of the chain alone; \
+             swap it, or unload it with `--force` (`?force=true`)"
+        );
+        Problem::new(Code::PluginRequired, detail)
+    };
+    if change.dry_run {
+        if info.required && !query.force {
+            return Err(required());
+        }
+        let live = admin.broker.connections().len();
+        let impact = Impact::of("plugin.unload", &name).before(&shown(&info))?;
+        return Ok(impact.affects("connections", live).into());
+    }
     admin.host.unload(&name, query.force).await.map_err(|error| match error {
         UnloadError::NoSuchPlugin => no_such(&name),
-        UnloadError::Required => Problem::new(
-            StatusCode::CONFLICT,
-            "plugin_required",
-            format!(
-                "`{name}` is required: without it connections are judged by the rest of the chain alone; \
-                 swap it, or unload it with `--force` (`?force=true`)"
-            ),
-        ),
+        UnloadError::Required => required(),
     })?;
     note_change(&admin.audit, names::PLUGIN_UNLOADED, &actor.0, &info, Some(&info.digest));
     ask_again(&admin, admin.reauthorize);
-    Ok(Json(json!({ "name": info.name, "digest": info.digest })))
+    Ok(Outcome::Done(Json(json!({ "name": info.name, "digest": info.digest }))))
 }
 
 pub async fn inspect(State(admin): State<PluginAdmin>, body: Result<Bytes, BytesRejection>) -> Answer {
@@ -294,9 +333,7 @@ pub async fn inspect(State(admin): State<PluginAdmin>, body: Result<Bytes, Bytes
 
 /// A change that cannot be written down does not happen.
 fn can_be_audited(admin: &PluginAdmin) -> Result<(), Problem> {
-    admin.audit.check().map_err(|refused| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable", refused.to_string())
-    })
+    admin.audit.check().map_err(|refused| Problem::new(Code::AuditUnavailable, refused.to_string()))
 }
 
 /// Lazily is the connections' own business; eagerly is asked for here.

@@ -1,5 +1,6 @@
 //! The command line: one thin module per command.
 
+mod admin;
 mod bans;
 mod bench;
 mod bridge;
@@ -106,6 +107,9 @@ enum Command {
     /// Revocation lists of the running broker
     #[command(subcommand)]
     Crl(crl::Command),
+    /// The admin API: tokens, description, reference
+    #[command(subcommand)]
+    Admin(admin::Command),
     /// The configuration: check it, show it, start one
     #[command(subcommand)]
     Config(config::Command),
@@ -148,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Registry(command) => registry::run(command, explicit),
         Command::ServerCert(command) => server_cert::run(command, explicit),
         Command::Crl(command) => crl::run(command, explicit),
+        Command::Admin(command) => admin::run(command, explicit),
         Command::Config(command) => config::run(command, explicit),
         Command::Reload(args) => reload::reload(&args, explicit),
         Command::Listener(command) => reload::listener(command, explicit),

@@ -48,6 +48,26 @@ pub struct RemoteArgs {
     pub json: bool,
 }
 
+/// Options of commands that change something.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ChangeArgs {
+    /// Only say what it would do; prints JSON
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl ChangeArgs {
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// The path, with what was asked for.
+    pub fn path(&self, path: &str) -> String {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        if self.dry_run { format!("{path}{separator}dry_run=true") } else { path.to_owned() }
+    }
+}
+
 /// A connection to the admin API.
 pub struct Remote {
     agent: ureq::Agent,
@@ -62,6 +82,8 @@ const ANSWER_LIMIT: u64 = 256 << 20;
 
 impl Remote {
     pub fn new(args: &RemoteArgs, config: Option<&Path>) -> Result<Self> {
+        // An operator's certificate may be right enough.
+        let shows_certificate = args.client_cert.is_some();
         let loaded = match (&args.url, &args.token) {
             (Some(url), Some(_)) if args.cacert.is_some() || !is_https(url) => None,
             _ => Some(crate::run::effective(&Inputs::gather(config)?)?),
@@ -84,7 +106,10 @@ impl Remote {
         }
         let token = match (&args.token, config) {
             (Some(token), _) => token.trim().to_owned(),
-            (None, Some(config)) => read_token(&config.token_file())?,
+            (None, Some(config)) => match read_token(&config.token_file()) {
+                Err(_) if shows_certificate => String::new(),
+                read => read?,
+            },
             (None, None) => String::new(),
         };
         let mut agent = ureq::Agent::config_builder();
@@ -103,29 +128,28 @@ impl Remote {
     }
 
     pub fn get(&self, path: &str) -> Result<Value> {
-        self.answer(self.agent.get(self.at(path)).header("Authorization", self.bearer()).call())
+        self.answer(self.authorized(self.agent.get(self.at(path))).call())
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.answer(self.agent.post(self.at(path)).header("Authorization", self.bearer()).send_json(body))
+        self.answer(self.authorized(self.agent.post(self.at(path))).send_json(body))
     }
 
     pub fn put(&self, path: &str, body: &Value) -> Result<Value> {
-        self.answer(self.agent.put(self.at(path)).header("Authorization", self.bearer()).send_json(body))
+        self.answer(self.authorized(self.agent.put(self.at(path))).send_json(body))
     }
 
     pub fn patch(&self, path: &str, body: &Value) -> Result<Value> {
-        self.answer(self.agent.patch(self.at(path)).header("Authorization", self.bearer()).send_json(body))
+        self.answer(self.authorized(self.agent.patch(self.at(path))).send_json(body))
     }
 
     pub fn delete(&self, path: &str) -> Result<Value> {
-        self.answer(self.agent.delete(self.at(path)).header("Authorization", self.bearer()).call())
+        self.answer(self.authorized(self.agent.delete(self.at(path))).call())
     }
 
     /// A page that is text.
     pub fn text(&self, path: &str) -> Result<String> {
-        let bytes =
-            self.bytes(self.agent.get(self.at(path)).header("Authorization", self.bearer()).call())?;
+        let bytes = self.bytes(self.authorized(self.agent.get(self.at(path))).call())?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -133,8 +157,7 @@ impl Remote {
     pub fn upload(&self, method: &str, path: &str, bytes: &[u8]) -> Result<Value> {
         let request =
             if method == "PUT" { self.agent.put(self.at(path)) } else { self.agent.post(self.at(path)) };
-        let request =
-            request.header("Authorization", self.bearer()).header("Content-Type", "application/wasm");
+        let request = self.authorized(request).header("Content-Type", "application/wasm");
         self.answer(request.send(bytes))
     }
 
@@ -160,8 +183,12 @@ impl Remote {
         format!("{}/api/v1{path}", self.url)
     }
 
-    fn bearer(&self) -> String {
-        format!("Bearer {}", self.token)
+    /// Without a token the operator's certificate has to do.
+    fn authorized<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match self.token.as_str() {
+            "" => request,
+            token => request.header("Authorization", format!("Bearer {token}")),
+        }
     }
 
     fn answer(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {

@@ -383,6 +383,22 @@ impl Checker<'_, '_> {
         if let Some(tls) = &config.admin.tls {
             tls::check(self, &|field| format!("admin.tls.{field}"), &tls.as_listener());
         }
+        let asks = config
+            .admin
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.cacertfile.is_some() || !tls.cacertfiles.is_empty());
+        for (index, operator) in config.admin.operators.iter().enumerate() {
+            if let Err((field, what)) = operator.checked() {
+                self.add(&format!("admin.operators.{index}.{field}"), what, None);
+            } else if !asks {
+                self.add(
+                    &format!("admin.operators.{index}"),
+                    "without effect: no operator is asked for a certificate",
+                    Some("set `admin.tls.cacertfile`, or remove the operator and make a token"),
+                );
+            }
+        }
         if config.metrics.tls && (config.admin.tls.is_none() || config.metrics.bind.is_none()) {
             self.add(
                 "metrics.tls",

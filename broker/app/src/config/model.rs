@@ -10,6 +10,7 @@ mod limits;
 mod listener;
 mod mqtt;
 mod ocsp;
+mod operators;
 mod plugins;
 mod policy;
 mod registry;
@@ -36,6 +37,7 @@ pub use self::limits::{DeniedPublish, Limits, WhenFull};
 pub use self::listener::{AuthMode, Listener, Registration, Transport, UnixMode, Verify};
 pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::ocsp::Ocsp;
+pub use self::operators::AdminOperator;
 pub use self::plugins::{Capability, Native, Plugin, PluginGrant, PluginLimits};
 pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};
 pub use self::registry::{

@@ -25,7 +25,7 @@ pub struct Rules {
 }
 
 /// Why a client could not connect again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Obstacle {
     ListenerRemoved,
@@ -49,7 +49,8 @@ pub struct Concerned {
 }
 
 /// What an operator is told.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ReloadImpact")]
 pub struct Impact {
     /// Live clients that could not connect again after the change.
     pub clients: usize,
@@ -58,7 +59,8 @@ pub struct Impact {
     pub first: Vec<Named>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "AffectedClient")]
 pub struct Named {
     pub client_id: Option<String>,
     pub device_id: Option<String>,

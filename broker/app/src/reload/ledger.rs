@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::pki::write_private;
 
 /// What was replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "TransitionMaterial")]
 #[serde(rename_all = "kebab-case")]
 pub enum Material {
     Ca,

@@ -51,7 +51,10 @@ use crate::run::listeners::Listeners;
 use crate::run::logging::LogFilter;
 
 /// What happens to live clients that could not connect again after a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum, schemars::JsonSchema,
+)]
+#[schemars(rename = "Disconnect")]
 #[serde(rename_all = "kebab-case")]
 pub enum Disconnect {
     /// They stay.
@@ -89,7 +92,8 @@ pub struct Patch {
 }
 
 /// What a change came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ReloadResult")]
 #[serde(rename_all = "kebab-case")]
 pub enum Done {
     Applied,
@@ -99,7 +103,8 @@ pub enum Done {
     DryRun,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ReloadReport")]
 pub struct Report {
     pub result: Done,
     pub changes: Vec<Change>,
@@ -116,7 +121,8 @@ pub struct Report {
 }
 
 /// A transition that begins with the change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "BegunTransition")]
 pub struct Begun {
     pub id: String,
     pub material: ledger::Material,

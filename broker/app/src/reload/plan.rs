@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::config::show::is_secret;
 
 /// When a changed key takes effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ReloadEffect")]
 #[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// For everybody, as soon as it is taken over.
@@ -21,7 +22,8 @@ pub enum Effect {
 }
 
 /// One key that differs.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ReloadChange")]
 pub struct Change {
     pub key: String,
     /// `null`: it was not there.

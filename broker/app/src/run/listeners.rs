@@ -48,12 +48,14 @@ struct Running {
 }
 
 /// One listener as people see it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Listener")]
 pub struct ShownListener {
     pub name: String,
     #[serde(rename = "type")]
     kind: &'static str,
     auth_mode: &'static str,
+    #[schemars(with = "Option<String>")]
     address: Option<ListenAddress>,
     /// `open`, or `shut` while the broker is not ready.
     state: &'static str,
@@ -68,7 +70,8 @@ pub struct ShownListener {
 }
 
 /// A server certificate of a listener.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ListenerCertificate")]
 struct ShownCertificate {
     source: String,
     subject: String,

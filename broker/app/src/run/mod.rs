@@ -23,7 +23,8 @@ use anyhow::{Context, Result};
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::Storage;
-use mqgate_server::admin::{ADMIN_TLS, About, AdminParts, AdminTls, Door, HostRule};
+use mqgate_server::admin::tokens::Tokens;
+use mqgate_server::admin::{ADMIN_TLS, About, AdminMetrics, AdminParts, AdminTls, Door, HostRule};
 use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::{Admitter, Broker, BrokerParts};
 use mqgate_server::bundles::Bundles;
@@ -506,7 +507,14 @@ async fn serve_admin(
         metrics: Arc::clone(&parts.metrics),
         readiness: Arc::clone(&parts.readiness),
         about,
+        tokens: Tokens::open(Arc::clone(&parts.storage) as _, config.admin.max_tokens as usize)?,
+        numbers: Arc::new(AdminMetrics::register(parts.metrics.registry())?),
     };
+    let operators = config.admin.operators.iter().map(|operator| {
+        let checked = operator.checked();
+        checked.map_err(|(key, what)| Failure::new(Exit::Config, format!("`admin.operators.{key}`: {what}")))
+    });
+    let operators = operators.collect::<Result<Vec<_>, _>>()?;
     let need_token = config.metrics.require_token;
     let tls = parts
         .admin_tls
@@ -516,6 +524,8 @@ async fn serve_admin(
         let here = config.metrics.enable && config.metrics.bind.is_none();
         let door =
             Door::new(hash.clone(), HostRule::Known(config.admin.hosts.clone()), Arc::clone(&parts.audit))
+                .tokens(Arc::clone(&routes.tokens))
+                .operators(operators.clone())
                 .metrics(here, need_token)
                 .behind(tls.clone());
         let plugins = PluginAdmin {
@@ -544,8 +554,11 @@ async fn serve_admin(
             false => HostRule::Any,
         };
         let tls = tls.filter(|_| config.metrics.tls);
-        let door =
-            Door::new(hash, hosts, Arc::clone(&parts.audit)).metrics(true, need_token).behind(tls.clone());
+        let door = Door::new(hash, hosts, Arc::clone(&parts.audit))
+            .tokens(Arc::clone(&routes.tokens))
+            .operators(operators)
+            .metrics(true, need_token)
+            .behind(tls.clone());
         endpoints.metrics(address, tls.is_some())?;
         spawn_server("metrics", socket, tls, admin::metrics_router(routes, Arc::new(door)), end, tasks);
     }

@@ -1,30 +1,46 @@
 //! Who is connected, and sending somebody away.
 
+use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
 use mqgate_codec::ReasonCode;
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::api::{Api, Change, Cursor, Doc, Impact, Limit, Outcome};
 use super::sessions::{DeviceQuery, ambiguous};
-use super::{Actor, AdminParts, Page, Problem, note, page_size};
+use super::{AdminParts, Code, Page, Problem, Scope, note};
 use crate::directory::ConnectionHandle;
 use crate::inspect::SessionFacts;
 use crate::network::Network;
 use crate::sessions::Name;
 
-pub(super) fn routes() -> Router<AdminParts> {
-    Router::new()
-        .route("/clients", get(list))
-        .route("/clients/{client_id}", get(show))
-        .route("/clients/{client_id}/kick", post(kick))
+const LIST: &str = "clients";
+
+pub(super) fn routes() -> Api<AdminParts> {
+    Api::new("Clients")
+        .route(Doc::get("/clients", "client.list", Scope::ClientsRead, "Lists who is connected."), list)
+        .route(
+            Doc::get("/clients/{client_id}", "client.show", Scope::ClientsRead, "A client and its session.")
+                .problems(&[Code::NotConnected, Code::AmbiguousClientId]),
+            show,
+        )
+        .route(
+            Doc::post(
+                "/clients/{client_id}/kick",
+                "client.kick",
+                Scope::ClientsKick,
+                "Disconnects a client.",
+            )
+            .problems(&[Code::NotConnected]),
+            kick,
+        )
 }
 
-#[derive(Serialize)]
+/// A connection.
+#[derive(Serialize, JsonSchema)]
 struct Client {
     connection_id: u64,
     client_id: Option<String>,
@@ -64,11 +80,11 @@ impl From<&ConnectionHandle> for Client {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    after: Option<u64>,
-    limit: Option<usize>,
+    after: Option<Cursor>,
+    limit: Option<Limit>,
     client_id: Option<String>,
     device_id: Option<String>,
     listener: Option<String>,
@@ -81,11 +97,14 @@ async fn list(
     State(parts): State<AdminParts>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<Client>>, Problem> {
-    let limit = page_size(query.limit);
-    let network = query.address.as_deref().map(network).transpose()?;
+    let limit = Limit::or_default(query.limit);
+    let after: Option<u64> = query.after.map(|after| after.read(LIST)).transpose()?;
+    let network = query.address.as_deref().map(network).transpose();
+    let network = network
+        .map_err(|problem| Problem::new(Code::BadParameter, format!("`address`: {}", problem.detail)))?;
     let mut handles = parts.broker.connections().list();
     handles.retain(|handle| {
-        query.after.is_none_or(|after| handle.connection_id > after)
+        after.is_none_or(|after| handle.connection_id > after)
             && query.client_id.as_deref().is_none_or(|client| handle.client_id() == Some(client))
             && query.device_id.as_deref().is_none_or(|device| handle.device_id() == Some(device))
             && query.listener.as_deref().is_none_or(|listener| &*handle.listener == listener)
@@ -95,12 +114,12 @@ async fn list(
     handles.sort_unstable_by_key(|handle| handle.connection_id);
     let more = handles.len() > limit;
     handles.truncate(limit);
-    let next = handles.last().filter(|_| more).map(|last| last.connection_id.to_string());
+    let next = handles.last().filter(|_| more).map(|last| Cursor::of(LIST, &last.connection_id));
     Ok(Json(Page { items: handles.iter().map(|handle| Client::from(&**handle)).collect(), next }))
 }
 
 pub(super) fn network(text: &str) -> Result<Network, Problem> {
-    text.parse().map_err(|error| Problem::bad_request("bad_address", format!("{text:?} {error}")))
+    text.parse().map_err(|error| Problem::new(Code::BadAddress, format!("{text:?} {error}")))
 }
 
 async fn show(
@@ -121,26 +140,37 @@ async fn show(
     Ok(Json(client))
 }
 
+#[derive(Serialize, JsonSchema)]
+struct Disconnected {
+    /// Connections that were closed.
+    disconnected: usize,
+}
+
 async fn kick(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(client_id): Path<String>,
     Query(query): Query<DeviceQuery>,
-) -> Result<Json<serde_json::Value>, Problem> {
+) -> Result<Outcome<Json<Disconnected>>, Problem> {
     let connections = parts.broker.connections();
-    if !connections.list().iter().any(|handle| query.picks(handle, &client_id)) {
+    let mut handles = connections.list();
+    handles.retain(|handle| query.picks(handle, &client_id));
+    if handles.is_empty() {
         return Err(not_connected());
     }
-    note(&parts.audit, &actor, "client.kick", &[("client_id", &client_id)])?;
+    if change.dry_run {
+        return Ok(Impact::of("client.kick", client_id).affects("connections", handles.len()).into());
+    }
+    note(&parts.audit, &change.actor, "client.kick", &[("client_id", &client_id)])?;
     let count = connections.disconnect_where(
         |handle| query.picks(handle, &client_id),
         ReasonCode::ADMINISTRATIVE_ACTION,
         Reason::AdminAction,
     );
-    Ok(Json(serde_json::json!({ "disconnected": count })))
+    Ok(Outcome::Done(Json(Disconnected { disconnected: count })))
 }
 
 fn not_connected() -> Problem {
     let detail = "no client with this id is connected; `mqgate clients list` shows who is";
-    Problem::new(StatusCode::NOT_FOUND, "not_connected", detail)
+    Problem::new(Code::NotConnected, detail)
 }

@@ -1,19 +1,41 @@
 //! Messages that wait to be published: list, take back.
 
+use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::routing::{delete, get};
-use axum::{Extension, Json, Router};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, AdminParts, Page, Problem, note, page_size};
+use super::api::{Api, Change, Cursor, Doc, Impact, Limit, Outcome};
+use super::{AdminParts, Code, Page, Problem, Scope, note};
 use crate::delayed::Waiting;
 
-pub(super) fn routes() -> Router<AdminParts> {
-    Router::new().route("/delayed", get(list)).route("/delayed/{id}", delete(cancel))
+const LIST: &str = "delayed";
+
+pub(super) fn routes() -> Api<AdminParts> {
+    Api::new("Messages")
+        .route(
+            Doc::get(
+                "/delayed",
+                "delayed.list",
+                Scope::MessagesRead,
+                "Lists messages that wait to be published.",
+            ),
+            list,
+        )
+        .route(
+            Doc::delete(
+                "/delayed/{id}",
+                "delayed.cancel",
+                Scope::MessagesWrite,
+                "Takes a waiting message back.",
+            )
+            .problems(&[Code::NoSuchMessage]),
+            cancel,
+        )
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DelayedMessage")]
 struct Line {
     id: u64,
     topic: String,
@@ -37,31 +59,42 @@ impl Line {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    after: Option<u64>,
-    limit: Option<usize>,
+    after: Option<Cursor>,
+    limit: Option<Limit>,
 }
 
-async fn list(State(parts): State<AdminParts>, Query(query): Query<ListQuery>) -> Json<Page<Line>> {
-    let limit = page_size(query.limit);
-    let mut found = parts.broker.extras.delayed.list(query.after.unwrap_or(0), limit + 1);
+async fn list(
+    State(parts): State<AdminParts>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Line>>, Problem> {
+    let limit = Limit::or_default(query.limit);
+    let after: u64 = query.after.map_or(Ok(0), |after| after.read(LIST))?;
+    let mut found = parts.broker.extras.delayed.list(after, limit + 1);
     let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| last.id.to_string());
-    Json(Page { items: found.iter().map(|waiting| Line::of(waiting, &parts)).collect(), next })
+    let next = found.last().filter(|_| more).map(|last| Cursor::of(LIST, &last.id));
+    Ok(Json(Page { items: found.iter().map(|waiting| Line::of(waiting, &parts)).collect(), next }))
 }
 
 async fn cancel(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(id): Path<u64>,
-) -> Result<Json<Line>, Problem> {
-    note(&parts.audit, &actor, "delayed.cancel", &[("id", &id.to_string())])?;
-    let cancelled = parts.broker.cancel_delayed(id).ok_or_else(|| {
+) -> Result<Outcome<Json<Line>>, Problem> {
+    let none = || {
         let detail = "no message with this id waits; `mqgate message delayed` shows those that do";
-        Problem::new(StatusCode::NOT_FOUND, "no_such_message", detail)
-    })?;
-    Ok(Json(Line::of(&cancelled, &parts)))
+        Problem::new(Code::NoSuchMessage, detail)
+    };
+    if change.dry_run {
+        // Lists begin behind an id.
+        let found = parts.broker.extras.delayed.list(id.saturating_sub(1), 1);
+        let waiting = found.first().filter(|waiting| waiting.id == id).ok_or_else(none)?;
+        return Ok(Impact::of("delayed.cancel", id.to_string()).before(&Line::of(waiting, &parts))?.into());
+    }
+    note(&parts.audit, &change.actor, "delayed.cancel", &[("id", &id.to_string())])?;
+    let cancelled = parts.broker.cancel_delayed(id).ok_or_else(none)?;
+    Ok(Outcome::Done(Json(Line::of(&cancelled, &parts))))
 }

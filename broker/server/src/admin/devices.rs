@@ -2,34 +2,111 @@
 
 use std::collections::BTreeMap;
 
-use axum::body::Bytes;
+use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::rules::{Force, OnTombstone, RevocationReason};
 use mqgate_identity::registry::{DeviceCertificate, DeviceState, RegistrationSource};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, AdminParts, Page, Problem, page_size};
+use super::api::{Api, Change, Cursor, Doc, Limit, MaybeJson};
+use super::{AdminParts, Code, Page, Problem, Scope, bad_json};
 use crate::registry::{ManualRegistration, RegistryError};
 
 /// Records looked at for one page of a filtered list; the rest is behind `next`.
 const MOST_SCANNED: usize = 50_000;
 
-pub(super) fn routes() -> Router<AdminParts> {
-    Router::new()
-        .route("/device-certs", get(list).post(register))
-        .route("/device-certs/{id}", get(show).delete(remove))
-        .route("/device-certs/{id}/{verb}", post(change))
+const LIST: &str = "device-certs";
+
+/// What the rules of the registry may say to a change.
+const REFUSALS: &[Code] = &[
+    Code::NotFound,
+    Code::BadId,
+    Code::BadCertificate,
+    Code::CertificateRefused,
+    Code::BadDeviceId,
+    Code::BadState,
+    Code::BadReason,
+    Code::CertRevoked,
+    Code::CertTombstoned,
+    Code::CertRegistered,
+    Code::CertExpired,
+    Code::CertPending,
+    Code::CertActive,
+    Code::CertNotOnHold,
+    Code::DeviceExists,
+    Code::CaInactive,
+    Code::RevisionConflict,
+    Code::RegistryUnavailable,
+    Code::Refused,
+];
+
+pub(super) fn routes() -> Api<AdminParts> {
+    let (read, write, revoking) = (Scope::CertsRead, Scope::CertsWrite, Scope::CertsRevoke);
+    Api::new("Device certificates")
+        .route(
+            Doc::get("/device-certs", "device.list", read, "Lists device certificates.")
+                .problems(&[Code::RegistryUnavailable]),
+            list,
+        )
+        .route(
+            Doc::post("/device-certs", "device.register", write, "Registers a device certificate.")
+                .created()
+                .problems(REFUSALS),
+            register,
+        )
+        .route(
+            Doc::get("/device-certs/{id}", "device.show", read, "One device certificate.").problems(&[
+                Code::NotFound,
+                Code::BadId,
+                Code::RegistryUnavailable,
+            ]),
+            show,
+        )
+        .route(
+            Doc::delete("/device-certs/{id}", "device.delete", write, "Deletes; a tombstone stays.")
+                .problems(REFUSALS),
+            remove,
+        )
+        .route(
+            Doc::post("/device-certs/{id}/activate", "device.activate", write, "Lets it connect.")
+                .problems(REFUSALS),
+            activate,
+        )
+        .route(
+            Doc::post(
+                "/device-certs/{id}/deactivate",
+                "device.deactivate",
+                write,
+                "Keeps it out for a while.",
+            )
+            .problems(REFUSALS),
+            deactivate,
+        )
+        .route(
+            Doc::post("/device-certs/{id}/revoke", "device.revoke", revoking, "Revokes it for good.")
+                .problems(REFUSALS),
+            revoke,
+        )
+}
+
+/// The registry cannot say yet what would become of it: then nothing is done at all.
+pub(super) fn untried(change: &Change) -> Result<(), Problem> {
+    match change.dry_run {
+        true => Err(Problem::new(Code::Refused, "this change cannot be tried; nothing was done")),
+        false => Ok(()),
+    }
 }
 
 /// A record, and what it comes to today.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeviceCertificate")]
 struct Shown {
     #[serde(flatten)]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     record: DeviceCertificate,
     /// `ok`, or the reason why it may not connect.
     effective: &'static str,
@@ -42,11 +119,12 @@ impl Shown {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    after: Option<CertificateFingerprint>,
-    limit: Option<usize>,
+    after: Option<Cursor>,
+    limit: Option<Limit>,
+    #[schemars(with = "Option<String>")]
     state: Option<DeviceState>,
     device_id: Option<String>,
     ca: Option<CertificateFingerprint>,
@@ -56,22 +134,22 @@ async fn list(
     State(parts): State<AdminParts>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<Shown>>, Problem> {
-    let limit = page_size(query.limit);
+    let limit = Limit::or_default(query.limit);
     let wanted = |record: &DeviceCertificate| {
         query.state.map_or(record.state != DeviceState::Tombstone, |state| record.state == state)
             && query.device_id.as_deref().is_none_or(|device| record.device_id == device)
             && query.ca.is_none_or(|ca| record.ca_id == ca)
     };
     let mut items = Vec::new();
-    let mut after = query.after;
+    let mut after: Option<CertificateFingerprint> = query.after.map(|after| after.read(LIST)).transpose()?;
     let mut scanned = 0;
     loop {
-        let records = parts.registry.devices(after, super::LARGEST_PAGE).await?;
-        let last_of_all = records.len() < super::LARGEST_PAGE;
+        let records = parts.registry.devices(after, Limit::LARGEST).await?;
+        let last_of_all = records.len() < Limit::LARGEST;
         scanned += records.len();
         for record in records {
             if items.len() == limit {
-                return Ok(Json(Page { items, next: after.map(CertificateFingerprint::to_hex) }));
+                return Ok(Json(Page { items, next: after.map(|after| Cursor::of(LIST, &after)) }));
             }
             after = Some(record.id);
             if wanted(&record) {
@@ -82,14 +160,14 @@ async fn list(
             return Ok(Json(Page { items, next: None }));
         }
         if scanned >= MOST_SCANNED {
-            return Ok(Json(Page { items, next: after.map(CertificateFingerprint::to_hex) }));
+            return Ok(Json(Page { items, next: after.map(|after| Cursor::of(LIST, &after)) }));
         }
     }
 }
 
 fn fingerprint(text: &str) -> Result<CertificateFingerprint, Problem> {
     CertificateFingerprint::from_hex(text)
-        .ok_or_else(|| Problem::bad_request("bad_id", "a certificate's id is its SHA-256, 64 hex digits"))
+        .ok_or_else(|| Problem::new(Code::BadId, "a certificate's id is its SHA-256, 64 hex digits"))
 }
 
 async fn show(State(parts): State<AdminParts>, Path(id): Path<String>) -> Result<Json<Shown>, Problem> {
@@ -97,7 +175,7 @@ async fn show(State(parts): State<AdminParts>, Path(id): Path<String>) -> Result
     Ok(Json(Shown::of(record, &parts)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RegisterBody {
     pem: String,
@@ -116,16 +194,13 @@ struct RegisterBody {
     restore: bool,
 }
 
-/// A body that is not the JSON it should be.
-pub(super) fn bad_json(rejection: &JsonRejection) -> Problem {
-    Problem::new(rejection.status(), "bad_json", rejection.body_text())
-}
-
 async fn register(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     body: Result<Json<RegisterBody>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Shown>), Problem> {
+    untried(&change)?;
+    let actor = change.actor;
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     let request = ManualRegistration {
         pem: body.pem,
@@ -142,51 +217,57 @@ async fn register(
     Ok((StatusCode::CREATED, Json(Shown::of(DeviceCertificate::clone(&record), &parts))))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RevokeBody {
     /// RFC 5280's name of it, such as `keyCompromise` or `key-compromise`.
     reason: Option<String>,
 }
 
-async fn change(
+async fn activate(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
-    Path((id, verb)): Path<(String, String)>,
-    body: Bytes,
+    change: Change,
+    Path(id): Path<String>,
 ) -> Result<Json<Shown>, Problem> {
-    let target = fingerprint(&id)?;
-    let registry = &parts.registry;
-    let record = match verb.as_str() {
-        "activate" => registry.activate(target, &actor.0).await,
-        "deactivate" => registry.deactivate(target, &actor.0).await,
-        "revoke" => {
-            let asked = match body.is_empty() {
-                true => None,
-                false => {
-                    serde_json::from_slice::<RevokeBody>(&body)
-                        .map_err(|error| Problem::bad_request("bad_json", error.to_string()))?
-                        .reason
-                }
-            };
-            let reason = match &asked {
-                None => RevocationReason::default(),
-                Some(text) => {
-                    let plain: String = text.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).collect();
-                    RevocationReason::parse(&plain).ok_or_else(|| {
-                        let known = RevocationReason::ALL.map(RevocationReason::as_str).join(", ");
-                        Problem::bad_request("bad_reason", format!("the reasons are {known}"))
-                    })?
-                }
-            };
-            registry.revoke(target, reason, &actor.0).await
-        }
-        _ => return Err(super::problem::not_found().await),
-    }?;
+    untried(&change)?;
+    let record = parts.registry.activate(fingerprint(&id)?, &change.actor.0).await?;
     Ok(Json(Shown::of(DeviceCertificate::clone(&record), &parts)))
 }
 
-#[derive(Deserialize)]
+async fn deactivate(
+    State(parts): State<AdminParts>,
+    change: Change,
+    Path(id): Path<String>,
+) -> Result<Json<Shown>, Problem> {
+    untried(&change)?;
+    let record = parts.registry.deactivate(fingerprint(&id)?, &change.actor.0).await?;
+    Ok(Json(Shown::of(DeviceCertificate::clone(&record), &parts)))
+}
+
+async fn revoke(
+    State(parts): State<AdminParts>,
+    change: Change,
+    Path(id): Path<String>,
+    MaybeJson(body): MaybeJson<RevokeBody>,
+) -> Result<Json<Shown>, Problem> {
+    let target = fingerprint(&id)?;
+    let asked = body.and_then(|body| body.reason);
+    let reason = match &asked {
+        None => RevocationReason::default(),
+        Some(text) => {
+            let plain: String = text.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).collect();
+            RevocationReason::parse(&plain).ok_or_else(|| {
+                let known = RevocationReason::ALL.map(RevocationReason::as_str).join(", ");
+                Problem::new(Code::BadReason, format!("the reasons are {known}"))
+            })?
+        }
+    };
+    untried(&change)?;
+    let record = parts.registry.revoke(target, reason, &change.actor.0).await?;
+    Ok(Json(Shown::of(DeviceCertificate::clone(&record), &parts)))
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ForceQuery {
     #[serde(default)]
@@ -201,10 +282,12 @@ impl ForceQuery {
 
 async fn remove(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(id): Path<String>,
     Query(query): Query<ForceQuery>,
 ) -> Result<Json<Shown>, Problem> {
+    untried(&change)?;
+    let actor = change.actor;
     let record = parts.registry.delete(fingerprint(&id)?, query.force(), &actor.0).await?;
     Ok(Json(Shown::of(DeviceCertificate::clone(&record), &parts)))
 }

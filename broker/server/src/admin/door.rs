@@ -1,22 +1,26 @@
-//! Who gets in: the bearer token, and the `Host` and `Origin` headers that a page of somebody else's in the
-//! operator's browser cannot forge.
+//! Who gets in, and with which rights: the administrator's token, API tokens, operators' certificates; and the `Host` and
+//! `Origin` headers that a page of somebody else's in the operator's browser cannot forge.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::problem::Problem;
-use super::secure::{AdminTls, Subject};
+use super::api::Rights;
+use super::problem::{Code, Problem};
+use super::scope::Grants;
+use super::secure::{AdminTls, Shown};
 use super::shortened;
+use super::tokens::{Pass, Tokens};
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::clock;
@@ -58,23 +62,42 @@ pub enum HostRule {
     Any,
 }
 
+/// What the configuration gives to an operator's certificate.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    /// As audit records name it.
+    pub name: String,
+    pub whose: OperatorCertificate,
+    pub grants: Grants,
+}
+
+/// Which certificate it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperatorCertificate {
+    Fingerprint(CertificateFingerprint),
+    /// Its whole subject, RFC 4514.
+    Subject(String),
+}
+
 /// The rules of one address.
 pub struct Door {
     token: TokenHash,
-    actor: Actor,
+    tokens: Option<Arc<Tokens>>,
+    operators: Vec<Operator>,
     hosts: HostRule,
     metrics: bool,
     metrics_need_token: bool,
     tls: Option<Arc<AdminTls>>,
     audit: Arc<AuditLog>,
-    refusals: Mutex<Coalescer<(IpAddr, &'static str)>>,
+    refusals: Mutex<Coalescer<(IpAddr, Code)>>,
 }
 
 impl Door {
     pub fn new(token: TokenHash, hosts: HostRule, audit: Arc<AuditLog>) -> Self {
         Self {
             token,
-            actor: Actor("admin:default".into()),
+            tokens: None,
+            operators: Vec::new(),
             hosts,
             metrics: true,
             metrics_need_token: false,
@@ -98,12 +121,46 @@ impl Door {
         self
     }
 
-    /// As audit records name who asks.
-    fn actor_of(&self, request: &Request) -> Actor {
-        match request.extensions().get::<Subject>() {
-            Some(Subject(subject)) => Actor(format!("{} ({subject})", self.actor.0).into()),
-            None => self.actor.clone(),
+    /// API tokens besides the administrator's.
+    #[must_use]
+    pub fn tokens(mut self, tokens: Arc<Tokens>) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Operators whose certificates have rights of their own.
+    #[must_use]
+    pub fn operators(mut self, operators: Vec<Operator>) -> Self {
+        self.operators = operators;
+        self
+    }
+
+    /// Who asks, and with which rights. A token counts where there is one; a certificate alone only if it is known.
+    fn identify(&self, request: &Request) -> Result<Asker, Problem> {
+        let shown = request.extensions().get::<Shown>();
+        let Some(token) = bearer(request.headers()) else {
+            let operator = shown.and_then(|shown| {
+                self.operators.iter().find(|operator| match &operator.whose {
+                    OperatorCertificate::Fingerprint(fingerprint) => *fingerprint == shown.fingerprint,
+                    OperatorCertificate::Subject(subject) => **subject == *shown.subject,
+                })
+            });
+            let missing = "send the admin token: Authorization: Bearer …";
+            // A header that cannot be read is no reason to take the certificate instead.
+            let operator = operator.filter(|_| !request.headers().contains_key(header::AUTHORIZATION));
+            let operator = operator.ok_or_else(|| Problem::new(Code::TokenMissing, missing))?;
+            let rights = Rights(Arc::new(operator.grants.clone()));
+            return Ok(Asker { name: format!("admin:{}", operator.name), rights, pass: None });
+        };
+        if self.token.matches(token) {
+            let rights = Rights(Arc::new(Grants::everything()));
+            return Ok(Asker { name: String::from("admin:default"), rights, pass: None });
         }
+        let pass = self.tokens.as_ref().and_then(|tokens| tokens.pass(token));
+        let pass =
+            pass.ok_or_else(|| Problem::new(Code::TokenWrong, "this is no admin token, or not any more"))?;
+        let rights = Rights(Arc::clone(&pass.grants));
+        Ok(Asker { name: format!("admin:{}", pass.name), rights, pass: Some(pass) })
     }
 
     pub(super) fn metrics_on_this_address(&self) -> bool {
@@ -120,7 +177,7 @@ impl Door {
         let whole = request.extensions().get::<WholePath>();
         let mut event = AuditEvent::new(names::ADMIN_REFUSED, Outcome::Failure, Reason::NotAuthorized)
             .actor("admin:unknown")
-            .field("code", problem.code)
+            .field("code", problem.code.as_str())
             .field("method", request.method().as_str())
             .field("path", shortened(whole.map_or(request.uri().path(), |path| &path.0)));
         event.peer_address = Some(peer.to_string());
@@ -144,7 +201,7 @@ impl Door {
     fn check_names(&self, request: &Request) -> Result<(), Problem> {
         let refused = |what: &str| {
             let hint = "use the address itself, or add the name to `admin.hosts`";
-            Problem::new(StatusCode::FORBIDDEN, "host_not_allowed", format!("{what}: {hint}"))
+            Problem::new(Code::HostNotAllowed, format!("{what}: {hint}"))
         };
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -205,26 +262,35 @@ pub(super) async fn check_host(State(door): State<Arc<Door>>, mut request: Reque
     response
 }
 
-/// Refuses requests without the token, and tells the others' handlers who asks.
+/// Refuses requests of nobody, and tells the others' handlers who asks and with which rights.
 pub(super) async fn ask_for_token(
     State(door): State<Arc<Door>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let problem = match bearer(request.headers()) {
-        Some(token) if door.token.matches(token) => {
-            let actor = door.actor_of(&request);
-            request.extensions_mut().insert(actor);
-            return next.run(request).await;
+    match door.identify(&request) {
+        Ok(Asker { name, rights, pass }) => {
+            let name = match request.extensions().get::<Shown>() {
+                Some(Shown { subject, .. }) => format!("{name} ({})", shortened(subject)),
+                None => name,
+            };
+            let extensions = request.extensions_mut();
+            extensions.insert(Actor(name.into()));
+            extensions.insert(rights);
+            if let Some(pass) = pass {
+                extensions.insert(pass);
+            }
+            next.run(request).await
         }
-        Some(_) => Problem::new(StatusCode::UNAUTHORIZED, "token_wrong", "this is not the admin token"),
-        None => Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "token_missing",
-            "send the admin token: Authorization: Bearer …",
-        ),
-    };
-    door.refuse(&request, problem)
+        Err(problem) => door.refuse(&request, problem),
+    }
+}
+
+/// Who asks.
+struct Asker {
+    name: String,
+    rights: Rights,
+    pass: Option<Pass>,
 }
 
 #[cfg(test)]

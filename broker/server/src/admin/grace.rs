@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -21,9 +22,20 @@ impl<'de> Deserialize<'de> for Grace {
     }
 }
 
+impl JsonSchema for Grace {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "examples": ["10m", "30d", "0s"] })
+    }
+}
+
 /// Without one it is `reload.grace`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GraceQuery {
+    /// How long what is replaced stays valid beside it, for example `10m`; `reload.grace` otherwise.
     pub(super) grace: Option<Grace>,
 }

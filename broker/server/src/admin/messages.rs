@@ -2,11 +2,9 @@
 
 use std::num::NonZeroU32;
 
+use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Extension, Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,17 +14,38 @@ use mqgate_protocol::connection::Routed;
 use mqgate_protocol::message::Message;
 use mqgate_protocol::session::SessionKey;
 use mqgate_protocol::topics::When;
-use serde::Deserialize;
+use mqgate_protocol::topics::is_reserved;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::devices::bad_json;
+use super::api::{Api, Change, Doc, Impact, Outcome};
 use super::subscriptions::{quality, topic_name, within_levels};
-use super::{Actor, AdminParts, Problem, note};
+use super::{AdminParts, Code, Problem, Scope, bad_json, note};
 
-pub(super) fn routes() -> Router<AdminParts> {
-    Router::new().route("/publish", post(publish))
+pub(super) fn routes() -> Api<AdminParts> {
+    Api::new("Messages").route(
+        Doc::post(
+            "/publish",
+            "message.publish",
+            Scope::MessagesPublish,
+            "Publishes in the operator's name; nobody's permit is asked.",
+        )
+        .problems(&[
+            Code::BadTopic,
+            Code::TooManyLevels,
+            Code::ReservedTopic,
+            Code::BadDelay,
+            Code::BadPayload,
+            Code::BadQos,
+            Code::BadText,
+            Code::TooManyDelayed,
+        ]),
+        publish,
+    )
 }
 
-#[derive(Deserialize)]
+/// A message.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PublishBody {
     topic: String,
@@ -49,11 +68,11 @@ impl PublishBody {
         match (&self.payload, &self.payload_base64) {
             (Some(_), Some(_)) => {
                 let detail = "give `payload` or `payload_base64`, not both";
-                Err(Problem::bad_request("bad_payload", detail))
+                Err(Problem::new(Code::BadPayload, detail))
             }
             (Some(text), None) => Ok(Bytes::copy_from_slice(text.as_bytes())),
             (None, Some(text)) => STANDARD.decode(text).map(Bytes::from).map_err(|error| {
-                Problem::bad_request("bad_payload", format!("`payload_base64` is not base64: {error}"))
+                Problem::new(Code::BadPayload, format!("`payload_base64` is not base64: {error}"))
             }),
             (None, None) => Ok(Bytes::new()),
         }
@@ -65,25 +84,36 @@ fn text(field: &'static str, text: &str) -> Result<ByteString, Problem> {
     if text.len() > usize::from(u16::MAX) || text.contains('\0') {
         let detail =
             format!("`{field}` has more than 65,535 bytes, or holds U+0000: no client may be sent it");
-        return Err(Problem::bad_request("bad_text", detail));
+        return Err(Problem::new(Code::BadText, detail));
     }
     Ok(text.into())
 }
 
-/// Nobody's permit is asked: whoever has the admin token may publish anywhere, and it is written down.
+#[derive(Serialize, JsonSchema)]
+struct Published {
+    topic: String,
+    /// Whether anybody gets it.
+    delivered: bool,
+}
+
+/// Nobody's permit is asked: whoever has the scope may publish anywhere, and it is written down.
 async fn publish(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     body: Result<Json<PublishBody>, JsonRejection>,
-) -> Result<Json<serde_json::Value>, Problem> {
+) -> Result<Outcome<Json<Published>>, Problem> {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     let (topic, when) = parts.broker.common_limits().topics.delay(topic_name(&body.topic)?);
     if when == When::Never {
         let detail = "a delayed message has the topic `$delayed/SECONDS/TOPIC`, with no more than \
                       `delayed.max_delay`, and only where `delayed.enable` is set";
-        return Err(Problem::bad_request("bad_delay", detail));
+        return Err(Problem::new(Code::BadDelay, detail));
     }
     within_levels(&parts, topic.as_str())?;
+    if is_reserved(topic.as_str()) {
+        let detail = "below `$SYS` and `$events` only the broker itself publishes";
+        return Err(Problem::new(Code::ReservedTopic, detail));
+    }
     let payload = body.payload()?;
     let qos = quality(body.qos)?;
     let size = payload.len().to_string();
@@ -100,7 +130,11 @@ async fn publish(
     };
     let publish =
         Publish { dup: false, qos, retain: body.retain, topic: None, packet_id: None, payload, properties };
-    note(&parts.audit, &actor, "message.publish", &[("topic", &body.topic), ("bytes", &size)])?;
+    if change.dry_run {
+        let receivers = parts.broker.router.receivers(&topic).len();
+        return Ok(Impact::of("message.publish", body.topic).affects("receivers", receivers).into());
+    }
+    note(&parts.audit, &change.actor, "message.publish", &[("topic", &body.topic), ("bytes", &size)])?;
     // No session has this key: the message is nobody's own.
     let message = Message::published(topic, publish, SessionKey(0), parts.broker.now());
     let routed = match when {
@@ -110,7 +144,7 @@ async fn publish(
     if routed == Routed::NoRoom {
         let detail = "too many messages wait to be published; take some back with `mqgate message cancel`, \
                       or raise `delayed.max_messages` or `delayed.max_bytes`";
-        return Err(Problem::new(StatusCode::CONFLICT, "too_many_delayed", detail));
+        return Err(Problem::new(Code::TooManyDelayed, detail));
     }
-    Ok(Json(serde_json::json!({ "topic": body.topic, "delivered": routed == Routed::Delivered })))
+    Ok(Outcome::Done(Json(Published { topic: body.topic, delivered: routed == Routed::Delivered })))
 }

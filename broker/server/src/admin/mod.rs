@@ -5,6 +5,7 @@
 //! that they stand behind the same door. Every change is audited with actor and outcome where it happens; the attempts
 //! that were refused, in one place for all routes (`refusals`).
 
+pub mod api;
 mod bans;
 mod bundles;
 mod cas;
@@ -19,27 +20,33 @@ mod pages;
 pub mod problem;
 mod refusals;
 mod retained;
+pub mod scope;
 mod secure;
 mod serving;
 mod sessions;
 mod slow;
 mod subscriptions;
+mod token_routes;
+pub mod tokens;
 mod traces;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::body::Bytes;
 use axum::middleware;
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
 use tokio::sync::watch;
 
-pub use self::bundles::router as bundles_router;
-pub use self::crls::crl_routes;
-pub use self::door::{Actor, Door, HostRule, TokenHash};
-pub use self::problem::Problem;
+pub use self::api::metrics::AdminMetrics;
+pub use self::api::{Api, Change, Cursor, Doc, IfMatch, Impact, Limit, Rights, Tagged};
+pub use self::bundles::{router as bundles_router, routes as bundles_routes};
+pub use self::crls::{crl_routes, routes as crls_routes};
+pub use self::door::{Actor, Door, HostRule, Operator, OperatorCertificate, TokenHash};
+pub use self::problem::{Code, Problem, bad_json};
+pub use self::scope::{Grants, Role, Scope};
 pub use self::secure::{ADMIN_TLS, AdminTls};
 pub use self::serving::serve;
 use crate::audit::AuditLog;
@@ -51,9 +58,6 @@ use crate::registry::Registry;
 
 /// Largest body of a request, except for uploads of components.
 const BODY_LIMIT: usize = 256 * 1024;
-/// Items of a page unless asked for otherwise, and at most.
-const PAGE: usize = 100;
-const LARGEST_PAGE: usize = 1_000;
 
 /// What the admin API is about.
 #[derive(Clone)]
@@ -64,6 +68,8 @@ pub struct AdminParts {
     pub metrics: Arc<Metrics>,
     pub readiness: Arc<Readiness>,
     pub about: Arc<About>,
+    pub tokens: Arc<tokens::Tokens>,
+    pub numbers: Arc<AdminMetrics>,
 }
 
 /// What `/api/v1/status` says of the process.
@@ -84,9 +90,9 @@ pub struct AboutListener {
     pub address: watch::Receiver<Option<ListenAddress>>,
 }
 
-/// Everything: pages, API, and `more` under `/api/v1`, behind `door`.
-pub fn router(parts: AdminParts, door: Arc<Door>, more: Router) -> Router {
-    let api = Router::new()
+/// The routes of this crate that are always there; their state is the parts.
+pub fn routes() -> Api<AdminParts> {
+    Api::new("Broker")
         .merge(clients::routes())
         .merge(sessions::routes())
         .merge(subscriptions::routes())
@@ -98,39 +104,79 @@ pub fn router(parts: AdminParts, door: Arc<Door>, more: Router) -> Router {
         .merge(slow::routes())
         .merge(devices::routes())
         .merge(cas::routes())
+        .merge(token_routes::routes())
         .merge(pages::status_route())
-        .with_state(parts.clone())
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .body_limit(BODY_LIMIT)
+}
+
+/// Pages that need no token.
+fn pages() -> Api<AdminParts> {
+    pages::routes().merge(pages::metrics_route())
+}
+
+/// The description of the whole API, `more` being what is merged below `/api/v1`.
+pub fn description(version: &str, more: &[api::Route]) -> serde_json::Value {
+    api::openapi::document(version, pages().routes(), &all_routes(more))
+}
+
+/// `docs/api.md`.
+pub fn reference(more: &[api::Route]) -> String {
+    api::reference::markdown(pages().routes(), &all_routes(more))
+}
+
+fn all_routes(more: &[api::Route]) -> Vec<api::Route> {
+    let mut all = routes().routes().to_vec();
+    all.extend_from_slice(api::openapi::routes().routes());
+    all.extend_from_slice(more);
+    all
+}
+
+/// Everything: pages, API, and `more` under `/api/v1`, behind `door`.
+pub fn router(parts: AdminParts, door: Arc<Door>, more: Api) -> Router {
+    let text: api::openapi::Text = Arc::new(OnceLock::new());
+    let (more, more_routes) = more.into_parts();
+    let all = all_routes(&more_routes);
+    let description = description(&parts.about.version, &more_routes);
+    // Set here and nowhere else.
+    let _ = text.set(Bytes::from(description.to_string()));
+    let guard = Arc::new(api::guard::Guard::new(&all, Arc::clone(&parts.numbers)));
+    let (own, _) = routes().with_state::<()>(parts.clone()).into_parts();
+    let (describing, _) = api::openapi::routes().with_state::<()>(text).into_parts();
+    let written = (Arc::clone(&parts.audit), Arc::clone(&guard));
+    let api = own
         .merge(more)
+        .merge(describing)
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(middleware::from_fn_with_state(Arc::clone(&parts.audit), refusals::write_down))
+        .layer(middleware::from_fn_with_state(guard, api::guard::hold))
+        .layer(middleware::from_fn_with_state(written, refusals::write_down))
         .layer(middleware::from_fn_with_state(Arc::clone(&door), door::ask_for_token));
-    let mut pages = pages::routes().with_state(parts.clone());
+    let (mut pages, _) = pages::routes().with_state(parts.clone()).into_parts();
     if door.metrics_on_this_address() {
-        let metrics = pages::metrics_route().with_state(parts);
-        pages = pages.merge(match door.metrics_need_token() {
-            true => metrics.layer(middleware::from_fn_with_state(Arc::clone(&door), door::ask_for_token)),
-            false => metrics,
-        });
+        pages = pages.merge(metrics_page(parts, &door));
     }
     pages
-        .nest("/api/v1", api)
+        .nest(api::guard::BASE, api)
         .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn_with_state(door, door::check_host))
+}
+
+fn metrics_page(parts: AdminParts, door: &Arc<Door>) -> Router {
+    let (metrics, _) = pages::metrics_route().with_state(parts).into_parts();
+    match door.metrics_need_token() {
+        true => metrics.layer(middleware::from_fn_with_state(Arc::clone(door), door::ask_for_token)),
+        false => metrics,
+    }
 }
 
 /// `/health`, `/ready` and `/metrics` only, for an address of their own.
 pub fn metrics_router(parts: AdminParts, door: Arc<Door>) -> Router {
-    let metrics = pages::metrics_route().with_state(parts.clone());
-    let metrics = match door.metrics_need_token() {
-        true => metrics.layer(middleware::from_fn_with_state(Arc::clone(&door), door::ask_for_token)),
-        false => metrics,
-    };
-    pages::routes()
-        .with_state(parts)
-        .merge(metrics)
+    let (pages, _) = pages::routes().with_state(parts.clone()).into_parts();
+    pages
+        .merge(metrics_page(parts, &door))
         .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn_with_state(door, door::check_host))
 }
 
@@ -159,21 +205,25 @@ fn note(
     audit.try_record(event).map(drop).map_err(|refused| {
         let detail =
             format!("{refused}: what cannot be written down is not done; free space for the audit log");
-        Problem::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable", detail)
+        Problem::new(Code::AuditUnavailable, detail)
     })
 }
 
-/// `limit` of a list.
-fn page_size(asked: Option<usize>) -> usize {
-    asked.unwrap_or(PAGE).clamp(1, LARGEST_PAGE)
+/// One page of a list; `next` goes into `after`.
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
+#[schemars(rename = "{T}Page")]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// `after` of the next page; there is none on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
-/// One page of a list; `next` goes into `after`.
-#[derive(serde::Serialize)]
-struct Page<T> {
-    items: Vec<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
+impl<T> Page<T> {
+    /// Of a list that is short and comes whole.
+    pub fn whole(items: Vec<T>) -> Self {
+        Self { items, next: None }
+    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,18 @@
 //! Errors as `application/problem+json` (RFC 9457) with a stable `code`.
 
+mod codes;
+
+use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use mqgate_identity::registry::StorageError;
-use mqgate_identity::registry::rules::RuleError;
-
+pub use self::codes::Code;
 use crate::registry::RegistryError;
-use crate::retirement::RetirementError;
-use crate::trust::TrustError;
 
 /// One error for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    pub status: StatusCode,
-    /// Stable; for programs.
-    pub code: &'static str,
+    /// Stable; for programs. The status goes with it.
+    pub code: Code,
     /// For people.
     pub detail: String,
     /// Further members, by name.
@@ -34,19 +32,19 @@ enum Note {
 /// A problem on its way out, for who writes refusals down.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
-    pub code: &'static str,
+    pub code: Code,
     pub detail: String,
     pub target: Option<String>,
     pub written: bool,
 }
 
 impl Problem {
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), more: Vec::new(), note: Note::Due { target: None } }
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), more: Vec::new(), note: Note::Due { target: None } }
     }
 
-    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    pub fn status(&self) -> StatusCode {
+        self.code.status()
     }
 
     #[must_use]
@@ -72,17 +70,18 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let status = self.status();
         let mut body = serde_json::json!({
             "type": "about:blank",
-            "title": self.status.canonical_reason().unwrap_or_default(),
-            "status": self.status.as_u16(),
-            "code": self.code,
+            "title": status.canonical_reason().unwrap_or_default(),
+            "status": status.as_u16(),
+            "code": self.code.as_str(),
             "detail": self.detail,
         });
         if let Some(body) = body.as_object_mut() {
             body.extend(self.more.into_iter().map(|(name, value)| (name.to_owned(), value)));
         }
-        let mut response = (self.status, body.to_string()).into_response();
+        let mut response = (status, body.to_string()).into_response();
         let (target, written) = match self.note {
             Note::Due { target } => (target, false),
             Note::Written => (None, true),
@@ -91,7 +90,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             headers.insert(
                 header::WWW_AUTHENTICATE,
                 header::HeaderValue::from_static("Bearer realm=\"mqgate\""),
@@ -101,58 +100,45 @@ impl IntoResponse for Problem {
     }
 }
 
+/// A body that is not the JSON it should be.
+pub fn bad_json(rejection: &JsonRejection) -> Problem {
+    let code = match rejection.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => Code::BadBody,
+        StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::MediaType,
+        _ => Code::BadJson,
+    };
+    Problem::new(code, rejection.body_text())
+}
+
 impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
-        let (status, code) = match &error {
-            RegistryError::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-            RegistryError::Rule(rule) => rule_code(rule),
-            RegistryError::Certificate(_) | RegistryError::Pem(_) => {
-                (StatusCode::BAD_REQUEST, "bad_certificate")
-            }
-            RegistryError::NoPath(rejection) => (StatusCode::UNPROCESSABLE_ENTITY, rejection.reason.as_str()),
-            RegistryError::Trust(TrustError::NameTaken(_)) => (StatusCode::CONFLICT, "name_taken"),
-            RegistryError::Trust(TrustError::TooMany { .. }) => (StatusCode::CONFLICT, "too_many_cas"),
-            RegistryError::Trust(TrustError::Anchor(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_ca"),
-            RegistryError::Retiring => (StatusCode::CONFLICT, "ca_in_transition"),
-            RegistryError::SameCa => (StatusCode::CONFLICT, "same_ca"),
-            RegistryError::Retirement(RetirementError::TooMany(_)) => {
-                (StatusCode::CONFLICT, "too_many_transitions")
-            }
-            RegistryError::Retirement(RetirementError::Unavailable(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "transitions_unavailable")
-            }
-            RegistryError::Configured => (StatusCode::CONFLICT, "ca_configured"),
-            RegistryError::DeviceExists(_) => (StatusCode::CONFLICT, "device_exists"),
-            RegistryError::TooManyActive { .. } => (StatusCode::CONFLICT, "too_many_active_certificates"),
-            RegistryError::Storage(StorageError::Unavailable(_) | StorageError::Corrupt(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, error.code())
-            }
-            RegistryError::Storage(StorageError::BadCursor) => (StatusCode::BAD_REQUEST, error.code()),
-            RegistryError::Storage(_) => (StatusCode::CONFLICT, error.code()),
-            RegistryError::Audit(_) => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
+        let code = match &error {
+            RegistryError::NoPath(_) => Some(Code::CertificateRefused),
+            error => Code::from_word(error.code()),
         };
-        let mut problem = Self::new(status, code, error.to_string());
-        if let RegistryError::NoPath(rejection) = &error
-            && !problem.detail.contains(&rejection.detail)
-        {
-            problem.detail = format!("{}: {}", problem.detail, rejection.detail);
+        // A test sees to it that every word of the registry's is a code.
+        let problem = Self::new(code.unwrap_or(Code::Refused), error.to_string());
+        match error {
+            RegistryError::NoPath(rejection) => {
+                let detail = match problem.detail.contains(&rejection.detail) {
+                    true => problem.detail,
+                    false => format!("{}: {}", problem.detail, rejection.detail),
+                };
+                Self { detail, ..problem }.with("reason", rejection.reason.as_str())
+            }
+            _ => problem,
         }
-        problem
     }
 }
 
-fn rule_code(rule: &RuleError) -> (StatusCode, &'static str) {
-    let status = match rule.is_bad_input() {
-        true => StatusCode::UNPROCESSABLE_ENTITY,
-        false => StatusCode::CONFLICT,
-    };
-    (status, rule.code())
-}
-
 pub(super) async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no_such_path", "there is nothing under this path")
+    Problem::new(
+        Code::NoSuchPath,
+        "there is nothing under this path; `GET /api/v1/openapi.json` lists what there is",
+    )
 }
 
 pub(super) async fn method_not_allowed() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has other methods")
+    Problem::new(Code::MethodNotAllowed, "this path has other methods")
 }

@@ -1,24 +1,46 @@
 //! Retained messages: list by filter, read, delete.
 
+use axum::Json;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Extension, Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mqgate_protocol::message::Message;
 use mqgate_protocol::time::Instant;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::sessions::bad_cursor;
+use super::api::{Api, Change, Cursor, Doc, Impact, Limit, Outcome};
 use super::subscriptions::{topic_filter, topic_name};
-use super::{Actor, AdminParts, Page, Problem, note, page_size};
+use super::{AdminParts, Code, Page, Problem, Scope, note};
 
-pub(super) fn routes() -> Router<AdminParts> {
-    Router::new().route("/retained", get(list).delete(remove)).route("/retained/message", get(show))
+const LIST: &str = "retained";
+
+pub(super) fn routes() -> Api<AdminParts> {
+    Api::new("Messages")
+        .route(
+            Doc::get("/retained", "retained.list", Scope::MessagesRead, "Lists retained messages.")
+                .problems(&[Code::BadFilter]),
+            list,
+        )
+        .route(
+            Doc::get("/retained/message", "retained.show", Scope::MessagesRead, "One retained message.")
+                .problems(&[Code::BadTopic, Code::BadFilter, Code::NoRetainedMessage]),
+            show,
+        )
+        .route(
+            Doc::delete(
+                "/retained",
+                "retained.delete",
+                Scope::MessagesWrite,
+                "Deletes what a filter matches.",
+            )
+            .problems(&[Code::BadFilter, Code::NoRetainedMessage]),
+            remove,
+        )
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RetainedLine")]
 struct Line {
     topic: String,
     qos: u8,
@@ -37,46 +59,41 @@ impl Line {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
     /// A Topic Filter; without it, everything but topics that begin with `$`.
     filter: Option<String>,
-    after: Option<String>,
-    limit: Option<usize>,
+    after: Option<Cursor>,
+    limit: Option<Limit>,
 }
 
 async fn list(
     State(parts): State<AdminParts>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<Line>>, Problem> {
-    let limit = page_size(query.limit);
+    let limit = Limit::or_default(query.limit);
     let filter = topic_filter(query.filter.as_deref().unwrap_or("#"))?;
-    let after = match &query.after {
-        None => None,
-        Some(cursor) => {
-            let bytes = hex::decode(cursor).map_err(|_| bad_cursor())?;
-            Some(String::from_utf8(bytes).map_err(|_| bad_cursor())?)
-        }
-    };
+    let after: Option<String> = query.after.map(|after| after.read(LIST)).transpose()?;
     let now = parts.broker.now();
     let mut found = parts.broker.router.retained_matching(&filter, now);
     found.retain(|message| after.as_deref().is_none_or(|after| message.topic.as_str() > after));
     found.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
     let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| hex::encode(last.topic.as_str()));
+    let next = found.last().filter(|_| more).map(|last| Cursor::of(LIST, &last.topic.as_str()));
     Ok(Json(Page { items: found.iter().map(|message| Line::of(message, now)).collect(), next }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ShowQuery {
     topic: String,
 }
 
 /// With its payload: as text where it is UTF-8, in any case as base64.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RetainedMessage")]
 struct Shown {
     #[serde(flatten)]
     line: Line,
@@ -119,27 +136,38 @@ async fn show(
 
 fn none() -> Problem {
     let detail = "there is no retained message there; `mqgate retained list` shows those there are";
-    Problem::new(StatusCode::NOT_FOUND, "no_retained_message", detail)
+    Problem::new(Code::NoRetainedMessage, detail)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RemoveQuery {
+    /// A Topic Filter.
     filter: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeletedMessages")]
+struct Deleted {
+    /// How many.
+    deleted: usize,
 }
 
 async fn remove(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Query(query): Query<RemoveQuery>,
-) -> Result<Json<serde_json::Value>, Problem> {
+) -> Result<Outcome<Json<Deleted>>, Problem> {
     let filter = topic_filter(&query.filter)?;
     let found = parts.broker.router.retained_matching(&filter, parts.broker.now());
     if found.is_empty() {
         return Err(none());
     }
+    if change.dry_run {
+        return Ok(Impact::of("retained.delete", query.filter).affects("messages", found.len()).into());
+    }
     let count = found.len().to_string();
-    note(&parts.audit, &actor, "retained.delete", &[("filter", &query.filter), ("count", &count)])?;
+    note(&parts.audit, &change.actor, "retained.delete", &[("filter", &query.filter), ("count", &count)])?;
     let removed = parts.broker.router.forget_retained(found.iter().map(|message| &message.topic));
-    Ok(Json(serde_json::json!({ "deleted": removed })))
+    Ok(Outcome::Done(Json(Deleted { deleted: removed })))
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -28,9 +29,13 @@ pub struct AdminTls {
     failures: Mutex<Coalescer<(IpAddr, Reason)>>,
 }
 
-/// Whose certificate it is that a connection showed and proved to have the key of.
+/// The certificate that a connection showed and proved to have the key of.
 #[derive(Debug, Clone)]
-pub(super) struct Subject(pub(super) Arc<str>);
+pub(super) struct Shown {
+    pub(super) fingerprint: CertificateFingerprint,
+    /// Whole: rights may hang on it.
+    pub(super) subject: Arc<str>,
+}
 
 impl AdminTls {
     pub fn new(server: Arc<TlsServer>, audit: Arc<AuditLog>) -> Self {
@@ -43,15 +48,15 @@ impl AdminTls {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-    ) -> Option<(TlsStream<TcpStream>, Option<Subject>)> {
+    ) -> Option<(TlsStream<TcpStream>, Option<Shown>)> {
         let timeout = self.server.current().settings().handshake_timeout;
         match self.server.accept(stream, timeout, &self.places).await {
             Ok(handshaken) => {
-                let subject = handshaken.certificate.as_ref().map(|certificate| {
-                    let subject = &certificate.leaf.subject.display;
-                    Subject(super::shortened(subject).into())
+                let shown = handshaken.certificate.as_ref().map(|certificate| Shown {
+                    fingerprint: certificate.leaf.certificate_fingerprint,
+                    subject: certificate.leaf.subject.display.as_str().into(),
                 });
-                Some((handshaken.stream, subject))
+                Some((handshaken.stream, shown))
             }
             Err(failure) => {
                 self.failed(failure, peer);

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::secure::{AdminTls, Subject};
+use super::secure::{AdminTls, Shown};
 
 /// Connections at once; more wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 256;
@@ -88,15 +89,15 @@ async fn serve_within(
         connections.spawn(async move {
             let _ = stream.set_nodelay(true);
             match tls {
-                None => connection(bounds, stream, Asker { peer, subject: None }, router, shutdown).await,
+                None => connection(bounds, stream, Asker { peer, shown: None }, router, shutdown).await,
                 Some(tls) => {
                     // In a box: what a handshake needs is not kept for as long as the connection lives.
                     let accepted = tokio::select! {
                         () = shutdown.cancelled() => None,
                         accepted = Box::pin(tls.accept(stream, peer)) => accepted,
                     };
-                    if let Some((stream, subject)) = accepted {
-                        connection(bounds, stream, Asker { peer, subject }, router, shutdown).await;
+                    if let Some((stream, shown)) = accepted {
+                        connection(bounds, stream, Asker { peer, shown }, router, shutdown).await;
                     }
                 }
             }
@@ -136,7 +137,7 @@ async fn next(
 /// Who is at the other end.
 struct Asker {
     peer: SocketAddr,
-    subject: Option<Subject>,
+    shown: Option<Shown>,
 }
 
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -147,12 +148,15 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shutdown: CancellationToken,
 ) {
     let router = TowerToHyperService::new(router);
+    let streaming = Streaming { end: shutdown.clone(), open: Arc::default() };
+    let streams = Arc::clone(&streaming.open);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(|body| Body::new(Hurried { body, end: Box::pin(sleep(bounds.body)) }));
         request.extensions_mut().insert(ConnectInfo(asker.peer));
-        if let Some(subject) = &asker.subject {
-            request.extensions_mut().insert(subject.clone());
+        if let Some(shown) = &asker.shown {
+            request.extensions_mut().insert(shown.clone());
         }
+        request.extensions_mut().insert(streaming.clone());
         let answer = router.call(request);
         async move { answer.await.map_err(|never: Infallible| never) }
     });
@@ -164,10 +168,44 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let last = tokio::select! {
         _ = &mut connection => return,
         () = shutdown.cancelled() => LAST_MOMENT,
-        () = sleep(bounds.longest) => bounds.last_request,
+        () = too_long(bounds.longest, &streams) => bounds.last_request,
     };
     connection.as_mut().graceful_shutdown();
     let _ = timeout(last, connection).await;
+}
+
+/// A connection with a stream on it may live for longer; the stream has bounds of its own.
+async fn too_long(longest: Duration, streams: &AtomicUsize) {
+    loop {
+        sleep(longest).await;
+        if streams.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+    }
+}
+
+/// For answers that do not end by themselves.
+#[derive(Debug, Clone)]
+pub(super) struct Streaming {
+    /// The server stops.
+    pub(super) end: CancellationToken,
+    open: Arc<AtomicUsize>,
+}
+
+impl Streaming {
+    /// Keeps the connection for as long as the value lives.
+    pub(super) fn begin(&self) -> OpenStream {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        OpenStream(Arc::clone(&self.open))
+    }
+}
+
+pub(super) struct OpenStream(Arc<AtomicUsize>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A request's body that has to be here in time.
@@ -212,6 +250,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(100);
     const NEVER: Duration = Duration::from_secs(3_600);
 
+    #[expect(clippy::disallowed_methods, reason = "these routes are not the API's")]
     async fn start(bounds: Bounds) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
         let router = Router::new()
             .route("/", get(|| async { "here" }))

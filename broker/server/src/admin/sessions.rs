@@ -1,24 +1,51 @@
 //! Sessions, their clients connected or not: list, show, delete.
 
+use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Extension, Json, Router};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{Actor, AdminParts, Page, Problem, note, page_size};
+use super::api::{Api, Change, Cursor, Doc, Impact, Limit, Outcome};
+use super::{AdminParts, Code, Page, Problem, Scope, note};
 use crate::directory::ConnectionHandle;
 use crate::inspect::{SessionFacts, SessionLine};
 use crate::sessions::Name;
 
-pub(super) fn routes() -> Router<AdminParts> {
-    Router::new().route("/sessions", get(list)).route("/sessions/{client_id}", get(show).delete(remove))
+const LIST: &str = "sessions";
+
+pub(super) fn routes() -> Api<AdminParts> {
+    Api::new("Sessions")
+        .route(
+            Doc::get(
+                "/sessions",
+                "session.list",
+                Scope::SessionsRead,
+                "Lists sessions, clients connected or not.",
+            ),
+            list,
+        )
+        .route(
+            Doc::get("/sessions/{client_id}", "session.show", Scope::SessionsRead, "One session.")
+                .problems(&[Code::NoSession, Code::AmbiguousClientId]),
+            show,
+        )
+        .route(
+            Doc::delete(
+                "/sessions/{client_id}",
+                "session.delete",
+                Scope::SessionsWrite,
+                "Disconnects the client, if it is there, and forgets its session.",
+            )
+            .problems(&[Code::NoSession, Code::AmbiguousClientId]),
+            remove,
+        )
 }
 
 /// Which of the devices that use a client id is meant.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceQuery {
+    /// Needed where several devices use the client id.
     pub(super) device_id: Option<String>,
 }
 
@@ -29,12 +56,11 @@ impl DeviceQuery {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    /// Of an earlier answer.
-    after: Option<String>,
-    limit: Option<usize>,
+    after: Option<Cursor>,
+    limit: Option<Limit>,
     client_id: Option<String>,
     device_id: Option<String>,
     connected: Option<bool>,
@@ -44,8 +70,9 @@ async fn list(
     State(parts): State<AdminParts>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<SessionLine>>, Problem> {
-    let limit = page_size(query.limit);
-    let after = query.after.as_deref().map(from_cursor).transpose()?;
+    let limit = Limit::or_default(query.limit);
+    let after: Option<(String, String)> = query.after.map(|after| after.read(LIST)).transpose()?;
+    let after = after.map(|(device, client)| Name { device_id: device.into(), client_id: client.into() });
     let wanted = |name: &Name, connected: bool| {
         query.client_id.as_deref().is_none_or(|client| &*name.client_id == client)
             && query.device_id.as_deref().is_none_or(|device| &*name.device_id == device)
@@ -55,24 +82,9 @@ async fn list(
     let mut items = broker.sessions.list(after.as_ref(), limit + 1, broker.now(), wanted);
     let more = items.len() > limit;
     items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|last| to_cursor(&last.device_id, &last.client_id));
+    let next =
+        items.last().filter(|_| more).map(|last| Cursor::of(LIST, &(&last.device_id, &last.client_id)));
     Ok(Json(Page { items, next }))
-}
-
-/// Neither of the two holds a NUL: MQTT and the rules for device ids see to it.
-fn to_cursor(device_id: &str, client_id: &str) -> String {
-    hex::encode(format!("{device_id}\0{client_id}"))
-}
-
-fn from_cursor(text: &str) -> Result<Name, Problem> {
-    let pair = hex::decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let pair = pair.as_deref().and_then(|pair| pair.split_once('\0'));
-    let (device_id, client_id) = pair.ok_or_else(bad_cursor)?;
-    Ok(Name { device_id: device_id.into(), client_id: client_id.into() })
-}
-
-pub(super) fn bad_cursor() -> Problem {
-    Problem::bad_request("bad_cursor", "`after` is not a `next` of an earlier answer; begin without it")
 }
 
 /// The session that a client id means: of the device that is named, or of the only one that uses it.
@@ -88,7 +100,7 @@ pub(super) fn resolve(parts: &AdminParts, client_id: &str, device_id: Option<&st
 
 pub(super) fn no_session() -> Problem {
     let detail = "no client with this id has a session; `mqgate sessions list` shows who has";
-    Problem::new(StatusCode::NOT_FOUND, "no_session", detail)
+    Problem::new(Code::NoSession, detail)
 }
 
 pub(super) fn ambiguous<'a>(devices: impl Iterator<Item = &'a str>) -> Problem {
@@ -97,7 +109,7 @@ pub(super) fn ambiguous<'a>(devices: impl Iterator<Item = &'a str>) -> Problem {
         "several devices use this client id ({}); name one with `device_id` (`--device`)",
         devices.join(", ")
     );
-    Problem::new(StatusCode::CONFLICT, "ambiguous_client_id", detail).with("devices", devices)
+    Problem::new(Code::AmbiguousClientId, detail).with("devices", devices)
 }
 
 async fn show(
@@ -109,17 +121,30 @@ async fn show(
     parts.broker.session(&name).await.map(Json).ok_or_else(no_session)
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeletedSession")]
+struct Deleted {
+    client_id: String,
+    device_id: String,
+}
+
 async fn remove(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(client_id): Path<String>,
     Query(query): Query<DeviceQuery>,
-) -> Result<Json<serde_json::Value>, Problem> {
+) -> Result<Outcome<Json<Deleted>>, Problem> {
     let name = resolve(&parts, &client_id, query.device_id.as_deref())?;
+    if change.dry_run {
+        let session = parts.broker.session(&name).await.ok_or_else(no_session)?;
+        let impact = Impact::of("session.delete", client_id).before(&session)?;
+        let impact = impact.affects("connections", usize::from(session.connected));
+        return Ok(impact.affects("messages", session.queued_messages).into());
+    }
     let about = [("client_id", client_id.as_str()), ("device_id", &name.device_id)];
-    note(&parts.audit, &actor, "session.delete", &about)?;
+    note(&parts.audit, &change.actor, "session.delete", &about)?;
     match parts.broker.end_session(&name).await {
-        true => Ok(Json(serde_json::json!({ "client_id": client_id, "device_id": &*name.device_id }))),
+        true => Ok(Outcome::Done(Json(Deleted { client_id, device_id: name.device_id.to_string() }))),
         false => Err(no_session()),
     }
 }

@@ -1,25 +1,36 @@
 //! Who takes messages slower than they come.
 
+use axum::Json;
 use axum::extract::{Query, State};
-use axum::routing::get;
-use axum::{Json, Router};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::sessions::bad_cursor;
-use super::{AdminParts, Page, Problem, page_size};
+use super::api::{Api, Cursor, Doc, Limit};
+use super::{AdminParts, Page, Problem, Scope};
 
-pub(super) fn routes() -> Router<AdminParts> {
-    Router::new().route("/slow-subscribers", get(list))
+const LIST: &str = "slow-subscribers";
+
+pub(super) fn routes() -> Api<AdminParts> {
+    Api::new("Clients").route(
+        Doc::get(
+            "/slow-subscribers",
+            "client.slow",
+            Scope::ClientsRead,
+            "Who takes messages slower than they come, the slowest first.",
+        ),
+        list,
+    )
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    after: Option<String>,
-    limit: Option<usize>,
+    after: Option<Cursor>,
+    limit: Option<Limit>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SlowSubscriber")]
 struct Line {
     connection_id: u64,
     client_id: Option<String>,
@@ -34,13 +45,13 @@ async fn list(
     State(parts): State<AdminParts>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<Line>>, Problem> {
-    let limit = page_size(query.limit);
-    let first: usize = query.after.as_deref().map_or(Ok(0), str::parse).map_err(|_| bad_cursor())?;
+    let limit = Limit::or_default(query.limit);
+    let first: usize = query.after.map_or(Ok(0), |after| after.read(LIST))?;
     let broker = &parts.broker;
     let now = broker.now();
     let all = broker.extras.slow.as_ref().map_or_else(Vec::new, |slow| slow.list(broker.connections(), now));
     let end = all.len().min(first.saturating_add(limit));
-    let next = (end < all.len()).then(|| end.to_string());
+    let next = (end < all.len()).then(|| Cursor::of(LIST, &end));
     let items = all.into_iter().take(end).skip(first).map(|client| Line {
         connection_id: client.handle.connection_id,
         client_id: client.handle.client_id().map(str::to_owned),

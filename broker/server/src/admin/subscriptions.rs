@@ -2,35 +2,86 @@
 
 use std::collections::HashSet;
 
+use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Extension, Json, Router};
 use mqgate_codec::{QoS, ReasonCode, SubscriptionOptions, TopicFilter, TopicName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::devices::bad_json;
-use super::sessions::{bad_cursor, resolve};
-use super::{Actor, AdminParts, Page, Problem, note, page_size};
+use super::api::{Api, Change, Cursor, Doc, Impact, Limit, Outcome};
+use super::sessions::resolve;
+use super::{AdminParts, Code, Page, Problem, Scope, bad_json, note};
 use crate::inspect::NotSubscribed;
 use crate::sessions::Name;
 
-pub(super) fn routes() -> Router<AdminParts> {
-    Router::new().route("/subscriptions", get(list).post(add).delete(remove))
+const LIST: &str = "subscriptions";
+
+pub(super) fn routes() -> Api<AdminParts> {
+    Api::new("Sessions")
+        .route(
+            Doc::get(
+                "/subscriptions",
+                "subscription.list",
+                Scope::SessionsRead,
+                "Subscriptions of a client, or those that a topic goes to; one of the two is asked for.",
+            )
+            .problems(&[
+                Code::BadQuery,
+                Code::BadTopic,
+                Code::NoSession,
+                Code::AmbiguousClientId,
+            ]),
+            list,
+        )
+        .route(
+            Doc::post(
+                "/subscriptions",
+                "subscription.add",
+                Scope::SessionsWrite,
+                "Subscribes a client that is connected, within its permit.",
+            )
+            .created()
+            .problems(&[
+                Code::BadFilter,
+                Code::TooManyLevels,
+                Code::BadQos,
+                Code::NoSession,
+                Code::AmbiguousClientId,
+                Code::ClientAway,
+                Code::NotPermitted,
+                Code::TooManySubscriptions,
+                Code::Refused,
+            ]),
+            add,
+        )
+        .route(
+            Doc::delete(
+                "/subscriptions",
+                "subscription.remove",
+                Scope::SessionsWrite,
+                "Takes a subscription from a client.",
+            )
+            .problems(&[Code::NoSession, Code::AmbiguousClientId, Code::NoSubscription]),
+            remove,
+        )
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    after: Option<String>,
-    limit: Option<usize>,
+    after: Option<Cursor>,
+    limit: Option<Limit>,
+    /// Whose; or `topic`.
     client_id: Option<String>,
     device_id: Option<String>,
+    /// Those that this topic goes to; or `client_id`.
     topic: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Subscription")]
 struct Shown {
     client_id: String,
     device_id: String,
@@ -53,7 +104,7 @@ async fn list(
     State(parts): State<AdminParts>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<Shown>>, Problem> {
-    let limit = page_size(query.limit);
+    let limit = Limit::or_default(query.limit);
     let items = match (&query.client_id, &query.topic) {
         (Some(client_id), None) => {
             let name = resolve(&parts, client_id, query.device_id.as_deref())?;
@@ -62,13 +113,13 @@ async fn list(
         (None, Some(topic)) => of_topic(&parts, topic)?,
         _ => {
             let detail = "say whose: `client_id` (`--client`) or `topic` (`--topic`), one of the two";
-            return Err(Problem::bad_request("bad_query", detail));
+            return Err(Problem::new(Code::BadQuery, detail));
         }
     };
     // A place in the list: it may have changed since, and then something is seen twice or not at all.
-    let first: usize = query.after.as_deref().map_or(Ok(0), str::parse).map_err(|_| bad_cursor())?;
+    let first: usize = query.after.map_or(Ok(0), |after| after.read(LIST))?;
     let end = items.len().min(first.saturating_add(limit));
-    let next = (end < items.len()).then(|| end.to_string());
+    let next = (end < items.len()).then(|| Cursor::of(LIST, &end));
     Ok(Json(Page { items: items.into_iter().take(end).skip(first).collect(), next }))
 }
 
@@ -114,13 +165,12 @@ fn of_topic(parts: &AdminParts, topic: &str) -> Result<Vec<Shown>, Problem> {
 
 pub(super) fn topic_name(text: &str) -> Result<TopicName, Problem> {
     TopicName::parse(text.into())
-        .map_err(|error| Problem::bad_request("bad_topic", format!("{text:?} is no Topic Name: it {error}")))
+        .map_err(|error| Problem::new(Code::BadTopic, format!("{text:?} is no Topic Name: it {error}")))
 }
 
 pub(super) fn topic_filter(text: &str) -> Result<TopicFilter, Problem> {
-    TopicFilter::parse(text.into()).map_err(|error| {
-        Problem::bad_request("bad_filter", format!("{text:?} is no Topic Filter: it {error}"))
-    })
+    TopicFilter::parse(text.into())
+        .map_err(|error| Problem::new(Code::BadFilter, format!("{text:?} is no Topic Filter: it {error}")))
 }
 
 /// Operators keep to the number of levels that clients have to keep to.
@@ -128,16 +178,17 @@ pub(super) fn within_levels(parts: &AdminParts, text: &str) -> Result<(), Proble
     let limit = parts.broker.common_limits().topic_levels;
     if text.split('/').count() > limit {
         let detail = format!("the topic has more than {limit} levels; raise `limits.max_topic_levels`");
-        return Err(Problem::bad_request("too_many_levels", detail));
+        return Err(Problem::new(Code::TooManyLevels, detail));
     }
     Ok(())
 }
 
 pub(super) fn quality(bits: u8) -> Result<QoS, Problem> {
-    QoS::from_bits(bits).ok_or_else(|| Problem::bad_request("bad_qos", "the QoS levels are 0, 1 and 2"))
+    QoS::from_bits(bits).ok_or_else(|| Problem::new(Code::BadQos, "the QoS levels are 0, 1 and 2"))
 }
 
-#[derive(Deserialize)]
+/// What to subscribe whom to.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AddBody {
     client_id: String,
@@ -151,11 +202,21 @@ struct AddBody {
     retain_as_published: bool,
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AddedSubscription")]
+struct Added {
+    client_id: String,
+    device_id: String,
+    filter: String,
+    /// As granted.
+    qos: u8,
+}
+
 async fn add(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     body: Result<Json<AddBody>, JsonRejection>,
-) -> Result<(StatusCode, Json<serde_json::Value>), Problem> {
+) -> Result<Outcome<(StatusCode, Json<Added>)>, Problem> {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     let filter = topic_filter(&body.filter)?;
     within_levels(&parts, filter.filter())?;
@@ -163,17 +224,28 @@ async fn add(
     options.no_local = body.no_local && filter.share_name().is_none();
     options.retain_as_published = body.retain_as_published;
     let name = resolve(&parts, &body.client_id, body.device_id.as_deref())?;
+    if change.dry_run {
+        // Whether its permit covers the filter, only the client's connection knows.
+        let session = parts.broker.session(&name).await.ok_or_else(super::sessions::no_session)?;
+        if !session.connected {
+            return Err(not_subscribed(NotSubscribed::Away));
+        }
+        return Ok(Impact::of("subscription.add", body.filter)
+            .affects("subscriptions", 1)
+            .warn("the client's permit is asked only when it is done")
+            .into());
+    }
     let about =
         [("client_id", body.client_id.as_str()), ("device_id", &name.device_id), ("filter", &body.filter)];
-    note(&parts.audit, &actor, "subscription.add", &about)?;
+    note(&parts.audit, &change.actor, "subscription.add", &about)?;
     let qos = parts.broker.subscribe_client(&name, filter, options).await.map_err(not_subscribed)?;
-    let added = serde_json::json!({
-        "client_id": body.client_id,
-        "device_id": &*name.device_id,
-        "filter": body.filter,
-        "qos": qos as u8,
-    });
-    Ok((StatusCode::CREATED, Json(added)))
+    let added = Added {
+        client_id: body.client_id,
+        device_id: name.device_id.to_string(),
+        filter: body.filter,
+        qos: qos as u8,
+    };
+    Ok(Outcome::Done((StatusCode::CREATED, Json(added))))
 }
 
 fn not_subscribed(problem: NotSubscribed) -> Problem {
@@ -182,47 +254,62 @@ fn not_subscribed(problem: NotSubscribed) -> Problem {
         NotSubscribed::Away => {
             let detail = "the client is not connected: there is no permit to judge the filter by; \
                           wait until it connects, or configure an automatic subscription";
-            Problem::new(StatusCode::CONFLICT, "not_connected", detail)
+            Problem::new(Code::ClientAway, detail)
         }
         NotSubscribed::Refused(ReasonCode::NOT_AUTHORIZED) => {
             let detail = "the client's permit does not cover this filter; widen the rules of its grant first";
-            Problem::new(StatusCode::FORBIDDEN, "not_permitted", detail)
+            Problem::new(Code::NotPermitted, detail)
         }
         NotSubscribed::Refused(ReasonCode::QUOTA_EXCEEDED) => {
             let detail = "the client has as many subscriptions as it may; remove one, or raise \
                           `limits.max_subscriptions` or `limits.max_filter_bytes`";
-            Problem::new(StatusCode::CONFLICT, "too_many_subscriptions", detail)
+            Problem::new(Code::TooManySubscriptions, detail)
         }
         NotSubscribed::Refused(code) => {
             let detail = format!("the client's session refused it with reason code {:#04x}", code.0);
-            Problem::new(StatusCode::CONFLICT, "refused", detail)
+            Problem::new(Code::Refused, detail)
         }
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RemoveQuery {
     client_id: String,
     device_id: Option<String>,
+    /// As it was subscribed to.
+    filter: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RemovedSubscription")]
+struct Removed {
+    client_id: String,
     filter: String,
 }
 
 async fn remove(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Query(query): Query<RemoveQuery>,
-) -> Result<Json<serde_json::Value>, Problem> {
+) -> Result<Outcome<Json<Removed>>, Problem> {
     let name = resolve(&parts, &query.client_id, query.device_id.as_deref())?;
+    if change.dry_run {
+        let session = parts.broker.session(&name).await.ok_or_else(super::sessions::no_session)?;
+        let found = session.subscriptions.iter().find(|one| one.filter == query.filter);
+        let found = found.ok_or_else(no_subscription)?;
+        return Ok(Impact::of("subscription.remove", &query.filter).before(found)?.into());
+    }
     let about =
         [("client_id", query.client_id.as_str()), ("device_id", &name.device_id), ("filter", &query.filter)];
-    note(&parts.audit, &actor, "subscription.remove", &about)?;
+    note(&parts.audit, &change.actor, "subscription.remove", &about)?;
     match parts.broker.unsubscribe_client(&name, &query.filter).await {
-        true => Ok(Json(serde_json::json!({ "client_id": query.client_id, "filter": query.filter }))),
-        false => {
-            let detail =
-                "the client has no such subscription; `mqgate subscriptions list --client ID` shows them";
-            Err(Problem::new(StatusCode::NOT_FOUND, "no_subscription", detail))
-        }
+        true => Ok(Outcome::Done(Json(Removed { client_id: query.client_id, filter: query.filter }))),
+        false => Err(no_subscription()),
     }
+}
+
+fn no_subscription() -> Problem {
+    let detail = "the client has no such subscription; `mqgate subscriptions list --client ID` shows them";
+    Problem::new(Code::NoSubscription, detail)
 }

@@ -3,30 +3,73 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
-use axum::{Extension, Json, Router};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::time::UnixMillis;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::api::{Api, Change, Doc, Impact, Outcome};
 use super::clients::network;
-use super::devices::bad_json;
 use super::subscriptions::topic_filter;
-use super::{Actor, AdminParts, Page, Problem, note};
+use super::{AdminParts, Code, Page, Problem, Scope, bad_json, note};
 use crate::trace::{Target, Trace, TraceError, Wanted};
 
-pub(super) fn routes() -> Router<AdminParts> {
-    Router::new()
-        .route("/traces", get(list).post(start))
-        .route("/traces/{name}", delete(stop))
-        .route("/traces/{name}/file", get(read).delete(remove))
+pub(super) fn routes() -> Api<AdminParts> {
+    Api::new("Traces")
+        .route(Doc::get("/traces", "trace.list", Scope::TracesRead, "Lists the traces that run."), list)
+        .route(
+            Doc::post(
+                "/traces",
+                "trace.start",
+                Scope::TracesWrite,
+                "Writes what is said with chosen clients.",
+            )
+            .created()
+            .problems(&[
+                Code::TracesOff,
+                Code::BadName,
+                Code::BadTarget,
+                Code::BadFingerprint,
+                Code::BadAddress,
+                Code::BadFilter,
+                Code::BadTime,
+                Code::BadSize,
+                Code::TooManyTraces,
+                Code::TraceExists,
+                Code::TraceFile,
+            ]),
+            start,
+        )
+        .route(
+            Doc::delete("/traces/{name}", "trace.stop", Scope::TracesWrite, "Stops a trace; its file stays.")
+                .problems(&[Code::NoSuchTrace]),
+            stop,
+        )
+        .route(
+            Doc::get("/traces/{name}/file", "trace.read", Scope::TracesRead, "What a trace has written.")
+                .media("text/plain; charset=utf-8")
+                .problems(&[Code::NoSuchFile]),
+            read,
+        )
+        .route(
+            Doc::delete(
+                "/traces/{name}/file",
+                "trace.delete",
+                Scope::TracesWrite,
+                "Stops a trace, if it runs, and deletes its file.",
+            )
+            .problems(&[Code::NoSuchFile]),
+            remove,
+        )
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Trace")]
 struct Line {
     name: String,
     client_id: Option<String>,
@@ -62,26 +105,27 @@ impl From<&Trace> for Line {
 
 impl From<TraceError> for Problem {
     fn from(error: TraceError) -> Self {
-        let (status, code) = match &error {
-            TraceError::Name => (StatusCode::UNPROCESSABLE_ENTITY, "bad_name"),
-            TraceError::Target => (StatusCode::UNPROCESSABLE_ENTITY, "bad_target"),
-            TraceError::Duration(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_time"),
-            TraceError::Bytes(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_size"),
-            TraceError::TooMany(_) => (StatusCode::CONFLICT, "too_many_traces"),
-            TraceError::Exists => (StatusCode::CONFLICT, "trace_exists"),
-            TraceError::File { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "trace_file"),
-            TraceError::Off => (StatusCode::NOT_FOUND, "traces_off"),
+        let code = match &error {
+            TraceError::Name => Code::BadName,
+            TraceError::Target => Code::BadTarget,
+            TraceError::Duration(_) => Code::BadTime,
+            TraceError::Bytes(_) => Code::BadSize,
+            TraceError::TooMany(_) => Code::TooManyTraces,
+            TraceError::Exists => Code::TraceExists,
+            TraceError::File { .. } => Code::TraceFile,
+            TraceError::Off => Code::TracesOff,
         };
-        Self::new(status, code, error.to_string())
+        Self::new(code, error.to_string())
     }
 }
 
 async fn list(State(parts): State<AdminParts>) -> Json<Page<Line>> {
     let items = parts.broker.extras.traces.list();
-    Json(Page { items: items.iter().map(|trace| Line::from(&**trace)).collect(), next: None })
+    Json(Page::whole(items.iter().map(|trace| Line::from(&**trace)).collect()))
 }
 
-#[derive(Deserialize)]
+/// What to trace.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StartBody {
     name: String,
@@ -109,16 +153,13 @@ fn ten_megabytes() -> u64 {
 
 async fn start(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     body: Result<Json<StartBody>, JsonRejection>,
-) -> Result<(StatusCode, Json<Line>), Problem> {
+) -> Result<Outcome<(StatusCode, Json<Line>)>, Problem> {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     let certificate = body.fingerprint.as_deref().map(|text| {
         CertificateFingerprint::from_hex(text).ok_or_else(|| {
-            Problem::bad_request(
-                "bad_fingerprint",
-                "a certificate's fingerprint is its SHA-256, 64 hex digits",
-            )
+            Problem::new(Code::BadFingerprint, "a certificate's fingerprint is its SHA-256, 64 hex digits")
         })
     });
     let target = Target {
@@ -128,7 +169,6 @@ async fn start(
         topic: body.topic.as_deref().map(topic_filter).transpose()?,
     };
     let payloads = if body.payloads { "true" } else { "false" };
-    note(&parts.audit, &actor, "trace.start", &[("name", &body.name), ("payloads", payloads)])?;
     let wanted = Wanted {
         name: body.name,
         target,
@@ -136,31 +176,42 @@ async fn start(
         bytes: body.max_bytes,
         payloads: body.payloads,
     };
+    let traces = &parts.broker.extras.traces;
+    traces.check(&wanted).map_err(|error| Problem::from(error).about(&wanted.name))?;
+    if change.dry_run {
+        return Ok(Impact::of("trace.start", wanted.name).into());
+    }
+    note(&parts.audit, &change.actor, "trace.start", &[("name", &wanted.name), ("payloads", payloads)])?;
     let broker = Arc::clone(&parts.broker);
     let started = tokio::task::spawn_blocking(move || broker.extras.traces.start(wanted)).await;
-    let trace = started
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string()))??;
-    Ok((StatusCode::CREATED, Json(Line::from(&*trace))))
+    let trace = started.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
+    Ok(Outcome::Done((StatusCode::CREATED, Json(Line::from(&*trace)))))
 }
 
 async fn stop(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(name): Path<String>,
-) -> Result<Json<Line>, Problem> {
-    note(&parts.audit, &actor, "trace.stop", &[("name", &name)])?;
-    let stopped = parts.broker.extras.traces.stop(&name);
-    stopped.map(|trace| Json(Line::from(&*trace))).ok_or_else(no_such_trace)
+) -> Result<Outcome<Json<Line>>, Problem> {
+    let traces = &parts.broker.extras.traces;
+    if change.dry_run {
+        let running = traces.list().into_iter().find(|trace| trace.wanted.name == name);
+        let line = running.map(|trace| Line::from(&*trace)).ok_or_else(no_such_trace)?;
+        return Ok(Impact::of("trace.stop", name).before(&line)?.into());
+    }
+    note(&parts.audit, &change.actor, "trace.stop", &[("name", &name)])?;
+    let stopped = traces.stop(&name);
+    stopped.map(|trace| Outcome::Done(Json(Line::from(&*trace)))).ok_or_else(no_such_trace)
 }
 
 fn no_such_trace() -> Problem {
     let detail = "no trace of this name runs; `mqgate trace list` shows those that do";
-    Problem::new(StatusCode::NOT_FOUND, "no_such_trace", detail)
+    Problem::new(Code::NoSuchTrace, detail)
 }
 
 fn no_such_file() -> Problem {
     let detail = "there is no file of a trace of this name; it may have been deleted";
-    Problem::new(StatusCode::NOT_FOUND, "no_such_file", detail)
+    Problem::new(Code::NoSuchFile, detail)
 }
 
 /// The whole file; its size has a bound.
@@ -171,18 +222,28 @@ async fn read(State(parts): State<AdminParts>, Path(name): Path<String>) -> Resu
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], bytes).into_response())
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeletedTrace")]
+struct Deleted {
+    /// Its name.
+    deleted: String,
+}
+
 async fn remove(
     State(parts): State<AdminParts>,
-    Extension(actor): Extension<Actor>,
+    change: Change,
     Path(name): Path<String>,
-) -> Result<Json<serde_json::Value>, Problem> {
+) -> Result<Outcome<Json<Deleted>>, Problem> {
     let traces = &parts.broker.extras.traces;
     let file = traces.file(&name).ok_or_else(no_such_file)?;
-    note(&parts.audit, &actor, "trace.delete", &[("name", &name)])?;
+    if change.dry_run {
+        return Ok(Impact::of("trace.delete", name).into());
+    }
+    note(&parts.audit, &change.actor, "trace.delete", &[("name", &name)])?;
     drop(traces.stop(&name));
     let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(file)).await;
     match removed {
-        Ok(Ok(())) => Ok(Json(serde_json::json!({ "deleted": name }))),
+        Ok(Ok(())) => Ok(Outcome::Done(Json(Deleted { deleted: name }))),
         _ => Err(no_such_file()),
     }
 }

@@ -117,7 +117,8 @@ struct Taken {
 }
 
 /// One list or one origin without any, for people.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "RevocationList")]
 pub struct CrlStatus {
     pub source: String,
     pub issuer: Option<String>,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AdminTls;
+use super::{AdminOperator, AdminTls};
 use crate::config::units::{Size, Span};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +33,11 @@ pub struct Admin {
     pub allow_paths: Vec<PathBuf>,
     /// Largest component that can be uploaded.
     pub max_upload: Size,
+    /// Operators who are known by their certificate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operators: Vec<AdminOperator>,
+    /// API tokens (`mqgate admin token`) that there may be.
+    pub max_tokens: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -98,6 +103,8 @@ impl Default for Admin {
             token_file: None,
             allow_paths: Vec::new(),
             max_upload: Size(32 << 20),
+            operators: Vec::new(),
+            max_tokens: 1_000,
         }
     }
 }
