@@ -86,7 +86,8 @@ impl Permit {
         })
     }
 
-    /// Whether a message may be published, or named as a will. Below `$SYS` only the broker publishes.
+    /// Whether a message may be published, or named as a will. Below `$SYS` and `$events`
+    /// only the broker publishes.
     pub fn may_publish(&self, topic: &TopicName, qos: QoS, retain: bool) -> bool {
         !is_reserved(topic.as_str()) && self.rules.may_publish(topic.as_str(), qos, retain)
     }

@@ -6,8 +6,8 @@ use mqgate_codec::{TopicFilter, TopicName};
 
 /// Begins the topic of a message that is to be published later: `$delayed/SECONDS/topic`.
 const DELAYED: &str = "$delayed/";
-/// Begins what the broker says about itself: no client may publish there.
-const SYS: &str = "$SYS";
+/// Begin what the broker says about itself, and what happens in it: no client may publish there.
+const RESERVED: [&str; 2] = ["$SYS", "$events"];
 
 /// The rules of a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub enum RewriteError {
     Wildcard(usize, usize),
     #[error("`{0}` can be no topic: it is empty, or holds `+`, `#` or U+0000")]
     To(String),
-    #[error("`{0}` begins with `$SYS`, where clients cannot publish")]
+    #[error("`{0}` begins with `$SYS` or `$events`, where clients cannot publish")]
     Sys(String),
 }
 
@@ -195,7 +195,7 @@ impl TopicRules {
 
 /// Whether a topic is the broker's own: only it publishes there.
 pub fn is_reserved(topic: &str) -> bool {
-    topic.strip_prefix(SYS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    RESERVED.iter().any(|root| topic.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 #[cfg(test)]
@@ -292,7 +292,17 @@ mod tests {
     #[test]
     fn the_brokers_own_topics_are_known() {
         for (topic, reserved) in
-            [("$SYS", true), ("$SYS/x", true), ("$SYSTEM/x", false), ("SYS", false), ("$sys/x", false)]
+            [
+                ("$SYS", true),
+                ("$SYS/x", true),
+                ("$SYSTEM/x", false),
+                ("SYS", false),
+                ("$sys/x", false),
+                ("$events", true),
+                ("$events/certs/revoked/ab", true),
+                ("$eventsource", false),
+                ("events/x", false),
+            ]
         {
             assert_eq!(is_reserved(topic), reserved, "{topic}");
         }

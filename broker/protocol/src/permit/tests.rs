@@ -133,6 +133,11 @@ fn special_topics_need_a_rule_of_their_own() {
     assert!(subscribes(&open, "#") && !subscribes(&open, "$SYS/#"));
     let named = permit("c", &["allow sub $SYS/#"], Effect::Deny);
     assert!(subscribes(&named, "$SYS/a/+") && !publishes(&named, "$SYS/a"));
+    // Nor events, which only who was given them by name reads.
+    assert!(!subscribes(&open, "$events/#") && !publishes(&open, "$events/certs/revoked/ab"));
+    let named = permit("c", &["allow sub $events/certs/#", "allow pub $events/#"], Effect::Allow);
+    assert!(subscribes(&named, "$events/certs/revoked/+") && !subscribes(&named, "$events/clients/#"));
+    assert!(!publishes(&named, "$events/certs/revoked/ab"));
 }
 
 #[test]

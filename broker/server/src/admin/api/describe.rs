@@ -89,14 +89,14 @@ impl Sketch {
     }
 
     /// A parameter of the head.
-    pub(super) fn header(&mut self, name: &str, description: &str, schema: Value) {
+    pub fn header(&mut self, name: &str, description: &str, schema: Value) {
         self.parameters.push(json!({
             "name": name, "in": "header", "required": false, "description": description, "schema": schema,
         }));
     }
 
     /// A parameter of the query.
-    pub(super) fn query(&mut self, name: &str, required: bool, mut schema: Value) {
+    pub fn query(&mut self, name: &str, required: bool, mut schema: Value) {
         without_null(&mut schema);
         let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
         let mut parameter = json!({ "name": name, "in": "query", "required": required, "schema": schema });
@@ -183,6 +183,10 @@ impl<S> Takes for State<S> {
 
 /// What the door and the guard put there: no part of the request.
 impl<T> Takes for Extension<T> {
+    fn describe(_: &mut Sketch) {}
+}
+
+impl<T> Takes for Option<Extension<T>> {
     fn describe(_: &mut Sketch) {}
 }
 
