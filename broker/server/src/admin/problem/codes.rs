@@ -191,6 +191,9 @@ codes! {
     PluginInspect = 422 "plugin_inspect": "the file is no component that a hook could use; `detail` says why";
     PluginCompile = 422 "plugin_compile": "the component does not compile; `detail` says why";
     PluginLink = 422 "plugin_link": "it needs what it is not granted; `detail` names it";
+    PluginStore = 503 "plugin_store": "look at the disk of `node.data_dir`";
+    NoComponent = 400 "no_component": "upload the component first, or name one that is there";
+    BadSignature = 400 "bad_signature": "the signature cannot be read; `detail` says why";
     PluginTrial = 422 "plugin_trial": "it failed its trial before it was put in; `detail` says how";
 
     // Tokens and events.
