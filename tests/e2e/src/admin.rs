@@ -50,6 +50,45 @@ impl Admin {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
     }
 
+    /// A request as it is, with the administrator's token and more headers; status, headers and JSON of the answer.
+    pub fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> (u16, ureq::http::HeaderMap, Value) {
+        let token = std::fs::read_to_string(&self.token).expect("the broker wrote its token");
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("http://127.0.0.1:{}/api/v1{path}", self.port))
+            .header("Authorization", format!("Bearer {}", token.trim()));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        if !body.is_empty() {
+            request = request.header("Content-Type", "application/json");
+        }
+        let request = request.body(body).expect("a request");
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true).build().into();
+        let answer = agent.run(request).expect("the admin listener answers");
+        let (head, mut body) = answer.into_parts();
+        let text = body.read_to_string().expect("answers are UTF-8");
+        (head.status.as_u16(), head.headers, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The administrator's own.
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(&self.token).expect("the broker wrote its token").trim().to_owned()
+    }
+
     /// A page without a token; its status and text.
     pub fn page(&self, path: &str) -> (u16, String) {
         let mut answer = ureq::get(format!("http://127.0.0.1:{}{path}", self.port))

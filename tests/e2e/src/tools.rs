@@ -43,6 +43,14 @@ pub fn python_with_paho() -> Option<Command> {
     present("paho-mqtt", works.is_ok_and(|output| output.status.success())).then(|| Command::new(python))
 }
 
+/// The fuzzer that reads OpenAPI descriptions.
+pub fn schemathesis() -> Option<Command> {
+    let program = std::env::var_os("MQGATE_TEST_SCHEMATHESIS")
+        .map_or_else(|| PathBuf::from("schemathesis"), PathBuf::from);
+    let works = Command::new(&program).arg("--version").output();
+    present("schemathesis", works.is_ok_and(|output| output.status.success())).then(|| Command::new(program))
+}
+
 /// A Node.js that has MQTT.js.
 pub fn node_with_mqtt() -> Option<Command> {
     let with_modules = || {

@@ -97,6 +97,9 @@ const PAHO: &str =
 aiomqtt==2.5.1 --hash=sha256:fd58c3593160e4d475d90ce911cdfc4239cd64de96b0ba22edf6c86bd7afa278
 ";
 
+/// Schemathesis and all that it needs. Without hashes: some have another wheel for each Python.
+const SCHEMATHESIS: &str = include_str!("schemathesis.txt");
+
 /// MQTT.js, from npm, which checks what it fetches against the registry's hashes.
 const MQTT_JS: &str = "mqtt@5.16.0";
 
@@ -106,6 +109,7 @@ pub struct Tools {
     /// Folders of libraries, as `LD_LIBRARY_PATH` wants them.
     libraries: OsString,
     python: Option<PathBuf>,
+    schemathesis: Option<PathBuf>,
     /// The folder `node_modules`.
     node_modules: Option<PathBuf>,
     missing: Vec<(&'static str, &'static str)>,
@@ -125,6 +129,7 @@ pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
         path: std::env::join_paths(directories)?,
         libraries: std::env::join_paths([libraries.clone(), libraries.join("pulseaudio")])?,
         python: None,
+        schemathesis: None,
         node_modules: None,
         missing: Vec::new(),
     };
@@ -145,11 +150,15 @@ pub fn prepare(say: &dyn Fn(&str)) -> anyhow::Result<Tools> {
             "real_clients::paho_*, transports::*",
         ));
     }
+    tools.schemathesis = schemathesis(&folder, say);
+    if tools.schemathesis.is_none() {
+        tools.missing.push(("Python 3 with venv, and Schemathesis 4", "admin_api::schemathesis_*"));
+    }
     tools.node_modules = mqtt_js(&folder, say);
     if tools.node_modules.is_none() {
         tools.missing.push(("Node.js with npm, and mqtt 5", "tls_matrix::mqtt_js_*"));
     }
-    let all = TOOLS.len() + 2;
+    let all = TOOLS.len() + 3;
     say(&format!("{} of {all} tools are there", all - tools.missing.len()));
     Ok(tools)
 }
@@ -169,6 +178,9 @@ impl Tools {
         command.env("MQGATE_TEST_LIBRARIES", &self.libraries);
         if let Some(python) = &self.python {
             command.env("MQGATE_TEST_PYTHON", python);
+        }
+        if let Some(program) = &self.schemathesis {
+            command.env("MQGATE_TEST_SCHEMATHESIS", program);
         }
         if let Some(modules) = &self.node_modules {
             command.env("MQGATE_TEST_NODE_MODULES", modules);
@@ -284,6 +296,25 @@ fn python_with_paho(folder: &Path, say: &dyn Fn(&str)) -> Option<PathBuf> {
             .arg(&requirements),
     )?;
     has_paho().then_some(python)
+}
+
+/// A virtual environment with Schemathesis, made once.
+fn schemathesis(folder: &Path, say: &dyn Fn(&str)) -> Option<PathBuf> {
+    let environment = folder.join("schemathesis");
+    let program = environment.join("bin/schemathesis");
+    let requirements = folder.join("schemathesis-requirements.txt");
+    let works = || output(Command::new(&program).arg("--version")).is_some();
+    // What the file names is what was installed last.
+    if fs::read_to_string(&requirements).is_ok_and(|text| text == SCHEMATHESIS) && works() {
+        return Some(program);
+    }
+    say("schemathesis: making a Python environment and installing it from PyPI");
+    output(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
+    fs::write(&requirements, SCHEMATHESIS).ok()?;
+    let mut pip = Command::new(environment.join("bin/python"));
+    pip.args(["-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:", "-r"]).arg(&requirements);
+    output(&mut pip)?;
+    works().then_some(program)
 }
 
 /// A folder with MQTT.js, filled once.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
 
+mod admin_api;
 mod admin_tls;
 mod authorization;
 mod bad_input;
