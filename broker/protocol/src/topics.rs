@@ -195,7 +195,9 @@ impl TopicRules {
 
 /// Whether a topic is the broker's own: only it publishes there.
 pub fn is_reserved(topic: &str) -> bool {
-    RESERVED.iter().any(|root| topic.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    RESERVED
+        .iter()
+        .any(|root| topic.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 #[cfg(test)]
@@ -291,19 +293,17 @@ mod tests {
 
     #[test]
     fn the_brokers_own_topics_are_known() {
-        for (topic, reserved) in
-            [
-                ("$SYS", true),
-                ("$SYS/x", true),
-                ("$SYSTEM/x", false),
-                ("SYS", false),
-                ("$sys/x", false),
-                ("$events", true),
-                ("$events/certs/revoked/ab", true),
-                ("$eventsource", false),
-                ("events/x", false),
-            ]
-        {
+        for (topic, reserved) in [
+            ("$SYS", true),
+            ("$SYS/x", true),
+            ("$SYSTEM/x", false),
+            ("SYS", false),
+            ("$sys/x", false),
+            ("$events", true),
+            ("$events/certs/revoked/ab", true),
+            ("$eventsource", false),
+            ("events/x", false),
+        ] {
             assert_eq!(is_reserved(topic), reserved, "{topic}");
         }
     }

@@ -71,8 +71,11 @@ impl Admin {
             request = request.header("Content-Type", "application/json");
         }
         let request = request.body(body).expect("a request");
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true).build().into();
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .allow_non_standard_methods(true)
+            .build()
+            .into();
         let answer = agent.run(request).expect("the admin listener answers");
         let (head, mut body) = answer.into_parts();
         let text = body.read_to_string().expect("answers are UTF-8");

@@ -21,7 +21,7 @@ Examples:
 pub enum Command {
     /// API tokens: each with a name, roles and scopes, and perhaps an end
     #[command(subcommand)]
-    Token(Token),
+    Token(Box<Token>),
     /// Print the OpenAPI description of the admin API; needs no broker
     Openapi,
     /// Print the reference of the admin API, docs/api.md; needs no broker
@@ -70,7 +70,7 @@ pub enum Token {
 
 pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
     match command {
-        Command::Token(command) => token(command, config),
+        Command::Token(command) => token(*command, config),
         Command::Openapi => {
             output::json(&admin::description(env!("CARGO_PKG_VERSION"), &crate::admin::described()))
         }

@@ -20,7 +20,7 @@ use super::problem::{Code, Problem};
 use super::scope::Grants;
 use super::secure::{AdminTls, Shown};
 use super::shortened;
-use super::tokens::{Pass, Tokens};
+use super::tokens::Tokens;
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::clock;
@@ -150,17 +150,17 @@ impl Door {
             let operator = operator.filter(|_| !request.headers().contains_key(header::AUTHORIZATION));
             let operator = operator.ok_or_else(|| Problem::new(Code::TokenMissing, missing))?;
             let rights = Rights(Arc::new(operator.grants.clone()));
-            return Ok(Asker { name: format!("admin:{}", operator.name), rights, pass: None });
+            return Ok(Asker { name: format!("admin:{}", operator.name), rights });
         };
         if self.token.matches(token) {
             let rights = Rights(Arc::new(Grants::everything()));
-            return Ok(Asker { name: String::from("admin:default"), rights, pass: None });
+            return Ok(Asker { name: String::from("admin:default"), rights });
         }
         let pass = self.tokens.as_ref().and_then(|tokens| tokens.pass(token));
         let pass =
             pass.ok_or_else(|| Problem::new(Code::TokenWrong, "this is no admin token, or not any more"))?;
         let rights = Rights(Arc::clone(&pass.grants));
-        Ok(Asker { name: format!("admin:{}", pass.name), rights, pass: Some(pass) })
+        Ok(Asker { name: format!("admin:{}", pass.name), rights })
     }
 
     pub(super) fn metrics_on_this_address(&self) -> bool {
@@ -269,7 +269,7 @@ pub(super) async fn ask_for_token(
     next: Next,
 ) -> Response {
     match door.identify(&request) {
-        Ok(Asker { name, rights, pass }) => {
+        Ok(Asker { name, rights }) => {
             let name = match request.extensions().get::<Shown>() {
                 Some(Shown { subject, .. }) => format!("{name} ({})", shortened(subject)),
                 None => name,
@@ -277,9 +277,6 @@ pub(super) async fn ask_for_token(
             let extensions = request.extensions_mut();
             extensions.insert(Actor(name.into()));
             extensions.insert(rights);
-            if let Some(pass) = pass {
-                extensions.insert(pass);
-            }
             next.run(request).await
         }
         Err(problem) => door.refuse(&request, problem),
@@ -290,7 +287,6 @@ pub(super) async fn ask_for_token(
 struct Asker {
     name: String,
     rights: Rights,
-    pass: Option<Pass>,
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -148,15 +147,12 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shutdown: CancellationToken,
 ) {
     let router = TowerToHyperService::new(router);
-    let streaming = Streaming { end: shutdown.clone(), open: Arc::default() };
-    let streams = Arc::clone(&streaming.open);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(|body| Body::new(Hurried { body, end: Box::pin(sleep(bounds.body)) }));
         request.extensions_mut().insert(ConnectInfo(asker.peer));
         if let Some(shown) = &asker.shown {
             request.extensions_mut().insert(shown.clone());
         }
-        request.extensions_mut().insert(streaming.clone());
         let answer = router.call(request);
         async move { answer.await.map_err(|never: Infallible| never) }
     });
@@ -168,44 +164,10 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let last = tokio::select! {
         _ = &mut connection => return,
         () = shutdown.cancelled() => LAST_MOMENT,
-        () = too_long(bounds.longest, &streams) => bounds.last_request,
+        () = sleep(bounds.longest) => bounds.last_request,
     };
     connection.as_mut().graceful_shutdown();
     let _ = timeout(last, connection).await;
-}
-
-/// A connection with a stream on it may live for longer; the stream has bounds of its own.
-async fn too_long(longest: Duration, streams: &AtomicUsize) {
-    loop {
-        sleep(longest).await;
-        if streams.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-    }
-}
-
-/// For answers that do not end by themselves.
-#[derive(Debug, Clone)]
-pub(super) struct Streaming {
-    /// The server stops.
-    pub(super) end: CancellationToken,
-    open: Arc<AtomicUsize>,
-}
-
-impl Streaming {
-    /// Keeps the connection for as long as the value lives.
-    pub(super) fn begin(&self) -> OpenStream {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        OpenStream(Arc::clone(&self.open))
-    }
-}
-
-pub(super) struct OpenStream(Arc<AtomicUsize>);
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// A request's body that has to be here in time.

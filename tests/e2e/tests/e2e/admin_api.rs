@@ -54,7 +54,9 @@ async fn the_description_is_the_same_with_and_without_a_broker() {
     let offline: Value = serde_json::from_slice(&offline.stdout).unwrap();
     assert!(served == offline, "`mqgate admin openapi` and the broker differ");
     // Every route that a command uses is in it.
-    for path in ["/cas", "/device-certs", "/plugins", "/listeners/{name}", "/certs/bundles", "/crls", "/bridges"] {
+    for path in
+        ["/cas", "/device-certs", "/plugins", "/listeners/{name}", "/certs/bundles", "/crls", "/bridges"]
+    {
         assert!(served["paths"].get(format!("/api/v1{path}")).is_some(), "{path}");
     }
 }

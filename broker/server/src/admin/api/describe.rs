@@ -46,7 +46,7 @@ pub struct BodySketch {
 }
 
 impl Sketch {
-    pub(super) fn new() -> Self {
+    pub(in crate::admin) fn new() -> Self {
         let settings = SchemaSettings::draft2020_12().with(|settings| settings.meta_schema = None);
         // Requests are small and stand where they are sent; answers share their parts.
         let input = settings.clone().with(|settings| settings.inline_subschemas = true).for_deserialize();

@@ -78,10 +78,8 @@ pub(in crate::admin) async fn hold(
         }
     };
     let mut response = in_our_words(response).await;
-    if let (Some(known), Some(tag)) = (none_match, response.headers().get(header::ETAG))
-        && response.status() == StatusCode::OK
-        && known == tag
-    {
+    let tag = response.headers().get(header::ETAG);
+    if response.status() == StatusCode::OK && tag.is_some() && tag == none_match.as_ref() {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Body::empty();
         response.headers_mut().remove(header::CONTENT_LENGTH);
