@@ -9,7 +9,6 @@ mod structure;
 
 use std::sync::Arc;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 pub use self::compare::NameKey;
@@ -188,20 +187,6 @@ impl std::fmt::Debug for CertificateFingerprint {
 impl Serialize for CertificateFingerprint {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.to_hex())
-    }
-}
-
-impl JsonSchema for CertificateFingerprint {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Fingerprint".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "SHA-256 of a DER, hex.", "pattern": "^[0-9A-Fa-f]{64}$" })
     }
 }
 

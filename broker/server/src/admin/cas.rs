@@ -81,7 +81,6 @@ pub(super) fn routes() -> Api<AdminParts> {
 #[schemars(rename = "Ca")]
 struct Shown {
     #[serde(flatten)]
-    #[schemars(with = "std::collections::BTreeMap<String, serde_json::Value>")]
     ca: CaCertificate,
     /// `configuration`, `registry`, or `transition`: replaced or removed, and valid until that ends.
     source: &'static str,

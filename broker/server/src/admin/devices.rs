@@ -106,7 +106,6 @@ pub(super) fn untried(change: &Change) -> Result<(), Problem> {
 #[schemars(rename = "DeviceCertificate")]
 struct Shown {
     #[serde(flatten)]
-    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     record: DeviceCertificate,
     /// `ok`, or the reason why it may not connect.
     effective: &'static str,
@@ -124,7 +123,6 @@ impl Shown {
 struct ListQuery {
     after: Option<Cursor>,
     limit: Option<Limit>,
-    #[schemars(with = "Option<String>")]
     state: Option<DeviceState>,
     device_id: Option<String>,
     ca: Option<CertificateFingerprint>,

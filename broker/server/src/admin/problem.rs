@@ -2,11 +2,11 @@
 
 mod codes;
 
+pub use self::codes::Code;
+use crate::registry::RegistryError;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-pub use self::codes::Code;
-use crate::registry::RegistryError;
 
 /// One error for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]

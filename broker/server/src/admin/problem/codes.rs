@@ -223,6 +223,19 @@ mod tests {
 
     use super::*;
 
+    /// The registry's rules have words of their own: each is a code here.
+    #[test]
+    fn every_word_of_the_registrys_is_a_code() {
+        let rules = include_str!("../../../../identity/src/registry/rules/error.rs");
+        let words =
+            rules.split("pub const fn code(&self)").nth(1).and_then(|rest| rest.split("pub const fn").next());
+        let words: Vec<&str> = words.expect("the function").split('"').skip(1).step_by(2).collect();
+        assert!(words.len() > 30, "{words:?}");
+        for word in words {
+            assert!(Code::from_word(word).is_some(), "{word} is no code");
+        }
+    }
+
     #[test]
     fn words_are_unique_and_statuses_are_those_of_problems() {
         let words: HashSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
@@ -232,6 +245,7 @@ mod tests {
             assert!(code.status().is_client_error() || code.status().is_server_error(), "{code:?}");
             let word = code.as_str();
             assert!(word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{word}");
+            assert_eq!(Code::from_word(word), Some(*code));
             assert!(!code.next_step().is_empty() && !code.next_step().contains('|'), "{word}");
         }
     }
