@@ -81,6 +81,7 @@ codes! {
     CertActive = 409 "cert_active": "deactivate it first, or use `force` (`--force`)";
     CertNotOnHold = 409 "cert_not_on_hold": "only a certificate on hold can be reinstated";
     DeviceExists = 409 "device_exists": "choose another device id";
+    TooManyActive = 409 "too_many_active_certificates": "deactivate one of the device's certificates, or raise `rotation.max_active_per_device`";
     CaInactive = 409 "ca_inactive": "activate its CA first";
     CaRevoked = 409 "ca_revoked": "a revoked CA stays so: register its successor";
     CaConfigured = 409 "ca_configured": "the CA is part of the configuration: change it there and `mqgate reload`";
