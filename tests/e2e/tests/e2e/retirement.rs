@@ -116,6 +116,8 @@ async fn a_configured_ca_that_is_replaced_again_without_grace_is_gone() {
         options.tls.as_mut().unwrap().ca_file = Some(first.clone());
         options
     };
+    // A CA on its way out registers nobody.
+    Client::connect(options()).await.expect("it registers");
     let put = |file: &Path| fs::copy(file, &ca).unwrap();
     put(&next.ca());
     let begun = broker.admin().json(&["reload", "--grace", "1h"]);
