@@ -143,6 +143,17 @@ pub struct Connection {
     pub certificate: Option<Arc<ClientCertificate>>,
     pub connect: ConnectFacts,
     pub attributes: Vec<Attribute>,
+    pub occasion: Occasion,
+}
+
+/// Why the hooks are asked about a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Occasion {
+    /// A client is at the gate.
+    #[default]
+    Admission,
+    /// An operator wants to know what would happen to one: nothing that a hook does is kept.
+    Explanation,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

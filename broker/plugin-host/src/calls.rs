@@ -13,7 +13,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use crate::capability::log::Voice;
 use crate::decisions::{Decision, Question};
 use crate::hook::Hook;
-use crate::instance::{CallError, Runnable, Running};
+use crate::instance::{CallError, Purpose, Runnable, Running};
 use crate::plugin::place;
 use crate::poison::Subject;
 use crate::question::Credentials;
@@ -40,13 +40,18 @@ pub(crate) trait HookCall: Sized + Send + 'static {
     /// Whom the question is about. `None`: about no client.
     fn subject(&self) -> Option<Subject>;
 
+    /// What an instance is started for in order to answer.
+    fn purpose(&self) -> Purpose {
+        Purpose::Calls
+    }
+
     fn on_fresh(
         self,
         plugin: &Runnable,
         instance: OwnedSemaphorePermit,
     ) -> impl Future<Output = Result<Answered<Self::Answer>, HookFailure>> + Send {
         async move {
-            let mut running = plugin.start(instance).await?;
+            let mut running = plugin.start(self.purpose(), instance).await?;
             let answer = self.run(plugin, &mut running).await.map_err(|error| running.name_failure(error))?;
             Ok(Answered { answer, consulted: running.store.data().consulted })
         }
@@ -63,7 +68,7 @@ pub(crate) trait HookCall: Sized + Send + 'static {
             // or when this future is dropped.
             let mut running = match slot.take() {
                 Some(running) => running,
-                None => plugin.start(place(&instances).await).await?,
+                None => plugin.start(Purpose::Calls, place(&instances).await).await?,
             };
             running.refill(plugin.limits.cpu);
             running.calls += 1;
@@ -135,6 +140,10 @@ impl HookCall for Authenticate {
         Some(Subject::of(&self.on))
     }
 
+    fn purpose(&self) -> Purpose {
+        Purpose::of(&self.on)
+    }
+
     fn result(answer: &Authentication) -> &'static str {
         match answer {
             Authentication::Accept { .. } => "allow",
@@ -187,6 +196,10 @@ impl HookCall for Register {
         Some(Subject::of(&self.on))
     }
 
+    fn purpose(&self) -> Purpose {
+        Purpose::of(&self.on)
+    }
+
     fn result(answer: &RegistrationDecision) -> &'static str {
         match answer {
             RegistrationDecision::Register(_) => "allow",
@@ -212,6 +225,10 @@ impl HookCall for Authorize {
 
     fn subject(&self) -> Option<Subject> {
         Some(Subject::of(&self.on))
+    }
+
+    fn purpose(&self) -> Purpose {
+        Purpose::of(&self.on)
     }
 
     fn result(answer: &Authorization) -> &'static str {

@@ -124,7 +124,7 @@ impl Decisions {
 
 #[cfg(test)]
 mod tests {
-    use mqgate_identity::hooks::{ConnectFacts, Peer};
+    use mqgate_identity::hooks::{ConnectFacts, Occasion, Peer};
     use mqgate_identity::time::UnixMillis;
 
     use super::*;
@@ -153,6 +153,7 @@ mod tests {
                 user_properties: Vec::new(),
             },
             attributes: Vec::new(),
+            occasion: Occasion::Admission,
         }
     }
 

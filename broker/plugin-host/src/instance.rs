@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mqgate_identity::hooks::{FailureKind, HookFailure};
+use mqgate_identity::hooks::{Connection, FailureKind, HookFailure, Occasion};
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline};
@@ -31,6 +31,17 @@ pub(crate) enum Purpose {
     /// Before the plugin goes live; nothing it does is kept.
     Trial,
     Calls,
+    /// Asked as in a call, for an operator who wants to know the answer; nothing it does is kept.
+    Explanation,
+}
+
+impl Purpose {
+    pub(crate) const fn of(on: &Connection) -> Self {
+        match on.occasion {
+            Occasion::Admission => Self::Calls,
+            Occasion::Explanation => Self::Explanation,
+        }
+    }
 }
 
 /// A component with everything decided that can be decided before a call.
@@ -40,7 +51,7 @@ pub(crate) struct Runnable {
     pub(crate) exports: HookExports,
     pub(crate) context: lifecycle::PluginContext,
     pub(crate) services: Arc<Services>,
-    /// The same for trials, in which nothing is kept.
+    /// The same for trials and explanations, in which nothing is kept.
     pub(crate) trial_services: Arc<Services>,
     pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) limits: Limits,
@@ -113,7 +124,7 @@ impl Runnable {
         place: OwnedSemaphorePermit,
     ) -> Result<Running, HookFailure> {
         let services = match purpose {
-            Purpose::Trial => &self.trial_services,
+            Purpose::Trial | Purpose::Explanation => &self.trial_services,
             Purpose::Calls => &self.services,
         };
         let state = StoreState {
@@ -160,8 +171,12 @@ impl Runnable {
     }
 
     /// A fresh instance that is ready for calls.
-    pub(crate) async fn start(&self, place: OwnedSemaphorePermit) -> Result<Running, HookFailure> {
-        let mut running = self.instantiate(Purpose::Calls, self.limits.cpu, place).await?;
+    pub(crate) async fn start(
+        &self,
+        purpose: Purpose,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Running, HookFailure> {
+        let mut running = self.instantiate(purpose, self.limits.cpu, place).await?;
         match self.init(&mut running).await? {
             Ok(()) => Ok(running),
             Err(error) => Err(HookFailure {

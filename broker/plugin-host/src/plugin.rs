@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::calls::{Answered, Authenticate, Authorize, HookCall, RecordEvents, Register, Remembered};
 use crate::decisions::Decisions;
 use crate::hook::Hook;
-use crate::instance::{Runnable, Running};
+use crate::instance::{Purpose, Runnable, Running};
 use crate::poison::{PoisonList, Poisoned, Subject};
 
 pub(crate) struct LivePlugin {
@@ -68,7 +68,9 @@ impl LivePlugin {
 
     /// The one way a hook is asked: by a call, unless it has said that its last answer holds for this one too.
     async fn ask<C: Remembered>(&self, call: C) -> Result<C::Answer, HookFailure> {
-        let Some(decisions) = &self.decisions else { return Ok(self.call(call).await?.answer) };
+        let Some(decisions) = self.decisions.as_ref().filter(|_| call.purpose() == Purpose::Calls) else {
+            return Ok(self.call(call).await?.answer);
+        };
         let questions = [CacheScope::Certificate, CacheScope::Identity].map(|scope| call.question(scope));
         let metrics = self.runnable.metrics.hook(C::HOOK);
         let known = {
@@ -105,6 +107,9 @@ impl LivePlugin {
 
     /// Everything that can go wrong with a call ends here as a [`HookFailure`].
     async fn call<C: HookCall>(&self, call: C) -> Result<Answered<C::Answer>, HookFailure> {
+        if call.purpose() == Purpose::Explanation {
+            return self.rehearse(call).await;
+        }
         let begun = Instant::now();
         let outcome = match call.subject() {
             Some(subject) => self.attempt_unless_poisoned(call, subject).await,
@@ -119,19 +124,30 @@ impl LivePlugin {
         outcome
     }
 
+    /// A call that only an operator hears of: neither counted nor remembered.
+    async fn rehearse<C: HookCall>(&self, call: C) -> Result<Answered<C::Answer>, HookFailure> {
+        if let Some(subject) = call.subject() {
+            self.check_poisoned(&subject)?;
+        }
+        self.attempt(call).await
+    }
+
+    fn check_poisoned(&self, subject: &Subject) -> Result<(), HookFailure> {
+        let poisoned = locked(&self.poisoned).check(subject, Instant::now());
+        let Some(Poisoned { kind, failures, wait }) = poisoned else { return Ok(()) };
+        let detail = format!(
+            "not called: {failures} calls for this client ended so in a row; the next in {} ms",
+            wait.as_millis()
+        );
+        Err(HookFailure { kind, detail })
+    }
+
     async fn attempt_unless_poisoned<C: HookCall>(
         &self,
         call: C,
         subject: Subject,
     ) -> Result<Answered<C::Answer>, HookFailure> {
-        let poisoned = locked(&self.poisoned).check(&subject, Instant::now());
-        if let Some(Poisoned { kind, failures, wait }) = poisoned {
-            let detail = format!(
-                "not called: {failures} calls for this client ended so in a row; the next in {} ms",
-                wait.as_millis()
-            );
-            return Err(HookFailure { kind, detail });
-        }
+        self.check_poisoned(&subject)?;
         let outcome = self.attempt(call).await;
         let failure = outcome.as_ref().err().map(|failure| failure.kind);
         let mut list = locked(&self.poisoned);

@@ -247,7 +247,7 @@ fn attributes(attributes: &[Attribute]) -> Vec<types::Attribute> {
 
 #[cfg(test)]
 mod tests {
-    use mqgate_identity::hooks::Secret;
+    use mqgate_identity::hooks::{Occasion, Secret};
     use mqgate_identity::time::UnixMillis;
 
     use super::*;
@@ -277,6 +277,7 @@ mod tests {
                 user_properties: Vec::new(),
             },
             attributes: Vec::new(),
+            occasion: Occasion::Admission,
         };
         let hidden = connection(&on, Credentials::Hidden);
         assert_eq!((hidden.connect.user_name.as_deref(), hidden.connect.password), (Some("u"), None));

@@ -6,7 +6,7 @@ use mqgate_identity::certificate::{
     CertificateFacts, CertificateFingerprint, ClientCertificate, DistinguishedName, GeneralName,
     MatchedAnchor, NameAttribute, PublicKey,
 };
-use mqgate_identity::hooks::{ConnectFacts, Connection, HookFuture, Peer, Secret};
+use mqgate_identity::hooks::{ConnectFacts, Connection, HookFuture, Occasion, Peer, Secret};
 use mqgate_identity::time::{UnixMillis, UnixSeconds};
 
 /// Builds one connection.
@@ -46,6 +46,7 @@ impl Sample {
                 user_properties: Vec::new(),
             },
             attributes: Vec::new(),
+            occasion: Occasion::Admission,
         })
     }
 

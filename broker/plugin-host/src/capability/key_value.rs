@@ -59,6 +59,10 @@ impl StoreState {
         let services = Arc::clone(&self.services);
         let trial = self.is_trial();
         let answered = tokio::task::spawn_blocking(move || {
+            let ask = |what: KvRequest<'_>| {
+                let operation = KvOperation { now: now(), quota: services.grants.kv.into(), what };
+                services.storage.kv(&services.plugin, operation)
+            };
             let what = match &request {
                 Request::Get { key } => KvRequest::Get { key },
                 Request::Set { key, value, expires } => KvRequest::Set { key, value, expires: *expires },
@@ -74,16 +78,20 @@ impl StoreState {
                 }
             };
             match what {
-                // The trial of a version that may never go live must not change what the live one sees.
+                // The trial of a version that may never go live must not change what the live one sees, nor must
+                // an operator's question.
                 KvRequest::Set { .. } | KvRequest::Delete { .. } if trial => Ok(KvAnswer::Done),
                 KvRequest::Swap { expected, .. } if trial => {
                     Ok(KvAnswer::Version(expected.map_or(1, |version| version.saturating_add(1))))
                 }
-                KvRequest::Add { delta, .. } if trial => Ok(KvAnswer::Number(delta)),
-                what => {
-                    let operation = KvOperation { now: now(), quota: services.grants.kv.into(), what };
-                    services.storage.kv(&services.plugin, operation)
+                KvRequest::Add { key, delta, .. } if trial => {
+                    let known = match ask(KvRequest::Get { key })? {
+                        KvAnswer::Entry(Some(entry)) => number(&entry.value)?,
+                        _ => 0,
+                    };
+                    Ok(KvAnswer::Number(known.saturating_add(delta)))
                 }
+                what => ask(what),
             }
         });
         match answered.await {
@@ -154,6 +162,12 @@ impl From<KvError> for Error {
             KvError::Unavailable(text) => Self::Unavailable(text),
         }
     }
+}
+
+/// A counter as the storage keeps it.
+fn number(value: &[u8]) -> Result<i64, KvError> {
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| KvError::Unavailable("the entry does not hold a number".to_owned()))
 }
 
 fn expiry(ttl: Option<u32>) -> Option<UnixMillis> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqgate_identity::hooks::{
-    Authentication, ChainMember, ConnectFacts, Connection, FailureKind, HookFailure, Peer,
+    Authentication, ChainMember, ConnectFacts, Connection, FailureKind, HookFailure, Occasion, Peer,
 };
 use mqgate_identity::time::UnixMillis;
 use mqgate_plugin_host::{HostSettings, LoadError, PluginHost, PluginInfo, PluginSettings, Position, Source};
@@ -46,11 +46,22 @@ impl Fixture {
         listener: &str,
         client_id: &str,
     ) -> Result<Authentication, HookFailure> {
+        let mut on = (*connection(listener)).clone();
+        on.connect.client_id = client_id.to_owned();
+        self.ask(plugin, on).await
+    }
+
+    /// Asks what the authenticator would say, as an operator does.
+    pub async fn explain(&self, plugin: &str, listener: &str) -> Result<Authentication, HookFailure> {
+        let mut on = (*connection(listener)).clone();
+        on.occasion = Occasion::Explanation;
+        self.ask(plugin, on).await
+    }
+
+    async fn ask(&self, plugin: &str, on: Connection) -> Result<Authentication, HookFailure> {
         let set = self.host.hooks().load_full();
         let member = set.members.iter().find(|member| &*member.name == plugin).expect("the plugin is live");
         let authenticator = member.authenticator.clone().expect("it has the hook");
-        let mut on = (*connection(listener)).clone();
-        on.connect.client_id = client_id.to_owned();
         authenticator.authenticate(&Arc::new(on)).await
     }
 
@@ -117,6 +128,7 @@ pub fn connection(listener: &str) -> Arc<Connection> {
             user_properties: Vec::new(),
         },
         attributes: Vec::new(),
+        occasion: Occasion::Admission,
     })
 }
 

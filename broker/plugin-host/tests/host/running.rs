@@ -134,9 +134,17 @@ async fn a_trial_keeps_nothing_and_a_call_does() {
     plugin.grants = Grants::of([Capability::KeyValue]);
     fixture.host.load(plugin, Position::Last).await.expect("loads");
     assert!(fixture.storage.kv.lock().unwrap().is_empty(), "the trial wrote");
+    let counted = || {
+        let calls = |line: &&str| line.starts_with("mqgate_plugin_calls_total") && !line.ends_with(" 0");
+        fixture.metrics_text().lines().filter(calls).count()
+    };
+    assert_eq!(fixture.explain("keeps", "l").await, Ok(Authentication::Abstain));
+    assert!(fixture.storage.kv.lock().unwrap().is_empty(), "the explanation wrote");
+    assert_eq!(counted(), 0, "the explanation was counted");
     fixture.authenticate("keeps", "l").await.expect("an answer");
     let keys: Vec<_> = fixture.storage.kv.lock().unwrap().keys().cloned().collect();
     assert_eq!(keys, [(String::from("keeps"), String::from("k"))]);
+    assert_eq!(counted(), 1);
 }
 
 #[tokio::test]

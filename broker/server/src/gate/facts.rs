@@ -3,7 +3,7 @@
 use mqgate_codec::{Connect, ProtocolVersion};
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::hooks::{
-    Attribute, ConnectFacts, Connection, Grant, Identity, Secret, Value, WillFacts,
+    Attribute, ConnectFacts, Connection, Grant, Identity, Occasion, Secret, Value, WillFacts,
 };
 use mqgate_identity::registry::{DeviceCertificate, EventContext};
 use mqgate_protocol::permit::Permit;
@@ -22,6 +22,7 @@ pub(super) fn connection(accepted: &Accepted, connect: &Connect) -> Connection {
         certificate: accepted.certificate.clone(),
         connect: connect_facts(connect),
         attributes: accepted.attributes.clone(),
+        occasion: Occasion::Admission,
     }
 }
 
