@@ -2,6 +2,7 @@
 //! sees the plugin host; token and host checks are those of the server's door.
 
 pub mod bridges;
+pub mod explain;
 pub mod reload;
 mod routes;
 

@@ -9,6 +9,7 @@ mod cert;
 mod clients;
 mod config;
 mod crl;
+mod explain;
 mod message;
 mod output;
 mod passwd;
@@ -104,6 +105,8 @@ enum Command {
     /// Certificates of the server that the running broker keeps
     #[command(subcommand)]
     ServerCert(server_cert::Command),
+    /// Say what would happen to a client: the whole way in, and its topics
+    Explain(Box<explain::Args>),
     /// Revocation lists of the running broker
     #[command(subcommand)]
     Crl(crl::Command),
@@ -151,6 +154,7 @@ pub fn main() -> ExitCode {
         Command::Ca(command) => ca::run(command, explicit),
         Command::Registry(command) => registry::run(command, explicit),
         Command::ServerCert(command) => server_cert::run(command, explicit),
+        Command::Explain(args) => explain::run(&args, explicit),
         Command::Crl(command) => crl::run(command, explicit),
         Command::Admin(command) => admin::run(command, explicit),
         Command::Config(command) => config::run(command, explicit),

@@ -153,12 +153,40 @@ impl Remote {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// `POST` or `PUT` of bytes.
+    /// `POST` or `PUT` of a component.
     pub fn upload(&self, method: &str, path: &str, bytes: &[u8]) -> Result<Value> {
+        self.send(method, path, "application/wasm", bytes)
+    }
+
+    /// What is under a path, if there is something.
+    pub fn find(&self, path: &str) -> Result<Option<Value>> {
+        let answer = self.authorized(self.agent.get(self.at(path))).call();
+        match answer {
+            Ok(answer) if answer.status() == ureq::http::StatusCode::NOT_FOUND => Ok(None),
+            answer => self.answer(answer).map(Some),
+        }
+    }
+
+    /// A request with bytes of this kind.
+    pub fn send(&self, method: &str, path: &str, media: &str, bytes: &[u8]) -> Result<Value> {
         let request =
             if method == "PUT" { self.agent.put(self.at(path)) } else { self.agent.post(self.at(path)) };
-        let request = self.authorized(request).header("Content-Type", "application/wasm");
+        let request = self.authorized(request).header("Content-Type", media);
         self.answer(request.send(bytes))
+    }
+
+    /// An answer that may be longer than memory: read as it comes, for as long as it takes.
+    pub fn read(&self, path: &str) -> Result<impl std::io::Read> {
+        let request = self.authorized(self.agent.get(self.at(path)));
+        let request = request.config().timeout_global(None).timeout_recv_response(Some(TIMEOUT)).build();
+        let answer = request.call();
+        match answer {
+            Ok(answer) if answer.status().is_success() => Ok(answer.into_body().into_reader()),
+            answer => {
+                self.bytes(answer)?;
+                Err(Failure::new(Exit::Internal, "a failure that is none").into())
+            }
+        }
     }
 
     /// Every item of a list, page by page.

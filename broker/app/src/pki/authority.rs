@@ -96,6 +96,13 @@ impl Authority {
         Self::new(&ders, key).map_err(|error| error.context(format!("{} cannot sign", file.display())))
     }
 
+    /// With this certificate, and its key in a file.
+    pub fn with_key(pem: &[u8], key_file: &Path, password: Option<&str>) -> Result<Self> {
+        let ders = certificates_from_pem(pem).map_err(|error| Failure::refused(error.to_string()))?;
+        let key = key::read(key_file, password)?;
+        Self::new(&ders, key).map_err(|error| error.context(format!("{} cannot sign", key_file.display())))
+    }
+
     /// `ders`: its own certificate first.
     fn new(ders: &[Vec<u8>], key: KeyPair) -> Result<Self> {
         let own = ders.first().context("no certificate")?;

@@ -238,6 +238,10 @@ impl Reloader {
         &self.parts.listeners
     }
 
+    pub fn gate(&self) -> &Gate {
+        &self.parts.gate
+    }
+
     pub fn live(&self) -> &Live {
         &self.parts.live
     }

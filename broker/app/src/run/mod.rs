@@ -539,6 +539,7 @@ async fn serve_admin(
             .merge(admin::bundles_router(Arc::clone(&parts.bundles)))
             .merge(admin::crl_routes(Arc::clone(&parts.revocations), Arc::clone(&parts.audit)))
             .merge(crate::admin::bridges::router(Arc::clone(&parts.bridges), Arc::clone(&parts.audit)))
+            .merge(crate::admin::explain::router(Arc::clone(reloader)))
             .merge(crate::admin::reload::router(Arc::clone(reloader)));
         let router = admin::router(routes.clone(), Arc::new(door), more);
         let socket = listen("admin.bind", &config.admin.bind).await?;

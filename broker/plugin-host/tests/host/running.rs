@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::certificate::CertificateFingerprint;
-use mqgate_identity::hooks::{Acl, Authorization, FailureKind, HookFailure, Identity};
+use mqgate_identity::hooks::{Acl, Authentication, Authorization, FailureKind, HookFailure, Identity};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::DeviceState;
 use mqgate_plugin_host::{Capability, Grants, PluginSettings, Position, Source};

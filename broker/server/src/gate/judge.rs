@@ -28,8 +28,8 @@ pub(super) struct Decision {
     pub(super) record: Option<Arc<DeviceCertificate>>,
     /// The CA that the path of the certificate ends in now.
     pub(super) anchor: Option<CertificateFingerprint>,
-    proved: Option<Arc<Identity>>,
-    data: Option<Bytes>,
+    pub(super) proved: Option<Arc<Identity>>,
+    pub(super) data: Option<Bytes>,
 }
 
 /// Why there is no decision.
@@ -136,24 +136,30 @@ impl Gate {
         let Some((by, grant)) = granted else {
             return Err(No::because(Reason::AllAbstained).detail("authorizers".into()).about(device_id));
         };
-        let rules = match &grant.acl {
-            Acl::Inline(_) => None,
-            Acl::Named(name) => match self.settings.load().named_acls.get(name) {
-                Some(rules) => Some(rules.clone()),
-                None => {
-                    let mut no = No::because(Reason::PluginInvalid)
-                        .about(device_id)
-                        .detail(format!("its grant names the access list {name:?}, which is not configured"));
-                    no.by = Some(by);
-                    no.unanswered = true;
-                    return Err(no);
-                }
-            },
-        };
+        let rules = self.named_rules(&grant, by, device_id)?;
         let (client_id, assigned) = binding::client_id(on, record.as_deref(), &grant, &asked);
         self.unbanned(accepted, &client_id, Some(&identity.device_id))?;
         let record = record.filter(|_| policy.auth_mode == AuthMode::PerDevice);
         Ok(Decision { identity, grant, rules, client_id, assigned, record, anchor, proved, data })
+    }
+
+    /// The rules that a grant names; `None`: it brings its own.
+    pub(super) fn named_rules(
+        &self,
+        grant: &Grant,
+        by: Arc<str>,
+        device_id: &str,
+    ) -> Result<Option<Vec<AclRule>>, No> {
+        let Acl::Named(name) = &grant.acl else { return Ok(None) };
+        if let Some(rules) = self.settings.load().named_acls.get(name) {
+            return Ok(Some(rules.clone()));
+        }
+        let mut no = No::because(Reason::PluginInvalid)
+            .about(device_id)
+            .detail(format!("its grant names the access list {name:?}, which is not configured"));
+        no.by = Some(by);
+        no.unanswered = true;
+        Err(no)
     }
 
     /// Whether the client may use the client id that it asks for, with this certificate; if not, it is written down.

@@ -287,7 +287,7 @@ pub struct CrlArgs {
 }
 
 /// The first line of a file.
-fn password(file: &Path) -> Result<String> {
+pub fn password(file: &Path) -> Result<String> {
     let text = String::from_utf8(read_file(file)?)
         .map_err(|_| Failure::refused(format!("{}: the password is not UTF-8", file.display())))?;
     match text.lines().next().filter(|line| !line.is_empty()) {

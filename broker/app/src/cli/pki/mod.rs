@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+pub use self::inspect::certificates;
+pub use self::make::password;
 use super::output::say;
 use crate::pki::{Outcome, demo};
 
