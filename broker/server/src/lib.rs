@@ -20,6 +20,7 @@ pub mod extras;
 pub mod fetch;
 pub mod flapping;
 pub mod gate;
+pub mod import;
 pub mod inner;
 mod inspect;
 pub mod listener;

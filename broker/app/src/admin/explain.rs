@@ -4,10 +4,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::routing::post;
-use axum::{Json, Router};
 use mqgate_codec::{Connect, ConnectProperties, ProtocolVersion, QoS, TopicFilter, TopicName};
 use mqgate_identity::audit::PluginVerdict;
 use mqgate_identity::certificate::{CertificateFacts, ClientCertificate, certificates_from_pem};
@@ -15,10 +14,11 @@ use mqgate_identity::evaluation::{Rejection, Step as PathStep, ValidatedPath};
 use mqgate_identity::hooks::{Acl, AclRule, Effect, Grant, Peer, RetainMatch, TlsSession};
 use mqgate_identity::reason::Reason;
 use mqgate_protocol::permit::Permit;
-use mqgate_server::admin::Problem;
+use mqgate_server::admin::{Api, Code, Doc, Problem, Scope, bad_json};
 use mqgate_server::clock;
 use mqgate_server::gate::{Accepted, Explanation, Refused, Step, StepOutcome};
 use mqgate_server::metrics::mqtt::Transport;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -32,12 +32,32 @@ const MOST_TOPICS: usize = 100;
 const TLS_1_3: (u16, u16) = (0x0304, 0x1301);
 
 /// The route, to be merged under `/api/v1`.
-pub fn router(reloader: Arc<Reloader>) -> Router {
-    Router::new().route("/authz/explain", post(explain)).with_state(reloader)
+pub fn router(reloader: Arc<Reloader>) -> Api {
+    routes().with_state(reloader)
+}
+
+/// For the description, too.
+pub fn routes() -> Api<Arc<Reloader>> {
+    Api::new("Explanations").route(
+        Doc::ask(
+            "/authz/explain",
+            "authz.explain",
+            Scope::CertsRead,
+            "Would this client get in, as whom, and what might it do: every step, and nothing changed.",
+        )
+        .problems(&[
+            Code::NotFound,
+            Code::WhichListener,
+            Code::BadCertificate,
+            Code::BadProtocolLevel,
+            Code::TooManyTopics,
+        ]),
+        explain,
+    )
 }
 
 /// A client that might come.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Question {
     /// Without one, the only listener.
@@ -61,11 +81,10 @@ async fn explain(
     State(reloader): State<Arc<Reloader>>,
     body: Result<Json<Question>, JsonRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let Json(question) =
-        body.map_err(|rejection| Problem::bad_request("bad_request", rejection.body_text()))?;
+    let Json(question) = body.map_err(|rejection| bad_json(&rejection))?;
     if question.topics.len() > MOST_TOPICS {
         let detail = format!("at most {MOST_TOPICS} topics are answered at once");
-        return Err(Problem::bad_request("too_many_topics", detail));
+        return Err(Problem::new(Code::TooManyTopics, detail));
     }
     let (config, ..) = reloader.in_force().await;
     let (name, listener) = choose(&config, question.listener.as_deref())?;
@@ -85,12 +104,12 @@ fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<(&'a str, &'a mo
     match name {
         Some(name) => all.find(|(known, _)| *known == name).ok_or_else(|| {
             let detail = format!("there is no listener of this name; there are: {}", known());
-            Problem::new(axum::http::StatusCode::NOT_FOUND, "not_found", detail)
+            Problem::new(Code::NotFound, detail)
         }),
         None => match (all.next(), all.next()) {
             (Some(only), None) => Ok(only),
-            _ => Err(Problem::bad_request(
-                "which_listener",
+            _ => Err(Problem::new(
+                Code::WhichListener,
                 format!("say at which listener the client would come: {}", known()),
             )),
         },
@@ -108,7 +127,7 @@ fn handshake(
     let chain = pem
         .map(|pem| certificates_from_pem(pem.as_bytes()))
         .transpose()
-        .map_err(|error| Problem::bad_request("bad_certificate", error.to_string()))?;
+        .map_err(|error| Problem::new(Code::BadCertificate, error.to_string()))?;
     let mode = build::auth_mode_name(listener);
     let asks = listener.has_certificates() && listener.mode() != model::AuthMode::OneWay;
     let Some(chain) = chain.filter(|_| asks) else {
@@ -136,7 +155,7 @@ fn handshake(
     let mut ders = chain.into_iter();
     let leaf = ders.next().unwrap_or_default();
     let leaf = CertificateFacts::parse(&leaf)
-        .map_err(|error| Problem::bad_request("bad_certificate", error.to_string()))?;
+        .map_err(|error| Problem::new(Code::BadCertificate, error.to_string()))?;
     Ok(Ok(Some(Arc::new(ClientCertificate {
         leaf,
         intermediates: ders.map(Into::into).collect(),
@@ -217,7 +236,7 @@ fn connect(question: &Question) -> Result<Connect, Problem> {
         5 => ProtocolVersion::V5,
         other => {
             let detail = format!("protocol level {other}: 4 is MQTT 3.1.1, 5 is MQTT 5.0");
-            return Err(Problem::bad_request("bad_protocol_level", detail));
+            return Err(Problem::new(Code::BadProtocolLevel, detail));
         }
     };
     Ok(Connect {

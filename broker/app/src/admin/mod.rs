@@ -38,6 +38,7 @@ pub fn described() -> Vec<Route> {
     routes.extend(admin::bundles_routes());
     routes.extend(admin::crls_routes());
     routes.extend_from_slice(bridges::routes().routes());
+    routes.extend_from_slice(explain::routes().routes());
     routes.extend_from_slice(reload::routes().routes());
     routes
 }

@@ -509,6 +509,7 @@ async fn serve_admin(
         about,
         tokens: Tokens::open(Arc::clone(&parts.storage) as _, config.admin.max_tokens as usize)?,
         numbers: Arc::new(AdminMetrics::register(parts.metrics.registry())?),
+        imports: Arc::default(),
     };
     let operators = config.admin.operators.iter().map(|operator| {
         let checked = operator.checked();

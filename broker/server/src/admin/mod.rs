@@ -12,7 +12,7 @@ mod cas;
 mod clients;
 mod crls;
 mod delayed;
-mod devices;
+mod device_certs;
 pub mod door;
 mod grace;
 mod messages;
@@ -29,6 +29,7 @@ mod subscriptions;
 mod token_routes;
 pub mod tokens;
 mod traces;
+mod transfer;
 
 use std::sync::{Arc, OnceLock};
 
@@ -51,6 +52,7 @@ pub use self::secure::{ADMIN_TLS, AdminTls};
 pub use self::serving::serve;
 use crate::audit::AuditLog;
 use crate::broker::Broker;
+use crate::import::Imports;
 use crate::listener::ListenAddress;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -70,6 +72,7 @@ pub struct AdminParts {
     pub about: Arc<About>,
     pub tokens: Arc<tokens::Tokens>,
     pub numbers: Arc<AdminMetrics>,
+    pub imports: Arc<Imports>,
 }
 
 /// What `/api/v1/status` says of the process.
@@ -102,8 +105,9 @@ pub fn routes() -> Api<AdminParts> {
         .merge(traces::routes())
         .merge(delayed::routes())
         .merge(slow::routes())
-        .merge(devices::routes())
+        .merge(device_certs::routes())
         .merge(cas::routes())
+        .merge(transfer::routes())
         .merge(token_routes::routes())
         .merge(pages::status_route())
         .body_limit(BODY_LIMIT)

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use super::secure::{AdminTls, Shown};
 const MOST_CONNECTIONS: usize = 256;
 /// Time for the head of a request, the wait for it included.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for the body of a request.
+/// Longest wait for the next piece of a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// After this a connection ends with the request it is at.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -147,12 +148,15 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shutdown: CancellationToken,
 ) {
     let router = TowerToHyperService::new(router);
+    let streaming = Streaming::default();
+    let streams = Arc::clone(&streaming.open);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request = request.map(|body| Body::new(Hurried { body, end: Box::pin(sleep(bounds.body)) }));
+        let mut request = request.map(|body| Body::new(Hurried::new(body, bounds.body)));
         request.extensions_mut().insert(ConnectInfo(asker.peer));
         if let Some(shown) = &asker.shown {
             request.extensions_mut().insert(shown.clone());
         }
+        request.extensions_mut().insert(streaming.clone());
         let answer = router.call(request);
         async move { answer.await.map_err(|never: Infallible| never) }
     });
@@ -164,16 +168,58 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let last = tokio::select! {
         _ = &mut connection => return,
         () = shutdown.cancelled() => LAST_MOMENT,
-        () = sleep(bounds.longest) => bounds.last_request,
+        () = too_long(bounds.longest, &streams) => bounds.last_request,
     };
     connection.as_mut().graceful_shutdown();
     let _ = timeout(last, connection).await;
 }
 
-/// A request's body that has to be here in time.
+/// A connection with a stream on it may live for longer; the stream has bounds of its own.
+async fn too_long(longest: Duration, streams: &AtomicUsize) {
+    loop {
+        sleep(longest).await;
+        if streams.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+    }
+}
+
+/// For requests and answers that take as long as they are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Streaming {
+    open: Arc<AtomicUsize>,
+}
+
+impl Streaming {
+    /// Keeps the connection for as long as the value lives.
+    pub(super) fn begin(&self) -> OpenStream {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        OpenStream(Arc::clone(&self.open))
+    }
+}
+
+pub(super) struct OpenStream(Arc<AtomicUsize>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request's body, each piece of which has to be here in time.
 struct Hurried {
     body: Incoming,
+    /// Longest wait for the next piece.
+    patience: Duration,
     end: Pin<Box<Sleep>>,
+    /// The next piece is waited for. What the handler does in between does not count: an import writes to the disk.
+    waiting: bool,
+}
+
+impl Hurried {
+    fn new(body: Incoming, patience: Duration) -> Self {
+        Self { body, patience, end: Box::pin(sleep(patience)), waiting: false }
+    }
 }
 
 impl hyper::body::Body for Hurried {
@@ -186,8 +232,15 @@ impl hyper::body::Body for Hurried {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         let this = &mut *self;
         match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+            Poll::Ready(frame) => {
+                this.waiting = false;
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
             Poll::Pending => {
+                if !std::mem::replace(&mut this.waiting, true) {
+                    let end = tokio::time::Instant::now() + this.patience;
+                    this.end.as_mut().reset(end);
+                }
                 this.end.as_mut().poll(cx).map(|()| Some(Err("the request's body takes too long".into())))
             }
         }

@@ -84,6 +84,7 @@ impl World {
             about: Arc::new(about),
             tokens: tokens::Tokens::open(Arc::new(MemoryStorage::default()), 8).unwrap(),
             numbers: Arc::new(AdminMetrics::register(&prometheus::Registry::new()).unwrap()),
+            imports: Arc::default(),
         };
         let hosts = HostRule::Known(vec![String::from("broker.example")]);
         let door = Door::new(TokenHash::of(TOKEN), hosts, Arc::clone(&audit))

@@ -2,6 +2,7 @@
 //! CA certificates that follow it. Does not know what a row says.
 
 use mqgate_identity::certificate::{CertificateFacts, certificates_from_pem};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest row, in bytes.
@@ -12,8 +13,9 @@ const END: &[u8] = b"-----END CERTIFICATE-----";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How a file of certificates is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "FileFormat")]
 pub enum Format {
     /// Certificates one after another; a CA's belongs to the device's before it.
     Pem,
@@ -117,8 +119,8 @@ impl Cutter {
         }
     }
 
-    /// There is no more.
-    pub fn finish(mut self, found: &mut Vec<Cut>) {
+    /// There is no more. Answers the number of the line that would come next.
+    pub fn finish(mut self, found: &mut Vec<Cut>) -> u64 {
         if !self.rest.is_empty() || self.overflowed {
             self.end_of_line(found);
         }
@@ -129,6 +131,7 @@ impl Cutter {
             Format::Pem | Format::Csv => self.end_of_row(found),
             Format::Ndjson => {}
         }
+        self.line
     }
 
     fn end_of_line(&mut self, found: &mut Vec<Cut>) {

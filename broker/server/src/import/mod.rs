@@ -8,6 +8,6 @@ mod row;
 mod run;
 
 pub use self::cut::{Cut, CutError, Cutter, Format, MAX_ROW_BYTES};
-pub use self::progress::{Imports, KeyError, Progress};
+pub use self::progress::{About, Imports, KeyError, MOST_IMPORTS, MOST_PROBLEMS, Progress};
 pub use self::row::{Head, Row, RowError};
-pub use self::run::{Importer, Outcome, Report, RowReport};
+pub use self::run::{Importer, MOST_FAILED, MOST_ROWS, Options, Outcome, Report, RowReport};

@@ -13,7 +13,7 @@ use super::cut::Format;
 const COLUMNS: [&str; 7] = ["pem", "id", "device_id", "client_id", "tenant", "tags", "state"];
 const ATTRIBUTE: &str = "attribute.";
 /// What an exported record says besides; it follows from the certificate, or is the registry's own.
-const FOLLOWS: [&str; 18] = [
+const FOLLOWS: [&str; 25] = [
     "ca",
     "ca_id",
     "subject",
@@ -32,7 +32,16 @@ const FOLLOWS: [&str; 18] = [
     "last_seen",
     "revision",
     "effective",
+    "conditions",
+    "namespace",
+    "trust_domain",
+    "pending_until",
+    "revoked_at",
+    "deleted_at",
+    "verified_by",
 ];
+/// What keeps a certificate out besides its state. An import knows neither: it comes back inactive.
+const BARS: [&str; 2] = ["quarantined", "superseded"];
 
 /// One certificate to be registered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,7 +126,7 @@ impl Row {
         let object: Map<String, Value> =
             serde_json::from_slice(bytes).map_err(|error| RowError::Json(error.to_string()))?;
         let mut row = Self::default();
-        let mut pem = None;
+        let (mut pem, mut is_barred) = (None, false);
         for (name, value) in object {
             match name.as_str() {
                 "pem" => pem = optional("pem", value)?,
@@ -135,9 +144,14 @@ impl Row {
                     let wrong = |_| RowError::Type("attributes", "an object of texts");
                     row.attributes = serde_json::from_value(value).map_err(wrong)?;
                 }
+                name if BARS.contains(&name) => is_barred |= !value.is_null(),
                 name if FOLLOWS.contains(&name) => {}
                 _ => return Err(RowError::Unknown(name)),
             }
+        }
+        let lets_in = |state: &str| state.eq_ignore_ascii_case("ACTIVE");
+        if is_barred && row.state.as_deref().is_none_or(lets_in) {
+            row.state = Some(String::from("INACTIVE"));
         }
         row.pem = certificate(pem)?;
         Ok(row)
@@ -265,6 +279,18 @@ mod tests {
         assert_eq!(json(text), Ok(expected.clone()));
         let head = "device_id, client_id,tenant,tags,attribute.site,state,pem";
         assert_eq!(csv(head, "d,c,t,a; b,north,INACTIVE,-----BEGIN x"), Ok(expected));
+    }
+
+    #[test]
+    fn what_was_kept_out_does_not_come_in_by_an_import() {
+        for (text, state) in [
+            (r#"{"pem":"-----BEGIN x","state":"ACTIVE","quarantined":{"at":1,"why":"w"}}"#, "INACTIVE"),
+            (r#"{"pem":"-----BEGIN x","superseded":{"by":"x"}}"#, "INACTIVE"),
+            (r#"{"pem":"-----BEGIN x","state":"REVOKED","quarantined":{"at":1}}"#, "REVOKED"),
+            (r#"{"pem":"-----BEGIN x","state":"ACTIVE","quarantined":null}"#, "ACTIVE"),
+        ] {
+            assert_eq!(json(text).unwrap().state.as_deref(), Some(state), "{text}");
+        }
     }
 
     #[test]

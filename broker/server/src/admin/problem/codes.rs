@@ -124,6 +124,16 @@ codes! {
     VerificationExpired = 422 "verification_expired": "have the CA sign a new verification certificate";
     PublicKeyMismatch = 422 "public_key_mismatch": "the verification certificate was made by another CA";
 
+    CertSuperseded = 409 "cert_superseded": "a newer certificate took its place: `mqgate cert reinstate` lets both in";
+    EmptyFilter = 400 "empty_filter": "give a filter, or say `all`";
+    TooManyMatches = 409 "too_many_matches": "narrow the filter";
+    BadImport = 422 "bad_import": "correct what `detail` names; `mqgate cert import --help` shows the formats";
+    ImportCancelled = 409 "import_cancelled": "delete the import, and begin anew";
+    NoSuchImport = 404 "no_such_import": "begin it: `mqgate cert import`";
+    WhichListener = 400 "which_listener": "name one of the listeners that `detail` lists";
+    BadProtocolLevel = 400 "bad_protocol_level": "4 is MQTT 3.1.1, 5 is MQTT 5.0";
+    TooManyTopics = 400 "too_many_topics": "ask about fewer at once";
+
     // Server certificates, transitions, revocation lists.
     BundleInUse = 409 "bundle_in_use": "listeners serve it (`used_by`): take it out of their settings first";
     LastCertificate = 409 "last_certificate": "a listener would be left without a certificate (`used_by`)";
