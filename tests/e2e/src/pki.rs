@@ -93,12 +93,38 @@ impl Pki {
         self.write(name, params)
     }
 
-    fn write(&self, file: &str, mut params: CertificateParams) -> Identity {
-        let key = KeyPair::generate().expect("a key can be made");
+    /// The certificate of a device as PEM, without its key and without files: for fleets. The files of `device` are
+    /// what a test connects with.
+    pub fn certificate(&self, name: &str) -> String {
+        self.sign(&mut Self::device_params(name), &KeyPair::generate().expect("a key can be made")).pem()
+    }
+
+    /// One that expired long ago.
+    pub fn expired_certificate(&self, name: &str) -> String {
+        let mut params = Self::device_params(name);
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+        self.sign(&mut params, &KeyPair::generate().expect("a key can be made")).pem()
+    }
+
+    fn device_params(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params
+    }
+
+    fn sign(&self, params: &mut CertificateParams, key: &KeyPair) -> rcgen::Certificate {
         let mut serial = Sha256::digest(key.public_key_raw())[..16].to_vec();
         serial[0] = serial[0] & 0x7f | 0x40;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
-        let certificate = params.signed_by(&key, &self.issuer).expect("the parameters are complete");
+        params.signed_by(key, &self.issuer).expect("the parameters are complete")
+    }
+
+    fn write(&self, file: &str, mut params: CertificateParams) -> Identity {
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = self.sign(&mut params, &key);
+        let serial = params.serial_number.take().map(|serial| serial.to_bytes()).unwrap_or_default();
         fs::write(self.folder.join(format!("{file}.pem")), certificate.pem())
             .expect("the folder is writable");
         fs::write(self.folder.join(format!("{file}.der")), certificate.der())

@@ -114,10 +114,10 @@ Examples:
     Remove {
         #[command(flatten)]
         one: One,
-        /// Also if certificates are registered under it: they stay as they are (`--cascade orphan`)
+        /// Also if certificates are registered under it: they stay, and let nobody in until another CA carries them
         #[arg(long, conflicts_with = "cascade")]
         force: bool,
-        /// What becomes of certificates under it: revoke, or orphan (they stay, and let nobody in)
+        /// What becomes of certificates under it, if it is out of use: revoke, or orphan (they stay)
         #[arg(long, value_name = "HOW")]
         cascade: Option<String>,
         /// How long it stays valid; 0s after a compromise. The default is `reload.grace`
@@ -341,8 +341,13 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
             change(&one, config, &path, "revoked", &json!({ "reason": reason }))
         }
         Command::Remove { one, force, cascade, grace, how } => {
-            let cascade = if force { Some("orphan") } else { cascade.as_deref() };
-            let query = [("cascade", cascade), ("grace", grace.as_deref()), ("dry_run", how.text())];
+            let force = force.then_some("true");
+            let query = [
+                ("force", force),
+                ("cascade", cascade.as_deref()),
+                ("grace", grace.as_deref()),
+                ("dry_run", how.text()),
+            ];
             let removed = Remote::new(&one.remote, config)?.delete(&one.path("", &query))?;
             done(&one.remote, "removed", &removed)
         }
