@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use mqgate_e2e::{Broker, Pki};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -146,19 +146,21 @@ async fn an_import_that_was_cut_short_goes_on_where_it_was() {
     };
     let text = std::fs::read_to_string(&file).unwrap();
     let first: String = text.lines().take(15).map(|line| format!("{line}\n")).collect();
-    let answer = admin.post_bytes(
-        &format!("/imports?format=ndjson&line=1&key={digest}-ndjson&last=false"),
-        "application/x-ndjson",
-        first.as_bytes(),
-    );
-    assert_eq!((answer.0, &answer.1["created"]), (200, &json!(15)), "{answer:?}");
-    let progress = admin.get(&format!("/imports/{digest}-ndjson"));
-    assert_eq!((&progress["next_line"], &progress["complete"]), (&json!(16), &json!(false)));
+    let path = format!("/imports?format=ndjson&line=1&key={digest}-ndjson&last=false");
+    let mut answer = ureq::post(format!("{}/api/v1{path}", admin.url()))
+        .header("Authorization", format!("Bearer {}", admin.token()))
+        .send(first.as_bytes())
+        .unwrap();
+    let answer: Value = answer.body_mut().read_json().unwrap();
+    assert_eq!(answer["created"], json!(15), "{answer}");
+    let progress = || admin.ask("GET", &format!("/imports/{digest}-ndjson"), &[], &Value::Null).2;
+    let known = progress();
+    assert_eq!((&known["next_line"], &known["complete"]), (&json!(16), &json!(false)), "{known}");
 
     let report = admin.json(&["cert", "import", file.to_str().unwrap()]);
     // Rows of before are counted, and were not sent again: then they would be known already.
     assert_eq!((&report["created"], &report["unchanged"]), (&json!(40), &json!(0)), "{report}");
-    assert_eq!(admin.get(&format!("/imports/{digest}-ndjson"))["complete"], json!(true));
+    assert_eq!(progress()["complete"], json!(true));
     assert_eq!(registered(&broker), 40);
 }
 
