@@ -264,3 +264,152 @@ fn state(word: &str) -> Result<DeviceState, (&'static str, String)> {
         Some(state) => Ok(state),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::AuditLog;
+    use crate::registry::RegistrySettings;
+    use crate::testing::{MemoryStorage, TestCa, metrics};
+    use crate::trust::TrustStore;
+
+    struct World {
+        ca: TestCa,
+        registry: Arc<Registry>,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let ca = TestCa::new("factory");
+            let trust = Arc::new(TrustStore::new(4));
+            trust.configure(vec![ca.anchor()]).unwrap();
+            let registry = Registry::open(
+                Arc::new(MemoryStorage::default()),
+                trust,
+                Arc::new(AuditLog::default()),
+                Arc::clone(&metrics().gate),
+                RegistrySettings::default(),
+            );
+            Self { ca, registry: registry.await.unwrap() }
+        }
+
+        /// In pieces of seven bytes: none of them is a row.
+        async fn import(&self, options: Options, text: &str) -> Result<Report, RowError> {
+            let mut importer = Importer::new(Arc::clone(&self.registry), options);
+            for piece in text.as_bytes().chunks(7) {
+                importer.take(piece).await?;
+            }
+            importer.finish().await
+        }
+
+        fn row(&self, name: &str, more: &str) -> String {
+            let pem = self.ca.device(name).pem().replace('\n', "\\n");
+            format!("{{\"pem\":\"{pem}\"{more}}}\n")
+        }
+
+        async fn state(&self, report: &RowReport) -> Option<DeviceState> {
+            self.registry.device(report.id?).await.unwrap().map(|record| record.state)
+        }
+    }
+
+    fn options(format: Format) -> Options {
+        Options {
+            format,
+            line: None,
+            dry_run: false,
+            inactive: false,
+            every_row: true,
+            actor: String::from("admin:test"),
+        }
+    }
+
+    fn counts(report: &Report) -> (u64, u64, u64) {
+        (report.created, report.unchanged, report.failed)
+    }
+
+    #[tokio::test]
+    async fn rows_become_records_and_a_second_time_they_do_not() {
+        let world = World::new().await;
+        let rows = (0..GROUP + 3).map(|number| world.row(&format!("d{number}"), "")).collect::<String>();
+        let expired = format!("{{\"pem\":\"{}\"}}\n", world.ca.expired("late").pem().replace('\n', "\\n"));
+        let text = format!("{}\nno json\n{expired}{rows}", world.row("first", ""));
+        let ndjson = options(Format::Ndjson);
+        let dry = Options { dry_run: true, ..ndjson.clone() };
+        let all = GROUP as u64 + 4;
+        assert_eq!(counts(&world.import(dry, &text).await.unwrap()), (all, 0, 2));
+        let report = world.import(ndjson.clone(), &text).await.unwrap();
+        assert_eq!(counts(&report), (all, 0, 2), "the try wrote nothing");
+        let problems: Vec<_> =
+            report.problems.iter().map(|row| (row.line, row.code.as_deref().unwrap())).collect();
+        assert_eq!(problems, [(3, "bad_row"), (4, "cert_expired")]);
+        assert_eq!(report.next_line, 4 + all);
+        let lines: Vec<u64> = report.rows.iter().map(|row| row.line).collect();
+        assert_eq!((lines[0], lines[1], lines.len() as u64), (1, 5, all));
+        let again = world.import(ndjson, &text).await.unwrap();
+        assert_eq!(counts(&again), (0, all, 2));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_there_twice_is_registered_once_and_the_others_are_in() {
+        let world = World::new().await;
+        let (a, b) = (world.row("a", ""), world.row("b", ""));
+        let report = world.import(options(Format::Ndjson), &format!("{a}{b}{a}")).await.unwrap();
+        assert_eq!(counts(&report), (2, 1, 0), "{report:?}");
+        let other = a.replace("\"}", "\",\"device_id\":\"another\"}");
+        let report = world.import(options(Format::Ndjson), &other).await.unwrap();
+        assert_eq!(report.problems[0].code.as_deref(), Some("cert_registered"), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn a_row_says_in_which_state_it_comes() {
+        let world = World::new().await;
+        let text = [
+            world.row("a", ",\"state\":\"INACTIVE\""),
+            world.row("b", ",\"state\":\"pending-activation\""),
+            world.row("c", ",\"state\":\"REVOKED\",\"revocation_reason\":\"keyCompromise\""),
+            world.row("d", ""),
+            world.row("e", ",\"state\":\"TOMBSTONE\""),
+        ]
+        .concat();
+        let inactive = Options { inactive: true, ..options(Format::Ndjson) };
+        let report = world.import(inactive, &text).await.unwrap();
+        assert_eq!(counts(&report), (4, 0, 1), "{report:?}");
+        let mut states = Vec::new();
+        for row in &report.rows {
+            states.push(world.state(row).await.unwrap());
+        }
+        let expected =
+            [DeviceState::Inactive, DeviceState::PendingActivation, DeviceState::Revoked, DeviceState::Inactive];
+        assert_eq!(states, expected);
+        let revoked = world.registry.device(report.rows[2].id.unwrap()).await.unwrap().unwrap();
+        assert!(revoked.is_key_compromised(), "{:?}", revoked.revocation_reason);
+        assert_eq!(report.problems[0].code.as_deref(), Some("bad_state"));
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_file_keeps_its_line_numbers() {
+        let world = World::new().await;
+        let pem = world.ca.device("a").pem();
+        let part = |line| Options { line, ..options(Format::Csv) };
+        let text = format!("device_id,pem\na,\"{pem}\"\nb,x\n");
+        let lines = pem.lines().count() as u64;
+        let report = world.import(part(Some(100)), &text).await.unwrap();
+        assert_eq!((report.rows[0].line, report.problems[0].line), (100, 101 + lines));
+        let report = world.import(part(None), &text).await.unwrap();
+        assert_eq!((report.rows[0].line, report.problems[0].line), (2, 3 + lines));
+        let refused = world.import(part(None), "colour\nred\n").await.unwrap_err();
+        assert!(refused.to_string().contains("`colour`"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn an_id_must_be_that_of_the_certificate() {
+        let world = World::new().await;
+        let device = world.ca.device("a");
+        let pem = device.pem().replace('\n', "\\n");
+        let row = |id: &str| format!("{{\"pem\":\"{pem}\",\"id\":\"{id}\"}}\n");
+        let text = row(&"0".repeat(64)) + &row("zz") + &row(&device.id().to_hex());
+        let report = world.import(options(Format::Ndjson), &text).await.unwrap();
+        assert_eq!(counts(&report), (1, 0, 2), "{report:?}");
+        assert!(report.problems.iter().all(|row| row.code.as_deref() == Some("bad_id")));
+    }
+}
