@@ -12,6 +12,7 @@ mod changes;
 mod codes;
 mod devices;
 mod flight;
+mod preview;
 mod rotation;
 mod sweeps;
 

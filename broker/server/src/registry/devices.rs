@@ -74,10 +74,10 @@ struct Prepared {
 
 /// What the storage knows that a registration has to do with.
 #[derive(Default)]
-struct Known {
-    existing: Option<DeviceCertificate>,
-    same_key: Vec<DeviceCertificate>,
-    same_serial: Option<CertificateFingerprint>,
+pub(super) struct Known {
+    pub(super) existing: Option<DeviceCertificate>,
+    pub(super) same_key: Vec<DeviceCertificate>,
+    pub(super) same_serial: Option<CertificateFingerprint>,
 }
 
 /// A certificate that an operator gave, and where its path leads.
@@ -85,6 +85,33 @@ struct Judged {
     facts: CertificateFacts,
     path: ValidatedPath,
     request: ManualRegistration,
+}
+
+impl JitRegistration {
+    /// The certificate as the rules want to see it.
+    pub(super) fn new_device(&self) -> NewDevice<'_> {
+        let Registration { identity, attributes, .. } = &self.registration;
+        let attributes = identity.attributes.iter().chain(attributes);
+        NewDevice {
+            facts: &self.certificate.leaf,
+            ca_id: self.anchor,
+            issuer_key: self.certificate.issuer_key,
+            device_id: identity.device_id.clone(),
+            tenant: identity.tenant.clone(),
+            tags: identity.tags.clone(),
+            client_id: self.client_id.clone(),
+            attributes: attributes
+                .map(|attribute| (attribute.name.clone(), text(attribute.value.clone())))
+                .collect(),
+            state: if self.hold { DeviceState::PendingActivation } else { DeviceState::Active },
+            source: RegistrationSource::Jit,
+            on_tombstone: OnTombstone::Refuse,
+            pending_ttl_millis: match u64::try_from(self.pending_ttl.as_millis()).unwrap_or(u64::MAX) {
+                0 => PENDING_TTL_MILLIS,
+                millis => millis,
+            },
+        }
+    }
 }
 
 impl Registry {
@@ -135,46 +162,13 @@ impl Registry {
         jit: JitRegistration,
         flight: Flight,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let JitRegistration {
-            accepted,
-            certificate,
-            anchor,
-            registration,
-            client_id,
-            hold,
-            by,
-            verdicts,
-            rotation,
-            pending_ttl,
-        } = jit;
-        let identity = registration.identity;
+        let new = jit.new_device();
         let others =
-            self.certificates_in_use(&identity.device_id, certificate.leaf.certificate_fingerprint).await?;
-        if registration.on_conflict == ConflictPolicy::Refuse && !others.is_empty() {
-            return Err(RegistryError::DeviceExists(identity.device_id));
+            self.certificates_in_use(&new.device_id, new.facts.certificate_fingerprint).await?;
+        if jit.registration.on_conflict == ConflictPolicy::Refuse && !others.is_empty() {
+            return Err(RegistryError::DeviceExists(new.device_id));
         }
-        let new = NewDevice {
-            facts: &certificate.leaf,
-            ca_id: anchor,
-            issuer_key: certificate.issuer_key,
-            device_id: identity.device_id,
-            tenant: identity.tenant,
-            tags: identity.tags,
-            client_id,
-            attributes: identity
-                .attributes
-                .into_iter()
-                .chain(registration.attributes)
-                .map(|attribute| (attribute.name, text(attribute.value)))
-                .collect(),
-            state: if hold { DeviceState::PendingActivation } else { DeviceState::Active },
-            source: RegistrationSource::Jit,
-            on_tombstone: OnTombstone::Refuse,
-            pending_ttl_millis: match u64::try_from(pending_ttl.as_millis()).unwrap_or(u64::MAX) {
-                0 => PENDING_TTL_MILLIS,
-                millis => millis,
-            },
-        };
+        let JitRegistration { accepted, registration, hold, by, verdicts, rotation, .. } = &jit;
         let actor = format!("plugin:{by}");
         let context = EventContext {
             peer_ip: Some(accepted.peer.address.to_string()),
@@ -184,21 +178,21 @@ impl Registry {
             ..EventContext::default()
         };
         let event = |name, reason| {
-            let mut event = event_about(AuditEvent::new(name, Outcome::Success, reason), &accepted);
-            event.plugins = verdicts;
-            event.field("registered_by", &*by)
+            let mut event = event_about(AuditEvent::new(name, Outcome::Success, reason), accepted);
+            event.plugins.clone_from(verdicts);
+            event.field("registered_by", &**by)
         };
-        let replaces = registration.on_conflict == ConflictPolicy::ReplaceCertificates && !hold;
+        let replaces = registration.on_conflict == ConflictPolicy::ReplaceCertificates && !*hold;
         let prepared = self.prepare(new, "plugin", &actor, Some(context), event).await?;
         let Some(change) = prepared.change else { return Ok(prepared.changed.after) };
         let same_device: Vec<_> =
             others.into_iter().filter(|other| other.is_same_device(&prepared.changed.after)).collect();
         if replaces {
             for other in &same_device {
-                self.replace_by(other.id, prepared.changed.after.id, &by).await?;
+                self.replace_by(other.id, prepared.changed.after.id, by).await?;
             }
         } else {
-            self.make_room(&prepared.changed.after, &same_device, rotation).await?;
+            self.make_room(&prepared.changed.after, &same_device, *rotation).await?;
         }
         self.commit(vec![flight], vec![change]).await?;
         Ok(prepared.changed.after)
@@ -352,7 +346,7 @@ impl Registry {
     }
 
     /// Certificates of a device, other than `except`, that are in use or may be.
-    async fn certificates_in_use(
+    pub(super) async fn certificates_in_use(
         &self,
         device_id: &str,
         except: CertificateFingerprint,
@@ -433,7 +427,7 @@ impl Registry {
         Ok(Prepared { changed: Changed { before, after }, change: Some(change) })
     }
 
-    async fn known(&self, new: &NewDevice<'_>) -> Result<Known, RegistryError> {
+    pub(super) async fn known(&self, new: &NewDevice<'_>) -> Result<Known, RegistryError> {
         let id = new.facts.certificate_fingerprint;
         let key = hex::encode(new.facts.public_key.spki_sha256);
         let (serial, issuer_key) = (hex::encode(&new.facts.serial), hex::encode(new.issuer_key));
