@@ -4,11 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::{Extension, Json};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http_body_util::BodyExt as _;
 use hyper::body::Frame;
 use mqgate_identity::registry::{DeviceCertificate, DeviceState, MAX_PAGE};
@@ -30,25 +30,38 @@ pub(super) fn routes() -> Api<AdminParts> {
     let write = Scope::CertsWrite;
     Api::new("Imports and exports")
         .route(
-            Doc::post("/imports", "import.add", write, "Registers the certificates of a file, or of a part of it.")
-                .problems(&[
-                    Code::BadImport,
-                    Code::ImportCancelled,
-                    Code::BadParameter,
-                    Code::RegistryUnavailable,
-                    Code::AuditUnavailable,
-                ]),
+            Doc::post(
+                "/imports",
+                "import.add",
+                write,
+                "Registers the certificates of a file, or of a part of it.",
+            )
+            .problems(&[
+                Code::BadImport,
+                Code::ImportCancelled,
+                Code::BadParameter,
+                Code::RegistryUnavailable,
+                Code::AuditUnavailable,
+            ]),
             import,
         )
-        .route(Doc::get("/imports", "import.list", Scope::CertsRead, "Lists imports that are sent in parts."), list)
+        .route(
+            Doc::get("/imports", "import.list", Scope::CertsRead, "Lists imports that are sent in parts."),
+            list,
+        )
         .route(
             Doc::get("/imports/{key}", "import.show", Scope::CertsRead, "How far an import came.")
                 .problems(&[Code::NoSuchImport]),
             show,
         )
         .route(
-            Doc::delete("/imports/{key}", "import.cancel", write, "Cancels an import, or forgets one that has ended.")
-                .problems(&[Code::NoSuchImport]),
+            Doc::delete(
+                "/imports/{key}",
+                "import.cancel",
+                write,
+                "Cancels an import, or forgets one that has ended.",
+            )
+            .problems(&[Code::NoSuchImport]),
             cancel,
         )
         .route(
@@ -170,7 +183,8 @@ async fn cancel(
 }
 
 fn no_such_import() -> Problem {
-    let detail = "no import of this key is known: it was never begun, has ended, or the broker was restarted since";
+    let detail =
+        "no import of this key is known: it was never begun, has ended, or the broker was restarted since";
     Problem::new(Code::NoSuchImport, detail)
 }
 
@@ -251,7 +265,8 @@ fn write(format: Format, record: &DeviceCertificate, out: &mut Vec<u8>) {
             let (client_id, tenant) = (text(&record.client_id), text(&record.tenant));
             let mut writer = csv::Writer::from_writer(out);
             // A vector takes everything.
-            let _ = writer.write_record([&id, &record.device_id, &client_id, &tenant, &tags, state, &record.pem]);
+            let _ =
+                writer.write_record([&id, &record.device_id, &client_id, &tenant, &tags, state, &record.pem]);
         }
     }
 }

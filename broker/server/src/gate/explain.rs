@@ -16,7 +16,7 @@ use mqgate_identity::registry::DeviceCertificate;
 use mqgate_protocol::permit::Permit;
 
 use super::judge::{Asked, Decision, No, check_binding, client_id, permit};
-use super::{Accepted, AuthMode, Gate, ListenerPolicy, RegistrationMode, Refusal, answer, facts};
+use super::{Accepted, AuthMode, Gate, ListenerPolicy, Refusal, RegistrationMode, answer, facts};
 use crate::chain::{Stop, Walk};
 use crate::registry::{JitRegistration, Registry};
 
@@ -268,12 +268,7 @@ impl Gate {
         }
     }
 
-    fn bound(
-        &self,
-        told: &mut Told,
-        record: Option<&DeviceCertificate>,
-        on: &Connection,
-    ) -> Result<(), No> {
+    fn bound(&self, told: &mut Told, record: Option<&DeviceCertificate>, on: &Connection) -> Result<(), No> {
         let Some(record) = record else { return Ok(()) };
         let asked = Asked::New { dialogue: None };
         check_binding(Some(record), on, &asked).map_err(|no| told.failed("binding", None, no))?;
@@ -305,8 +300,7 @@ impl Gate {
             }
             Err(Stop::Denied { by, denial }) => {
                 let reason = answer::provision_reason(&denial);
-                let no =
-                    No { reason: Some(reason), denial: Some(denial), by: Some(by), ..No::default() };
+                let no = No { reason: Some(reason), denial: Some(denial), by: Some(by), ..No::default() };
                 return Err(told.failed("registration", since, no));
             }
             Err(stop) => return Err(told.failed("registration", since, stop.into())),

@@ -378,8 +378,12 @@ mod tests {
         for row in &report.rows {
             states.push(world.state(row).await.unwrap());
         }
-        let expected =
-            [DeviceState::Inactive, DeviceState::PendingActivation, DeviceState::Revoked, DeviceState::Inactive];
+        let expected = [
+            DeviceState::Inactive,
+            DeviceState::PendingActivation,
+            DeviceState::Revoked,
+            DeviceState::Inactive,
+        ];
         assert_eq!(states, expected);
         let revoked = world.registry.device(report.rows[2].id.unwrap()).await.unwrap().unwrap();
         assert!(revoked.is_key_compromised(), "{:?}", revoked.revocation_reason);

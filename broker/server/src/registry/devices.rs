@@ -163,8 +163,7 @@ impl Registry {
         flight: Flight,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
         let new = jit.new_device();
-        let others =
-            self.certificates_in_use(&new.device_id, new.facts.certificate_fingerprint).await?;
+        let others = self.certificates_in_use(&new.device_id, new.facts.certificate_fingerprint).await?;
         if jit.registration.on_conflict == ConflictPolicy::Refuse && !others.is_empty() {
             return Err(RegistryError::DeviceExists(new.device_id));
         }

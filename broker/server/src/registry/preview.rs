@@ -13,7 +13,10 @@ use crate::clock;
 
 impl Registry {
     /// The record that a registration would write, or the one that is there.
-    pub(crate) async fn preview_jit(&self, jit: &JitRegistration) -> Result<DeviceCertificate, RegistryError> {
+    pub(crate) async fn preview_jit(
+        &self,
+        jit: &JitRegistration,
+    ) -> Result<DeviceCertificate, RegistryError> {
         let new = jit.new_device();
         let others = self.certificates_in_use(&new.device_id, new.facts.certificate_fingerprint).await?;
         if jit.registration.on_conflict == ConflictPolicy::Refuse && !others.is_empty() {

@@ -42,7 +42,10 @@ async fn a_ca_is_registered_with_a_proof_and_without_one_it_verifies_nothing() {
     // Somebody else's key proves nothing, and a code is good once.
     factory(&broker, &admin, "other");
     let other = file(&broker, "other.key");
-    assert!(refused(&admin, &["ca", "verify", "factory", "--ca-key", &other]).contains("does not belong to the key"));
+    assert!(
+        refused(&admin, &["ca", "verify", "factory", "--ca-key", &other])
+            .contains("does not belong to the key")
+    );
     let text = refused(&admin, &["ca", "verify", "factory"]);
     assert!(text.contains("--ca-key FILE"), "{text}");
     let text = admin.run(&["ca", "verify", "factory", "--ca-key", &key]);
@@ -78,19 +81,28 @@ async fn settings_of_a_ca_and_its_states() {
     admin.run(&set);
     let settings = admin.json(&["ca", "show", "factory"])["settings"].clone();
     assert_eq!(settings["auto_registration"], "pending");
-    assert_eq!((&settings["max_device_certs"], &settings["subject_patterns"]), (&json!(5), &json!(["CN=meter-*"])));
+    assert_eq!(
+        (&settings["max_device_certs"], &settings["subject_patterns"]),
+        (&json!(5), &json!(["CN=meter-*"]))
+    );
     admin.run(&["ca", "set", "factory", "--max-device-certs", "none", "--subject-pattern", "none"]);
     let settings = admin.json(&["ca", "show", "factory"])["settings"].clone();
     assert!(settings["max_device_certs"].is_null() && settings["subject_patterns"].is_null(), "{settings}");
     assert!(refused(&admin, &["ca", "set", "factory"]).contains("mqgate ca set --help"));
-    assert!(refused(&admin, &["ca", "set", "factory", "--subject-pattern", "meter-*"]).contains("bad_pattern"));
+    assert!(
+        refused(&admin, &["ca", "set", "factory", "--subject-pattern", "meter-*"]).contains("bad_pattern")
+    );
 
     let device = file(&broker, "meter-1.pem");
     let dir = file(&broker, "");
     admin.run(&["pki", "device", "--cn", "meter-1", "--ca", "factory", "--dir", &dir]);
     admin.run(&["cert", "register", &device]);
     let impact = admin.json(&["ca", "impact", "factory"]);
-    assert_eq!((&impact["certificates"], &impact["connections"]), (&json!({ "ACTIVE": 1 }), &json!(0)), "{impact}");
+    assert_eq!(
+        (&impact["certificates"], &impact["connections"]),
+        (&json!({ "ACTIVE": 1 }), &json!(0)),
+        "{impact}"
+    );
     assert!(admin.run(&["ca", "impact", "factory"]).contains("revoke"));
 
     admin.run(&["ca", "deactivate", "factory"]);
@@ -108,7 +120,9 @@ async fn settings_of_a_ca_and_its_states() {
     assert!(refused(&admin, &["ca", "activate", "factory"]).contains("ca_revoked"));
     admin.run(&["ca", "remove", "factory", "--cascade", "revoke"]);
     assert_eq!(admin.json(&["cert", "show", &device])["state"], "REVOKED");
-    assert!(refused(&admin, &["ca", "register", &ca, "--name", "again", "--ca-key", &key]).contains("ca_revoked"));
+    assert!(
+        refused(&admin, &["ca", "register", &ca, "--name", "again", "--ca-key", &key]).contains("ca_revoked")
+    );
     assert!(refused(&admin, &["ca", "show", "factory"]).contains("mqgate ca list"));
 }
 
@@ -161,7 +175,8 @@ async fn the_life_of_a_certificate_command_by_command() {
     admin.run(&["cert", "register", pem]);
 
     let history = admin.json(&["cert", "history", pem]);
-    let happened: Vec<_> = history.as_array().unwrap().iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let happened: Vec<_> =
+        history.as_array().unwrap().iter().map(|event| event["event"].as_str().unwrap()).collect();
     let expected = [
         "certs.registered",
         "certs.changed",
@@ -193,8 +208,12 @@ async fn filters_and_one_thing_to_many() {
     admin.run(&["cert", "register", soon.certificate.to_str().unwrap()]);
     let names = |arguments: &[&str]| -> Vec<String> {
         let listed = admin.json(&[&["cert", "list"], arguments].concat());
-        let mut names: Vec<_> =
-            listed.as_array().unwrap().iter().map(|item| item["device_id"].as_str().unwrap().to_owned()).collect();
+        let mut names: Vec<_> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["device_id"].as_str().unwrap().to_owned())
+            .collect();
         names.sort();
         names
     };
@@ -240,7 +259,17 @@ async fn an_explanation_tells_every_step_and_changes_nothing() {
 
     let answer = explained(&admin, &["--cert", pem, "--client-id", "seven", "--topic", "devices/device-7/x"]);
     assert_eq!((&answer["admitted"], &answer["client_id"]), (&json!(true), &json!("seven")), "{answer}");
-    for name in ["asked", "signature", "anchor", "validity", "bans", "registry", "registration", "authorizers", "permit"] {
+    for name in [
+        "asked",
+        "signature",
+        "anchor",
+        "validity",
+        "bans",
+        "registry",
+        "registration",
+        "authorizers",
+        "permit",
+    ] {
         assert_eq!(step(&answer, name)["outcome"], "passed", "{name}: {answer}");
     }
     let plugin = |name: &str| {

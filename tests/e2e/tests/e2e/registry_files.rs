@@ -53,7 +53,10 @@ async fn import_and_again(rows: usize, lines: [usize; 3]) {
     let file = file.to_str().unwrap();
 
     let dry = said(&admin.try_run(&["cert", "import", file, "--dry-run"]));
-    assert!(dry.contains(&format!("would be registered: {}, known already: 0, not taken: 3", rows - 3)), "{dry}");
+    assert!(
+        dry.contains(&format!("would be registered: {}, known already: 0, not taken: 3", rows - 3)),
+        "{dry}"
+    );
     assert_eq!(registered(&broker), 0, "a try writes nothing");
 
     let began = std::time::Instant::now();
@@ -170,7 +173,8 @@ async fn what_an_import_refuses_as_a_whole() {
     let admin = broker.admin();
     let keys = broker.pki.device("device-1");
     // A bundle with keys in it: they are not sent, and the certificates are.
-    let both = std::fs::read_to_string(&keys.key).unwrap() + &std::fs::read_to_string(&keys.certificate).unwrap();
+    let both =
+        std::fs::read_to_string(&keys.key).unwrap() + &std::fs::read_to_string(&keys.certificate).unwrap();
     let file = broker.folder.join("both.pem");
     std::fs::write(&file, both).unwrap();
     assert!(admin.run(&["cert", "import", file.to_str().unwrap()]).contains("registered: 1"));

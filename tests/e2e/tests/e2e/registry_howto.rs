@@ -93,7 +93,8 @@ async fn every_step_of_the_page_is_one_command() {
                 .output()
                 .expect("mqgate was built")
         });
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = text.lines().collect();
         assert!(
             is_printed(&printed, &lines),

@@ -264,7 +264,10 @@ impl Settings {
         set("san_patterns", list(&self.san_pattern));
         set("max_leaf_lifetime_seconds", self.max_leaf_lifetime.as_deref().map(seconds).transpose()?);
         set("crl_sources", list(&self.crl_source));
-        set("registrar", self.registrar.as_deref().map(|name| if name == NONE { Value::Null } else { json!(name) }));
+        set(
+            "registrar",
+            self.registrar.as_deref().map(|name| if name == NONE { Value::Null } else { json!(name) }),
+        );
         set("trust_domain", self.trust_domain.as_ref().map(|name| json!(name)));
         set("tags", list(&self.tag));
         Ok(all)
@@ -282,7 +285,9 @@ fn list(given: &[String]) -> Option<Value> {
 fn number(text: &str) -> Result<Value> {
     match text {
         NONE => Ok(Value::Null),
-        text => Ok(json!(text.parse::<u64>().map_err(|_| Failure::refused(format!("`{text}` is no number")))?)),
+        text => {
+            Ok(json!(text.parse::<u64>().map_err(|_| Failure::refused(format!("`{text}` is no number")))?))
+        }
     }
 }
 
@@ -388,12 +393,15 @@ fn run_code(code: Code, config: Option<&Path>) -> Result<()> {
             if remote.json {
                 return output::json(&code);
             }
-            let (word, until) = (text(&code, "code"), code["expires_at"].as_i64().map(time).unwrap_or_default());
+            let (word, until) =
+                (text(&code, "code"), code["expires_at"].as_i64().map(time).unwrap_or_default());
             say(format!("code     {word}"))?;
             say(format!("expires  {until}"))?;
             say("next: have the CA sign a certificate with this code as its common name, and")?;
             say("  mqgate ca register ca.pem --name NAME --verification verification.pem")?;
-            say("or, where the CA's key is a file here, all in one: mqgate ca register ca.pem --name NAME --ca-key ca.key")
+            say(
+                "or, where the CA's key is a file here, all in one: mqgate ca register ca.pem --name NAME --ca-key ca.key",
+            )
         }
         Code::List { remote } => {
             let items = Remote::new(&remote, config)?.all("/ca-registration-codes")?;

@@ -64,13 +64,8 @@ pub fn impact(impact: &Value) -> Result<()> {
     if connections > 0 {
         say(format!("  that another CA carries as well: {others}"))?;
     }
-    let clients: Vec<String> = impact["clients"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(printable)
-        .collect();
+    let clients: Vec<String> =
+        impact["clients"].as_array().into_iter().flatten().filter_map(Value::as_str).map(printable).collect();
     if !clients.is_empty() {
         let more = usize::try_from(connections).unwrap_or(usize::MAX).saturating_sub(clients.len());
         let more = if more > 0 { format!(", … and {more} more") } else { String::new() };

@@ -79,14 +79,7 @@ pub fn pending(one: &One, config: Option<&Path>, how: &How, doing: Doing) -> Res
     at(one, config, how, doing, "/provisioning/pending", &serde_json::json!({}))
 }
 
-fn at(
-    one: &One,
-    config: Option<&Path>,
-    how: &How,
-    doing: Doing,
-    resource: &str,
-    body: &Value,
-) -> Result<()> {
+fn at(one: &One, config: Option<&Path>, how: &How, doing: Doing, resource: &str, body: &Value) -> Result<()> {
     let remote = Remote::new(&one.remote, config)?;
     let id = resolve(&remote, &one.id, doing.wanted())?;
     let path = format!("{resource}/{id}/{}?dry_run={}", doing.verb(), how.dry_run);

@@ -341,7 +341,18 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
         Command::Show(one) => show(&one, config),
         Command::History(one) => about(&one, config, "history", show::history),
         Command::Sessions(one) => about(&one, config, "sessions", show::sessions),
-        Command::Register { file, device_id, client_id, tenant, tag, attribute, inactive, restore, dry_run, remote } => {
+        Command::Register {
+            file,
+            device_id,
+            client_id,
+            tenant,
+            tag,
+            attribute,
+            inactive,
+            restore,
+            dry_run,
+            remote,
+        } => {
             let pem = String::from_utf8(read_file(&file)?)
                 .map_err(|_| Failure::refused(format!("{} is no PEM file", file.display())))?;
             let body = json!({

@@ -32,9 +32,10 @@ pub fn resolve(remote: &Remote, id: &str, wanted: &[&str]) -> Result<String> {
         match (found.next(), found.next()) {
             (Some(one), None) => return Ok(text(one, "id")),
             (Some(_), Some(_)) => {
-                return Err(
-                    Failure::refused(format!("several certificates begin with {start}: give more of it")).into()
-                );
+                return Err(Failure::refused(format!(
+                    "several certificates begin with {start}: give more of it"
+                ))
+                .into());
             }
             (None, _) => {}
         }

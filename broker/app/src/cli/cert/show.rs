@@ -47,7 +47,8 @@ pub fn one(record: &Value) -> Result<()> {
                 _,
             ) => time(value.as_i64().unwrap_or_default()),
             (_, Value::Object(map)) => {
-                let words: Vec<String> = map.keys().map(|key| format!("{key}={}", text(value, key))).collect();
+                let words: Vec<String> =
+                    map.keys().map(|key| format!("{key}={}", text(value, key))).collect();
                 words.join(" ")
             }
             _ => text(record, name),

@@ -136,7 +136,8 @@ fn bar(length: Option<u64>) -> Result<ProgressBar> {
         Some(length) => (ProgressBar::new(length), "{bar:40} {bytes}/{total_bytes} {eta} {msg}"),
         None => (ProgressBar::new_spinner(), "{spinner} {bytes} {msg}"),
     };
-    Ok(bar.with_style(ProgressStyle::with_template(template).context("the progress bar's template is wrong")?))
+    Ok(bar
+        .with_style(ProgressStyle::with_template(template).context("the progress bar's template is wrong")?))
 }
 
 /// The file, and what was read of it to find out how it is written.
@@ -344,9 +345,10 @@ fn unsendable(cut: &Cut) -> Option<(&'static str, String)> {
     const KEY: &[u8] = b"PRIVATE KEY-----";
     match &cut.bytes {
         Err(error) => Some(("bad_row", error.to_string())),
-        Ok(row) if row.windows(KEY.len()).any(|window| window == KEY) => {
-            Some(("private_key", String::from("it holds a private key, which was not sent: take it out of the file")))
-        }
+        Ok(row) if row.windows(KEY.len()).any(|window| window == KEY) => Some((
+            "private_key",
+            String::from("it holds a private key, which was not sent: take it out of the file"),
+        )),
         Ok(_) => None,
     }
 }

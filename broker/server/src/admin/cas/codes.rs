@@ -99,9 +99,9 @@ async fn create(
     MaybeJson(body): MaybeJson<CreateBody>,
 ) -> Result<(StatusCode, Json<Shown>), Problem> {
     let ttl = body.and_then(|body| body.ttl).map(|text| {
-        duration(&text).filter(|ttl| !ttl.is_zero() && *ttl <= LONGEST_TTL).ok_or_else(|| {
-            Problem::new(Code::BadTime, "`ttl` is a time up to 30d, for example 1h")
-        })
+        duration(&text)
+            .filter(|ttl| !ttl.is_zero() && *ttl <= LONGEST_TTL)
+            .ok_or_else(|| Problem::new(Code::BadTime, "`ttl` is a time up to 30d, for example 1h"))
     });
     let code = parts.registry.create_registration_code(ttl.transpose()?, asked(&change, None)).await?;
     let status = if change.dry_run { StatusCode::OK } else { StatusCode::CREATED };

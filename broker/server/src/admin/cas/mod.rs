@@ -64,22 +64,39 @@ const PROBLEMS: &[Code] = &[
 pub(super) fn routes() -> Api<AdminParts> {
     let write = Scope::CasWrite;
     Api::new("CAs")
-        .route(Doc::get("/cas", "ca.list", Scope::CasRead, "Lists CAs, those of the configuration included."), list)
         .route(
-            Doc::post("/cas", "ca.add", write, "Registers a CA, with a proof that its key is the asker's or without.")
-                .created()
-                .problems(PROBLEMS),
+            Doc::get("/cas", "ca.list", Scope::CasRead, "Lists CAs, those of the configuration included."),
+            list,
+        )
+        .route(
+            Doc::post(
+                "/cas",
+                "ca.add",
+                write,
+                "Registers a CA, with a proof that its key is the asker's or without.",
+            )
+            .created()
+            .problems(PROBLEMS),
             register,
         )
         .route(Doc::get("/cas/{id}", "ca.show", Scope::CasRead, "One CA.").problems(&[Code::NotFound]), show)
-        .route(Doc::patch("/cas/{id}", "ca.change", write, "Changes settings of a CA.").problems(PROBLEMS), patch)
         .route(
-            Doc::delete("/cas/{id}", "ca.remove", write, "Removes a CA from the registry.").problems(PROBLEMS),
+            Doc::patch("/cas/{id}", "ca.change", write, "Changes settings of a CA.").problems(PROBLEMS),
+            patch,
+        )
+        .route(
+            Doc::delete("/cas/{id}", "ca.remove", write, "Removes a CA from the registry.")
+                .problems(PROBLEMS),
             remove,
         )
         .route(
-            Doc::post("/cas/{id}/verify", "ca.verify", write, "Takes the proof that a CA's key is the asker's.")
-                .problems(PROBLEMS),
+            Doc::post(
+                "/cas/{id}/verify",
+                "ca.verify",
+                write,
+                "Takes the proof that a CA's key is the asker's.",
+            )
+            .problems(PROBLEMS),
             verify,
         )
         .route(
@@ -92,8 +109,13 @@ pub(super) fn routes() -> Api<AdminParts> {
             deactivate,
         )
         .route(
-            Doc::post("/cas/{id}/replace", "ca.replace", write, "Trusts another CA in the place of one, which stays valid beside it for its grace.")
-                .problems(PROBLEMS),
+            Doc::post(
+                "/cas/{id}/replace",
+                "ca.replace",
+                write,
+                "Trusts another CA in the place of one, which stays valid beside it for its grace.",
+            )
+            .problems(PROBLEMS),
             replace,
         )
         .route(

@@ -185,7 +185,8 @@ fn note(report: &mut Report, done: Option<Done>) {
         None => return,
         Some(Ok((_, Ok(changed)))) => {
             let was = changed.before.as_ref().map(|before| before.revision);
-            let count = if was == Some(changed.revision) { &mut report.unchanged } else { &mut report.changed };
+            let count =
+                if was == Some(changed.revision) { &mut report.unchanged } else { &mut report.changed };
             *count += 1;
             return;
         }

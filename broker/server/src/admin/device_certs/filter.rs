@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use mqgate_identity::certificate::CertificateFingerprint;
-use mqgate_identity::registry::{
-    Condition, DeviceQuery, DeviceState, Effective, RegistrationSource, Span,
-};
+use mqgate_identity::registry::{Condition, DeviceQuery, DeviceState, Effective, RegistrationSource, Span};
 use mqgate_identity::time::{UnixMillis, UnixSeconds};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -81,7 +79,12 @@ impl Filter {
         };
         let last_seen = Span {
             from: self.seen_within.as_deref().map(|text| time("seen_within", text)).transpose()?.map(before),
-            until: self.not_seen_for.as_deref().map(|text| time("not_seen_for", text)).transpose()?.map(before),
+            until: self
+                .not_seen_for
+                .as_deref()
+                .map(|text| time("not_seen_for", text))
+                .transpose()?
+                .map(before),
         };
         Ok(DeviceQuery {
             states: self.state.as_deref().map(states).transpose()?.unwrap_or_default(),
@@ -172,9 +175,9 @@ fn moment(name: &'static str, text: &str) -> Result<UnixSeconds, Problem> {
     }
     let day = text.parse::<jiff::civil::Date>().ok();
     let midnight = day.and_then(|day| day.to_zoned(jiff::tz::TimeZone::UTC).ok());
-    midnight.map(|midnight| UnixSeconds(midnight.timestamp().as_second())).ok_or_else(|| {
-        bad(name, text, "write 2027-01-31, 2027-01-31T12:00:00Z, or seconds since 1970")
-    })
+    midnight
+        .map(|midnight| UnixSeconds(midnight.timestamp().as_second()))
+        .ok_or_else(|| bad(name, text, "write 2027-01-31, 2027-01-31T12:00:00Z, or seconds since 1970"))
 }
 
 fn bad(name: &'static str, value: &str, what: &str) -> Problem {

@@ -1,6 +1,5 @@
 //! Certificates seen from elsewhere: devices, those that wait for an operator, and what is left of those deleted.
 
-
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use mqgate_identity::registry::{DeviceCertificate, DeviceState};
@@ -23,7 +22,8 @@ pub(super) fn routes() -> Api<AdminParts> {
     let list = &[Code::BadCursor, Code::RegistryUnavailable];
     Api::new("Device certificates")
         .route(
-            Doc::get("/tombstones", "tombstone.list", read, "What was deleted and is remembered.").problems(list),
+            Doc::get("/tombstones", "tombstone.list", read, "What was deleted and is remembered.")
+                .problems(list),
             tombstones,
         )
         .route(
@@ -42,13 +42,23 @@ pub(super) fn routes() -> Api<AdminParts> {
             devices,
         )
         .route(
-            Doc::get("/devices/{device_id}", "device-identity.show", read, "One device with its certificates.")
-                .problems(&[Code::NotFound, Code::RegistryUnavailable]),
+            Doc::get(
+                "/devices/{device_id}",
+                "device-identity.show",
+                read,
+                "One device with its certificates.",
+            )
+            .problems(&[Code::NotFound, Code::RegistryUnavailable]),
             device,
         )
         .route(
-            Doc::get("/provisioning/pending", "provisioning.pending", read, "Certificates that wait for an operator.")
-                .problems(list),
+            Doc::get(
+                "/provisioning/pending",
+                "provisioning.pending",
+                read,
+                "Certificates that wait for an operator.",
+            )
+            .problems(list),
             pending,
         )
         .route(
@@ -128,7 +138,8 @@ async fn approve(
     match record.state {
         DeviceState::PendingActivation | DeviceState::Active => {}
         DeviceState::Inactive => {
-            let detail = "the certificate does not wait: it was deactivated; `mqgate cert activate` lets it in";
+            let detail =
+                "the certificate does not wait: it was deactivated; `mqgate cert activate` lets it in";
             return Err(Problem::new(Code::CertNotPending, detail));
         }
         DeviceState::Revoked => {
@@ -194,9 +205,8 @@ async fn compose(parts: &AdminParts, device_id: String) -> Result<Option<Device>
     records.retain(|record| record.state != DeviceState::Tombstone);
     records.sort_by_key(|record| (rank(record.state), std::cmp::Reverse(record.registered_at)));
     let Some(first) = records.first() else { return Ok(None) };
-    let connections = |record: &DeviceCertificate| {
-        parts.broker.connections().find(Mark::Certificate(record.id)).len()
-    };
+    let connections =
+        |record: &DeviceCertificate| parts.broker.connections().find(Mark::Certificate(record.id)).len();
     Ok(Some(Device {
         device_id: first.device_id.clone(),
         state: first.state,

@@ -57,13 +57,23 @@ pub(super) fn routes() -> Api<AdminParts> {
             show,
         )
         .route(
-            Doc::patch("/device-certs/{id}", "device.change", Scope::CertsWrite, "Changes tags, attributes, tenant, client id.")
-                .problems(verbs::PROBLEMS),
+            Doc::patch(
+                "/device-certs/{id}",
+                "device.change",
+                Scope::CertsWrite,
+                "Changes tags, attributes, tenant, client id.",
+            )
+            .problems(verbs::PROBLEMS),
             verbs::patch,
         )
         .route(
-            Doc::delete("/device-certs/{id}", "device.delete", Scope::CertsWrite, "Deletes a certificate; a tombstone stays.")
-                .problems(verbs::PROBLEMS),
+            Doc::delete(
+                "/device-certs/{id}",
+                "device.delete",
+                Scope::CertsWrite,
+                "Deletes a certificate; a tombstone stays.",
+            )
+            .problems(verbs::PROBLEMS),
             verbs::remove,
         )
         .route(
@@ -73,8 +83,13 @@ pub(super) fn routes() -> Api<AdminParts> {
             pem,
         )
         .route(
-            Doc::get("/device-certs/{id}/history", "device.history", read, "What happened to it, the latest last.")
-                .problems(REGISTRY),
+            Doc::get(
+                "/device-certs/{id}/history",
+                "device.history",
+                read,
+                "What happened to it, the latest last.",
+            )
+            .problems(REGISTRY),
             history,
         )
         .route(
@@ -126,7 +141,10 @@ async fn page(
 fn cursor(list: &str, after: &Cursor) -> Result<StorageCursor, Problem> {
     let text: String = after.read(list)?;
     StorageCursor::parse(&text).ok_or_else(|| {
-        Problem::new(Code::BadCursor, "`after` is not a `next` of an earlier page of this list; begin without it")
+        Problem::new(
+            Code::BadCursor,
+            "`after` is not a `next` of an earlier page of this list; begin without it",
+        )
     })
 }
 
@@ -173,10 +191,7 @@ async fn record(parts: &AdminParts, id: &str) -> Result<DeviceCertificate, Probl
     Ok(parts.registry.device(fingerprint(id)?).await?.ok_or(RegistryError::NotFound)?)
 }
 
-async fn show(
-    State(parts): State<AdminParts>,
-    Path(id): Path<String>,
-) -> Result<Tagged<Shown>, Problem> {
+async fn show(State(parts): State<AdminParts>, Path(id): Path<String>) -> Result<Tagged<Shown>, Problem> {
     let record = record(&parts, &id).await?;
     Ok(Tagged::new(record.revision, Shown::of(record, &parts)))
 }
@@ -184,7 +199,8 @@ async fn show(
 async fn pem(State(parts): State<AdminParts>, Path(id): Path<String>) -> Result<Response, Problem> {
     let record = record(&parts, &id).await?;
     if record.pem.is_empty() {
-        let detail = "the certificate was deleted: its tombstone remembers what it was, and not the certificate";
+        let detail =
+            "the certificate was deleted: its tombstone remembers what it was, and not the certificate";
         return Err(Problem::new(Code::CertTombstoned, detail));
     }
     let media = HeaderValue::from_static("application/x-pem-file");
@@ -258,7 +274,9 @@ fn impact(parts: &AdminParts, action: &'static str, changed: &ChangedDevice) -> 
     if unchanged(changed) {
         impact = impact.warn("it is as wanted already: nothing would be written");
     }
-    impact.after(&after).map(|impact| impact.affects("connections_closed", if bars { connections } else { 0 }))
+    impact
+        .after(&after)
+        .map(|impact| impact.affects("connections_closed", if bars { connections } else { 0 }))
 }
 
 fn unchanged(changed: &ChangedDevice) -> bool {

@@ -80,8 +80,13 @@ pub(super) fn routes() -> Api<AdminParts> {
             revoke,
         )
         .route(
-            Doc::post("/device-certs/{id}/reject", "device.reject", write, "Says no to a certificate that waits.")
-                .problems(PROBLEMS),
+            Doc::post(
+                "/device-certs/{id}/reject",
+                "device.reject",
+                write,
+                "Says no to a certificate that waits.",
+            )
+            .problems(PROBLEMS),
             reject,
         )
         .route(
@@ -110,7 +115,8 @@ pub(super) fn routes() -> Api<AdminParts> {
             quarantine,
         )
         .route(
-            Doc::post("/device-certs/{id}/release", "device.release", write, "Ends a quarantine.").problems(PROBLEMS),
+            Doc::post("/device-certs/{id}/release", "device.release", write, "Ends a quarantine.")
+                .problems(PROBLEMS),
             release,
         )
 }
