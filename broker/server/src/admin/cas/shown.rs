@@ -208,7 +208,7 @@ impl From<CaSettings> for Settings {
 impl Shown {
     pub(super) fn of(ca: CaCertificate, parts: &AdminParts) -> Self {
         let source = match ca.revision {
-            0 if parts.registry.is_retiring(ca.id) => "transition",
+            _ if parts.registry.is_retiring(ca.id) => "transition",
             0 => "configuration",
             _ => "registry",
         };
