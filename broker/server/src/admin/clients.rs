@@ -41,7 +41,7 @@ pub(super) fn routes() -> Api<AdminParts> {
 
 /// A connection.
 #[derive(Serialize, JsonSchema)]
-struct Client {
+pub(super) struct Client {
     connection_id: u64,
     client_id: Option<String>,
     device_id: Option<String>,

@@ -202,7 +202,7 @@ impl Importer {
             let answer = match (answer, reason) {
                 // A key that somebody has is never let in again, under whatever certificate: that is kept, too.
                 (Ok(changed), Some(reason)) if reason.is_compromise() && !self.options.dry_run => {
-                    let revoked = self.registry.revoke(changed.id, reason, &actor).await;
+                    let revoked = self.registry.revoke(changed.id, reason, actor.as_str()).await;
                     revoked.map(|_| changed)
                 }
                 (answer, _) => answer,

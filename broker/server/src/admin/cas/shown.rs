@@ -1,5 +1,6 @@
 //! What the API shows of a CA.
 
+use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::{
     AutoRegistration, CaCertificate, CaSettings, CaState, OnDeactivate, RegistrationRate, VerifiedBy,
 };
@@ -241,7 +242,7 @@ impl Shown {
             not_before: ca.not_before.0,
             not_after: ca.not_after.0,
             retiring_until: ca.retiring_until.map(|at| at.0),
-            replaced_by: ca.replaced_by.map(|id| id.to_hex()),
+            replaced_by: ca.replaced_by.map(CertificateFingerprint::to_hex),
             deactivated: ca.deactivated.map(Mode::from),
             revocation_reason: ca.revocation_reason,
             created_at: ca.created_at.0,

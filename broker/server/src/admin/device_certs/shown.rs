@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mqgate_identity::registry::{DeviceCertificate, DeviceState};
+use mqgate_identity::registry::{Condition, DeviceCertificate, DeviceState};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -101,7 +101,7 @@ impl Shown {
             id: record.id.to_hex(),
             state: record.state,
             effective: verdict.err().map_or("ok", |reason| reason.as_str()),
-            conditions: conditions.into_iter().map(|condition| condition.as_str()).collect(),
+            conditions: conditions.into_iter().map(Condition::as_str).collect(),
             trust_domain: record.trust_domain,
             device_id: record.device_id,
             tenant: record.tenant,

@@ -282,7 +282,7 @@ async fn release(
 /// What is left out stays as it is; `null` lets it go.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct PatchBody {
+pub(super) struct PatchBody {
     /// The only client id that it may use.
     #[serde(deserialize_with = "given")]
     #[schemars(with = "Option<String>")]
