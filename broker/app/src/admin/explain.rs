@@ -160,6 +160,7 @@ fn handshake(
         leaf,
         intermediates: ders.map(Into::into).collect(),
         anchor: path.anchor,
+        issuer_key: path.issuer_key,
         not_after: path.not_after,
         // The gate judges it again: what is trusted may have changed since.
         judged_by: 0,

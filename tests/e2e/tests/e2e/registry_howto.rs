@@ -21,7 +21,7 @@ fn steps() -> Vec<Step> {
         match line {
             "```console" => inside = true,
             "```" => inside = false,
-            line if !inside => {}
+            _ if !inside => {}
             line => match line.strip_prefix("$ ") {
                 Some(command) => steps.push(Step { line: command.to_owned(), printed: Vec::new() }),
                 None => steps.last_mut().expect("a command comes first").printed.push(line.to_owned()),
