@@ -14,7 +14,7 @@ use mqgate_identity::evaluation::{Rejection, Step as PathStep, ValidatedPath};
 use mqgate_identity::hooks::{Acl, AclRule, Effect, Grant, Peer, RetainMatch, TlsSession};
 use mqgate_identity::reason::Reason;
 use mqgate_protocol::permit::Permit;
-use mqgate_server::admin::{Api, Code, Doc, Problem, Scope, bad_json};
+use mqgate_server::admin::{Api, Code, Doc, Page, Problem, Scope, bad_json};
 use mqgate_server::clock;
 use mqgate_server::gate::{Accepted, Explanation, Refused, Step, StepOutcome};
 use mqgate_server::metrics::mqtt::Transport;
@@ -38,7 +38,13 @@ pub fn router(reloader: Arc<Reloader>) -> Api {
 
 /// For the description, too.
 pub fn routes() -> Api<Arc<Reloader>> {
-    Api::new("Explanations").route(
+    let rejected = Doc::get(
+        "/provisioning/rejected",
+        "provisioning.rejected",
+        Scope::CertsRead,
+        "Certificates that wanted to register themselves and were refused, the latest of them.",
+    );
+    Api::new("Explanations").route(rejected, rejections).route(
         Doc::ask(
             "/authz/explain",
             "authz.explain",
@@ -96,6 +102,12 @@ async fn explain(
     let accepted = accepted(name, listener, certificate, question.address);
     let explanation = reloader.gate().explain(&accepted, &connect(&question)?).await;
     Ok(Json(shown(name, steps, explanation, &question.topics)))
+}
+
+/// Kept in memory, for who looks into it.
+async fn rejections(State(reloader): State<Arc<Reloader>>) -> Json<Page<Value>> {
+    let rejected = reloader.gate().provision().rejections();
+    Json(Page::whole(rejected.into_iter().map(|one| json!(one)).collect()))
 }
 
 fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<(&'a str, &'a model::Listener), Problem> {

@@ -9,14 +9,17 @@ use std::time::Instant;
 
 use mqgate_codec::{Connect, ConnectReturnCode};
 use mqgate_identity::audit::PluginVerdict;
-use mqgate_identity::certificate::ClientCertificate;
-use mqgate_identity::hooks::{Connection, Grant, HookSet, Identity, Occasion, RegistrationDecision};
+use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
+use mqgate_identity::hooks::{
+    Connection, Grant, HookSet, Identity, Occasion, Registration, RegistrationDecision,
+};
 use mqgate_identity::reason::Reason;
-use mqgate_identity::registry::DeviceCertificate;
+use mqgate_identity::registry::{AutoRegistration, CaCertificate, DeviceCertificate};
 use mqgate_protocol::permit::Permit;
 
-use super::judge::{Asked, Decision, No, check_binding, client_id, permit};
-use super::{Accepted, AuthMode, Gate, ListenerPolicy, Refusal, RegistrationMode, answer, facts};
+use super::judge::{Asked, Decision, No, permit};
+use super::register::Start;
+use super::{Accepted, AuthMode, Gate, ListenerPolicy, Refusal, RegistrationMode, answer, binding, facts};
 use crate::chain::{Stop, Walk};
 use crate::registry::{JitRegistration, Registry};
 
@@ -158,7 +161,7 @@ impl Gate {
             no.by = Some(Arc::clone(name));
             return Err(told.failed("plugins", None, no));
         }
-        let record = self.look_up(told, accepted, policy).await?;
+        let (record, anchor) = self.look_up(told, accepted, policy).await?;
         if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
             let somebody = hooks.members.iter().any(|member| member.registrar.is_some());
             let why = match (policy.registration, somebody) {
@@ -175,7 +178,7 @@ impl Gate {
                 return Err(told.failed("registration", None, no));
             }
         }
-        self.bound(told, record.as_ref(), on)?;
+        self.bound(told, record.as_ref(), on).await?;
 
         let since = Instant::now();
         let claimed = walk.authenticate().await;
@@ -188,8 +191,8 @@ impl Gate {
         }
         let record = match record {
             None if policy.auth_mode == AuthMode::PerDevice => {
-                let new = self.would_register(told, walk, accepted, claimed.as_ref()).await?;
-                self.bound(told, Some(&new), on)?;
+                let new = self.would_register(told, walk, (accepted, on, anchor), claimed.as_ref()).await?;
+                self.bound(told, Some(&new), on).await?;
                 Some(new)
             }
             known => known,
@@ -210,7 +213,7 @@ impl Gate {
         };
         told.passed("identity", None, format!("device \"{}\"", identity.device_id));
         told.identity = Some(identity.clone());
-        self.grant(told, walk, accepted, on, hooks, (identity, record)).await
+        self.grant(told, walk, accepted, on, hooks, (identity, record, anchor)).await
     }
 
     /// What the registry has of the certificate. Read past the cache: this is not a use of it.
@@ -219,12 +222,12 @@ impl Gate {
         told: &mut Told,
         accepted: &Accepted,
         policy: ListenerPolicy,
-    ) -> Result<Option<DeviceCertificate>, No> {
+    ) -> Result<(Option<DeviceCertificate>, Option<CertificateFingerprint>), No> {
         let Some(certificate) = &accepted.certificate else {
             return match policy.auth_mode {
                 AuthMode::OneWay | AuthMode::Mutual if !policy.needs_certificate => {
                     told.skipped("registry", "there is no certificate");
-                    Ok(None)
+                    Ok((None, None))
                 }
                 _ => Err(told.failed("certificate", None, No::because(Reason::TlsNoPeerCert))),
             };
@@ -235,7 +238,7 @@ impl Gate {
                     let no = No::unanswered(Reason::RegistryUnavailable, "there is no registry".into());
                     Err(told.failed("registry", None, no))
                 }
-                AuthMode::OneWay | AuthMode::Mutual => Ok(None),
+                AuthMode::OneWay | AuthMode::Mutual => Ok((None, None)),
             };
         };
         let since = Some(Instant::now());
@@ -249,14 +252,14 @@ impl Gate {
         })?;
         let Some(record) = record else {
             told.passed("registry", since, "does not know the certificate");
-            return Ok(None);
+            return Ok((None, Some(anchor)));
         };
         let what = format!("device \"{}\", revision {}", record.device_id, record.revision);
         told.record = Some(record.clone());
         match self.in_force(Arc::new(record), anchor, registry) {
             Ok(record) => {
                 told.passed("registry", since, what);
-                Ok(Some(DeviceCertificate::clone(&record)))
+                Ok((Some(DeviceCertificate::clone(&record)), Some(anchor)))
             }
             Err(no) => {
                 let detail = match no.detail.clone() {
@@ -268,10 +271,15 @@ impl Gate {
         }
     }
 
-    fn bound(&self, told: &mut Told, record: Option<&DeviceCertificate>, on: &Connection) -> Result<(), No> {
+    async fn bound(
+        &self,
+        told: &mut Told,
+        record: Option<&DeviceCertificate>,
+        on: &Connection,
+    ) -> Result<(), No> {
         let Some(record) = record else { return Ok(()) };
         let asked = Asked::New { dialogue: None };
-        check_binding(Some(record), on, &asked).map_err(|no| told.failed("binding", None, no))?;
+        self.binding(record, on, &asked).await.map_err(|no| told.failed("binding", None, no))?;
         match &record.client_id {
             Some(bound) => told.passed("binding", None, format!("bound to client id \"{bound}\"")),
             None => told.passed("binding", None, "bound to no client id"),
@@ -279,19 +287,37 @@ impl Gate {
         Ok(())
     }
 
-    /// Asks the registrars, and the rules of the registry what would become of their answer.
+    /// Asks the CA's rules and the registrars, and the rules of the registry what would become of their answer.
     async fn would_register(
         &self,
         told: &mut Told,
         walk: &mut Walk<'_>,
-        accepted: &Accepted,
+        (accepted, on, anchor): (&Accepted, &Connection, Option<CertificateFingerprint>),
         claimed: Option<&Identity>,
     ) -> Result<DeviceCertificate, No> {
-        let (Some(certificate), Some(registry)) = (&accepted.certificate, &self.registry) else {
+        let (Some(certificate), Some(registry), Some(anchor)) =
+            (&accepted.certificate, &self.registry, anchor)
+        else {
             return Err(told.failed("registration", None, No::because(Reason::CertNotRegistered)));
         };
+        let settings = self.settings.load_full();
         let since = Some(Instant::now());
-        let answer = walk.register(claimed).await;
+        let start = self.may_register(certificate, registry, anchor, &settings).await;
+        let Start { ca, ceiling, .. } = start.map_err(|no| told.failed("ca_rules", since, no))?;
+        let waits = match ceiling {
+            AutoRegistration::Pending => ", and has them wait for an operator",
+            AutoRegistration::Off | AutoRegistration::Active => "",
+        };
+        told.passed(
+            "ca_rules",
+            since,
+            format!("CA \"{}\" lets its devices register themselves{waits}", ca.name),
+        );
+        let rates = "a token of the registration rates is taken when it comes, and none by asking";
+        told.note("rates", StepOutcome::Open, None, rates.to_owned(), None);
+
+        let since = Some(Instant::now());
+        let answer = walk.register(claimed, ca.settings.registrar.as_deref()).await;
         let (by, decision) = match answer {
             Ok(Some(decision)) => decision,
             Ok(None) => {
@@ -305,7 +331,7 @@ impl Gate {
             }
             Err(stop) => return Err(told.failed("registration", since, stop.into())),
         };
-        let (registration, hold) = match decision {
+        let (mut registration, asked_to_hold) = match decision {
             RegistrationDecision::Register(registration) => (registration, false),
             RegistrationDecision::Hold(registration) => (registration, true),
             // `Walk::register` has turned these into other answers.
@@ -313,13 +339,19 @@ impl Gate {
                 return Err(told.failed("registration", since, No::because(Reason::CertNotRegistered)));
             }
         };
+        let bound = self.would_bind(&mut registration, certificate, on, registry, &ca).await;
+        let client_id = bound.map_err(|no| told.failed("registration", since, no))?;
         let jit = JitRegistration {
             accepted: accepted.clone(),
             certificate: Arc::clone(certificate),
+            anchor,
             registration,
-            hold,
+            client_id,
+            hold: asked_to_hold || ceiling == AutoRegistration::Pending,
             by: Arc::clone(&by),
             verdicts: Vec::new(),
+            rotation: settings.rotation,
+            pending_ttl: settings.pending_ttl,
         };
         let new = registry.preview_jit(&jit).await.map_err(|error| {
             let mut no = No::because(error.reason()).detail(error.to_string());
@@ -327,7 +359,30 @@ impl Gate {
             told.failed("registration", since, no)
         })?;
         let what = format!("{by} registers it for device \"{}\"", new.device_id);
-        self.allowed(told, since, new, what, certificate, registry)
+        self.allowed(told, since, new, what, (anchor, registry))
+    }
+
+    /// The client id that the new certificate would be bound to.
+    async fn would_bind(
+        &self,
+        registration: &mut Registration,
+        certificate: &ClientCertificate,
+        on: &Connection,
+        registry: &Registry,
+        ca: &CaCertificate,
+    ) -> Result<Option<String>, No> {
+        let settings = self.settings.load_full();
+        let asked = &on.connect.client_id;
+        let bound = binding::at_registration(settings.bind_client_id, certificate, asked, registration);
+        let Some(bound) = bound.map_err(|detail| No::because(Reason::ProvisionDenied).detail(detail))? else {
+            return Ok(None);
+        };
+        binding::check(&bound, asked, settings.on_client_id_mismatch)?;
+        let owner = registry.bound_to(&bound, &ca.trust_domain, &registration.identity.device_id).await;
+        match owner.map_err(|error| No::unanswered(Reason::RegistryUnavailable, error.to_string()))? {
+            None => Ok(Some(bound)),
+            Some(owner) => Err(binding::is_anothers(&bound, &owner)),
+        }
     }
 
     /// Whether the record that would be written lets its certificate in.
@@ -337,18 +392,17 @@ impl Gate {
         since: Option<Instant>,
         new: DeviceCertificate,
         what: String,
-        certificate: &ClientCertificate,
-        registry: &Registry,
+        (anchor, registry): (CertificateFingerprint, &Registry),
     ) -> Result<DeviceCertificate, No> {
         told.record = Some(new.clone());
-        match self.in_force(Arc::new(new), certificate.anchor.certificate_fingerprint, registry) {
+        match self.in_force(Arc::new(new), anchor, registry) {
             Ok(record) => {
                 told.passed("registration", since, what);
                 Ok(DeviceCertificate::clone(&record))
             }
             Err(no) => {
                 let detail = match no.reason() {
-                    Reason::CertPending => format!("{what}, to be approved: `mqgate cert pending`"),
+                    Reason::CertPending => format!("{what}, to be approved: `mqgate cert pending approve`"),
                     _ => what,
                 };
                 Err(told.failed("registration", since, no.detail(detail)))
@@ -364,7 +418,7 @@ impl Gate {
         accepted: &Accepted,
         on: &Connection,
         hooks: &HookSet,
-        (identity, record): (Identity, Option<DeviceCertificate>),
+        (identity, record, anchor): (Identity, Option<DeviceCertificate>, Option<CertificateFingerprint>),
     ) -> Result<Permit, No> {
         let since = Some(Instant::now());
         let device_id = identity.device_id.clone();
@@ -379,9 +433,20 @@ impl Gate {
         let rules = rules.map_err(|no| told.failed("authorizers", since, no))?;
         told.passed("authorizers", since, format!("{by} allows it"));
         let asked = Asked::New { dialogue: None };
-        let (client_id, assigned) = client_id(on, record.as_ref(), &grant, &asked);
+        let (client_id, assigned) = binding::client_id(on, record.as_ref(), &grant, &asked);
         self.unbanned(accepted, &client_id, Some(&device_id)).map_err(|no| told.failed("bans", None, no))?;
-        let decision = Decision { identity, grant, rules, client_id, assigned, proved: None, data: None };
+        let record = record.map(Arc::new);
+        let decision = Decision {
+            identity,
+            grant,
+            rules,
+            client_id,
+            assigned,
+            record,
+            anchor,
+            proved: None,
+            data: None,
+        };
         let permit = permit(&decision, accepted, hooks.generation);
         let permit = permit.map_err(|no| told.failed("permit", None, no))?;
         let drawn = if permit.assigned { ", assigned by the broker" } else { "" };

@@ -8,6 +8,7 @@ use mqgate_identity::registry::DeviceCertificate;
 use mqgate_identity::registry::rules::{KnownDevices, register_new};
 
 use super::devices::JitRegistration;
+use super::rotation::surplus;
 use super::{Registry, RegistryError};
 use crate::clock;
 
@@ -29,7 +30,12 @@ impl Registry {
             same_key: &known.same_key,
             same_serial: known.same_serial,
         };
-        Ok(register_new(new, &about_it, clock::now())?.record().clone())
+        let record = register_new(new, &about_it, clock::now())?.record().clone();
+        let same_device: Vec<_> = others.into_iter().filter(|other| other.is_same_device(&record)).collect();
+        if jit.registration.on_conflict != ConflictPolicy::ReplaceCertificates {
+            surplus(&record, &same_device, jit.rotation)?;
+        }
+        Ok(record)
     }
 
     /// Every CA that is trusted, but one.

@@ -98,6 +98,38 @@ fn has_ended(record: &DeviceCertificate, now: UnixMillis) -> bool {
     record.superseded.is_some_and(|superseded| superseded.ends_at <= now)
 }
 
+/// The certificates of a device that have to go for a new one; or an error, if it has to stay out.
+pub(super) fn surplus<'a>(
+    new: &DeviceCertificate,
+    others: &'a [DeviceCertificate],
+    rotation: RotationSettings,
+) -> Result<Vec<&'a DeviceCertificate>, RegistryError> {
+    let now = clock::now();
+    let counts = |other: &&DeviceCertificate| {
+        let in_use = matches!(other.state, DeviceState::Active | DeviceState::PendingActivation);
+        in_use && !has_ended(other, now)
+    };
+    let mut in_use: Vec<_> = others.iter().filter(counts).collect();
+    if rotation.max_active == 0 || in_use.len() < rotation.max_active {
+        return Ok(Vec::new());
+    }
+    let too_many = in_use.len() + 1 - rotation.max_active;
+    in_use.retain(|other| other.state == DeviceState::Active);
+    if rotation.on_max_active == OnMaxActive::RejectNew
+        || new.state != DeviceState::Active
+        || in_use.len() < too_many
+    {
+        return Err(RegistryError::TooManyActive {
+            device_id: new.device_id.clone(),
+            maximum: rotation.max_active,
+        });
+    }
+    // Those that are on their way out go first.
+    in_use.sort_by_key(|other| (other.superseded.is_none(), age(other)));
+    in_use.truncate(too_many);
+    Ok(in_use)
+}
+
 impl Registry {
     /// A client was let in by this certificate, whose path ends in `anchor`. What follows from that is done in the
     /// background: older certificates of the device are superseded, and a record whose CA has gone is moved.
@@ -224,29 +256,7 @@ impl Registry {
         others: &[DeviceCertificate],
         rotation: RotationSettings,
     ) -> Result<(), RegistryError> {
-        let now = clock::now();
-        let counts = |other: &&DeviceCertificate| {
-            let in_use = matches!(other.state, DeviceState::Active | DeviceState::PendingActivation);
-            in_use && !has_ended(other, now)
-        };
-        let mut in_use: Vec<_> = others.iter().filter(counts).collect();
-        if rotation.max_active == 0 || in_use.len() < rotation.max_active {
-            return Ok(());
-        }
-        let too_many = in_use.len() + 1 - rotation.max_active;
-        in_use.retain(|other| other.state == DeviceState::Active);
-        if rotation.on_max_active == OnMaxActive::RejectNew
-            || new.state != DeviceState::Active
-            || in_use.len() < too_many
-        {
-            return Err(RegistryError::TooManyActive {
-                device_id: new.device_id.clone(),
-                maximum: rotation.max_active,
-            });
-        }
-        // Those that are on their way out go first.
-        in_use.sort_by_key(|other| (other.superseded.is_none(), age(other)));
-        for other in in_use.into_iter().take(too_many) {
+        for other in surplus(new, others, rotation)? {
             match other.superseded {
                 None => self.supersede(other.id, new, Duration::ZERO).await?,
                 Some(_) => self.cut_short(other.id).await?,

@@ -299,6 +299,11 @@ pub enum Pending {
         #[command(flatten)]
         remote: RemoteArgs,
     },
+    /// Those that were refused at their first connection, the latest of them
+    Refused {
+        #[command(flatten)]
+        remote: RemoteArgs,
+    },
     /// Let one in; where its device waits at the door, it goes on at once
     Approve {
         #[command(flatten)]
@@ -492,6 +497,10 @@ fn run_pending(pending: &Pending, config: Option<&Path>) -> Result<()> {
         Pending::List { remote } => {
             let items = Remote::new(remote, config)?.all("/provisioning/pending?limit=1000")?;
             show::list(items, remote.json, "nobody waits")
+        }
+        Pending::Refused { remote } => {
+            let items = Remote::new(remote, config)?.all("/provisioning/rejected")?;
+            show::rejected(items, remote.json)
         }
         Pending::Approve { one, how } => change::pending(one, config, how, Doing::Approve),
         Pending::Reject { one, how } => change::pending(one, config, how, Doing::Reject),

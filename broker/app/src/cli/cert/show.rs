@@ -150,3 +150,28 @@ pub fn devices(items: Vec<Value>, json: bool) -> Result<()> {
         .collect();
     table(&["DEVICE", "STATE", "TENANT", "CERTIFICATES", "CLIENT ID", "LAST SEEN"], &rows)
 }
+
+/// Certificates that were refused at their first connection.
+pub fn rejected(items: Vec<Value>, json: bool) -> Result<()> {
+    if json {
+        return output::json(&Value::Array(items));
+    }
+    if items.is_empty() {
+        return say("nobody was refused since the broker was started");
+    }
+    let rows: Vec<Vec<String>> = items
+        .iter()
+        .map(|item| {
+            vec![
+                short(item, "id"),
+                text(item, "reason"),
+                text(item, "ca"),
+                item["last_at"].as_i64().map(time).unwrap_or_default(),
+                text(item, "peer_address"),
+                text(item, "subject"),
+                text(item, "detail"),
+            ]
+        })
+        .collect();
+    table(&["ID", "REASON", "CA", "LAST", "ADDRESS", "SUBJECT", "DETAIL"], &rows)
+}
