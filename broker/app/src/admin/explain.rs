@@ -221,7 +221,7 @@ fn accepted(
     certificate: Option<Arc<ClientCertificate>>,
     address: Option<IpAddr>,
 ) -> Accepted {
-    let tls = listener.kind.has_tls().then(|| TlsSession {
+    let tls = listener.kind.has_tls().then_some(TlsSession {
         version: TLS_1_3.0,
         cipher_suite: TLS_1_3.1,
         server_name: None,

@@ -95,7 +95,7 @@ enum Command {
     Plugin(plugin::Command),
     /// Device certificates in the registry of the running broker
     #[command(subcommand)]
-    Cert(cert::Command),
+    Cert(Box<cert::Command>),
     /// CAs that the running broker trusts
     #[command(subcommand)]
     Ca(ca::Command),
@@ -150,7 +150,7 @@ pub fn main() -> ExitCode {
         Command::Bridge(command) => bridge::run(command, explicit),
         Command::Trace(command) => trace::run(command, explicit),
         Command::Plugin(command) => plugin::run(command, explicit),
-        Command::Cert(command) => cert::run(command, explicit),
+        Command::Cert(command) => cert::run(*command, explicit),
         Command::Ca(command) => ca::run(command, explicit),
         Command::Registry(command) => registry::run(command, explicit),
         Command::ServerCert(command) => server_cert::run(command, explicit),
