@@ -197,3 +197,17 @@ impl<'de> Deserialize<'de> for CertificateFingerprint {
             .ok_or_else(|| serde::de::Error::custom("a SHA-256 of 64 hex digits was expected"))
     }
 }
+
+impl schemars::JsonSchema for CertificateFingerprint {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "CertificateFingerprint".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[0-9a-f]{64}$" })
+    }
+}
