@@ -465,7 +465,7 @@ fn about(
 ) -> Result<()> {
     let remote = Remote::new(&one.remote, config)?;
     let id = resolve(&remote, &one.id, &[])?;
-    shown(remote.all(&format!("/device-certs/{id}/{what}?limit=1000"))?, one.remote.json)
+    shown(remote.all(&format!("/device-certs/{id}/{what}"))?, one.remote.json)
 }
 
 fn run_batch(batch: &Batch, config: Option<&Path>) -> Result<()> {
