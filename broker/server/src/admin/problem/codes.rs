@@ -124,7 +124,6 @@ codes! {
     VerificationExpired = 422 "verification_expired": "have the CA sign a new verification certificate";
     PublicKeyMismatch = 422 "public_key_mismatch": "the verification certificate was made by another CA";
 
-    TooManyActiveCertificates = 409 "too_many_active_certificates": "revoke or delete one of the device, or raise `rotation.max_active_per_device`";
     CertSuperseded = 409 "cert_superseded": "a newer certificate took its place: `mqgate cert reinstate` lets both in";
     EmptyFilter = 400 "empty_filter": "give a filter, or say `all`";
     TooManyMatches = 409 "too_many_matches": "narrow the filter";
