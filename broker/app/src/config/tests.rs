@@ -117,7 +117,7 @@ fn a_key_in_the_wrong_table_is_sent_home() {
     /etc/mqgate/mqgate.toml:2:2: `colours`: there is no such key
       2 | [colours]
         |  ^^^^^^^
-      help: the keys here are admin, audit, bans, bridges, crl, delayed, flapping, limits, listeners, log, metrics, mqtt, node, plugins, policy, reload, slow_subscribers, sys, topics, trace
+      help: the keys here are admin, audit, bans, bridges, clock, crl, delayed, flapping, limits, listeners, log, metrics, mqtt, node, plugins, policy, provisioning, reload, rotation, sharing, slow_subscribers, sys, topics, trace
     2 problems in the configuration
     "#);
 }
