@@ -18,8 +18,8 @@ use mqgate_identity::hooks::{
 };
 use mqgate_identity::registry::{
     CaCertificate, CaTombstone, Cursor, DeviceCertificate, DevicePage, DeviceQuery, DeviceState, EventsPage,
-    KvAnswer, KvError, KvOperation, NewEvent, QueryIndex, RecordWrite, RegistrationCode, RegistryChanges,
-    RegistryEvent, ServerBundle, Storage, StorageError,
+    KvAnswer, KvEntry, KvError, KvOperation, KvRequest, NewEvent, QueryIndex, RecordWrite, RegistrationCode,
+    RegistryChanges, RegistryEvent, ServerBundle, Storage, StorageError,
 };
 use mqgate_identity::time::UnixMillis;
 use rcgen::{
@@ -291,6 +291,7 @@ pub(crate) struct MemoryStorage {
     events: Mutex<Vec<RegistryEvent>>,
     bundles: Mutex<BTreeMap<(String, String), ServerBundle>>,
     settings: Mutex<BTreeMap<String, Vec<u8>>>,
+    entries: Mutex<BTreeMap<(String, String), KvEntry>>,
     pub(crate) failing: AtomicBool,
     pub(crate) writes: AtomicUsize,
     /// Whoever holds it makes writes wait.
@@ -487,8 +488,39 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
-    fn kv(&self, _: &str, _: KvOperation<'_>) -> Result<KvAnswer, KvError> {
-        Err(KvError::Unavailable("not here".into()))
+    /// Without quotas and without times.
+    fn kv(&self, space: &str, operation: KvOperation<'_>) -> Result<KvAnswer, KvError> {
+        let mut entries = self.entries.lock().unwrap();
+        let at = |key: &str| (space.to_owned(), key.to_owned());
+        let mut put = |key: &str, value: &[u8]| {
+            let version = entries.get(&at(key)).map_or(1, |entry| entry.version + 1);
+            entries.insert(at(key), KvEntry { value: value.to_owned(), version });
+            version
+        };
+        match operation.what {
+            KvRequest::Get { key } => Ok(KvAnswer::Entry(entries.get(&at(key)).cloned())),
+            KvRequest::Set { key, value, .. } => {
+                put(key, value);
+                Ok(KvAnswer::Done)
+            }
+            KvRequest::Delete { key } => {
+                entries.remove(&at(key));
+                Ok(KvAnswer::Done)
+            }
+            KvRequest::List { prefix, cursor, limit } => {
+                let mut keys: Vec<String> = entries
+                    .keys()
+                    .filter(|(of, key)| of == space && key.starts_with(prefix))
+                    .map(|(_, key)| key.clone())
+                    .filter(|key| cursor.is_none_or(|cursor| key.as_str() > cursor))
+                    .take(limit as usize + 1)
+                    .collect();
+                let more = keys.len() > limit as usize;
+                keys.truncate(limit as usize);
+                Ok(KvAnswer::Page { cursor: keys.last().filter(|_| more).cloned(), keys })
+            }
+            KvRequest::Swap { .. } | KvRequest::Add { .. } => Err(KvError::Unavailable("not here".into())),
+        }
     }
 }
 

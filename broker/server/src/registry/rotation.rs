@@ -12,7 +12,7 @@ use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::rules::{end_supersession, reparent, supersede};
 use mqgate_identity::registry::{
-    DeviceCertificate, DeviceQuery, DeviceState, EventContext, EventKind, NewEvent,
+    DeviceCertificate, DeviceQuery, DeviceState, EventContext, EventKind, NewEvent, Supersession,
 };
 use mqgate_identity::time::{UnixMillis, UnixSeconds};
 
@@ -269,8 +269,9 @@ impl Registry {
     async fn cut_short(self: &Arc<Self>, id: CertificateFingerprint) -> Result<(), RegistryError> {
         let called = Called::new(EventKind::CertDeactivated, names::DEVICE_DEACTIVATED);
         self.change(id, &Ask::by(ACTOR), called, &|record, _, now| {
-            let ends_at = record.superseded.map_or(now, |superseded| superseded.ends_at);
-            end_supersession(record, now.max(ends_at)).map(Verdict::from)
+            let superseded =
+                record.superseded.map(|other| Supersession { ends_at: other.ends_at.min(now), ..other });
+            end_supersession(&DeviceCertificate { superseded, ..record.clone() }, now).map(Verdict::from)
         })
         .await
         .map(drop)

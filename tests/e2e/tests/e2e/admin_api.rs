@@ -88,7 +88,7 @@ async fn a_token_of_a_role_works_until_it_is_revoked() {
     broker.admin().run(&["admin", "token", "revoke", "night-shift"]);
     let refused = with(&broker, &["clients", "list"]);
     assert!(said(&refused).contains("token_wrong"), "{}", said(&refused));
-    let files = std::fs::read(broker.folder.join("data/audit/audit.jsonl")).unwrap();
+    let files = std::fs::read(broker.folder.join("audit.jsonl")).unwrap();
     let (_, random) = secret.rsplit_once('_').unwrap();
     assert!(!String::from_utf8_lossy(&files).contains(random), "the secret is in the audit log");
 }

@@ -105,6 +105,7 @@ codes! {
     CertNotPending = 409 "cert_not_pending": "it does not wait for approval: revoke it instead";
     CertStillPending = 409 "cert_still_pending": "it is forgotten when its waiting time is over";
     CertNotSuperseded = 409 "cert_not_superseded": "no other certificate has taken its place";
+    CertNotSuccessor = 409 "cert_not_successor": "only an active certificate of the same device takes its place";
     CertNotQuarantined = 409 "cert_not_quarantined": "it is not in quarantine";
     CertNotInUse = 409 "cert_not_in_use": "only a certificate that is active or pending can be put into quarantine";
     CertNotTombstoned = 409 "cert_not_tombstoned": "it is not deleted: there is no tombstone";
