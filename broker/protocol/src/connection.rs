@@ -215,6 +215,13 @@ impl Connection {
         }
     }
 
+    /// The client is slow: what it has not acknowledged may stay for long.
+    pub fn detach_small(&mut self) {
+        if let State::Online(online) = &mut self.state {
+            online.session.inflight.detach_small();
+        }
+    }
+
     /// How many more retained messages may wait for the client.
     pub fn backlog_room(&self) -> usize {
         self.session().map_or(0, |session| self.limits.retained_backlog.saturating_sub(session.backlog.len()))

@@ -16,6 +16,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Bytes of one packet, either way; told to MQTT 5.0 clients.
     pub maximum_packet_size: u32,
+    /// Bytes of one packet from a client that is not let in yet.
+    pub connect_packet_size: u32,
     /// Bytes of a Client Identifier.
     pub client_id_length: usize,
     /// Levels of a Topic Name or Topic Filter.
@@ -50,6 +52,9 @@ pub struct Limits {
     /// How long a client may take none of what is waiting for it.
     pub write_stall_timeout: Duration,
     pub outbox: OutboxLimits,
+    /// Bytes of what waits for all sessions of a broker together, or is not acknowledged, with [`MESSAGE_OVERHEAD`] for each message. One of
+    /// them may hold as much as is left.
+    pub queued_bytes: usize,
     pub retained: RetainedLimits,
     pub denied_publish: DeniedPublish,
     /// Aliases we set for the topics of messages to a client, if it takes any.
@@ -71,6 +76,9 @@ pub struct Limits {
     /// Who this broker is to bridges.
     pub bridge_id: Option<Arc<str>>,
 }
+
+/// What a message that waits takes besides its topic, payload and properties, in bytes.
+pub const MESSAGE_OVERHEAD: usize = 256;
 
 /// Bounds of what one session has accepted and not yet sent.
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +124,7 @@ impl Default for Limits {
         Self {
             connect_timeout: Duration::from_secs(15),
             maximum_packet_size: 1024 * 1024,
+            connect_packet_size: 128 * 1024,
             client_id_length: 65_535,
             topic_levels: 128,
             maximum_qos: QoS::ExactlyOnce,
@@ -136,6 +145,7 @@ impl Default for Limits {
             retained_visits_per_subscribe: 100_000,
             write_stall_timeout: Duration::from_secs(60),
             outbox: OutboxLimits::default(),
+            queued_bytes: 1024 * 1024 * 1024,
             retained: RetainedLimits::default(),
             denied_publish: DeniedPublish::Drop,
             topic_aliases_to_client: 16,

@@ -36,6 +36,10 @@ pub struct Frames {
     closed: bool,
 }
 
+/// A payload of this size or less is copied when its message has to wait for a slow client: for what it takes, it must
+/// not keep a whole receive buffer alive.
+const SMALL: usize = 4096;
+
 /// What a user property takes besides its texts: two texts that refer to memory of their own.
 const USER_PROPERTY_OVERHEAD: usize = 64;
 
@@ -94,6 +98,14 @@ impl Message {
             expires_at: self.expires_at,
             publisher: self.publisher,
             frames: Frames::default(),
+        }
+    }
+
+    /// Gives a message that waits memory of its own, if it is small. A large one stays shared with others who wait for
+    /// it.
+    pub(crate) fn detach_small(this: &mut Arc<Self>) {
+        if this.payload.len() <= SMALL {
+            *this = Arc::new(this.detached());
         }
     }
 

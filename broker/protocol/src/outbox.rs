@@ -63,8 +63,8 @@ pub enum Pushed {
     /// Queued, and the outbox is more than half full: a publisher does well to let others run.
     Pressing,
     Dropped(DropReason),
-    /// Queued; an older message went for it.
-    Displaced,
+    /// Queued; so many older messages went for it.
+    Displaced(usize),
 }
 
 /// Why a message was not delivered; a label of `mqgate_messages_dropped_total`.
@@ -72,6 +72,8 @@ pub enum Pushed {
 pub enum DropReason {
     NoSubscribers,
     QueueFull,
+    /// All sessions together have as much waiting as may be.
+    AllQueuesFull,
     Expired,
     TooLarge,
     Quota,
@@ -86,9 +88,10 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoSubscribers,
         Self::QueueFull,
+        Self::AllQueuesFull,
         Self::Expired,
         Self::TooLarge,
         Self::Quota,
@@ -102,6 +105,7 @@ impl DropReason {
         match self {
             Self::NoSubscribers => "no_subscribers",
             Self::QueueFull => "queue_full",
+            Self::AllQueuesFull => "all_queues_full",
             Self::Expired => "expired",
             Self::TooLarge => "too_large",
             Self::Quota => "quota",
@@ -119,7 +123,11 @@ pub struct Outbox {
     written: BytesMut,
     written_messages: usize,
     queue: VecDeque<Outgoing>,
+    /// So many at the front of `queue` have memory of their own, or are large.
+    detached: usize,
     limits: OutboxLimits,
+    /// Bytes it may hold now, because others hold so much.
+    allowed: usize,
     /// Of both.
     bytes: usize,
     /// How many of `queue` are QoS 0.
@@ -137,7 +145,9 @@ impl Outbox {
             written: BytesMut::new(),
             written_messages: 0,
             queue: VecDeque::new(),
+            detached: 0,
             limits,
+            allowed: usize::MAX,
             bytes: 0,
             qos0: 0,
             expires: Instant::NEVER,
@@ -152,6 +162,17 @@ impl Outbox {
         self.written_messages == 0 && self.queue.is_empty()
     }
 
+    /// Says how many bytes it may hold, its own limit aside. What it holds already stays.
+    pub fn allow(&mut self, bytes: usize) {
+        self.allowed = bytes;
+    }
+
+    /// Why there is no room for `size` bytes more, if not because of `own`.
+    fn full(&self, size: usize, own: DropReason) -> Pushed {
+        let crowded = self.bytes + size > self.allowed;
+        Pushed::Dropped(if crowded { DropReason::AllQueuesFull } else { own })
+    }
+
     /// Whether a message may be written at once: none waits that would be overtaken.
     pub fn may_write(&self) -> bool {
         self.queue.is_empty()
@@ -160,8 +181,9 @@ impl Outbox {
     /// Takes one QoS 0 message of `size` bytes, which `write` appends as the client gets it. The caller has
     /// looked at [`Outbox::may_write`], and the client is online.
     pub fn push_written(&mut self, size: usize, write: impl FnOnce(&mut BytesMut)) -> Pushed {
-        if self.written_messages >= self.limits.qos0_messages || self.bytes + size > self.limits.bytes {
-            return Pushed::Dropped(DropReason::Slow);
+        let bytes = self.limits.bytes.min(self.allowed);
+        if self.written_messages >= self.limits.qos0_messages || self.bytes + size > bytes {
+            return self.full(size, DropReason::Slow);
         }
         if self.written.capacity() < size {
             self.written.reserve(size.max(FIRST_WRITTEN));
@@ -208,6 +230,7 @@ impl Outbox {
 
     /// After messages were taken out of the midst of the queue.
     fn recount(&mut self) {
+        self.detached = 0;
         self.bytes =
             self.written.len() + self.queue.iter().map(|outgoing| outgoing.message.size()).sum::<usize>();
         self.qos0 = self.queue.iter().filter(|outgoing| outgoing.qos == QoS::AtMostOnce).count();
@@ -220,7 +243,7 @@ impl Outbox {
             QoS::AtMostOnce => (self.qos0 + self.written_messages, self.limits.qos0_messages),
             QoS::AtLeastOnce | QoS::ExactlyOnce => (self.queue.len() - self.qos0, self.limits.messages),
         };
-        waiting < most && self.bytes + size <= self.limits.bytes
+        waiting < most && self.bytes + size <= self.limits.bytes.min(self.allowed)
     }
 
     /// Takes one message, or says why not.
@@ -231,23 +254,23 @@ impl Outbox {
                 return Pushed::Dropped(DropReason::Qos0);
             }
             if !self.has_room(size, outgoing.qos) {
-                return Pushed::Dropped(DropReason::Slow);
+                return self.full(size, DropReason::Slow);
             }
             self.qos0 += 1;
             return self.append(outgoing, size);
         }
-        if size > self.limits.bytes {
-            return Pushed::Dropped(DropReason::QueueFull);
+        if size > self.limits.bytes.min(self.allowed) {
+            return self.full(size, DropReason::QueueFull);
         }
-        let mut displaced = false;
+        let mut displaced = 0;
         while !self.has_room(size, outgoing.qos) {
             if self.limits.when_full == WhenFull::DropNewest || !self.drop_oldest() {
-                return Pushed::Dropped(DropReason::QueueFull);
+                return self.full(size, DropReason::QueueFull);
             }
-            displaced = true;
+            displaced += 1;
         }
         let pushed = self.append(outgoing, size);
-        if displaced { Pushed::Displaced } else { pushed }
+        if displaced > 0 { Pushed::Displaced(displaced) } else { pushed }
     }
 
     fn append(&mut self, outgoing: Outgoing, size: usize) -> Pushed {
@@ -270,6 +293,7 @@ impl Outbox {
 
     fn take_front(&mut self) -> Option<Outgoing> {
         let outgoing = self.queue.pop_front()?;
+        self.detached = self.detached.saturating_sub(1);
         self.bytes -= outgoing.message.size();
         if outgoing.qos == QoS::AtMostOnce {
             self.qos0 -= 1;
@@ -322,6 +346,13 @@ impl Outbox {
         for outgoing in &mut self.queue {
             outgoing.message = Arc::new(outgoing.message.detached());
         }
+    }
+
+    /// Gives small messages memory of their own, because they may wait for long.
+    pub fn detach_small(&mut self) {
+        let fresh = self.queue.iter_mut().skip(self.detached);
+        fresh.for_each(|outgoing| Message::detach_small(&mut outgoing.message));
+        self.detached = self.queue.len();
     }
 
     /// Forgets what is not kept for a client that is away; says how many.
@@ -392,10 +423,39 @@ mod tests {
         for payload in ["1", "2"] {
             outbox.push(outgoing(payload, QoS::AtLeastOnce), Presence::Offline);
         }
-        assert_eq!(outbox.push(outgoing("3", QoS::AtLeastOnce), Presence::Offline), Pushed::Displaced);
+        assert_eq!(outbox.push(outgoing("3", QoS::AtLeastOnce), Presence::Offline), Pushed::Displaced(1));
         let huge = outgoing("larger than everything", QoS::AtLeastOnce);
         assert_eq!(outbox.push(huge, Presence::Offline), Pushed::Dropped(DropReason::QueueFull));
         assert_eq!(taken(&mut outbox, 9, 99), ["2", "3"], "no room is made for what never fits");
+    }
+
+    #[test]
+    fn where_others_hold_much_it_may_hold_less() {
+        for when_full in [WhenFull::DropNewest, WhenFull::DropOldest] {
+            let mut outbox = outbox(when_full);
+            outbox.push(outgoing("12345", QoS::AtLeastOnce), Presence::Online);
+            outbox.allow(11);
+            let crowded = Pushed::Dropped(DropReason::AllQueuesFull);
+            assert_eq!(outbox.push(outgoing("12345", QoS::AtMostOnce), Presence::Online), crowded);
+            let pushed = outbox.push(outgoing("12345", QoS::AtLeastOnce), Presence::Online);
+            assert_eq!(
+                pushed,
+                if when_full == WhenFull::DropOldest { Pushed::Displaced(1) } else { crowded }
+            );
+            assert_eq!(outbox.bytes(), 6);
+            outbox.allow(5);
+            assert_eq!(outbox.push(outgoing("12345", QoS::AtLeastOnce), Presence::Online), crowded);
+            assert_eq!(outbox.bytes(), 6, "no room is made for what does not fit");
+            outbox.allow(usize::MAX);
+            assert!(!matches!(
+                outbox.push(outgoing("12345", QoS::AtMostOnce), Presence::Online),
+                Pushed::Dropped(_)
+            ));
+        }
+        let mut written = outbox(WhenFull::DropNewest);
+        written.allow(5);
+        let wrote = written.push_written(6, |_| panic!("it is not written"));
+        assert_eq!(wrote, Pushed::Dropped(DropReason::AllQueuesFull));
     }
 
     /// [MQTT-3.3.2-5]

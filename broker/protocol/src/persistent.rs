@@ -16,6 +16,16 @@ pub(crate) struct Map<K, V> {
     root: Option<Arc<Branch<K, V>>>,
 }
 
+/// A part of a map as it was: to go through it in pieces.
+#[derive(Debug)]
+pub(crate) struct Part<K, V>(Arc<Branch<K, V>>);
+
+/// What a [`Part`] is made of.
+pub(crate) enum Piece<'a, K, V> {
+    Entry(&'a K, &'a V),
+    Part(Part<K, V>),
+}
+
 #[derive(Debug, Clone)]
 struct Branch<K, V> {
     /// Bit n set: there is a slot for n. Slots are in the order of the bits.
@@ -51,9 +61,9 @@ impl<K, V> Map<K, V> {
         self.root.is_none()
     }
 
-    /// Goes through the entries until `f` has had enough; says whether it had.
-    pub(crate) fn any<'a>(&'a self, f: &mut impl FnMut(&'a K, &'a V) -> bool) -> bool {
-        self.root.as_ref().is_some_and(|root| root.any(f))
+    /// All of it, to be gone through in pieces; `None` if it is empty.
+    pub(crate) fn whole(&self) -> Option<Part<K, V>> {
+        self.root.clone().map(Part)
     }
 
     /// Empties it and hands over the values that no copy shares: whoever drops a tree of maps does so in a loop.
@@ -80,6 +90,19 @@ impl<K, V> Map<K, V> {
     pub(crate) fn for_each<'a>(&'a self, f: &mut impl FnMut(&'a K, &'a V)) {
         if let Some(root) = &self.root {
             root.for_each(f);
+        }
+    }
+}
+
+impl<K, V> Part<K, V> {
+    /// Its pieces: not many, unless somebody knows the seed.
+    pub(crate) fn open(&self, mut f: impl FnMut(Piece<'_, K, V>)) {
+        for slot in &self.0.slots {
+            match slot {
+                Slot::Leaf(key, value) => f(Piece::Entry(key, value)),
+                Slot::Branch(child) => f(Piece::Part(Part(Arc::clone(child)))),
+                Slot::Collided(list) => list.iter().for_each(|(key, value)| f(Piece::Entry(key, value))),
+            }
         }
     }
 }
@@ -138,14 +161,6 @@ impl<K, V> Branch<K, V> {
     fn slot_of(&self, hash: u64) -> Option<usize> {
         let bit = Self::bit(hash);
         (self.bitmap & bit != 0).then(|| self.position(bit))
-    }
-
-    fn any<'a>(&'a self, f: &mut impl FnMut(&'a K, &'a V) -> bool) -> bool {
-        self.slots.iter().any(|slot| match slot {
-            Slot::Leaf(key, value) => f(key, value),
-            Slot::Branch(child) => child.any(f),
-            Slot::Collided(list) => list.iter().any(|(key, value)| f(key, value)),
-        })
     }
 
     fn for_each<'a>(&'a self, f: &mut impl FnMut(&'a K, &'a V)) {

@@ -10,7 +10,7 @@ use mqgate_codec::{TopicFilter, TopicName};
 
 use crate::limits::RetainedLimits;
 use crate::message::Message;
-use crate::persistent::{Map, Seed};
+use crate::persistent::{Map, Part, Piece, Seed};
 use crate::time::Instant;
 
 #[derive(Debug)]
@@ -155,9 +155,16 @@ impl Snapshot {
         limit: usize,
         visits: &mut usize,
     ) -> Vec<Arc<Message>> {
-        let mut search = Search { seed: self.seed, now, limit, visits, found: Vec::new(), todo: Vec::new() };
-        search.run(&self.root, filter.filter());
-        search.found
+        let (mut search, mut found) = (self.search(filter, limit), Vec::new());
+        search.look(now, visits, &mut found);
+        found
+    }
+
+    /// The same in pieces.
+    pub fn search(&self, filter: &TopicFilter, limit: usize) -> Search {
+        let filter = ByteString::from(filter.filter());
+        let root = Todo::Node(Arc::clone(&self.root), Below::Filter(Some(0)));
+        Search { seed: self.seed, filter, limit, first: true, todo: vec![root] }
     }
 }
 
@@ -239,79 +246,108 @@ impl Drop for Node {
     }
 }
 
-struct Search<'s, 'v> {
+/// A search in the store as it was when it began.
+#[derive(Debug)]
+pub struct Search {
     seed: Seed,
-    now: Instant,
+    filter: ByteString,
+    /// Messages that may yet be found.
     limit: usize,
-    visits: &'v mut usize,
-    found: Vec<Arc<Message>>,
-    /// Nodes that are still to be looked at, and for what.
-    todo: Vec<(&'s Node, Below<'s>)>,
+    /// The first level is still to be looked at.
+    first: bool,
+    /// What is still to be looked at, and for what.
+    todo: Vec<Todo>,
+}
+
+#[derive(Debug)]
+enum Todo {
+    Node(Arc<Node>, Below),
+    /// Nodes below the first level, or on it.
+    Children {
+        part: Part<Arc<str>, Arc<Node>>,
+        below: Below,
+        first: bool,
+    },
 }
 
 /// What is looked for below a node.
-#[derive(Clone, Copy)]
-enum Below<'s> {
-    /// The rest of the filter; `None` after its last level.
-    Filter(Option<&'s str>),
+#[derive(Debug, Clone, Copy)]
+enum Below {
+    /// The rest of the filter begins here; `None` after its last level.
+    Filter(Option<usize>),
     Everything,
 }
 
-impl<'s> Search<'s, '_> {
-    fn is_over(&self) -> bool {
-        self.found.len() >= self.limit || *self.visits == 0
+impl Search {
+    pub fn is_over(&self) -> bool {
+        self.limit == 0 || self.todo.is_empty()
     }
 
-    fn run(&mut self, root: &'s Node, filter: &'s str) {
-        self.look(root, Below::Filter(Some(filter)), true);
-        while !self.is_over()
-            && let Some((node, below)) = self.todo.pop()
-        {
-            *self.visits -= 1;
-            self.look(node, below, false);
-        }
+    /// Whether it ended before everything was looked at.
+    pub fn is_cut(&self) -> bool {
+        self.limit == 0 && !self.todo.is_empty()
     }
 
-    fn look(&mut self, node: &'s Node, below: Below<'s>, first: bool) {
-        match below {
-            Below::Filter(None) => self.take(node),
-            Below::Filter(Some(filter)) => match split(filter) {
-                ("#", _) => {
-                    self.take(node);
-                    self.children(node, Below::Everything, first);
+    /// Goes on, as far as `visits` allow, and puts what it finds into `found`.
+    pub fn look(&mut self, now: Instant, visits: &mut usize, found: &mut Vec<Arc<Message>>) {
+        while *visits > 0 && self.limit > 0 {
+            match self.todo.pop() {
+                Some(Todo::Children { part, below, first }) => part.open(|piece| match piece {
+                    Piece::Entry(level, child) => {
+                        if !(first && level.starts_with('$')) {
+                            self.todo.push(Todo::Node(Arc::clone(child), below));
+                        }
+                    }
+                    Piece::Part(part) => self.todo.push(Todo::Children { part, below, first }),
+                }),
+                Some(Todo::Node(node, below)) => {
+                    let first = std::mem::take(&mut self.first);
+                    *visits -= usize::from(!first); // The root is no level.
+                    self.visit(&node, below, first, now, visits, found);
                 }
-                ("+", rest) => self.children(node, Below::Filter(rest), first),
-                (literal, rest) => match node.children.get(self.seed, literal) {
-                    Some(child) => self.todo.push((child, Below::Filter(rest))),
-                    None => *self.visits = self.visits.saturating_sub(1),
-                },
-            },
-            Below::Everything => {
-                self.take(node);
-                self.children(node, Below::Everything, first);
+                None => return,
             }
         }
     }
 
-    /// No more of them than will be looked at.
-    fn children(&mut self, node: &'s Node, below: Below<'s>, first: bool) {
-        let mut room = *self.visits;
-        let todo = &mut self.todo;
-        node.children.any(&mut |level, child| {
-            room = room.saturating_sub(1);
-            if !(first && level.starts_with('$')) {
-                todo.push((child, below));
+    fn visit(
+        &mut self,
+        node: &Node,
+        below: Below,
+        first: bool,
+        now: Instant,
+        visits: &mut usize,
+        found: &mut Vec<Arc<Message>>,
+    ) {
+        let (takes, children) = match below {
+            Below::Filter(None) => (true, None),
+            Below::Everything => (true, Some(Below::Everything)),
+            Below::Filter(Some(at)) => {
+                let (level, rest) = split(&self.filter[at..]);
+                let rest = rest.map(|_| at + level.len() + 1);
+                match level {
+                    "#" => (true, Some(Below::Everything)),
+                    "+" => (false, Some(Below::Filter(rest))),
+                    literal => {
+                        match node.children.get(self.seed, literal) {
+                            Some(child) => self.todo.push(Todo::Node(Arc::clone(child), Below::Filter(rest))),
+                            None => *visits = visits.saturating_sub(1),
+                        }
+                        (false, None)
+                    }
+                }
             }
-            room == 0
-        });
-    }
-
-    fn take(&mut self, node: &Node) {
-        if let Some(message) = &node.message
-            && self.found.len() < self.limit
-            && !message.is_expired(self.now)
+        };
+        if takes
+            && let Some(message) = &node.message
+            && !message.is_expired(now)
         {
-            self.found.push(Arc::clone(message));
+            self.limit -= 1;
+            found.push(Arc::clone(message));
+        }
+        if let Some(below) = children {
+            let all = node.children.whole();
+            self.todo.extend(all.map(|part| Todo::Children { part, below, first }));
         }
     }
 }
@@ -405,6 +441,35 @@ mod tests {
             assert_eq!(visits, 0);
             let mut visits = 100;
             assert!(retained.snapshot().matching(&filter, Instant::ZERO, 5, &mut visits).len() <= 5);
+        }
+    }
+
+    #[test]
+    fn a_search_in_pieces_finds_the_same() {
+        let mut retained = Retained::new(RetainedLimits::default(), Seed(1));
+        for number in 0..1000 {
+            retained.keep(&message(&format!("a/{number}/b"), "x", None));
+        }
+        let snapshot = retained.snapshot();
+        for (filter, limit, number) in
+            [("#", 5000, 1000), ("a/+/b", 5000, 1000), ("+/7/#", 5000, 1), ("#", 10, 10)]
+        {
+            let filter = TopicFilter::parse(filter.into()).unwrap();
+            let mut search = snapshot.search(&filter, limit);
+            let (mut found, mut pieces) = (Vec::new(), 0);
+            while !search.is_over() {
+                let (mut visits, before) = (10, found.len());
+                search.look(Instant::ZERO, &mut visits, &mut found);
+                assert!(found.len() - before <= 10);
+                retained.remove(&TopicName::parse(format!("a/{pieces}/b").into()).unwrap());
+                pieces += 1;
+            }
+            assert!(pieces >= number / 10, "{filter:?}: {pieces}");
+            let whole = snapshot.matching(&filter, Instant::ZERO, limit, &mut { usize::MAX });
+            let topics = |found: &[Arc<Message>]| -> Vec<_> {
+                found.iter().map(|message| message.topic.clone()).collect()
+            };
+            assert_eq!((found.len(), topics(&found)), (number, topics(&whole)));
         }
     }
 

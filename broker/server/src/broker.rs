@@ -31,6 +31,7 @@ use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::{MqttMetrics, Tally, Totals, Transport};
 use crate::routing::Router;
 use crate::sessions::{Found, LateWill, Name, Sessions};
+use crate::turns::Turns;
 
 pub use crate::connection::serve;
 
@@ -70,6 +71,7 @@ pub struct Broker {
     pub(crate) reauthorizations: Semaphore,
     pub(crate) extras: Extras,
     pub(crate) inner: InnerClients,
+    pub(crate) turns: Turns,
     /// Connections that ended before anybody was asked: a storm of them is not a storm of audit records.
     strangers: Mutex<Coalescer<(Arc<str>, std::net::IpAddr, Reason)>>,
 }
@@ -116,6 +118,7 @@ impl Broker {
         let limits = Arc::new(limits);
         let listener_limits = shared(listener_limits);
         let started = tokio::time::Instant::now();
+        let turns = Turns::new(metrics.turns_waited.clone());
         let router = Arc::new(Router::new(&limits, Arc::clone(&metrics), seed, started));
         let extras = Extras::new(settings, &router.traced, registry)?;
         Ok(Arc::new(Self {
@@ -131,6 +134,7 @@ impl Broker {
             reauthorizations: Semaphore::new(REAUTHORIZATIONS),
             extras,
             inner: InnerClients::default(),
+            turns,
             strangers: Mutex::new(Coalescer::new(Duration::from_secs(10), 1024)),
         }))
     }

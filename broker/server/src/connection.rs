@@ -7,14 +7,14 @@ mod dialogue;
 mod ending;
 mod exclusive;
 mod io;
+mod next;
 mod requests;
+mod search;
 #[cfg(test)]
 mod tests;
 
-use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -33,17 +33,22 @@ use tokio_util::sync::CancellationToken;
 use self::brake::Brake;
 use self::dialogue::Talk;
 use self::ending::Denials;
+use self::next::once;
 use crate::broker::Broker;
 use crate::delivery::{self, Lane, Mailbox};
 use crate::directory::ConnectionHandle;
 use crate::gate::{Accepted, Reauthorization};
 use crate::metrics::gate::Stage;
 use crate::metrics::mqtt::Tally;
+use crate::searching::Searching;
 use crate::sessions::{Handover, Name, Opened};
 use crate::trace::Direction;
+use crate::turns::{Account, cost};
 
 /// With this much to be written, no message is taken from the mailbox: the client is slow.
 const OUTPUT_HIGH_WATER: usize = 128 * 1024;
+/// A client that has not taken or acknowledged a message for so long is slow.
+const DETACH_AFTER: Duration = Duration::from_secs(1);
 /// With this much to be written, nothing is read either: the client asks for answers and does not take them.
 const ANSWERS_HIGH_WATER: usize = 2 * OUTPUT_HIGH_WATER;
 /// What leaves comes before what arrives, but not always: a client that takes as fast as others publish is
@@ -114,7 +119,13 @@ struct Driver<S> {
     held: Option<Box<Packet>>,
     /// As of the last time the task was woken: no clock is read for each packet of a batch.
     now: Instant,
-    turn: u8,
+    round: u8,
+    /// What it has done lately.
+    account: Account,
+    /// There is more to be done at once; others are let run first.
+    unfinished: bool,
+    /// Retained messages that are looked for.
+    searching: Option<Box<Searching>>,
     /// Of what is to be written some was written: it may begin in the middle of a packet.
     begun: bool,
     /// Nothing can be written any more.
@@ -126,8 +137,12 @@ struct Driver<S> {
     /// Generation of hooks that the gate was asked about this session.
     asked_generation: u64,
     tally: Tally,
-    /// What the gauges know of this session's inflight messages.
-    inflight: usize,
+    /// What the gauges know of this session's inflight messages: how many, and their bytes.
+    inflight: (usize, usize),
+    /// When messages that wait for the client get memory of their own.
+    detach_at: Option<Instant>,
+    /// What the gauges know of the output.
+    output_told: usize,
     /// An outbox is filling up because of this client.
     pressing: bool,
     denials: Denials,
@@ -145,10 +160,16 @@ enum Todo {
     OpenSession { client_id: bytestring::ByteString, device_id: Arc<str>, clean_start: bool },
 }
 
+fn inflight(session: &Session) -> (usize, usize) {
+    (session.inflight.len(), session.inflight.bytes())
+}
+
 type Asking = Pin<Box<dyn Future<Output = Reauthorization> + Send>>;
 
 enum Event {
     Ordered,
+    /// There is more to be done of what was read.
+    Unfinished,
     Mail,
     Read(usize),
     Wrote,
@@ -167,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let transport = accepted.transport;
         let brake = Brake::of(broker.extras.rates(&accepted.listener).as_ref());
         let decoder = Decoder::server(DecodeLimits {
-            maximum_packet_size: limits.maximum_packet_size,
+            maximum_packet_size: limits.connect_packet_size.min(limits.maximum_packet_size),
             maximum_topic_levels: u16::try_from(limits.topic_levels).unwrap_or(u16::MAX),
             maximum_filters: u16::try_from(limits.filters_per_subscribe).unwrap_or(u16::MAX),
             ..DecodeLimits::default()
@@ -192,14 +213,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             ask_again: false,
             held: None,
             now,
-            turn: 0,
+            round: 0,
+            account: Account::new(),
+            unfinished: false,
+            searching: None,
             begun: false,
             deaf: false,
             stalled: None,
             write_stall_timeout,
             asked_generation: 0,
             tally: Tally::new(transport),
-            inflight: 0,
+            inflight: (0, 0),
+            detach_at: None,
+            output_told: 0,
             pressing: false,
             denials: Denials::default(),
             brake,
@@ -210,10 +236,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     async fn run(&mut self, shutdown: &CancellationToken) -> Closing {
         let mut shutdown = pin!(shutdown.cancelled());
+        let broker = Arc::clone(&self.broker);
+        let turns = &broker.turns;
+        let mut turn = None;
         loop {
             self.work();
             while let Some(todo) = self.todo.take() {
-                Box::pin(self.wait_for(todo)).await;
+                self.account.spend(cost::CONNECT);
+                let mut waiting = Box::pin(self.wait_for(todo));
+                if once(|cx| waiting.as_mut().poll(cx)).await.is_pending() {
+                    if let Some(turn) = turn.take() {
+                        turns.pass(turn, cost::CONNECT).await;
+                    }
+                    waiting.as_mut().await;
+                }
+                drop(waiting);
                 self.work();
             }
             self.tally.add_to(&self.broker.metrics);
@@ -222,11 +259,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 self.talk = None;
                 return closing;
             }
-            if std::mem::take(&mut self.pressing) {
+            if std::mem::take(&mut self.pressing) || self.account.slice_is_over() {
+                self.account.pause();
                 tokio::task::yield_now().await;
+                turn = None;
             }
-            match poll_fn(|cx| self.poll(cx, shutdown.as_mut())).await {
-                Event::Ordered => {}
+            match self.next(turns, &mut turn, shutdown.as_mut()).await {
+                Event::Ordered | Event::Unfinished => {}
                 Event::Wrote => {
                     self.stalled = None;
                     self.begun = self.output.has_remaining();
@@ -242,6 +281,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     self.close(ReasonCode::KEEP_ALIVE_TIMEOUT, Reason::KeepAliveTimeout);
                 }
                 Event::Timeout => {
+                    if self.detach_at.is_some_and(|at| at <= self.now) {
+                        self.detach();
+                    }
                     self.release_brake();
                     self.machine.handle_timeout(self.now);
                     self.effects();
@@ -259,94 +301,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         }
     }
 
-    /// The next thing that happens. What leaves comes before what arrives.
-    fn poll(&mut self, cx: &mut Context<'_>, shutdown: Pin<&mut impl Future<Output = ()>>) -> Poll<Event> {
-        self.now = self.broker.now();
-        let order = self.handle.orders(cx.waker());
-        if let Some(farewell) = order.farewell {
-            self.close(farewell.code, farewell.reason);
-            return Poll::Ready(Event::Ordered);
-        }
-        if order.reauthorize && self.connect.is_some() {
-            self.ask();
-        }
-        if !order.requests.is_empty() {
-            order.requests.into_iter().for_each(|request| self.requested(request));
-            return Poll::Ready(Event::Ordered);
-        }
-        if let Some(asking) = &mut self.asking
-            && let Poll::Ready(answer) = asking.as_mut().poll(cx)
-        {
-            self.answered(answer);
-            return Poll::Ready(Event::Ordered);
-        }
-        if self.poll_talk(cx).is_ready() {
-            return Poll::Ready(Event::Ordered);
-        }
-        self.turn = (self.turn + 1) % READ_FIRST_EVERY;
-        if self.turn == 0 {
-            if let Poll::Ready(event) = self.poll_input(cx) {
-                return Poll::Ready(event);
-            }
-            if self.poll_timer(cx).is_ready() {
-                return Poll::Ready(Event::Timeout);
-            }
-        }
-        if let Poll::Ready(event) = self.poll_write(cx) {
-            return Poll::Ready(event);
-        }
-        if self.output.has_remaining() {
-            self.stalled.get_or_insert(self.now);
-        }
-        if let Some(mailbox) = &self.mailbox
-            && mailbox.poll_news(cx.waker())
-        {
-            return Poll::Ready(Event::Mail);
-        }
-        if let Poll::Ready(event) = self.poll_input(cx) {
-            return Poll::Ready(event);
-        }
-        if self.poll_timer(cx).is_ready() {
-            return Poll::Ready(Event::Timeout);
-        }
-        shutdown.poll(cx).map(|()| Event::Shutdown)
-    }
-
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if self.machine.wants_packet() && self.reads() { self.poll_read(cx) } else { Poll::Pending }
-    }
-
-    /// Whether there is room for what the client says.
-    fn reads(&self) -> bool {
-        self.held.is_none()
-            && self.output.remaining() < ANSWERS_HIGH_WATER
-            && self.brake.as_ref().is_none_or(|brake| brake.ends().is_none())
-    }
-
-    fn stall_ends(&self) -> Option<Instant> {
-        Some(self.stalled?.after(self.write_stall_timeout))
-    }
-
-    /// The machine's deadline mostly moves away: the timer follows only when it has run out.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let brake = self.brake.as_ref().and_then(|brake| brake.ends());
-        let deadlines = [self.machine.deadline(), self.stall_ends(), brake];
-        let Some(deadline) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
-        let deadline = self.broker.when(deadline);
-        if deadline < self.timer.deadline() {
-            self.timer.as_mut().reset(deadline);
-        }
-        loop {
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if deadline <= tokio::time::Instant::now() {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(deadline);
-        }
-    }
-
     /// Everything that can be done without waiting.
     fn work(&mut self) {
         if let Some(packet) = self.held.take_if(|_| self.asking.is_none()) {
@@ -356,25 +310,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         self.take_mail();
         let reads = self.reads();
         self.machine.set_reading(self.now, reads);
-        let inflight = self.machine.session().map_or(self.inflight, |session| session.inflight.len());
+        let inflight = self.machine.session().map_or(self.inflight, inflight);
         if inflight != self.inflight {
-            self.tally.inflight(inflight as i64 - self.inflight as i64);
+            let (count, bytes) = inflight;
+            let change = count as i64 - self.inflight.0 as i64;
+            self.tally.inflight(change, bytes as i64 - self.inflight.1 as i64);
             if let Some(mailbox) = &self.mailbox {
-                mailbox.set_unacknowledged(inflight);
+                mailbox.set_unacknowledged(count);
             }
         }
         self.inflight = inflight;
+        if self.detach_at.is_none() && (inflight.0 > 0 || self.stalled.is_some()) {
+            self.detach_at = Some(self.now.after(DETACH_AFTER));
+        }
+        self.tell_output();
         self.machine.rest();
+    }
+
+    /// Counts what is written and not taken.
+    fn tell_output(&mut self) {
+        let output = self.output.remaining();
+        self.tally.output(output as i64 - self.output_told as i64);
+        self.output_told = output;
     }
 
     fn packets(&mut self) {
         let lazy = self.stale_generation();
+        self.search();
+        self.effects();
         while self.closing.is_none()
             && self.todo.is_none()
             && self.machine.wants_packet()
             && self.reads()
             && !self.input.is_empty()
         {
+            if self.account.slice_is_over() {
+                self.unfinished = true;
+                return;
+            }
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => {
                     let asks = matches!(packet, Packet::Publish(_) | Packet::Subscribe(_));
@@ -412,6 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     fn packet(&mut self, packet: Packet) {
         self.tally.received(packet.packet_type());
+        self.account.spend(cost::PACKET);
         if let Packet::Publish(publish) = &packet {
             self.tally.message_received(publish.qos);
             self.brake(1, 0);
@@ -431,30 +405,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     /// Moves waiting messages to the output, as many as the client takes.
     fn take_mail(&mut self) {
+        // Where little is left for all clients, a message is written for one that has taken those before.
+        let high_water = self.broker.router.free(&self.tally).clamp(1, OUTPUT_HIGH_WATER);
+        let batch_bytes = BATCH_BYTES.min(high_water);
         while self.closing.is_none()
-            && self.output.remaining() < OUTPUT_HIGH_WATER
-            && self.machine.send_backlog(self.now, BATCH_BYTES)
+            && self.output.remaining() < high_water
+            && self.machine.send_backlog(self.now, batch_bytes)
         {
             self.effects();
+        }
+        if self.searching.is_some() {
+            return; // What waits is newer than what is looked for.
         }
         let Some(mailbox) = self.mailbox.clone().filter(|_| self.mail && self.closing.is_none()) else {
             return;
         };
         let mut batch: Vec<Outgoing> = Vec::new();
-        while self.output.remaining() < OUTPUT_HIGH_WATER {
-            let Some(quota) = self.machine.quota() else { return };
-            let taken = mailbox.take(&mut self.output, &mut batch, quota, BATCH_BYTES);
+        while self.output.remaining() < high_water {
+            let Some(quota) = self.machine.quota() else { break };
+            let taken = mailbox.take(&mut self.output, &mut batch, quota, batch_bytes);
             if taken.messages == 0 {
                 // Empty, or waiting for acknowledgements: those that come are a reason to look again.
                 self.mail = quota == 0;
-                return;
+                break;
             }
             self.tally.queued(-(taken.messages as i64), -(taken.bytes as i64));
+            self.account.spend_on(taken.messages, cost::DELIVERY);
             self.tally.messages_sent(QoS::AtMostOnce, taken.written);
             for outgoing in batch.drain(..) {
                 self.machine.handle(self.now, Input::Deliver(outgoing));
                 self.effects();
             }
+        }
+    }
+
+    /// Messages that have waited for the client for a while get memory of their own.
+    fn detach(&mut self) {
+        self.detach_at = None;
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.detach_small();
+            self.machine.detach_small();
         }
     }
 
@@ -487,6 +477,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             Effect::Publish { message, acknowledgement } => {
                 let outcome = self.broker.router.publish(&message, &mut self.tally);
                 self.pressing |= outcome.pressing;
+                self.account.spend_on(outcome.deliveries, cost::DELIVERY);
                 if let Some(acknowledgement) = acknowledgement {
                     let routed = outcome.routed;
                     self.machine.handle(self.now, Input::Published { acknowledgement, routed });
@@ -500,19 +491,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             }
             Effect::Subscribe(subscriptions) => {
                 let Some(mailbox) = &self.mailbox else { return };
-                let now = self.now;
-                let retained =
-                    self.broker.router.subscribe(mailbox, &subscriptions, now, self.machine.backlog_room());
-                if !retained.is_empty() {
-                    self.machine.handle(now, Input::Retained(retained));
+                self.account.spend_on(subscriptions.len(), cost::SUBSCRIPTION);
+                let room = self.machine.backlog_room();
+                let searching = self.broker.router.subscribe(mailbox, &subscriptions, room);
+                match &mut self.searching {
+                    Some(before) => before.append(searching),
+                    None => self.searching = Some(Box::new(searching)),
                 }
+                self.search();
             }
             Effect::Unsubscribe(filters) => {
+                self.account.spend_on(filters.len(), cost::SUBSCRIPTION);
                 if let Some(mailbox) = &self.mailbox {
                     self.broker.router.unsubscribe(mailbox.key, filters.iter());
                 }
             }
-            Effect::ReviewMail => self.review_mail(),
+            Effect::ReviewMail => {
+                self.review_search();
+                self.review_mail();
+            }
             Effect::Reauthorize => self.ask(),
             Effect::Authorize(connect) if connect.properties.authentication_method.is_some() => {
                 self.talk(connect);
@@ -525,6 +522,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             }
             Effect::Connected { version } => {
                 self.connected = true;
+                self.account.admit();
                 self.mail = true;
                 self.open_lane(version);
                 let limits = *self.decoder.limits();
@@ -606,7 +604,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 self.now = self.broker.now();
                 match opened {
                     Ok(Opened { session, mailbox, present }) => {
-                        self.inflight = session.inflight.len();
+                        self.inflight = inflight(&session);
                         self.handle.delivers_to(&mailbox);
                         self.mailbox = Some(mailbox);
                         self.handle(Input::SessionOpened { session, present });

@@ -9,7 +9,7 @@ use mqgate_codec::{
     DecodeLimits, Decoder, EncodedPublish, Output, Packet, ProtocolVersion, Publish, PublishParts,
     PublishPatch, PublishProperties, QoS, TopicName,
 };
-use mqgate_protocol::limits::OutboxLimits;
+use mqgate_protocol::limits::{MESSAGE_OVERHEAD, OutboxLimits};
 use mqgate_protocol::message::Message;
 use mqgate_protocol::outbox::{Origin, Outbox, Outgoing, Presence, Pushed};
 use mqgate_protocol::session::{Delivery, SessionKey};
@@ -63,6 +63,9 @@ pub(crate) struct Post<'a> {
     detached: Option<Arc<Message>>,
     /// Whether nobody else gets it.
     alone: bool,
+    /// Bytes that may yet wait in all queues together. One queue may hold as much as is free: many that fill up leave
+    /// room for one more, whoever that is.
+    free: usize,
     /// Somebody looks at every message: it is not written before its receiver takes it.
     pub(crate) watched: bool,
     /// As QoS 0, for 3.x and for 5.0, with RETAIN and without; made for the first receiver that needs it.
@@ -124,9 +127,14 @@ fn keep(
 }
 
 impl<'a> Post<'a> {
-    pub(crate) fn new(message: &'a Arc<Message>, receivers: usize, started: tokio::time::Instant) -> Self {
+    pub(crate) fn new(
+        message: &'a Arc<Message>,
+        receivers: usize,
+        started: tokio::time::Instant,
+        free: usize,
+    ) -> Self {
         let alone = receivers == 1;
-        Self { message, started, detached: None, alone, watched: false, written: Default::default() }
+        Self { message, started, detached: None, alone, free, watched: false, written: Default::default() }
     }
 
     fn now(&self) -> Instant {
@@ -246,6 +254,7 @@ impl Mailbox {
         let mut guard = lock(&self.inner);
         let inner = &mut *guard;
         let (messages, bytes) = (inner.outbox.len(), inner.outbox.bytes());
+        inner.outbox.allow(post.free);
         let lane = inner.lane.filter(|_| {
             let plain = Origin::identifiers(origin).is_empty();
             qos == QoS::AtMostOnce && plain && inner.outbox.may_write()
@@ -269,6 +278,9 @@ impl Mailbox {
             messages: inner.outbox.len() as i64 - messages as i64,
             bytes: inner.outbox.bytes() as i64 - bytes as i64,
         };
+        let grown = inner.outbox.bytes().saturating_sub(bytes);
+        let more = inner.outbox.len().saturating_sub(messages);
+        post.free = post.free.saturating_sub(grown + more * MESSAGE_OVERHEAD);
         if inner.told || inner.presence == Presence::Offline {
             return outcome;
         }
@@ -305,6 +317,11 @@ impl Mailbox {
             output.take(&mut packets);
         }
         Taken { written, messages: before.0 - after.0, bytes: before.1 - after.1 }
+    }
+
+    /// What waits, waits for the client: it gets memory of its own, as far as it is small.
+    pub(crate) fn detach_small(&self) {
+        lock(&self.inner).outbox.detach_small();
     }
 
     /// From now on QoS 0 messages are written as they come, or not.
@@ -437,5 +454,68 @@ fn publish(delivery: &Delivery, now: Instant) -> Publish {
         packet_id: *packet_id,
         payload: message.payload.clone(),
         properties,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use mqgate_protocol::limits::WhenFull;
+
+    use super::*;
+
+    fn message(payload: Bytes) -> Arc<Message> {
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic: None,
+            packet_id: None,
+            payload,
+            properties: PublishProperties::default(),
+        };
+        Message::published(TopicName::parse("t".into()).unwrap(), publish, SessionKey(1), Instant::ZERO)
+    }
+
+    fn push(mailbox: &Mailbox, payload: Bytes, free: usize) -> Pushed {
+        let message = message(payload);
+        let mut post = Post::new(&message, 1, tokio::time::Instant::now(), free);
+        mailbox.push(&mut post, QoS::AtLeastOnce, false, None).pushed
+    }
+
+    /// Where a small message waits for the client and not only for its task, the buffer it was read into is free.
+    #[test]
+    fn what_waits_for_a_slow_client_keeps_no_receive_buffer() {
+        let mailbox = Mailbox::new(SessionKey(1), OutboxLimits::default());
+        let buffer = Bytes::from(vec![b'x'; 64 * 1024]);
+        push(&mailbox, buffer.slice(..10), usize::MAX);
+        assert!(!buffer.is_unique(), "its task may take it at any moment");
+        mailbox.detach_small();
+        assert!(buffer.is_unique());
+        push(&mailbox, buffer.slice(20..30), usize::MAX);
+        mailbox.detach_small();
+        assert!(buffer.is_unique());
+        let (mut output, mut batch) = (Output::new(), Vec::new());
+        mailbox.take(&mut output, &mut batch, 1, usize::MAX);
+        push(&mailbox, buffer.slice(..10), usize::MAX);
+        mailbox.detach_small();
+        assert!(buffer.is_unique());
+        mailbox.take(&mut output, &mut batch, 10, usize::MAX);
+        assert_eq!(batch.len(), 3);
+        push(&mailbox, buffer.slice(..60_000), usize::MAX);
+        mailbox.detach_small();
+        assert!(!buffer.is_unique(), "a large one is shared by all who wait for it");
+    }
+
+    #[test]
+    fn a_queue_holds_no_more_than_is_free() {
+        let limits = OutboxLimits { when_full: WhenFull::DropNewest, ..OutboxLimits::default() };
+        let mailbox = Mailbox::new(SessionKey(1), limits);
+        let payload = Bytes::from_static(&[b'x'; 99]);
+        // With its topic it has 100 bytes.
+        let pushed = [99, 100, 199, 200, 299].map(|free| push(&mailbox, payload.clone(), free));
+        let crowded = Pushed::Dropped(mqgate_protocol::outbox::DropReason::AllQueuesFull);
+        assert_eq!(pushed, [crowded, Pushed::Queued, crowded, Pushed::Queued, crowded]);
+        assert_eq!(mailbox.waiting(), (2, 200));
     }
 }

@@ -12,7 +12,7 @@ use mqgate_codec::{QoS, TopicFilter, TopicName};
 use mqgate_protocol::connection::{NewSubscription, Routed};
 use mqgate_protocol::limits::{Limits, RetainedLimits};
 use mqgate_protocol::message::Message;
-use mqgate_protocol::outbox::{DropReason, Origin, Outgoing, Pushed};
+use mqgate_protocol::outbox::{DropReason, Outgoing, Pushed};
 use mqgate_protocol::persistent::Seed;
 use mqgate_protocol::retained::Retained;
 use mqgate_protocol::session::SessionKey;
@@ -23,11 +23,14 @@ use mqgate_protocol::topics::is_reserved;
 use crate::delivery::{Mailbox, Post, PushOutcome};
 use crate::directory::lock;
 use crate::metrics::mqtt::{MqttMetrics, SubscriptionKind, Tally};
+use crate::searching::Searching;
 
 /// Lookups that one worker thread remembers.
 const REMEMBERED: usize = 1024;
 /// Receivers in all those lookups together; one lookup may have more, and is remembered alone then.
 const REMEMBERED_RECEIVERS: usize = 64 * 1024;
+/// What one task may have put into queues before it tells.
+const QUEUED_UNSEEN: i64 = 256 * 1024;
 
 pub(crate) struct Router {
     /// Tells routers apart in the memory of a thread.
@@ -44,6 +47,8 @@ pub(crate) struct Router {
     pub(crate) traced: Arc<AtomicBool>,
     retained_per_subscription: usize,
     retained_visits: usize,
+    /// Bytes that may wait in all queues together.
+    queued_bytes_maximum: usize,
     share_strategy: ShareStrategy,
     /// When the broker began to count time.
     started: tokio::time::Instant,
@@ -65,6 +70,8 @@ pub(crate) struct Outcome {
     pub(crate) routed: Routed,
     /// Some outbox is filling up: the publisher does well to let others run.
     pub(crate) pressing: bool,
+    /// Receivers that were tried.
+    pub(crate) deliveries: usize,
 }
 
 /// Lookups of one thread, all of one generation of one router.
@@ -99,6 +106,7 @@ impl Router {
         static ROUTERS: AtomicU64 = AtomicU64::new(1);
         metrics.messages_retained_limit.set(i64::try_from(limits.retained.messages).unwrap_or(i64::MAX));
         metrics.retained_bytes_limit.set(i64::try_from(limits.retained.bytes).unwrap_or(i64::MAX));
+        metrics.queued_bytes_limit.set(i64::try_from(limits.queued_bytes).unwrap_or(i64::MAX));
         Self {
             id: ROUTERS.fetch_add(1, Ordering::Relaxed),
             snapshot: ArcSwap::from_pointee(Subscriptions::new(seed)),
@@ -109,6 +117,7 @@ impl Router {
             traced: Arc::default(),
             retained_per_subscription: limits.retained_per_subscription,
             retained_visits: limits.retained_visits_per_subscribe,
+            queued_bytes_maximum: limits.queued_bytes,
             share_strategy: limits.share_strategy,
             started,
             lots: AtomicU64::new(seed.0),
@@ -123,8 +132,9 @@ impl Router {
             self.retain(message);
         }
         let matches = self.matches(&message.topic);
-        let mut outcome = Outcome { routed: Routed::NoSubscribers, pressing: false };
-        let mut post = self.post(message, matches.receivers.len() + matches.groups.len());
+        let deliveries = matches.receivers.len() + matches.groups.len();
+        let mut outcome = Outcome { routed: Routed::NoSubscribers, pressing: false, deliveries };
+        let mut post = self.post(message, deliveries, tally);
         post.watched = self.traced.load(Ordering::Relaxed);
         let mut note = |pushed: PushOutcome| {
             outcome.routed = Routed::Delivered;
@@ -132,7 +142,7 @@ impl Router {
             match pushed.pushed {
                 Pushed::Queued => {}
                 Pushed::Pressing => outcome.pressing = true,
-                Pushed::Displaced => tally.dropped(DropReason::QueueFull),
+                Pushed::Displaced(count) => (0..count).for_each(|_| tally.dropped(DropReason::QueueFull)),
                 Pushed::Dropped(reason) => {
                     outcome.pressing = true;
                     tally.dropped(reason);
@@ -153,11 +163,21 @@ impl Router {
             let own = !matches.receivers.is_empty();
             tally.dropped(if own { DropReason::NoLocal } else { DropReason::NoSubscribers });
         }
+        if tally.queued_memory() > QUEUED_UNSEEN {
+            tally.add_to(&self.metrics); // What waits in all is no secret for long.
+        }
         outcome
     }
 
-    pub(crate) fn post<'a>(&self, message: &'a Arc<Message>, receivers: usize) -> Post<'a> {
-        Post::new(message, receivers, self.started)
+    /// `tally` holds what the caller has put into queues, and has not told yet.
+    pub(crate) fn post<'a>(&self, message: &'a Arc<Message>, receivers: usize, tally: &Tally) -> Post<'a> {
+        Post::new(message, receivers, self.started, self.free(tally))
+    }
+
+    /// Bytes that may yet wait in all queues together.
+    pub(crate) fn free(&self, tally: &Tally) -> usize {
+        let waiting = self.metrics.queued_memory().saturating_add(tally.queued_memory());
+        self.queued_bytes_maximum.saturating_sub(usize::try_from(waiting).unwrap_or(0))
     }
 
     /// Gives a message to the member whose turn it is; to the next one if that is away or cannot take it.
@@ -221,8 +241,9 @@ impl Router {
                 let mut others = group.members.iter().filter(|(key, _)| *key != gone);
                 others.any(|(_, member)| !online_only || member.handle.is_online())
             });
-            let pushed = group
-                .and_then(|group| self.to_one_of(&group, &mut self.post(&outgoing.message, 1), Some(gone)));
+            let pushed = group.and_then(|group| {
+                self.to_one_of(&group, &mut self.post(&outgoing.message, 1, tally), Some(gone))
+            });
             match pushed {
                 None => left.push(outgoing),
                 Some(pushed) => {
@@ -266,14 +287,13 @@ impl Router {
         })
     }
 
-    /// Enters subscriptions; gives the retained messages they are to get, at most `room`.
+    /// Enters subscriptions; what they are to get of the retained messages, at most `room`, is still to be looked for.
     pub(crate) fn subscribe(
         &self,
         mailbox: &Arc<Mailbox>,
         subscriptions: &[NewSubscription],
-        now: Instant,
         room: usize,
-    ) -> Vec<Outgoing> {
+    ) -> Searching {
         self.change(|index| {
             for new in subscriptions {
                 let subscribed = &new.subscribed;
@@ -286,43 +306,18 @@ impl Router {
                 );
             }
         });
-        let (mut messages, mut visits) = (Vec::new(), self.retained_visits);
+        let mut searching = Searching::new(self.retained_visits, room);
         for new in subscriptions {
+            let filter = &new.subscribed.filter;
             if new.is_new {
-                self.metrics.subscriptions(kind(&new.subscribed.filter)).inc();
+                self.metrics.subscriptions(kind(filter)).inc();
             }
             if new.send_retained {
-                self.retained_for(mailbox.key, new, now, room, &mut visits, &mut messages);
+                let snapshot = lock(self.retained_under(filter.filter())).snapshot();
+                searching.add(mailbox.key, new, &snapshot, self.retained_per_subscription);
             }
         }
-        if visits == 0 || messages.len() == room {
-            tracing::debug!(room, visits, "not every retained message was looked for");
-        }
-        messages
-    }
-
-    fn retained_for(
-        &self,
-        key: SessionKey,
-        new: &NewSubscription,
-        now: Instant,
-        room: usize,
-        visits: &mut usize,
-        messages: &mut Vec<Outgoing>,
-    ) {
-        let limit = self.retained_per_subscription.min(room.saturating_sub(messages.len()));
-        let subscribed = &new.subscribed;
-        let snapshot = lock(self.retained_under(subscribed.filter.filter())).snapshot();
-        let found = snapshot.matching(&subscribed.filter, now, limit, visits);
-        let origin = Origin::new(subscribed.identifier.into_iter().collect(), None);
-        let no_local = subscribed.options.no_local;
-        let wanted = found.into_iter().filter(|message| !(no_local && message.publisher == key)); // [MQTT-3.8.3-3]
-        messages.extend(wanted.map(|message| Outgoing {
-            qos: message.qos.min(subscribed.options.qos),
-            retain: true, // [MQTT-3.3.1-8]
-            origin: origin.clone(),
-            message,
-        }));
+        searching
     }
 
     pub(crate) fn unsubscribe<'a>(&self, key: SessionKey, filters: impl Iterator<Item = &'a TopicFilter>) {

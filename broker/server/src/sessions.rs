@@ -203,7 +203,7 @@ impl Sessions {
     pub(crate) fn leave(&self, handle: &Arc<ConnectionHandle>, handover: Handover, now: Instant) {
         let name = Name::of(&handover.session);
         let (messages, bytes) = handover.mailbox.park();
-        self.metrics.forget_queued(messages, bytes, 0);
+        self.metrics.forget_queued(messages, bytes);
         let mut shard = lock(self.shard(&name));
         let ours = shard.places.get(&name).is_some_and(|place| match place {
             Place::With(holder) => Arc::ptr_eq(holder, handle),
@@ -294,13 +294,14 @@ impl Sessions {
             let filters = session.subscriptions.values().map(|subscribed| &subscribed.filter);
             self.router.unsubscribe(session.key, filters);
         }
-        let inflight = session.inflight.len();
+        let (inflight, inflight_bytes) = (session.inflight.len(), session.inflight.bytes());
         let mut shared = session.inflight.take_shared();
         let (waiting, waiting_bytes) = mailbox.take_shared();
-        self.metrics.forget_queued(waiting.len(), waiting_bytes, 0);
+        self.metrics.forget_queued(waiting.len(), waiting_bytes);
         shared.extend(waiting);
         let (messages, bytes) = mailbox.close();
-        self.metrics.forget_queued(messages, bytes, inflight);
+        self.metrics.forget_queued(messages, bytes);
+        self.metrics.forget_inflight(inflight, inflight_bytes);
         if !shared.is_empty() {
             let mut tally = Tally::new(Transport::Tcp);
             let lost = self.router.hand_on(shared, session.key, false, &mut tally).len();
@@ -316,10 +317,11 @@ impl Sessions {
         if shared.is_empty() {
             return;
         }
-        self.metrics.forget_queued(shared.len(), bytes, 0);
+        self.metrics.forget_queued(shared.len(), bytes);
         let mut tally = Tally::new(Transport::Tcp);
         for Outgoing { message, qos, retain, origin } in self.router.hand_on(shared, key, true, &mut tally) {
-            let pushed = mailbox.push(&mut self.router.post(&message, 1), qos, retain, origin.as_ref());
+            let pushed =
+                mailbox.push(&mut self.router.post(&message, 1, &tally), qos, retain, origin.as_ref());
             note_queued(&pushed, &mut tally);
         }
         tally.add_to(&self.metrics);

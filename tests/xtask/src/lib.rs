@@ -1,3 +1,4 @@
 //! Library half of xtask: what tests need too.
 
+pub mod attack;
 pub mod components;

@@ -4,6 +4,7 @@ mod bench;
 mod curves;
 mod demo;
 mod fuzz;
+mod overload;
 mod planted;
 mod process;
 mod spec;
@@ -37,6 +38,13 @@ enum Command {
     ///
     /// Example: cargo xtask bench --against mosquitto,rumqttd --loads pairs,fan-in
     Bench(bench::Options),
+    /// Ask mqgate for far more than it can do: what well-behaved clients notice, and what memory it takes.
+    ///
+    /// Example: cargo xtask overload slow-readers half-open
+    Overload(overload::Options),
+    /// The attackers of `overload`, which starts them.
+    #[command(hide = true)]
+    Attack(overload::AttackOptions),
     /// Draw how cost grows with subscriptions, subscribers, levels and retained messages: docs/curves.
     Curves(curves::Options),
     /// Build the bundled WebAssembly components into target/components.
@@ -62,6 +70,8 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Overload(options) => overload::run(&options),
+        Command::Attack(options) => overload::attack(&options),
         Command::Curves(options) => curves::run(&options),
         Command::Components => components(),
         Command::Tools => tools::prepare(&process::say).map(|tools| tools.report_missing(&process::say)),

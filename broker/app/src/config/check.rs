@@ -434,6 +434,8 @@ impl Checker<'_, '_> {
             ("limits.receive_maximum", limits.receive_maximum == 0),
             ("limits.max_inflight", limits.max_inflight == 0),
             ("limits.max_packet_size", limits.max_packet_size.0 == 0),
+            ("limits.max_connect_size", limits.max_connect_size.0 == 0),
+            ("limits.max_total_queued_bytes", limits.max_total_queued_bytes.0 == 0),
             ("limits.connect_timeout", limits.connect_timeout.0.is_zero()),
         ] {
             if zero {

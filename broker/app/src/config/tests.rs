@@ -89,6 +89,47 @@ fn the_admin_api_is_reached_by_others_with_tls_or_if_it_is_meant() {
     assert!(problems(text, &[]).contains("metrics.tls"));
 }
 
+/// The CA of clients' certificates is never named in vain without a word.
+#[test]
+fn a_client_ca_is_used_or_complained_of() {
+    for (listener, complaint) in [
+        ("", None),
+        ("auth_mode = \"mutual\"", None),
+        ("auth_mode = \"per-device\"", None),
+        ("verify = \"verify_peer\"", None),
+        ("type = \"wss\"", None),
+        ("type = \"quic\"", None),
+        ("auth_mode = \"one-way\"", Some("without effect: no client certificate is asked for")),
+        ("verify = \"verify_none\"", Some("without effect: no client certificate is asked for")),
+        ("type = \"tcp\"", Some("has no certificates")),
+        ("type = \"ws\"", Some("has no certificates")),
+    ] {
+        for (key, value) in [("cacertfile", "\"ca.pem\""), ("cacertfiles", "[\"ca.pem\"]")] {
+            let text = format!("[listeners.main]\n{listener}\n{key} = {value}\n");
+            match (inputs(&text, &[]).load(), complaint) {
+                (Ok(loaded), None) => {
+                    let listener = &loaded.config.listeners["main"];
+                    assert!(
+                        listener.has_certificates() && listener.mode() != model::AuthMode::OneWay,
+                        "{text}"
+                    );
+                    assert_eq!(listener.ca_files().count(), 1, "{text}");
+                    assert!(!loaded.warnings.to_string().contains(key), "{text}");
+                }
+                (Ok(loaded), Some(complaint)) => {
+                    let said = loaded.warnings.to_string();
+                    assert!(said.contains(complaint) && said.contains(key), "{text}: {said}");
+                }
+                (Err(problems), Some(complaint)) => {
+                    let said = problems.to_string();
+                    assert!(said.contains(complaint) && said.contains(key), "{text}: {said}");
+                }
+                (Err(problems), None) => panic!("{text}: {problems}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_listener_that_asks_for_certificates_and_names_no_ca_is_noticed() {
     let warned = |listener: &str| {

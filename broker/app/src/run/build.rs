@@ -139,6 +139,7 @@ pub fn listener(
     settings.socket = SocketSettings {
         backlog: i32::from(listener.backlog),
         nodelay: listener.nodelay,
+        send_buffer: usize::try_from(listener.send_buffer.0).ok().filter(|size| *size > 0),
         reuse_port: listener.reuse_port,
         dual_stack: listener.dual_stack,
         unix_mode: listener.unix_mode.0,
@@ -464,6 +465,7 @@ pub fn limits(config: &Config) -> Limits {
     Limits {
         connect_timeout: limits.connect_timeout.0,
         maximum_packet_size: u32::try_from(limits.max_packet_size.0).unwrap_or(u32::MAX),
+        connect_packet_size: u32::try_from(limits.max_connect_size.0).unwrap_or(u32::MAX),
         client_id_length: limits.max_client_id_bytes as usize,
         topic_levels: limits.max_topic_levels as usize,
         maximum_qos: QoS::from_bits(limits.max_qos).unwrap_or(defaults.maximum_qos),
@@ -482,6 +484,8 @@ pub fn limits(config: &Config) -> Limits {
         write_stall_timeout: limits.write_stall_timeout.0,
         retained_per_subscription: limits.max_retained_per_subscription as usize,
         retained_backlog: limits.max_retained_backlog as usize,
+        retained_visits_per_subscribe: limits.max_retained_visits as usize,
+        queued_bytes: usize::try_from(limits.max_total_queued_bytes.0).unwrap_or(usize::MAX),
         outbox: OutboxLimits {
             messages: limits.max_queued_messages as usize,
             qos0_messages: limits.max_queued_qos0_messages as usize,

@@ -57,6 +57,11 @@ impl Output {
         self.tail.extend_from_slice(bytes);
     }
 
+    /// Bytes that it has memory for, and pieces.
+    pub fn capacity(&self) -> (usize, usize) {
+        (self.tail.capacity(), self.pieces.capacity())
+    }
+
     /// Forgets everything and gives the memory back: an idle connection holds none.
     pub fn release(&mut self) {
         *self = Self::default();

@@ -41,8 +41,9 @@ impl Connection {
         if connect.version == ProtocolVersion::V3_1 && !self.limits.mqtt_3_1 {
             return Err(Fault::Mqtt31);
         }
-        if connect.client_id.is_empty() && !connect.clean_start {
-            return Err(Fault::ClientIdEmpty); // [MQTT-3.1.3-8]
+        // In 5.0 it is told which one it has got, and can come back with that [MQTT-3.1.3-6, MQTT-3.1.3-7].
+        if connect.client_id.is_empty() && !connect.clean_start && connect.version != ProtocolVersion::V5 {
+            return Err(Fault::ClientIdEmpty); // [MQTT 3.1.1: MQTT-3.1.3-8]
         }
         if connect.client_id.len() > self.limits.client_id_length {
             return Err(Fault::ClientIdTooLong);

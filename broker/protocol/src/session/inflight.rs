@@ -16,6 +16,8 @@ pub struct Inflight {
     /// How many of `entries`, from the front, were sent on the present connection.
     sent: usize,
     last_packet_id: u16,
+    /// Of messages that may have to be sent again.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,15 @@ pub enum Redelivery {
     Release(PacketId),
 }
 
+impl Entry {
+    fn bytes(&self) -> usize {
+        match &self.state {
+            State::Published(outgoing) => outgoing.message.size(),
+            State::Released => 0,
+        }
+    }
+}
+
 impl Inflight {
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -79,6 +90,11 @@ impl Inflight {
 
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Bytes of messages that may have to be sent again.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many more may be sent to a client that takes `receive_maximum` at once [MQTT-3.3.4-9]. None while
@@ -97,6 +113,7 @@ impl Inflight {
             return delivery(outgoing, None, false);
         }
         let packet_id = self.free_packet_id();
+        self.bytes += outgoing.message.size();
         self.entries.push_back(Entry { packet_id, state: State::Published(outgoing.clone()) });
         self.sent += 1;
         delivery(outgoing, Some(packet_id), false)
@@ -126,7 +143,7 @@ impl Inflight {
     }
 
     fn finish(&mut self, at: usize) -> Acknowledged {
-        self.entries.remove(at);
+        self.entries.remove(at).iter().for_each(|entry| self.bytes -= entry.bytes());
         self.sent -= 1;
         if self.entries.is_empty() && self.entries.capacity() > 64 {
             self.entries = VecDeque::new();
@@ -147,6 +164,8 @@ impl Inflight {
         match self.sent(packet_id) {
             Some((at, State::Published(outgoing))) if outgoing.qos == QoS::ExactlyOnce => {
                 if accepted {
+                    let size = outgoing.message.size();
+                    self.bytes -= size;
                     self.entries[at].state = State::Released;
                     Acknowledged::Release
                 } else {
@@ -208,6 +227,7 @@ impl Inflight {
             State::Published(_) | State::Released => true,
         });
         self.sent = 0; // Nothing is acknowledged any more.
+        self.bytes = self.entries.iter().map(Entry::bytes).sum();
         taken
     }
 
@@ -230,7 +250,17 @@ impl Inflight {
             }
             exactly_once
         });
+        self.bytes = self.entries.iter().map(Entry::bytes).sum();
         forgotten
+    }
+
+    /// Gives small messages memory of their own, because their acknowledgements may take long.
+    pub fn detach_small(&mut self) {
+        for entry in &mut self.entries {
+            if let State::Published(outgoing) = &mut entry.state {
+                Message::detach_small(&mut outgoing.message);
+            }
+        }
     }
 
     /// Gives every message that is kept memory of its own; see [`Message::detached`].

@@ -108,3 +108,57 @@ fn expiry_is_capped() {
     assert_eq!(SessionExpiry::After(5).at_most(two_hours), SessionExpiry::After(5));
     assert_eq!(SessionExpiry::Never.at_most(Duration::MAX), SessionExpiry::Never);
 }
+
+#[test]
+fn bytes_under_way_are_those_that_may_have_to_be_sent_again() {
+    let mut inflight = Inflight::default();
+    inflight.send(outgoing("not kept", QoS::AtMostOnce));
+    assert_eq!(inflight.bytes(), 0);
+    for (text, qos, bytes) in
+        [("12", QoS::AtLeastOnce, 3), ("345", QoS::ExactlyOnce, 7), ("6", QoS::AtLeastOnce, 9)]
+    {
+        inflight.send(outgoing(text, qos));
+        assert_eq!(inflight.bytes(), bytes);
+    }
+    inflight.puback(id(1));
+    assert_eq!(inflight.bytes(), 6);
+    inflight.pubrec(id(2), true);
+    inflight.pubrec(id(2), true);
+    assert_eq!(inflight.bytes(), 2, "of QoS 2 only the identifier is left");
+    inflight.pubcomp(id(2));
+    inflight.detach_small();
+    assert_eq!((inflight.bytes(), inflight.len()), (2, 1));
+    inflight.restart();
+    inflight.forget_unsent(|_| false);
+    assert_eq!((inflight.bytes(), inflight.len()), (0, 0));
+    inflight.send(outgoing("gone", QoS::AtLeastOnce));
+    inflight.abandon(id(4));
+    assert_eq!(inflight.bytes(), 0);
+}
+
+#[test]
+fn what_is_not_acknowledged_for_long_keeps_no_receive_buffer() {
+    let buffer = Bytes::from(vec![b'x'; 64 * 1024]);
+    let mut inflight = Inflight::default();
+    let send = |inflight: &mut Inflight, payload| {
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic: None,
+            packet_id: None,
+            payload,
+            properties: PublishProperties::default(),
+        };
+        let topic = TopicName::parse("t".into()).unwrap();
+        let message = Message::published(topic, publish, SessionKey(1), Instant::ZERO);
+        inflight.send(Outgoing { message, qos: QoS::AtLeastOnce, retain: false, origin: None });
+    };
+    send(&mut inflight, buffer.slice(..4096));
+    assert!(!buffer.is_unique());
+    inflight.detach_small();
+    assert!(buffer.is_unique());
+    send(&mut inflight, buffer.slice(..4097));
+    inflight.detach_small();
+    assert!(!buffer.is_unique(), "a large one is shared by all who wait for it");
+}

@@ -74,14 +74,20 @@ fn an_admitted_client_is_told_what_differs_from_its_wishes() {
     "#);
 }
 
-/// [MQTT-3.1.3-8]
+/// The client is told which one it has got.
 ///
+/// [MQTT-3.1.3-6, MQTT-3.1.3-7]
+#[test]
+fn an_empty_client_id_may_ask_for_a_session_that_stays() {
+    insta::assert_snapshot!(play(&["connect nameless expiry=100", "admit"]), @r#"
+        connect nameless expiry=100 => Authorize("")
+        admit => OpenSession(auto-1), Connected, CONNACK 0x00 id=auto-1
+    "#);
+}
+
 /// [MQTT 3.1.1: MQTT-3.1.3-8, MQTT-3.1.3-9]
 #[test]
-fn an_empty_client_id_cannot_keep_a_session() {
-    insta::assert_snapshot!(play(&["connect nameless"]), @r#"
-        connect nameless => CONNACK 0x85, Close(Server 0x85 clientid_invalid)
-    "#);
+fn an_empty_client_id_cannot_keep_a_session_in_3_1_1() {
     insta::assert_snapshot!(play(&["connect nameless v3"]), @r#"
         connect nameless v3 => CONNACK 2, Close(Server 0x85 clientid_invalid)
     "#);

@@ -16,7 +16,7 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::directory::ConnectionHandle;
 use crate::gate::{Accepted, event_about};
-use crate::metrics::mqtt;
+use crate::metrics::mqtt::{self, Unanswered};
 use crate::sessions::Name;
 
 /// How long the last bytes may take.
@@ -31,7 +31,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let permit_given = self.handle.admitted().is_some();
         // First of all: another connection may be waiting for the session.
         match self.handover() {
-            Some(handover) => self.broker.sessions.leave(&self.handle, handover, self.broker.now()),
+            Some(mut handover) => {
+                if self.searching.is_some() {
+                    Box::pin(self.finish_search(&mut handover.session)).await;
+                }
+                self.broker.sessions.leave(&self.handle, handover, self.broker.now());
+            }
             None => {
                 if let Some(admitted) = self.handle.admitted() {
                     let name = Name {
@@ -57,6 +62,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             };
             self.broker.metrics.disconnect(initiator, closing.code);
         }
+        if self.decoder.version().is_none() {
+            self.count_unanswered(closing);
+        }
         self.audit(closing, permit_given);
         tracing::debug!(connection = self.accepted.id, reason = %closing.reason, "connection closed");
         if closing.initiator != Initiator::Network || self.has_close_frames() {
@@ -64,7 +72,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             let _ = tokio::time::timeout(LAST_WORDS, self.last_words(closing.initiator)).await;
         }
         self.handle.dismissed();
+        self.output.release();
+        self.tell_output();
         self.tally.add_to(&self.broker.metrics);
+    }
+
+    fn count_unanswered(&self, closing: Closing) {
+        self.broker.metrics.unanswered(match (closing.initiator, closing.reason) {
+            (Initiator::Network | Initiator::Client, _) => Unanswered::Gone,
+            (Initiator::Server, Reason::ConnectTimeout) => Unanswered::Timeout,
+            (Initiator::Server, Reason::PacketTooLarge) => Unanswered::TooLarge,
+            (Initiator::Server, Reason::ServerShuttingDown) => Unanswered::Other,
+            (Initiator::Server, _) => Unanswered::Malformed,
+        });
     }
 
     /// Whether the end of the connection is said below MQTT, too [RFC 6455, 7.1.1].

@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{Driver, Event};
+use crate::turns::cost;
 
 /// Room for one read.
 const READ_SIZE: usize = 16 * 1024;
@@ -41,7 +42,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         };
         match ready!(read) {
             Ok(0) | Err(_) => Poll::Ready(Event::Gone),
-            Ok(count) => Poll::Ready(Event::Read(count)),
+            Ok(count) => {
+                self.account.spend_on_call(cost::READ, count);
+                Poll::Ready(Event::Read(count))
+            }
         }
     }
 
@@ -53,6 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 Ok(0) | Err(_) => self.deaf = true,
                 Ok(count) => {
                     self.tally.bytes_sent(count);
+                    self.account.spend_on_call(cost::WRITE, count);
                     self.unflushed = true;
                     return Poll::Ready(Event::Wrote);
                 }
@@ -62,6 +67,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             self.output.release();
             return match self.poll_input(cx) {
                 Poll::Ready(event) => Poll::Ready(event),
+                // What was read before is heard first.
+                Poll::Pending if self.unfinished => Poll::Pending,
                 Poll::Pending => Poll::Ready(Event::Gone),
             };
         }

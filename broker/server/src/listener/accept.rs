@@ -48,6 +48,8 @@ impl Listener {
                     pause = FIRST_PAUSE;
                     let inner = Arc::clone(&inner);
                     tasks.spawn(inner.handle(arrival, caller, place, shutdown.clone()));
+                    // Whoever is there already comes before the next one.
+                    tokio::task::yield_now().await;
                     let broker = &self.inner.parts.broker;
                     let rates = broker.extras.rates(&self.inner.name);
                     if let Some(wait) = rates.and_then(|rates| rates.connection(broker.now())) {

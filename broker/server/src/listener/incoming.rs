@@ -217,7 +217,9 @@ impl Inner {
         let started = Instant::now();
         let unfinished = self.unfinished(accepted)?;
         let timeout = tls.current().settings().handshake_timeout;
-        let handshake = tls.accept(socket, timeout, &self.handshakes).await;
+        // Signatures are dear: a storm of handshakes is no storm for those who are there.
+        let handshake = Box::pin(tls.accept(socket, timeout, &self.handshakes));
+        let handshake = self.parts.broker.turns.run(handshake).await;
         drop(unfinished);
         let Handshaken { stream, session, group, certificate, sni, server_certificate } = match handshake {
             Ok(handshaken) => handshaken,
@@ -266,5 +268,105 @@ impl Raised {
 impl Drop for Raised {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use mqgate_identity::time::UnixMillis;
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::listener::tests::World;
+    use crate::listener::{Listener, ListenerSettings};
+    use crate::websocket::FrameLimits;
+
+    fn tcp(socket: &Socket) -> &TcpStream {
+        match socket {
+            Socket::Tcp(stream) => stream,
+            Socket::Unix(_) => panic!("no TCP"),
+        }
+    }
+
+    fn below(stream: &ServerStream) -> &TcpStream {
+        match stream {
+            ServerStream::Plain(socket) => tcp(socket),
+            ServerStream::Tls(stream) => tcp(stream.get_ref().0),
+            ServerStream::WebSocket(frames) => match frames.inner() {
+                Carrier::Plain(socket) => tcp(socket),
+                Carrier::Tls(stream) => tcp(stream.get_ref().0),
+            },
+            ServerStream::Quic(_) => panic!("no TCP"),
+        }
+    }
+
+    async fn ask_for_websocket(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let request = "GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await;
+    }
+
+    /// Small packets wait for no acknowledgement of those before (44 ms with Nagle's algorithm and delayed
+    /// acknowledgements), whatever TCP carries.
+    #[tokio::test]
+    async fn every_transport_over_tcp_sends_at_once() {
+        let world = World::new();
+        let websocket = Arc::new(WebSocketSettings {
+            path: "/mqtt".into(),
+            require_subprotocol: true,
+            origins: Arc::default(),
+            limits: FrameLimits::default(),
+            trusted_proxies: Arc::default(),
+            timeout: std::time::Duration::from_secs(30),
+        });
+        for (with_tls, with_websocket) in [(false, false), (true, false), (false, true), (true, true)] {
+            for nodelay in [true, false] {
+                let (tls, ca) = world.tls_of();
+                let any = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                let mut settings = ListenerSettings::new("test", any, with_tls.then_some(tls));
+                assert!(settings.socket.nodelay, "that is the default");
+                settings.socket.nodelay = nodelay;
+                settings.websocket = with_websocket.then(|| Arc::clone(&websocket));
+                let listener = Listener::new(settings, world.parts.clone());
+                let socket = TcpListener::bind(any).await.unwrap();
+                let far = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
+                let client = tokio::spawn(async move {
+                    match (with_tls, with_websocket) {
+                        (false, false) => {}
+                        (false, true) => ask_for_websocket(far).await,
+                        (true, _) => {
+                            let name = "localhost".try_into().unwrap();
+                            let stream =
+                                tokio_rustls::TlsConnector::from(ca).connect(name, far).await.unwrap();
+                            if with_websocket {
+                                ask_for_websocket(stream).await;
+                            }
+                        }
+                    }
+                });
+                let (stream, _) = socket.accept().await.unwrap();
+                let settings = listener.inner.settings.load_full();
+                let mut accepted = Accepted {
+                    id: 1,
+                    listener: "test".into(),
+                    accepted_at: UnixMillis(0),
+                    transport: settings.transport(),
+                    peer: Peer { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1, via_proxy: None },
+                    tls: None,
+                    certificate: None,
+                    server_certificate: None,
+                    attributes: Vec::new(),
+                };
+                let arrival = Arrival::Socket(Socket::Tcp(stream));
+                let up = listener.inner.bring_up(&settings, arrival, &mut accepted).await.unwrap();
+                assert_eq!(below(&up.stream).nodelay().unwrap(), nodelay, "{:?}", settings.transport());
+                client.await.unwrap();
+            }
+        }
     }
 }

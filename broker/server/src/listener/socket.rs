@@ -33,6 +33,8 @@ pub struct SocketSettings {
     pub backlog: i32,
     /// Packets leave at once instead of waiting for an acknowledgement of those before (TCP).
     pub nodelay: bool,
+    /// Bytes that the kernel keeps of what a client has not taken; `None`: as many as it likes (TCP).
+    pub send_buffer: Option<usize>,
     /// Other processes of the same user may listen on the address too; the kernel deals connections out.
     pub reuse_port: bool,
     /// `[::]` takes IPv4 as well.
@@ -43,7 +45,14 @@ pub struct SocketSettings {
 
 impl Default for SocketSettings {
     fn default() -> Self {
-        Self { backlog: 1024, nodelay: true, reuse_port: false, dual_stack: false, unix_mode: 0o660 }
+        Self {
+            backlog: 1024,
+            nodelay: true,
+            send_buffer: None,
+            reuse_port: false,
+            dual_stack: false,
+            unix_mode: 0o660,
+        }
     }
 }
 
@@ -189,6 +198,9 @@ fn tcp(address: SocketAddr, settings: &SocketSettings) -> io::Result<TcpListener
         // Said in any case: the system's default differs from machine to machine.
         socket.set_only_v6(!settings.dual_stack)?;
     }
+    if let Some(size) = settings.send_buffer {
+        socket.set_send_buffer_size(size)?; // What is accepted inherits it.
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(settings.backlog)?;
@@ -331,6 +343,19 @@ mod tests {
         drop(first);
         assert_eq!(open(&address).err().unwrap().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_keeps_of_a_client_is_bounded_where_that_is_wanted() {
+        let local = ListenAddress::Ip("127.0.0.1:0".parse().unwrap());
+        let settings = SocketSettings { send_buffer: Some(16 * 1024), ..SocketSettings::default() };
+        let socket = with(&local, settings).unwrap();
+        let _client = TcpStream::connect(socket.address().unwrap().ip().unwrap()).await.unwrap();
+        let (Arrival::Socket(Socket::Tcp(accepted)), _) = socket.accept().await.unwrap() else {
+            panic!("no TCP")
+        };
+        // Linux counts its own bookkeeping, too, and doubles what it is told.
+        assert_eq!(socket2::SockRef::from(&accepted).send_buffer_size().unwrap(), 32 * 1024);
     }
 
     #[tokio::test]

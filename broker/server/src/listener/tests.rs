@@ -50,10 +50,19 @@ impl World {
     }
 
     fn tls(&self) -> Arc<TlsServer> {
-        let settings = TlsSettings { handshake_timeout: Duration::from_secs(5), ..TlsSettings::default() };
-        let certificates = TestCa::new("CA").server().served();
-        let set = TlsSet::new(settings, certificates, Arc::new(TrustStore::new(1))).unwrap();
-        Arc::new(TlsServer::new(set))
+        self.tls_of().0
+    }
+
+    /// With a client that trusts it.
+    pub(super) fn tls_of(&self) -> (Arc<TlsServer>, Arc<rustls::ClientConfig>) {
+        let settings = TlsSettings {
+            handshake_timeout: Duration::from_secs(5),
+            client_auth: crate::tls::ClientAuth::None,
+            ..TlsSettings::default()
+        };
+        let ca = TestCa::new("CA");
+        let set = TlsSet::new(settings, ca.server().served(), Arc::new(TrustStore::new(1))).unwrap();
+        (Arc::new(TlsServer::new(set)), client_of(&ca))
     }
 
     fn listener(&self, tls: Option<Arc<TlsServer>>) -> Listener {
@@ -67,6 +76,18 @@ impl World {
         let missing = plugins.iter().map(|name| ((*name).into(), "still compiling".to_owned())).collect();
         self.hooks.store(Arc::new(HookSet { missing, ..HookSet::default() }));
     }
+}
+
+fn client_of(ca: &TestCa) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der().into()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(client)
 }
 
 pub(super) async fn open(address: &mut watch::Receiver<Option<ListenAddress>>) -> SocketAddr {
@@ -169,17 +190,10 @@ async fn whoever_says_nothing_keeps_nobody_out() {
         tokio::task::yield_now().await;
     }
 
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(ca.der().into()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let client = client_of(&ca);
     let stream = TcpStream::connect(address).await.unwrap();
     let connecting =
-        tokio_rustls::TlsConnector::from(Arc::new(client)).connect("localhost".try_into().unwrap(), stream);
+        tokio_rustls::TlsConnector::from(client).connect("localhost".try_into().unwrap(), stream);
     // Much less than the handshake timeout, after which the silent ones are gone in any case.
     let stream = tokio::time::timeout(Duration::from_secs(8), connecting).await;
     drop(stream.expect("the silent ones hold the places").unwrap());

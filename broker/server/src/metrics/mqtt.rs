@@ -2,6 +2,7 @@
 //! a connection counts into its own [`Tally`] and adds it up once per batch.
 
 use mqgate_codec::{PacketType, ProtocolVersion, QoS, ReasonCode};
+use mqgate_protocol::limits::MESSAGE_OVERHEAD;
 use mqgate_protocol::outbox::DropReason;
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -67,6 +68,7 @@ pub struct MqttMetrics {
     pub retained_bytes_limit: IntGauge,
     subscriptions: [IntGauge; 3],
     inflight_messages: IntGauge,
+    inflight_bytes: IntGauge,
     queued_messages: IntGauge,
     queued_bytes: IntGauge,
     pub session_takeovers: IntCounter,
@@ -76,6 +78,38 @@ pub struct MqttMetrics {
     pub rate_limited_listener_messages: IntCounter,
     pub rate_limited_listener_bytes: IntCounter,
     pub will_published: IntCounter,
+    pub(crate) turns_waited: IntCounter,
+    pub(crate) retained_cut: IntCounter,
+    pub(crate) queued_bytes_limit: IntGauge,
+    output_bytes: IntGauge,
+    unanswered: [IntCounter; Unanswered::ALL.len()],
+}
+
+/// How a connection ended whose CONNECT was never complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// It did not come in time.
+    Timeout,
+    TooLarge,
+    Malformed,
+    /// The client, or the network.
+    Gone,
+    /// This side had to end it.
+    Other,
+}
+
+impl Unanswered {
+    const ALL: [Self; 5] = [Self::Timeout, Self::TooLarge, Self::Malformed, Self::Gone, Self::Other];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
+            Self::Gone => "gone",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// Labels of `mqgate_connects_total`.
@@ -119,8 +153,10 @@ pub struct Tally {
     messages_sent: [u32; 3],
     messages_dropped: [u32; DropReason::ALL.len()],
     inflight: i64,
+    inflight_bytes: i64,
     queued: i64,
     queued_bytes: i64,
+    output: i64,
 }
 
 impl MqttMetrics {
@@ -153,6 +189,11 @@ impl MqttMetrics {
             "mqgate_rate_limited_total",
             "Times a rate limit held something back.",
             &["scope", "kind"],
+        )?;
+        let unanswered = counters(
+            "mqgate_connections_unanswered_total",
+            "Connections that ended before there was a whole CONNECT.",
+            &["reason"],
         )?;
         let types =
             |family: &IntCounterVec| PacketType::ALL.map(|kind| family.with_label_values(&[label_of(kind)]));
@@ -196,6 +237,10 @@ impl MqttMetrics {
             subscriptions: ["normal", "shared", "exclusive"]
                 .map(|kind| subscriptions.with_label_values(&[kind])),
             inflight_messages: gauge("mqgate_inflight_messages", "Messages sent and not yet acknowledged.")?,
+            inflight_bytes: gauge(
+                "mqgate_inflight_bytes",
+                "Bytes of messages sent and not yet acknowledged.",
+            )?,
             queued_messages: gauge(
                 "mqgate_queued_messages",
                 "Messages accepted for a session and not yet sent.",
@@ -211,6 +256,23 @@ impl MqttMetrics {
             rate_limited_listener_messages: limited.with_label_values(&["listener", "msg"]),
             rate_limited_listener_bytes: limited.with_label_values(&["listener", "bytes"]),
             will_published: counter("mqgate_will_published_total", "Wills that were published.")?,
+            retained_cut: counter(
+                "mqgate_retained_cut_total",
+                "Subscriptions that did not get every retained message, because of a limit.",
+            )?,
+            turns_waited: counter(
+                "mqgate_turns_waited_total",
+                "Times a busy connection waited in line behind others.",
+            )?,
+            queued_bytes_limit: gauge(
+                "mqgate_queued_bytes_limit",
+                "Bytes that messages may take that wait for all sessions together.",
+            )?,
+            output_bytes: gauge(
+                "mqgate_output_bytes",
+                "Bytes written for clients and not yet taken by the kernel.",
+            )?,
+            unanswered: Unanswered::ALL.map(|reason| unanswered.with_label_values(&[reason.as_str()])),
         };
         for version in VERSIONS {
             metrics.connects.with_label_values(&[version, "accepted", "success"]);
@@ -284,11 +346,28 @@ impl MqttMetrics {
         self.messages_dropped[reason as usize].inc_by(count);
     }
 
+    /// What messages take that wait, are written or are not acknowledged, as far as it was told.
+    pub(crate) fn queued_memory(&self) -> i64 {
+        let messages = self.queued_messages.get() + self.inflight_messages.get();
+        let bytes = self.queued_bytes.get() + self.inflight_bytes.get() + self.output_bytes.get();
+        bytes + messages * MESSAGE_OVERHEAD as i64
+    }
+
+    /// A connection ended before there was a whole CONNECT.
+    pub(crate) fn unanswered(&self, reason: Unanswered) {
+        self.unanswered[reason as usize].inc();
+    }
+
     /// Messages that waited for a session are gone with it.
-    pub fn forget_queued(&self, messages: usize, bytes: usize, inflight: usize) {
+    pub fn forget_queued(&self, messages: usize, bytes: usize) {
         self.queued_messages.sub(messages as i64);
         self.queued_bytes.sub(bytes as i64);
-        self.inflight_messages.sub(inflight as i64);
+    }
+
+    /// Messages that a session had sent are gone with it.
+    pub fn forget_inflight(&self, messages: usize, bytes: usize) {
+        self.inflight_messages.sub(messages as i64);
+        self.inflight_bytes.sub(bytes as i64);
     }
 }
 
@@ -305,8 +384,10 @@ impl Tally {
             messages_sent: [0; 3],
             messages_dropped: [0; DropReason::ALL.len()],
             inflight: 0,
+            inflight_bytes: 0,
             queued: 0,
             queued_bytes: 0,
+            output: 0,
         }
     }
 
@@ -358,15 +439,27 @@ impl Tally {
         self.dirty = true;
     }
 
-    pub fn inflight(&mut self, change: i64) {
-        self.inflight += change;
-        self.dirty |= change != 0;
+    pub fn inflight(&mut self, count: i64, bytes: i64) {
+        self.inflight += count;
+        self.inflight_bytes += bytes;
+        self.dirty = true;
     }
 
     pub fn queued(&mut self, messages: i64, bytes: i64) {
         self.queued += messages;
         self.queued_bytes += bytes;
         self.dirty = true;
+    }
+
+    pub(crate) fn output(&mut self, change: i64) {
+        self.output += change;
+        self.dirty |= change != 0;
+    }
+
+    /// What messages that came into queues, output or flight take, less those that left.
+    pub(crate) const fn queued_memory(&self) -> i64 {
+        let bytes = self.queued_bytes + self.inflight_bytes + self.output;
+        bytes + (self.queued + self.inflight) * MESSAGE_OVERHEAD as i64
     }
 
     /// Adds everything to the shared counters and starts again at zero.
@@ -390,8 +483,10 @@ impl Tally {
         }
         for (change, gauge) in [
             (&mut self.inflight, &metrics.inflight_messages),
+            (&mut self.inflight_bytes, &metrics.inflight_bytes),
             (&mut self.queued, &metrics.queued_messages),
             (&mut self.queued_bytes, &metrics.queued_bytes),
+            (&mut self.output, &metrics.output_bytes),
         ] {
             if *change != 0 {
                 gauge.add(std::mem::take(change));

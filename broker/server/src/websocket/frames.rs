@@ -109,6 +109,12 @@ enum Close {
 }
 
 impl<S> WebSocket<S> {
+    /// What carries the frames.
+    #[cfg(test)]
+    pub(crate) const fn inner(&self) -> &S {
+        &self.inner
+    }
+
     /// `early` came after the request, before the answer to it.
     pub fn new(inner: S, early: Bytes, limits: FrameLimits) -> Self {
         let incoming = Incoming {

@@ -18,6 +18,7 @@ mod listeners;
 mod metrics;
 mod native_members;
 mod operating;
+mod overload;
 mod pki_commands;
 mod plugin_lifecycle;
 mod protection;

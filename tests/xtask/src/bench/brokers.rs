@@ -152,7 +152,8 @@ impl Drop for Broker {
 /// take the place that a listener is about to have.
 const PORTS: std::ops::Range<u16> = 10_240..32_768;
 
-fn free_ports() -> anyhow::Result<[u16; 3]> {
+/// Three that nobody listens on.
+pub fn free_ports() -> anyhow::Result<[u16; 3]> {
     // Elsewhere each time: connections to the broker before this one linger in TIME-WAIT.
     let first = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_micros() as usize % PORTS.len();
     let mut candidates = PORTS.cycle().skip(first).take(PORTS.len());

@@ -5,18 +5,20 @@
 
 mod brokers;
 mod loads;
-mod pinned;
+pub mod pinned;
 mod table;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
+pub use self::brokers::free_ports;
 use self::brokers::{Broker, Kind};
 use self::loads::{Load, Transport};
+pub use self::table::write_between;
 use crate::process::{cargo, run as run_to_end, say, step};
 
 #[derive(clap::Args)]
@@ -50,10 +52,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let names: Vec<&str> = loads::ALL.iter().map(|load| load.name).collect();
         bail!("no load has such a name; there are: {}", names.join(", "));
     }
-    let mqgate = match &options.binary {
-        Some(binary) => fs::canonicalize(binary).with_context(|| binary.display().to_string())?,
-        None => build()?,
-    };
+    let mqgate = built(options.binary.as_deref())?;
     let folder = crate::target_directory().join("bench");
     fs::create_dir_all(&folder)?;
     let pki = folder.join("pki");
@@ -98,7 +97,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             options.against.iter().map(|name| shown(name)).collect::<Vec<_>>().join(","),
             options.rounds
         );
-        table::write(&crate::root().join("docs/performance.md"), &text, &command)?;
+        let text = format!("Made by `{command}`.\n\n{text}");
+        write_between(&crate::root().join("docs/performance.md"), "bench", &text)?;
     }
     Ok(())
 }
@@ -106,6 +106,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 /// Without the path, which is this machine's.
 fn shown(peer: &str) -> String {
     peer.split_once('=').map_or_else(|| peer.to_owned(), |(name, _)| format!("{name}=PATH"))
+}
+
+/// The broker that is measured: the one that is given, or one that is built for it.
+pub fn built(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match given {
+        Some(binary) => fs::canonicalize(binary).with_context(|| binary.display().to_string()),
+        None => build(),
+    }
 }
 
 fn build() -> anyhow::Result<PathBuf> {
@@ -120,7 +128,7 @@ fn measure(
     mqgate: &PathBuf,
     load: &Load,
     broker: &Broker,
-    pki: &std::path::Path,
+    pki: &Path,
     wants_certificate: bool,
     quick: bool,
 ) -> anyhow::Result<Value> {

@@ -10,9 +10,6 @@ use serde_json::Value;
 
 use super::loads::{Aim, Figure, Load};
 
-const BEGIN: &str = "<!-- bench: begin -->";
-const END: &str = "<!-- bench: end -->";
-
 /// By load and broker.
 #[derive(Default)]
 pub struct Results {
@@ -99,18 +96,24 @@ pub fn markdown(results: &Results, loads: &[&Load], brokers: &[&str]) -> String 
     text
 }
 
-/// Replaces what stands between the markers.
-pub fn write(path: &Path, table: &str, command: &str) -> anyhow::Result<()> {
+/// Replaces what stands between the markers of this name.
+pub fn write_between(path: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     let old = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let new = between_markers(&old, &format!("Made by `{command}`.\n\n{}", table.trim_end()))
-        .with_context(|| format!("{} has no lines `{BEGIN}` and `{END}`", path.display()))?;
+    let [begin, end] = markers(name);
+    let new = between_markers(&old, name, text.trim_end())
+        .with_context(|| format!("{} has no lines `{begin}` and `{end}`", path.display()))?;
     fs::write(path, new).with_context(|| path.display().to_string())
 }
 
-fn between_markers(old: &str, new: &str) -> Option<String> {
-    let (before, rest) = old.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{new}\n{END}{after}"))
+fn markers(name: &str) -> [String; 2] {
+    ["begin", "end"].map(|place| format!("<!-- {name}: {place} -->"))
+}
+
+fn between_markers(old: &str, name: &str, new: &str) -> Option<String> {
+    let [begin, end] = markers(name);
+    let (before, rest) = old.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n{new}\n{end}{after}"))
 }
 
 #[cfg(test)]
@@ -135,9 +138,9 @@ mod tests {
 
     #[test]
     fn only_what_is_between_the_markers_changes() {
-        let old = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let new = between_markers(&old, "new").unwrap();
-        assert_eq!(new, format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
-        assert_eq!(between_markers("nothing", "new"), None);
+        let old = "a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n";
+        let new = between_markers(old, "x", "new").unwrap();
+        assert_eq!(new, old.replace("old", "new"));
+        assert_eq!(between_markers(old, "y", "new"), None);
     }
 }

@@ -105,7 +105,8 @@ impl Checker<'_, '_> {
                 return;
             }
         };
-        let without = if is_unix { ["nodelay", "reuse_port"].as_slice() } else { &["unix_mode"] };
+        let without =
+            if is_unix { ["nodelay", "reuse_port", "send_buffer"].as_slice() } else { &["unix_mode"] };
         for field in without {
             let what = match is_unix {
                 true => "without effect: `bind` is a Unix socket",
@@ -192,7 +193,7 @@ impl Checker<'_, '_> {
         if listener.versions.highest != TlsVersion::Tls13 {
             self.add(&key("versions"), "QUIC is TLS 1.3", Some("remove this key"));
         }
-        for field in ["nodelay", "backlog", "session_resumption"] {
+        for field in ["nodelay", "backlog", "send_buffer", "session_resumption"] {
             self.without_effect(&key(field), "without effect: the type is `quic`", "remove this key");
         }
         let idle = listener.quic.idle_timeout.0;

@@ -20,6 +20,8 @@ pub struct Limits {
     pub connect_timeout: Span,
     /// Largest packet, either way; Maximum Packet Size of CONNACK.
     pub max_packet_size: Size,
+    /// Largest packet of a client that is not let in yet: CONNECT with its will, and AUTH.
+    pub max_connect_size: Size,
     /// Receive Maximum of CONNACK: QoS 1 and 2 messages from a client that are not yet acknowledged.
     pub receive_maximum: u16,
     /// QoS 1 and 2 messages sent to a client and not yet acknowledged.
@@ -58,6 +60,9 @@ pub struct Limits {
     pub max_queued_qos0_messages: u32,
     /// Bytes of all those messages.
     pub max_queued_bytes: Size,
+    /// Bytes of messages that wait for all clients together, 256 for each message besides. One client may have as much
+    /// as is left of it: where many are slow, each may have less, and who is not slow loses nothing.
+    pub max_total_queued_bytes: Size,
     /// Which message is lost when they are too many: `drop-newest` or `drop-oldest`.
     pub when_full: WhenFull,
     /// Retained messages.
@@ -71,6 +76,8 @@ pub struct Limits {
     pub max_retained_per_subscription: u32,
     /// Retained messages that wait for one session.
     pub max_retained_backlog: u32,
+    /// Levels of topics that are looked at for the retained messages of one SUBSCRIBE.
+    pub max_retained_visits: u32,
     /// What an MQTT 3.1.1 client gets that publishes where it may not: `drop` (acknowledged and dropped) or
     /// `disconnect`. MQTT 5.0 has a reason code for it.
     pub denied_publish: DeniedPublish,
@@ -103,6 +110,7 @@ impl Default for Limits {
             ca_hint_bytes: Size(8 << 10),
             connect_timeout: Span::secs(15),
             max_packet_size: Size(1 << 20),
+            max_connect_size: Size(128 << 10),
             receive_maximum: 100,
             max_inflight: 32,
             topic_alias_maximum: 64,
@@ -122,12 +130,14 @@ impl Default for Limits {
             max_queued_messages: 1_000,
             max_queued_qos0_messages: 10_000,
             max_queued_bytes: Size(16 << 20),
+            max_total_queued_bytes: Size(1 << 30),
             when_full: WhenFull::DropNewest,
             max_retained_messages: 100_000,
             max_retained_bytes: Size(256 << 20),
             retained_expiry: Span::secs(0),
             max_retained_per_subscription: 10_000,
             max_retained_backlog: 20_000,
+            max_retained_visits: 100_000,
             denied_publish: DeniedPublish::Drop,
             registry_events: 100_000,
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersions};
 use super::{AllowDeny, Ocsp, ProxyIdentity, ProxyProtocol, Quic, Rates, WebSocket};
-use crate::config::units::Span;
+use crate::config::units::{Size, Span};
 use crate::secret;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -126,6 +126,9 @@ pub struct Listener {
     pub backlog: u16,
     /// Send small packets at once, and not only when those before them were acknowledged (TCP_NODELAY).
     pub nodelay: bool,
+    /// Memory of the kernel for what a client has not taken yet (SO_SNDBUF); `"0 B"` lets the kernel decide, which may
+    /// give some MiB to a client that takes nothing.
+    pub send_buffer: Size,
     /// Let other processes of the same user listen on the address too (SO_REUSEPORT); the kernel deals connections out.
     pub reuse_port: bool,
     /// Let `[::]` take IPv4 as well; otherwise IPv4 is a listener of its own.
@@ -249,6 +252,7 @@ impl Default for Listener {
             mqtt_3_1: true,
             backlog: 1024,
             nodelay: true,
+            send_buffer: Size(0),
             reuse_port: false,
             dual_stack: false,
             unix_mode: UnixMode(0o660),

@@ -1,7 +1,10 @@
 //! The driver over in-memory transports, in virtual time.
 
 mod authentication;
+mod depth;
 mod ends;
+mod fairness;
+mod idle;
 mod messages;
 mod narrowing;
 mod pressure;
@@ -238,6 +241,17 @@ impl World {
         let text = std::fs::read_to_string(&self.file).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
+}
+
+/// A connection whose driver is run by the test, and the other end of it. `room` as in [`World::dial`].
+pub(super) fn bare(world: &World, room: usize) -> (Driver<DuplexStream>, Peer) {
+    let (ours, theirs) = tokio::io::duplex(room);
+    let accepted = accepted(&world.broker);
+    let handle = Arc::new(ConnectionHandle::new(&accepted));
+    let driver = Driver::new(theirs, accepted, Arc::clone(&world.broker), handle);
+    let (version, task) = (ProtocolVersion::V5, tokio::spawn(async {}));
+    let decoder = Decoder::client(version, DecodeLimits::UNLIMITED);
+    (driver, Peer { stream: ours, decoder, input: BytesMut::new(), version, task })
 }
 
 /// A connection that was just accepted.
