@@ -18,6 +18,8 @@ use crate::manifest::{Manifest, ManifestError, Numbers};
 /// Where the number of a space's last write is kept. It is in the space itself, so that the database cannot
 /// keep the number and lose the write. Keys of records begin with a letter.
 const NUMBER_KEY: &[u8] = b"#";
+/// Of all journals together; the least that the database takes.
+const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
 pub(crate) struct Engine {
     pub(crate) registry: Space,
@@ -269,6 +271,8 @@ fn open_database(path: &Path, options: StorageOptions) -> Result<(Database, Spac
     let database = Database::builder(path.join("db"))
         .cache_size(options.cache_bytes)
         .worker_threads(options.threads.max(1))
+        // What is in the journals is read anew at every start.
+        .max_journaling_size(JOURNAL_BYTES)
         .open()
         .map_err(opening)?;
     let space = |name: &str, index| {
