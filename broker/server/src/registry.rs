@@ -15,6 +15,7 @@ mod flight;
 mod preview;
 mod rotation;
 mod sweeps;
+mod tombstones;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -228,6 +229,7 @@ pub struct Registry {
     rotation: Rotation,
     /// Where the sweep over pending certificates has come to.
     pending_cursor: Mutex<Option<Cursor>>,
+    tombstones: tombstones::Sweep,
 }
 
 /// Certificates whose `last_seen` may wait to be written; more are not remembered.
@@ -262,6 +264,7 @@ impl Registry {
             newest_event: tokio::sync::watch::Sender::new(0),
             rotation: Rotation::default(),
             pending_cursor: Mutex::default(),
+            tombstones: tombstones::Sweep::default(),
         });
         registry.load_cas().await?;
         let newest = registry.blocking(|storage| storage.events(u64::MAX, 0)).await?.newest;
@@ -366,6 +369,7 @@ impl Registry {
                 swept = Some(tokio::time::Instant::now());
                 self.sweep().await;
             }
+            self.sweep_tombstones_in_time().await;
             self.write_seen().await;
         }
         self.write_seen().await;

@@ -2,6 +2,7 @@ use std::sync::Mutex;
 
 use mqgate_identity::registry::rules::{CaPatch, Cascade, DevicePatch, Force, RevocationReason};
 use mqgate_identity::registry::{CaSettings, CaState, EventKind, OnDeactivate, VerifiedBy};
+use mqgate_identity::time::UnixSeconds;
 use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
@@ -610,4 +611,36 @@ async fn quarantine_bars_and_what_is_changed_is_known_at_once() {
     assert!(world.registry.lookup(device.id()).await.unwrap().is_none());
     assert_eq!(world.devices("devices", "tombstone"), 0);
     world.register(&device).await.unwrap();
+}
+
+#[tokio::test]
+async fn tombstones_go_when_their_certificates_have_long_expired() {
+    let ca = TestCa::new("devices");
+    let world = World::new(&[&ca]).await;
+    let now = clock::now().seconds().0;
+    let ends: [i64; 5] = [now - 86_400 - 60, now - 60, now - 200_000, now - 300_000, now + 60];
+    let mut ids = Vec::new();
+    for (number, end) in ends.into_iter().enumerate() {
+        let device = ca.device(&format!("device-{number}"));
+        let record = world.register(&device).await.unwrap();
+        if number == 3 {
+            world.registry.revoke(device.id(), RevocationReason::KeyCompromise, "admin").await.unwrap();
+        }
+        world.registry.delete(device.id(), Force::Yes, "admin").await.unwrap();
+        // As if it had been issued so.
+        let mut stored = world.storage.device_certificate(&record.id).unwrap().unwrap();
+        stored.not_after = UnixSeconds(end);
+        stored.revision += 1;
+        world.storage.put_device_certificate(&stored, Some(stored.revision - 1)).unwrap();
+        ids.push(device.id());
+    }
+    let mut gone = 0;
+    for _ in 0..4 {
+        gone += world.registry.sweep_tombstones().await.unwrap();
+    }
+    assert_eq!(gone, 2);
+    let left: Vec<bool> =
+        ids.iter().map(|id| world.storage.device_certificate(id).unwrap().is_some()).collect();
+    assert_eq!(left, [false, true, false, true, true], "not a day yet; a key to remember; not expired");
+    assert_eq!(world.devices("devices", "tombstone"), 3);
 }
