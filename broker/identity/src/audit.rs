@@ -17,7 +17,7 @@ pub enum Outcome {
 /// One event. `sequence` and `at` are filled by the log that accepts it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditEvent {
-    /// Rises by one per event and broker process.
+    /// Its place in the log, from 1, over restarts; without a log, per broker process.
     pub sequence: u64,
     pub at: UnixMillis,
     /// Dotted name from [`names`].
@@ -52,135 +52,144 @@ pub struct PluginVerdict {
     pub microseconds: u64,
 }
 
-/// The closed catalogue of event names.
-pub mod names {
-    pub const CONNECTION_ACCEPTED: &str = "connection.accepted";
-    pub const CONNECTION_REAUTHORIZED: &str = "connection.reauthorized";
-    pub const CONNECTION_REFUSED: &str = "connection.refused";
-    pub const CONNECTION_CLOSED: &str = "connection.closed";
-    pub const HANDSHAKE_FAILED: &str = "tls.handshake_failed";
-    pub const PUBLISH_DENIED: &str = "authorization.publish_denied";
-    pub const SUBSCRIBE_DENIED: &str = "authorization.subscribe_denied";
-    pub const DEVICE_REGISTERED: &str = "device.registered";
-    pub const DEVICE_PENDING: &str = "device.pending";
-    pub const DEVICE_ACTIVATED: &str = "device.activated";
-    pub const DEVICE_DEACTIVATED: &str = "device.deactivated";
-    pub const DEVICE_REVOKED: &str = "device.revoked";
-    pub const DEVICE_DELETED: &str = "device.deleted";
-    pub const DEVICE_REJECTED: &str = "device.rejected";
-    pub const DEVICE_REINSTATED: &str = "device.reinstated";
-    pub const DEVICE_QUARANTINED: &str = "device.quarantined";
-    pub const DEVICE_RELEASED: &str = "device.released";
-    pub const DEVICE_CHANGED: &str = "device.changed";
-    pub const DEVICE_PURGED: &str = "device.purged";
-    pub const CA_ADDED: &str = "ca.added";
-    pub const CA_REMOVED: &str = "ca.removed";
-    pub const CA_VERIFIED: &str = "ca.verified";
-    pub const CA_ACTIVATED: &str = "ca.activated";
-    pub const CA_DEACTIVATED: &str = "ca.deactivated";
-    pub const CA_REVOKED: &str = "ca.revoked";
-    pub const CA_CHANGED: &str = "ca.changed";
-    pub const REGISTRATION_CODE_CREATED: &str = "registration_code.created";
-    pub const REGISTRATION_CODE_DELETED: &str = "registration_code.deleted";
-    pub const REGISTRY_RESTORED: &str = "registry.restored";
-    pub const SERVER_CERT_ADDED: &str = "server_cert.added";
-    pub const SERVER_CERT_REPLACED: &str = "server_cert.replaced";
-    pub const SERVER_CERT_REMOVED: &str = "server_cert.removed";
-    pub const SERVER_CERT_ENABLED: &str = "server_cert.enabled";
-    pub const SERVER_CERT_DISABLED: &str = "server_cert.disabled";
-    pub const SERVER_CERT_REVOKED: &str = "server_cert.revoked";
-    pub const CRL_UPDATED: &str = "crl.updated";
-    pub const CRL_REFUSED: &str = "crl.refused";
-    pub const CERTIFICATE_EXPIRED: &str = "certificate.expired";
-    pub const CERTIFICATE_FINDING: &str = "certificate.finding";
-    pub const DEVICE_SUPERSEDED: &str = "device.superseded";
-    pub const DEVICE_REPARENTED: &str = "device.reparented";
-    pub const DEVICE_LAPSED: &str = "device.lapsed";
-    pub const CONFIG_RELOADED: &str = "config.reloaded";
-    pub const CONFIG_REFUSED: &str = "config.refused";
-    pub const TRANSITION_STARTED: &str = "transition.started";
-    pub const TRANSITION_CHANGED: &str = "transition.changed";
-    pub const TRANSITION_ENDED: &str = "transition.ended";
-    pub const PLUGIN_LOADED: &str = "plugin.loaded";
-    pub const PLUGIN_SWAPPED: &str = "plugin.swapped";
-    pub const PLUGIN_UNLOADED: &str = "plugin.unloaded";
-    pub const PLUGIN_REFUSED: &str = "plugin.refused";
-    pub const ADMIN_ACTION: &str = "admin.action";
-    pub const ADMIN_REFUSED: &str = "admin.refused";
-    pub const BAN_ADDED: &str = "ban.added";
-    pub const BAN_REMOVED: &str = "ban.removed";
-    pub const BRIDGE_UP: &str = "bridge.up";
-    pub const BRIDGE_DOWN: &str = "bridge.down";
-    pub const CLOCK_WRONG: &str = "clock.wrong";
-    pub const CLOCK_RIGHT: &str = "clock.right";
-    pub const BROKER_STARTED: &str = "broker.started";
-    pub const BROKER_STOPPED: &str = "broker.stopped";
-    pub const AUDIT_DROPPED: &str = "audit.dropped";
+/// The closed catalogue of events. An event is added by one line in [`names`]: `ALL`, `KINDS` and docs/audit.md follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// Dotted; stable.
+    pub name: &'static str,
+    pub category: Category,
+    /// When it is recorded, for readers; Markdown.
+    pub when: &'static str,
+}
 
-    pub const ALL: &[&str] = &[
-        CONNECTION_ACCEPTED,
-        CONNECTION_REAUTHORIZED,
-        CONNECTION_REFUSED,
-        CONNECTION_CLOSED,
-        HANDSHAKE_FAILED,
-        PUBLISH_DENIED,
-        SUBSCRIBE_DENIED,
-        DEVICE_REGISTERED,
-        DEVICE_PENDING,
-        DEVICE_ACTIVATED,
-        DEVICE_DEACTIVATED,
-        DEVICE_REVOKED,
-        DEVICE_DELETED,
-        DEVICE_REJECTED,
-        DEVICE_REINSTATED,
-        DEVICE_QUARANTINED,
-        DEVICE_RELEASED,
-        DEVICE_CHANGED,
-        DEVICE_PURGED,
-        CA_ADDED,
-        CA_REMOVED,
-        CA_VERIFIED,
-        CA_ACTIVATED,
-        CA_DEACTIVATED,
-        CA_REVOKED,
-        CA_CHANGED,
-        REGISTRATION_CODE_CREATED,
-        REGISTRATION_CODE_DELETED,
-        REGISTRY_RESTORED,
-        SERVER_CERT_ADDED,
-        SERVER_CERT_REPLACED,
-        SERVER_CERT_REMOVED,
-        SERVER_CERT_ENABLED,
-        SERVER_CERT_DISABLED,
-        SERVER_CERT_REVOKED,
-        CRL_UPDATED,
-        CRL_REFUSED,
-        CERTIFICATE_EXPIRED,
-        CERTIFICATE_FINDING,
-        DEVICE_SUPERSEDED,
-        DEVICE_REPARENTED,
-        DEVICE_LAPSED,
-        CONFIG_RELOADED,
-        CONFIG_REFUSED,
-        TRANSITION_STARTED,
-        TRANSITION_CHANGED,
-        TRANSITION_ENDED,
-        PLUGIN_LOADED,
-        PLUGIN_SWAPPED,
-        PLUGIN_UNLOADED,
-        PLUGIN_REFUSED,
-        ADMIN_ACTION,
-        ADMIN_REFUSED,
-        BAN_ADDED,
-        BAN_REMOVED,
-        BRIDGE_UP,
-        BRIDGE_DOWN,
-        CLOCK_WRONG,
-        CLOCK_RIGHT,
-        BROKER_STARTED,
-        BROKER_STOPPED,
-        AUDIT_DROPPED,
+/// What an event is about: the `category` of records and of the metric that counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Category {
+    Authn,
+    Authz,
+    Registry,
+    Ca,
+    Plugin,
+    Admin,
+    Tls,
+    Session,
+    System,
+}
+
+impl Category {
+    pub const ALL: &'static [Self] = &[
+        Self::Authn,
+        Self::Authz,
+        Self::Registry,
+        Self::Ca,
+        Self::Plugin,
+        Self::Admin,
+        Self::Tls,
+        Self::Session,
+        Self::System,
     ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Authn => "authn",
+            Self::Authz => "authz",
+            Self::Registry => "registry",
+            Self::Ca => "ca",
+            Self::Plugin => "plugin",
+            Self::Admin => "admin",
+            Self::Tls => "tls",
+            Self::Session => "session",
+            Self::System => "system",
+        }
+    }
+
+    /// The category of the event called `name`; `System` for a name that is not in the catalogue.
+    pub fn of(name: &str) -> Self {
+        names::KINDS.iter().find(|kind| kind.name == name).map_or(Self::System, |kind| kind.category)
+    }
+}
+
+/// The names, and what each means. Never reused for another meaning.
+pub mod names {
+    use super::{Category, Kind};
+
+    macro_rules! catalogue {
+        ($($constant:ident = $name:literal, $category:ident, $when:literal;)*) => {
+            $(#[doc = $when] pub const $constant: &str = $name;)*
+            pub const ALL: &[&str] = &[$($constant),*];
+            pub const KINDS: &[Kind] =
+                &[$(Kind { name: $constant, category: Category::$category, when: $when }),*];
+        };
+    }
+
+    catalogue! {
+        CONNECTION_ACCEPTED = "connection.accepted", Authn, "CONNECT was answered with success";
+        CONNECTION_REAUTHORIZED = "connection.reauthorized", Authn, "the chains were asked again about a live session: `success`, it has a new permit; `error`, no answer could be had (`reason` says why) and it keeps the old one";
+        CONNECTION_REFUSED = "connection.refused", Authn, "CONNECT was answered with a refusal, or its bytes were no CONNECT; also a session that lost its permit. Refusals of one address (IPv6: /64), reason and certificate within 10 s are counted into one record";
+        CONNECTION_CLOSED = "connection.closed", Session, "an admitted connection ended; `reason` says why";
+        HANDSHAKE_FAILED = "tls.handshake_failed", Tls, "no connection came about; equal failures of one address are counted into one record";
+        PUBLISH_DENIED = "authorization.publish_denied", Authz, "the permit does not allow a publish; the first at once, later ones of the session as a count";
+        SUBSCRIBE_DENIED = "authorization.subscribe_denied", Authz, "the permit does not allow a subscription; counted as the above";
+        DEVICE_REGISTERED = "device.registered", Registry, "a certificate entered the registry as active";
+        DEVICE_PENDING = "device.pending", Registry, "a certificate entered the registry and waits for its operator";
+        DEVICE_ACTIVATED = "device.activated", Registry, "a registered certificate became active";
+        DEVICE_DEACTIVATED = "device.deactivated", Registry, "a registered certificate became inactive";
+        DEVICE_REVOKED = "device.revoked", Registry, "a registered certificate was revoked";
+        DEVICE_DELETED = "device.deleted", Registry, "a registered certificate was deleted";
+        DEVICE_REJECTED = "device.rejected", Registry, "a certificate that waited was refused before it was ever let in";
+        DEVICE_REINSTATED = "device.reinstated", Registry, "a certificate that was superseded is good again beside its successor";
+        DEVICE_QUARANTINED = "device.quarantined", Registry, "a device is kept out for a while (docs/registry.md)";
+        DEVICE_RELEASED = "device.released", Registry, "a device that was kept out may come in again";
+        DEVICE_CHANGED = "device.changed", Registry, "its binding, tags or attributes changed";
+        DEVICE_PURGED = "device.purged", Registry, "its tombstone is gone";
+        CA_ADDED = "ca.added", Ca, "a CA became trusted";
+        CA_REMOVED = "ca.removed", Ca, "a CA is trusted no longer";
+        CA_VERIFIED = "ca.verified", Ca, "somebody proved to hold the key of a CA; `from` and `to` in `fields`, as for those below";
+        CA_ACTIVATED = "ca.activated", Ca, "a CA became active";
+        CA_DEACTIVATED = "ca.deactivated", Ca, "a CA became inactive";
+        CA_REVOKED = "ca.revoked", Ca, "a CA was revoked";
+        CA_CHANGED = "ca.changed", Ca, "the settings of a CA changed";
+        REGISTRATION_CODE_CREATED = "registration_code.created", Registry, "a code for the proof that somebody holds a CA's key; only its beginning is written";
+        REGISTRATION_CODE_DELETED = "registration_code.deleted", Registry, "such a code is good no longer";
+        REGISTRY_RESTORED = "registry.restored", Registry, "a backup was put back while the broker was stopped; counts in `fields`";
+        SERVER_CERT_ADDED = "server_cert.added", Tls, "the broker keeps another server certificate";
+        SERVER_CERT_REPLACED = "server_cert.replaced", Tls, "a server certificate that the broker keeps was replaced";
+        SERVER_CERT_REMOVED = "server_cert.removed", Tls, "one was removed";
+        SERVER_CERT_ENABLED = "server_cert.enabled", Tls, "one is used again";
+        SERVER_CERT_DISABLED = "server_cert.disabled", Tls, "one is kept and not used";
+        SERVER_CERT_REVOKED = "server_cert.revoked", Tls, "the OCSP responder says that a server certificate is revoked: no response is sent with it any more";
+        CRL_UPDATED = "crl.updated", Ca, "a revocation list came into force (source, issuer, times, entries in `fields`)";
+        CRL_REFUSED = "crl.refused", Ca, "a revocation list was not taken, and why";
+        CERTIFICATE_EXPIRED = "certificate.expired", System, "the certificate of a live connection expired, and `reload.on_expiry = \"warn\"` lets it stay";
+        CERTIFICATE_FINDING = "certificate.finding", Registry, "something is odd about a certificate: it is on two devices, asks for another client id than it is bound to, or for that of another device, or has a name that cannot stand in a topic; `finding`, `detail` and `attempts` in `fields`, once a minute for each certificate and finding";
+        DEVICE_SUPERSEDED = "device.superseded", Registry, "a newer certificate of the device is in use";
+        DEVICE_REPARENTED = "device.reparented", Registry, "another CA carries the certificate now";
+        DEVICE_LAPSED = "device.lapsed", Registry, "the certificate waited for its operator for too long and is forgotten";
+        CONFIG_RELOADED = "config.reloaded", System, "the configuration was changed while the broker runs; every key with its value before and after in `fields`";
+        CONFIG_REFUSED = "config.refused", System, "it was to be changed and could not be; the one before goes on";
+        TRANSITION_STARTED = "transition.started", System, "a CA or a server certificate that was replaced stays valid beside its successor";
+        TRANSITION_CHANGED = "transition.changed", System, "the moment of its end moved";
+        TRANSITION_ENDED = "transition.ended", System, "it is valid no longer";
+        PLUGIN_LOADED = "plugin.loaded", Plugin, "a plugin joined the chains; its digest in `fields`";
+        PLUGIN_SWAPPED = "plugin.swapped", Plugin, "a plugin was replaced; digests before and after in `fields`";
+        PLUGIN_UNLOADED = "plugin.unloaded", Plugin, "a plugin left the chains";
+        PLUGIN_REFUSED = "plugin.refused", Plugin, "a component was not taken; stage and message in `fields`";
+        ADMIN_ACTION = "admin.action", Admin, "another change over the admin API (`action`, `target`, `code`, `detail` in `fields`)";
+        ADMIN_REFUSED = "admin.refused", Admin, "a change over the admin API that was refused, or a request without the right to it";
+        BAN_ADDED = "ban.added", Admin, "somebody may not come in for a while, because an operator says so or because the client flapped";
+        BAN_REMOVED = "ban.removed", Admin, "a ban was lifted";
+        BRIDGE_UP = "bridge.up", System, "a bridge to another broker reached it; its name and the address in `fields`";
+        BRIDGE_DOWN = "bridge.down", System, "a bridge to another broker lost it; the cause in `fields`";
+        CLOCK_WRONG = "clock.wrong", System, "the machine's clock shows a time that cannot be, and why";
+        CLOCK_RIGHT = "clock.right", System, "the machine's clock is right again";
+        BROKER_STARTED = "broker.started", System, "the broker serves";
+        BROKER_STOPPED = "broker.stopped", System, "the broker ends";
+        AUDIT_DROPPED = "audit.dropped", System, "records were lost; how many, where and why in `fields`";
+        AUDIT_RECOVERED = "audit.recovered", System, "a crash left the end of the log torn: it was cut to the last whole record (`bytes`, `after_seq` in `fields`; what was cut off is kept in the file `kept`)";
+        AUDIT_RETENTION = "audit.retention", System, "the oldest segments are deleted, up to and including `through_seq`; their tree hashes stay";
+        AUDIT_KEY_ROTATED = "audit.key_rotated", System, "checkpoints are signed with another key from now on; `before`, `after`, and the statement with the signatures of both in `fields`";
+        AUDIT_SUBJECT_ERASED = "audit.subject_erased", System, "the key of a subject was destroyed: its personal members in older records can be read no longer";
+    }
 }
 
 impl Outcome {
@@ -233,13 +242,15 @@ impl AuditEvent {
 mod tests {
     use super::*;
 
-    /// `docs/audit.md` is the schema that readers of the log write against.
     #[test]
-    fn every_name_and_reason_is_documented() {
-        let page = include_str!("../../../docs/audit.md");
-        let reasons = Reason::ALL.iter().map(|reason| reason.as_str());
-        for word in names::ALL.iter().copied().chain(reasons) {
-            assert!(page.contains(&format!("`{word}`")), "docs/audit.md does not explain `{word}`");
+    fn every_name_is_there_once_and_has_a_text() {
+        let mut names: Vec<_> = names::ALL.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), names::KINDS.len());
+        for kind in names::KINDS {
+            assert!(kind.name.contains('.') && !kind.when.is_empty() && !kind.when.contains('|'), "{kind:?}");
+            assert_eq!(Category::of(kind.name), kind.category);
         }
     }
 }

@@ -35,10 +35,20 @@ pub fn openssl() -> Option<Command> {
     find("openssl", "version")
 }
 
+/// A Python, whatever it has.
+pub fn python() -> Option<Command> {
+    let python = the_python();
+    let works = Command::new(&python).arg("--version").output();
+    present("Python", works.is_ok_and(|output| output.status.success())).then(|| Command::new(python))
+}
+
+fn the_python() -> PathBuf {
+    std::env::var_os("MQGATE_TEST_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from)
+}
+
 /// A Python that has paho-mqtt.
 pub fn python_with_paho() -> Option<Command> {
-    let python =
-        std::env::var_os("MQGATE_TEST_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
+    let python = the_python();
     let works = Command::new(&python).args(["-c", "import paho.mqtt.client"]).output();
     present("paho-mqtt", works.is_ok_and(|output| output.status.success())).then(|| Command::new(python))
 }

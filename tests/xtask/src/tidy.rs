@@ -17,11 +17,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("mqgate-protocol", &["mqgate-codec", "mqgate-identity"]),
     ("mqgate-plugin-host", &["mqgate-codec", "mqgate-identity"]),
     ("mqgate-storage", &["mqgate-protocol", "mqgate-identity"]),
-    ("mqgate-server", &["mqgate-protocol", "mqgate-codec", "mqgate-identity"]),
+    ("mqgate-audit", &["mqgate-identity"]),
+    ("mqgate-server", &["mqgate-audit", "mqgate-protocol", "mqgate-codec", "mqgate-identity"]),
     ("mqgate-client", &["mqgate-codec"]),
     (
         "mqgate",
         &[
+            "mqgate-audit",
             "mqgate-codec",
             "mqgate-identity",
             "mqgate-protocol",
@@ -41,6 +43,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const FENCED: &[(&str, &[&str])] = &[
     ("wasmtime", &["mqgate-plugin-host"]),
     ("fjall", &["mqgate-storage"]),
+    ("aws-lc-rs", &["mqgate-audit"]),
     ("rustls", &["mqgate-server", "mqgate-client", "mqgate-e2e"]),
     ("tokio-rustls", &["mqgate-server", "mqgate-client", "mqgate-e2e"]),
     ("clap", &["mqgate", "xtask"]),

@@ -1,6 +1,7 @@
 //! The command line: one thin module per command.
 
 mod admin;
+mod audit;
 mod bans;
 mod bench;
 mod bridge;
@@ -107,6 +108,9 @@ enum Command {
     ServerCert(server_cert::Command),
     /// Say what would happen to a client: the whole way in, and its topics
     Explain(Box<explain::Args>),
+    /// The audit log: read it, verify it, prove what is in it
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Revocation lists of the running broker
     #[command(subcommand)]
     Crl(crl::Command),
@@ -146,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Subscriptions(command) => subscriptions::run(command, explicit),
         Command::Retained(command) => retained::run(command, explicit),
         Command::Message(command) => message::run(command, explicit),
+        Command::Audit(command) => audit::run(command, explicit),
         Command::Bans(command) => bans::run(command, explicit),
         Command::Bridge(command) => bridge::run(command, explicit),
         Command::Trace(command) => trace::run(command, explicit),

@@ -1,6 +1,7 @@
 //! What a configuration must not say although every key can be read: contradictions, dangerous combinations,
 //! names and files that lead nowhere.
 
+mod audit;
 mod bridge;
 mod crl;
 mod ocsp;
@@ -70,6 +71,7 @@ pub fn check(config: &Config, source: &Source<'_>) -> Found {
         checker.rules(&format!("policy.acls.{name}.rules"), &acl.rules);
     }
     checker.admin(config);
+    audit::check(&mut checker, config);
     bridge::check(&mut checker, config);
     crl::check(&mut checker, config);
     checker.limits(config);
@@ -126,6 +128,9 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
     }
     for (index, path) in config.crl.directories.iter().enumerate() {
         file(format!("crl.directories[{index}]"), path);
+    }
+    if let Some(path) = &config.audit.publish_folder {
+        file(String::from("audit.publish_folder"), path);
     }
     for (index, plugin) in config.plugins.iter().enumerate() {
         if let Some(serde_json::Value::String(users)) = plugin.config.get("file")

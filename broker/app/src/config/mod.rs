@@ -325,7 +325,12 @@ fn anchor_paths(config: &mut Config, base: &Path) {
     }
     config.crl.files.iter_mut().chain(&mut config.crl.directories).for_each(anchor);
     config.admin.allow_paths.iter_mut().for_each(anchor);
-    config.admin.token_file.iter_mut().chain(&mut config.audit.path).for_each(anchor);
+    config.admin.token_file.iter_mut().for_each(anchor);
+    let audit = &mut config.audit;
+    [&mut audit.path, &mut audit.key_file, &mut audit.publish_folder, &mut audit.personal.key_folder]
+        .into_iter()
+        .flatten()
+        .for_each(anchor);
 }
 
 /// `file://PATH` is a path as well.
@@ -342,6 +347,14 @@ impl Config {
 
     pub fn audit_file(&self) -> PathBuf {
         self.audit.path.clone().unwrap_or_else(|| self.node.data_dir.join("audit").join("audit.jsonl"))
+    }
+
+    pub fn audit_key_file(&self) -> PathBuf {
+        self.audit.key_file.clone().unwrap_or_else(|| self.node.data_dir.join("audit.key"))
+    }
+
+    pub fn audit_subjects(&self) -> PathBuf {
+        self.audit.personal.key_folder.clone().unwrap_or_else(|| self.node.data_dir.join("audit-subjects"))
     }
 
     pub fn endpoints_file(&self) -> PathBuf {

@@ -44,7 +44,7 @@ pub use self::registry::{
     BindClientId, Clock, OnClientIdMismatch, OnMaxActive, OnShared, Provisioning, Rotation, Sharing,
 };
 pub use self::reload::{OnExpiry, Reload};
-pub use self::service::{Admin, Audit, Log, LogFormat, Metrics};
+pub use self::service::{Admin, Audit, Log, LogFormat, Metrics, Personal};
 pub use self::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersion, TlsVersions};
 pub use self::transport::{ProxyIdentity, ProxyProtocol, Quic, WebSocket};
 

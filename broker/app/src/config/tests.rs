@@ -245,6 +245,29 @@ rules = [{ topic = "${cn}/#" }]
 }
 
 #[test]
+fn an_audit_log_that_could_not_keep_its_word_is_refused() {
+    let found = problems(
+        r#"
+[audit]
+path = "/a/audit.jsonl"
+key_file = "/a/audit.jsonl.d/audit.key"
+checkpoint_records = 0
+[audit.personal]
+members = ["client_id", "user_name", "seq"]
+"#,
+        &[],
+    );
+    for what in [
+        "`audit.checkpoint_records`: nothing would go through",
+        "`audit.key_file`: is in the folder of the log",
+        "`audit.personal.members[2]`: `seq` is needed to read the log",
+    ] {
+        assert!(found.contains(what), "{what}: {found}");
+    }
+    assert!(!found.contains("members[0]") && !found.contains("members[1]"), "{found}");
+}
+
+#[test]
 fn the_environment_wins_over_the_file() {
     let text = "[listeners.Main-1]\ntype = \"tcp\"\nbind = \"127.0.0.1:1883\"\n[[plugins]]\nname = \"a\"\nnative = \"static-policy\"\n";
     let loaded = inputs(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use mqgate_audit::log::PersonalSettings;
 use mqgate_codec::QoS;
 use mqgate_identity::certificate::{CertificateFacts, certificates_from_pem};
 use mqgate_identity::evaluation::{Anchor, PathPolicy, must_staple};
@@ -406,8 +407,16 @@ pub fn hint_limits(config: &Config) -> HintLimits {
 pub fn audit_settings(config: &Config) -> AuditSettings {
     AuditSettings {
         path: Some(config.audit_file()),
+        key_file: Some(config.audit_key_file()),
         max_bytes: config.audit.rotate_size.0,
         keep: config.audit.rotate_keep as usize,
+        checkpoint_records: config.audit.checkpoint_records.max(1).into(),
+        checkpoint_interval: config.audit.checkpoint_interval.0,
+        publish_folder: config.audit.publish_folder.clone(),
+        personal: (!config.audit.personal.members.is_empty()).then(|| PersonalSettings {
+            folder: config.audit_subjects(),
+            members: config.audit.personal.members.clone(),
+        }),
         queue: config.audit.queue as usize,
         window: config.audit.window as usize,
         sync_interval: config.audit.sync_interval.0,

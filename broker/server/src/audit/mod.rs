@@ -1,32 +1,39 @@
-//! The audit log: numbers and stamps events, keeps the order, and hands them to the file and the auditors.
+//! The audit log: numbers and stamps events, keeps the order, and hands them to the log on disk and the auditors.
 //!
-//! `record` never waits. The queue to the file has a bound; when it is nearly full, or the file cannot be
+//! `record` never waits. The queue to the disk has a bound; when it is nearly full, or the log cannot be
 //! written, [`AuditLog::try_record`] refuses, and whoever asked must refuse in turn: what cannot be written
 //! down does not happen. Nothing is lost silently: a loss is counted and announced with `audit.dropped`.
 //!
-//! Does not know what an event means.
+//! Does not know what an event means, nor how a record is written: that is mqgate-audit's.
 
 mod bounds;
 pub mod coalesce;
 mod deliver;
-mod file;
-pub mod record;
+mod publish;
+mod writer;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_audit::keys::KeyError;
+use mqgate_audit::log::{Log, LogError, PersonalSettings};
+use mqgate_audit::publish::Folder;
+use mqgate_audit::subjects::{Personal, Subject};
+use mqgate_audit::{Checkpoint, View};
+use mqgate_identity::audit::{AuditEvent, Category, Outcome, names};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use self::coalesce::Coalescer;
+use self::publish::Publisher;
+use self::writer::Command;
 use crate::clock;
 use crate::listener::source_of;
 use crate::metrics::GateMetrics;
@@ -34,12 +41,21 @@ use crate::metrics::GateMetrics;
 /// How the log is kept.
 #[derive(Debug, Clone)]
 pub struct AuditSettings {
-    /// JSON lines; without one, events go to the auditors only.
+    /// The log on disk; without one, events go to the auditors only.
     pub path: Option<PathBuf>,
-    /// The file is rotated when it is larger than this.
+    /// The private key that signs it; without one, `audit.key` beside it.
+    pub key_file: Option<PathBuf>,
+    /// A segment of this size is sealed, and the next begun.
     pub max_bytes: u64,
-    /// Rotated files kept: `audit.jsonl.1` is the youngest.
+    /// Sealed segments kept; 0 keeps all.
     pub keep: usize,
+    /// A checkpoint is signed after so many records, or so long after the first of them.
+    pub checkpoint_records: u64,
+    pub checkpoint_interval: Duration,
+    /// Where checkpoints are published.
+    pub publish_folder: Option<PathBuf>,
+    /// What is encrypted with keys of its subjects.
+    pub personal: Option<PersonalSettings>,
     /// Events waiting for the file; new admissions are refused when three quarters of it are used.
     pub queue: usize,
     /// Bytes of events waiting for the file; three quarters of it for new admissions.
@@ -58,8 +74,13 @@ impl Default for AuditSettings {
     fn default() -> Self {
         Self {
             path: None,
-            max_bytes: 50 << 20,
+            key_file: None,
+            max_bytes: 64 << 20,
             keep: 10,
+            checkpoint_records: 1000,
+            checkpoint_interval: Duration::from_secs(10),
+            publish_folder: None,
+            personal: None,
             queue: 65_536,
             queue_bytes: 64 << 20,
             window: 16_384,
@@ -73,8 +94,8 @@ impl Default for AuditSettings {
 /// The log could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    #[error("audit file {path}: {problem}")]
-    File { path: String, problem: std::io::Error },
+    #[error("audit log {path}: {problem}")]
+    Log { path: String, problem: LogError },
     #[error("the audit thread does not start: {0}")]
     Thread(std::io::Error),
 }
@@ -90,10 +111,37 @@ pub enum AuditRefused {
     Closed,
 }
 
+/// The key of a subject was not destroyed.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    #[error("{0}: what cannot be written down is not done")]
+    Refused(AuditRefused),
+    #[error("{0}")]
+    File(std::io::Error),
+}
+
+impl AuditSettings {
+    fn of_log(&self, path: &Path) -> mqgate_audit::Settings {
+        let beside = || path.parent().unwrap_or(Path::new("")).join("audit.key");
+        mqgate_audit::Settings {
+            path: path.to_owned(),
+            key_file: self.key_file.clone().unwrap_or_else(beside),
+            segment_bytes: self.max_bytes,
+            keep: self.keep,
+            checkpoint_records: self.checkpoint_records,
+            checkpoint_interval: self.checkpoint_interval,
+            personal: self.personal.clone(),
+        }
+    }
+}
+
 /// The log. Shared behind an `Arc`; closed by [`AuditLog::close`] or by being dropped.
 pub struct AuditLog {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Vec<JoinHandle<()>>>,
+    view: Option<View>,
+    personal: Option<Arc<Mutex<Personal>>>,
+    publisher: Option<Arc<Publisher>>,
     repeated: Mutex<Coalescer<Repeat>>,
 }
 
@@ -112,8 +160,12 @@ pub(crate) struct Shared {
     work: Condvar,
     /// Wakes the tasks that deliver to auditors.
     arrived: Notify,
-    /// The last attempt to write the file failed.
+    /// The last attempt to write the log failed.
     failing: AtomicBool,
+    /// The last record written, and the last that is safe on the disk.
+    written: watch::Sender<u64>,
+    durable: watch::Sender<u64>,
+    checkpoint: watch::Sender<Option<Arc<Checkpoint>>>,
 }
 
 #[derive(Default)]
@@ -122,6 +174,7 @@ struct State {
     last_at: UnixMillis,
     queue: VecDeque<Entry>,
     queue_bytes: usize,
+    commands: Vec<Command>,
     window: VecDeque<Arc<AuditEvent>>,
     window_bytes: usize,
     /// Not accepted since the last `audit.dropped`.
@@ -133,6 +186,8 @@ struct Entry {
     event: Arc<AuditEvent>,
     /// Told when the event is safe on the disk.
     durable: Option<oneshot::Sender<()>>,
+    /// What is deleted then: everything up to this record.
+    retire: Option<u64>,
 }
 
 /// How full the queue may be for whom.
@@ -147,41 +202,123 @@ enum Room {
 impl Default for AuditLog {
     /// A log without a file: numbers events and keeps them for auditors.
     fn default() -> Self {
-        Self::over(Shared::new(AuditSettings::default(), None).into(), None)
+        Self::over(Shared::new(AuditSettings::default(), None).into())
     }
 }
 
 impl AuditLog {
-    fn over(shared: Arc<Shared>, writer: Option<JoinHandle<()>>) -> Self {
-        Self { shared, writer: Mutex::new(writer), repeated: Mutex::new(Coalescer::new(REPEAT, REPEATS)) }
+    fn over(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            writer: Mutex::default(),
+            view: None,
+            personal: None,
+            publisher: None,
+            repeated: Mutex::new(Coalescer::new(REPEAT, REPEATS)),
+        }
     }
 
-    /// Opens the file, if one is set, and starts the thread that writes it.
+    /// Opens the log on disk, if one is set, and starts the thread that writes it.
     pub fn open(settings: AuditSettings, metrics: Arc<GateMetrics>) -> Result<Self, AuditError> {
+        let Some(path) = settings.path.clone() else {
+            return Ok(Self::over(Arc::new(Shared::new(settings, Some(metrics)))));
+        };
+        let problem = |problem| AuditError::Log { path: path.display().to_string(), problem };
+        let (log, opened) = Log::open(settings.of_log(&path)).map_err(problem)?;
         let shared = Arc::new(Shared::new(settings, Some(Arc::clone(&metrics))));
-        let mut writer = None;
-        if let Some(path) = &shared.settings.path {
-            let (file, torn) =
-                file::RotatingFile::open(path, shared.settings.max_bytes, shared.settings.keep)
-                    .map_err(|problem| AuditError::File { path: path.display().to_string(), problem })?;
-            if torn > 0 {
-                tracing::warn!(path = %path.display(), bytes = torn, "the last audit record was torn by a crash");
-                let event = AuditEvent::new(names::AUDIT_DROPPED, Outcome::Error, Reason::Other)
-                    .field("sink", "file")
-                    .field("cause", "torn_tail")
-                    .field("bytes", torn.to_string());
-                // The queue is empty: this cannot be refused.
-                let _ = shared.accept(event, Room::All, None);
-            }
-            metrics.audit_sink_up.with_label_values(&["file"]).set(1);
-            let for_thread = Arc::clone(&shared);
-            let thread = std::thread::Builder::new()
-                .name("audit".into())
-                .spawn(move || file::write_loop(&for_thread, file))
-                .map_err(AuditError::Thread)?;
-            writer = Some(thread);
+        shared.lock().last_sequence = log.written();
+        if let Some(moved) = opened.moved {
+            tracing::warn!(to = %moved.display(), "an audit file of an earlier version was moved aside");
         }
-        Ok(Self::over(shared, writer))
+        if let Some(torn) = opened.torn {
+            tracing::warn!(path = %path.display(), bytes = torn.bytes, "the end of the audit log was torn by a crash");
+            let event = AuditEvent::new(names::AUDIT_RECOVERED, Outcome::Error, Reason::Other)
+                .field("after_seq", torn.after.to_string())
+                .field("bytes", torn.bytes.to_string())
+                .field("kept", torn.kept.display().to_string());
+            // The queue is empty: this cannot be refused.
+            let _ = shared.accept(event, Room::All, None);
+        }
+        metrics.audit_sink_up.with_label_values(&["file"]).set(1);
+        let mut this = Self::over(Arc::clone(&shared));
+        this.view = Some(log.view().clone());
+        this.personal = log.personal();
+        shared.checkpoint.send_replace(log.view().checkpoint());
+        if let Some(folder) = &shared.settings.publish_folder {
+            let (folder, publisher) = (Folder::new(folder), Arc::new(Publisher::default()));
+            if let Some(checkpoint) = log.view().checkpoint() {
+                publisher.offer(&checkpoint);
+            }
+            this.publisher = Some(Arc::clone(&publisher));
+            this.start("audit-publish", move || publisher.run(&folder, &metrics))?;
+        }
+        let publisher = this.publisher.clone();
+        this.start("audit", move || writer::write_loop(&shared, log, publisher.as_ref()))?;
+        Ok(this)
+    }
+
+    fn start(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), AuditError> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run).map_err(AuditError::Thread)?;
+        self.threads().push(thread);
+        Ok(())
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log on disk, for readers.
+    pub fn view(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
+    /// Changes when records were written: the last of them. A crash of the broker does not take them back.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.shared.written.subscribe()
+    }
+
+    /// Changes when records are safe on the disk: the last of them.
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
+    }
+
+    /// Changes when a checkpoint was signed.
+    pub fn checkpoints(&self) -> watch::Receiver<Option<Arc<Checkpoint>>> {
+        self.shared.checkpoint.subscribe()
+    }
+
+    /// The text of an encrypted member; `None` for one that is not, or whose key is gone.
+    pub fn reveal(&self, member: &str, value: &str) -> Option<String> {
+        let personal = self.personal.as_ref()?;
+        personal.lock().unwrap_or_else(PoisonError::into_inner).reveal(member, value)
+    }
+
+    /// Hands over to a new signing key, in the name of `actor`.
+    pub async fn rotate_key(&self, actor: &str) -> Result<(), LogError> {
+        let closed = || LogError::Key(KeyError::File(std::io::Error::other("the audit log is closed")));
+        if self.view.is_none() {
+            return Err(closed());
+        }
+        let (done, told) = oneshot::channel();
+        self.shared.lock().commands.push(Command::RotateKey { actor: actor.to_owned(), done });
+        self.shared.work.notify_one();
+        told.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Destroys the key of `subject`, after that was written down in the name of `actor`. False if it has none; `None` if
+    /// nothing is encrypted in this log.
+    pub async fn erase(&self, subject: Subject, actor: &str) -> Result<Option<bool>, EraseError> {
+        let Some(personal) = self.personal.clone() else { return Ok(None) };
+        let pseudonym = personal.lock().unwrap_or_else(PoisonError::into_inner).pseudonym(&subject);
+        let event = AuditEvent::new(names::AUDIT_SUBJECT_ERASED, Outcome::Success, Reason::AdminAction)
+            .actor(actor)
+            .field("pseudonym", pseudonym);
+        self.record_durable(event).await.map_err(EraseError::Refused)?;
+        let erased = tokio::task::spawn_blocking(move || {
+            personal.lock().unwrap_or_else(PoisonError::into_inner).erase(&subject)
+        });
+        let erased = erased.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        erased.map(Some).map_err(EraseError::File)
     }
 
     /// Takes evidence of something that happened already. Never waits. If there is no room the loss is counted
@@ -254,11 +391,15 @@ impl AuditLog {
         self.shared.lock().closed = true;
         self.shared.work.notify_all();
         self.shared.arrived.notify_waiters();
-        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the audit thread panicked");
+        let threads = std::mem::take(&mut *self.threads());
+        // The one that writes ends first: it signs once more, and that is published.
+        for thread in threads.into_iter().rev() {
+            if thread.join().is_err() {
+                tracing::error!("an audit thread panicked");
+            }
+            if let Some(publisher) = &self.publisher {
+                publisher.close();
+            }
         }
     }
 }
@@ -278,6 +419,9 @@ impl Shared {
             work: Condvar::new(),
             arrived: Notify::new(),
             failing: AtomicBool::new(false),
+            written: watch::Sender::new(0),
+            durable: watch::Sender::new(0),
+            checkpoint: watch::Sender::new(None),
         }
     }
 
@@ -304,9 +448,19 @@ impl Shared {
 
     fn accept(
         &self,
+        event: AuditEvent,
+        room: Room,
+        durable: Option<oneshot::Sender<()>>,
+    ) -> Result<u64, AuditRefused> {
+        self.accept_with(event, room, durable, None)
+    }
+
+    fn accept_with(
+        &self,
         mut event: AuditEvent,
         room: Room,
         durable: Option<oneshot::Sender<()>>,
+        retire: Option<u64>,
     ) -> Result<u64, AuditRefused> {
         bounds::clip(&mut event);
         let sequence = {
@@ -327,23 +481,29 @@ impl Shared {
                     .field("sink", "file")
                     .field("cause", "queue_full")
                     .field("count", lost.to_string());
-                self.append(&mut state, event, None);
+                self.append(&mut state, event, None, None);
             }
-            self.append(&mut state, event, durable)
+            self.append(&mut state, event, durable, retire)
         };
         self.work.notify_one();
         self.arrived.notify_waiters();
         Ok(sequence)
     }
 
-    fn append(&self, state: &mut State, mut event: AuditEvent, durable: Option<oneshot::Sender<()>>) -> u64 {
+    fn append(
+        &self,
+        state: &mut State,
+        mut event: AuditEvent,
+        durable: Option<oneshot::Sender<()>>,
+        retire: Option<u64>,
+    ) -> u64 {
         state.last_sequence += 1;
         // A clock that is set back must not make the record go back.
         state.last_at = state.last_at.max(clock::now());
         event.sequence = state.last_sequence;
         event.at = state.last_at;
         if let Some(metrics) = &self.metrics {
-            let labels = [record::category(event.name), event.outcome.as_str()];
+            let labels = [Category::of(event.name).as_str(), event.outcome.as_str()];
             metrics.audit_records.with_label_values(&labels).inc();
         }
         let event = Arc::new(event);
@@ -358,7 +518,7 @@ impl Shared {
         }
         if self.settings.path.is_some() {
             state.queue_bytes += weight;
-            state.queue.push_back(Entry { event, durable });
+            state.queue.push_back(Entry { event, durable, retire });
         }
         state.last_sequence
     }

@@ -1,11 +1,8 @@
 use std::path::Path;
 use std::sync::atomic::Ordering as AtomicOrdering;
 
-use mqgate_identity::audit::PluginVerdict;
 use mqgate_identity::certificate::CertificateFingerprint;
-use mqgate_identity::hooks::{
-    Attribute, AuditSink, ChainMember, FailureKind, HookFailure, HookFuture, Value,
-};
+use mqgate_identity::hooks::{AuditSink, ChainMember, FailureKind, HookFailure, HookFuture, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::coalesce::Coalescer;
@@ -32,51 +29,6 @@ fn lines(path: &Path) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn the_schema() {
-    let mut full = event(names::CONNECTION_REFUSED).actor("client").field("trace_id", "00ff");
-    full.outcome = Outcome::Failure;
-    full.reason = Reason::PluginDenied;
-    full.sequence = 42;
-    full.at = UnixMillis(1_700_000_000_123);
-    full.connection_id = Some(7);
-    full.client_id = Some("meter \"7\"\n".into());
-    full.device_id = Some("meter-7".into());
-    full.peer_address = Some("[2001:db8::1]:40000".into());
-    full.listener = Some("mqtts".into());
-    full.certificate_fingerprint = Some(CertificateFingerprint([0xab; 32]));
-    full.subject = Some("CN=meter-7".into());
-    full.server_name = Some("broker.example".into());
-    full.plugins = vec![
-        PluginVerdict {
-            name: "cert-acl".into(),
-            digest: Some("sha256:00".into()),
-            hook: "authorizer",
-            result: "deny",
-            microseconds: 120,
-        },
-        PluginVerdict {
-            name: "static".into(),
-            digest: None,
-            hook: "authenticator",
-            result: "accept",
-            microseconds: 3,
-        },
-    ];
-    for (name, value) in [
-        ("plugin.count", Value::Integer(-1)),
-        ("tls.resumed", Value::Boolean(true)),
-        ("plugin.blob", Value::Blob(vec![0, 255])),
-        ("plugin.list", Value::Texts(vec!["a".into(), "b".into()])),
-    ] {
-        full.fields.push(Attribute { name: name.into(), value });
-    }
-    let mut out = Vec::new();
-    record::write(&full, &mut out);
-    record::write(&event(names::BROKER_STARTED), &mut out);
-    insta::assert_snapshot!(String::from_utf8(out).unwrap());
-}
-
 #[tokio::test]
 async fn events_are_numbered_written_and_kept_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
@@ -94,38 +46,129 @@ async fn events_are_numbered_written_and_kept_over_a_restart() {
 
     let log = open(folder.path(), AuditSettings::default());
     log.record(event(names::BROKER_STARTED));
+    assert_eq!(log.try_record(event(names::CONNECTION_ACCEPTED)), Ok(5));
     log.close();
-    assert_eq!(lines(&file).len(), 4);
+    assert_eq!(lines(&file)[3..], ["4 broker.started", "5 connection.accepted"]);
 }
 
 #[test]
 fn a_torn_line_is_cut_off_and_announced() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("audit.jsonl");
-    std::fs::write(&file, "{\"seq\":1,\"name\":\"a\"}\n{\"seq\":2,\"na").unwrap();
+    let log = open(folder.path(), AuditSettings::default());
+    log.record(event(names::BROKER_STARTED));
+    log.close();
+    let mut text = std::fs::read(&file).unwrap();
+    text.extend_from_slice(b"{\"actor\":\"sys");
+    std::fs::write(&file, text).unwrap();
     open(folder.path(), AuditSettings::default()).close();
-    assert_eq!(lines(&file), ["1 a", "1 audit.dropped"]);
+    assert_eq!(lines(&file), ["1 broker.started", "2 audit.recovered"]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(r#""after_seq":"1","bytes":"14""#), "{text}");
 }
 
 #[test]
-fn the_file_is_rotated_by_size_and_so_many_are_kept() {
+fn a_file_of_an_earlier_version_is_moved_aside() {
     let folder = tempfile::tempdir().unwrap();
-    let log = open(folder.path(), AuditSettings { max_bytes: 1, keep: 2, ..AuditSettings::default() });
-    for _ in 0..5 {
+    let file = folder.path().join("audit.jsonl");
+    std::fs::write(&file, "{\"seq\":1,\"name\":\"a\"}\n").unwrap();
+    let log = open(folder.path(), AuditSettings::default());
+    log.record(event(names::BROKER_STARTED));
+    log.close();
+    assert_eq!(lines(&file), ["1 broker.started"]);
+    assert_eq!(lines(&folder.path().join("audit.jsonl.unsealed-1")), ["1 a"]);
+}
+
+/// Waits until everything is written.
+fn written(log: &AuditLog) {
+    let last = log.shared.lock().last_sequence;
+    while *log.written().borrow() < last {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn segments_are_sealed_by_size_and_so_many_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), AuditSettings { max_bytes: 1000, keep: 2, ..AuditSettings::default() });
+    for _ in 0..30 {
+        // One batch each.
         log.record(event(names::BROKER_STARTED));
-        // One batch each: the queue must be empty first.
-        while !log.shared.lock().queue.is_empty() {
-            std::thread::yield_now();
-        }
+        written(&log);
     }
     log.close();
-    let mut names: Vec<_> =
-        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    assert!(names.contains(&"audit.jsonl".into()), "{names:?}");
-    assert!(names.len() <= 3, "{names:?}");
-    let youngest = lines(&folder.path().join("audit.jsonl"));
-    assert_eq!(youngest.last().unwrap(), "5 broker.started");
+    let view = View::of_copy(&folder.path().join("audit.jsonl.d")).unwrap();
+    let end = view.end();
+    assert!(end.oldest > 1, "{end:?}");
+    let batch = view.reader(end.oldest - 1).batch(100, usize::MAX).unwrap();
+    let told = batch.records.iter().filter(|record| record.parse().unwrap().name == names::AUDIT_RETENTION);
+    assert!(told.count() > 0);
+    let report =
+        mqgate_audit::verify::verify(view.folder(), &mqgate_audit::verify::Request::default()).unwrap();
+    assert_eq!(report.findings, []);
+}
+
+#[tokio::test]
+async fn checkpoints_are_signed_shown_and_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let witness = tempfile::tempdir().unwrap();
+    let settings = AuditSettings {
+        checkpoint_records: 2,
+        checkpoint_interval: Duration::from_secs(3600),
+        publish_folder: Some(witness.path().to_owned()),
+        ..AuditSettings::default()
+    };
+    let log = open(folder.path(), settings);
+    let mut checkpoints = log.checkpoints();
+    log.record(event(names::BROKER_STARTED));
+    log.record(event(names::BROKER_STARTED));
+    let signed = checkpoints.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert_eq!(signed.size, 2);
+    log.rotate_key("admin:tests").await.unwrap();
+    log.record(event(names::BROKER_STOPPED));
+    log.close();
+    // The last one is signed and published at the end, whatever the interval.
+    let view = log.view().unwrap();
+    assert_eq!(view.checkpoint().unwrap().size, 4);
+    let file = Folder::new(witness.path()).file(view.id());
+    let published = std::fs::read_to_string(&file).unwrap();
+    assert!(published.contains("\n4\n"), "{published}");
+    let request = mqgate_audit::verify::Request { trusted: &[], published: &[("witness".into(), published)] };
+    let report = mqgate_audit::verify::verify(view.folder(), &request).unwrap();
+    assert_eq!((report.findings, report.published), (vec![], 4));
+    assert!(
+        std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap().contains("audit.key_rotated")
+    );
+}
+
+#[tokio::test]
+async fn what_is_personal_is_encrypted_shown_and_erased() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = AuditSettings {
+        personal: Some(PersonalSettings {
+            folder: folder.path().join("subjects"),
+            members: vec!["client_id".into()],
+        }),
+        ..AuditSettings::default()
+    };
+    let log = open(folder.path(), settings);
+    let mut accepted = event(names::CONNECTION_ACCEPTED);
+    accepted.client_id = Some("meter 7".into());
+    accepted.device_id = Some("d".into());
+    log.record_durable(accepted).await.unwrap();
+    let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    assert!(!text.contains("meter 7"), "{text}");
+    let record: mqgate_audit::Record = serde_json::from_str(text.trim_end()).unwrap();
+    let hidden = record.client_id.unwrap();
+    assert_eq!(log.reveal("client_id", &hidden).as_deref(), Some("meter 7"));
+    let device = || Subject::parse("device:d").unwrap();
+    assert_eq!(log.erase(device(), "admin:tests").await.unwrap(), Some(true));
+    assert_eq!(log.erase(device(), "admin:tests").await.unwrap(), Some(false));
+    assert_eq!(log.reveal("client_id", &hidden), None);
+    log.close();
+    let report =
+        mqgate_audit::verify::verify(log.view().unwrap().folder(), &mqgate_audit::verify::Request::default());
+    assert_eq!(report.unwrap().findings, []);
 }
 
 #[test]
@@ -134,7 +177,7 @@ fn a_full_queue_refuses_counts_and_announces() {
     let settings = AuditSettings { path: Some("unused".into()), queue: 4, ..AuditSettings::default() };
     // Without the thread nothing leaves the queue.
     let shared = Shared::new(settings, Some(Arc::clone(&metrics.gate)));
-    let log = AuditLog::over(Arc::new(shared), None);
+    let log = AuditLog::over(Arc::new(shared));
     for sequence in 1..=3 {
         assert_eq!(log.try_record(event(names::CONNECTION_ACCEPTED)), Ok(sequence));
     }
@@ -163,7 +206,7 @@ async fn queue_and_window_are_bounded_in_bytes_too() {
         window_bytes: 10_000,
         ..AuditSettings::default()
     };
-    let log = AuditLog::over(Arc::new(Shared::new(settings, None)), None);
+    let log = AuditLog::over(Arc::new(Shared::new(settings, None)));
     let large = || event(names::PLUGIN_REFUSED).field("detail", "x".repeat(4000));
     for _ in 0..20 {
         log.record(large());
@@ -177,8 +220,8 @@ async fn queue_and_window_are_bounded_in_bytes_too() {
         assert_eq!(weight, state.window_bytes);
     }
     let waiting = log.shared.lock().queue.len();
-    let (batch, _) = file::next_batch(&log.shared, None);
-    assert_eq!(batch.len(), waiting);
+    let work = writer::next_work(&log.shared, None);
+    assert_eq!(work.batch.len(), waiting);
     assert_eq!(log.shared.lock().queue_bytes, 0);
     assert_eq!(log.check(), Ok(()));
 }
@@ -215,10 +258,13 @@ fn a_file_that_cannot_be_written_refuses_admissions() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
-    let settings = AuditSettings { path: Some("no/such/audit.jsonl".into()), ..AuditSettings::default() };
+fn a_folder_that_cannot_be_made_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let path = folder.path().join("file").join("audit.jsonl");
+    let settings = AuditSettings { path: Some(path.clone()), ..AuditSettings::default() };
     let error = AuditLog::open(settings, Arc::clone(&metrics().gate)).err().unwrap().to_string();
-    assert!(error.starts_with("audit file no/such/audit.jsonl: "), "{error}");
+    assert!(error.starts_with(&format!("audit log {path}: ", path = path.display())), "{error}");
 }
 
 fn empty_member() -> ChainMember {
@@ -311,7 +357,7 @@ async fn what_an_auditor_missed_is_announced_to_it() {
     let hook = Arc::new(FakeHook::default());
     let settings = AuditSettings { window: 4, ..AuditSettings::default() };
     let shared = Shared::new(settings, Some(Arc::clone(&metrics().gate)));
-    let log = Arc::new(AuditLog::over(Arc::new(shared), None));
+    let log = Arc::new(AuditLog::over(Arc::new(shared)));
     for _ in 0..10 {
         log.record(event(names::CONNECTION_CLOSED));
     }

@@ -84,6 +84,8 @@ pub struct GateMetrics {
     pub audit_write_duration: HistogramVec,
     pub audit_sink_up: IntGaugeVec,
     pub audit_sink_lag: IntGaugeVec,
+    pub audit_tree_size: IntGaugeVec,
+    pub audit_last_checkpoint: IntGaugeVec,
 }
 
 /// One millisecond to fifteen seconds, the handshake's deadline.
@@ -251,6 +253,16 @@ impl GateMetrics {
                 "mqgate_audit_sink_lag_records",
                 "Records accepted and not yet safe with the sink.",
                 &["sink"],
+            )?,
+            audit_tree_size: gauge(
+                "mqgate_audit_tree_size",
+                "Audit records under the newest checkpoint.",
+                &["place"],
+            )?,
+            audit_last_checkpoint: gauge(
+                "mqgate_audit_last_checkpoint_timestamp_seconds",
+                "When the newest checkpoint of the audit log was signed (place `log`) or published.",
+                &["place"],
             )?,
         };
         metrics.initialise();

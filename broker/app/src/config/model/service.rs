@@ -58,13 +58,28 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Audit {
-    /// The file. The default is `audit/audit.jsonl` in `data_dir`.
+    /// The file: a link to the current segment of the log, which is in the folder that has this name and `.d`. The
+    /// default is `audit/audit.jsonl` in `data_dir`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// A file that reaches this size is renamed and a new one begun.
+    /// A segment that reaches this size is sealed and a new one begun.
     pub rotate_size: Size,
-    /// Renamed files kept; 0 keeps all.
+    /// Sealed segments kept; 0 keeps all.
     pub rotate_keep: u32,
+    /// The Ed25519 key that signs checkpoints (PKCS#8, PEM); made with mode 0600 if it is not there. The default is
+    /// `audit.key` in `data_dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// A checkpoint is signed after so many records, …
+    pub checkpoint_records: u32,
+    /// … or so long after the first of them.
+    pub checkpoint_interval: Span,
+    /// A folder that checkpoints are published in; it must be there. Only what the broker cannot rewrite shows that the end
+    /// of the log was cut off or written anew: a share of another machine, or a file with `chattr +a`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish_folder: Option<PathBuf>,
+    /// Personal data in records.
+    pub personal: Personal,
     /// Events waiting for the disk. When three quarters of it are used, new connections are refused: nobody comes in
     /// without a record of it.
     pub queue: u32,
@@ -72,6 +87,19 @@ pub struct Audit {
     pub window: u32,
     /// Written events are forced to the disk after at most this long.
     pub sync_interval: Span,
+}
+
+/// What of records is encrypted with keys of whoever they are about, so that it can be erased: `mqgate audit erase`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Personal {
+    /// Members of records (`client_id`, `device_id`, `fingerprint`, `peer`, `sni`, `subject`) and names of fields
+    /// (`user_name`, …).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
+    /// Where the keys are. The default is `audit-subjects` in `data_dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -121,6 +149,11 @@ impl Default for Audit {
             path: None,
             rotate_size: Size(64 << 20),
             rotate_keep: 10,
+            key_file: None,
+            checkpoint_records: 1000,
+            checkpoint_interval: Span::secs(10),
+            publish_folder: None,
+            personal: Personal::default(),
             queue: 65_536,
             window: 16_384,
             sync_interval: Span::millis(100),

@@ -1,0 +1,436 @@
+//! One event as one line: the schema of the log, version 1, and its deterministic encoding.
+//!
+//! The encoding is RFC 8785 (JCS): JSON with sorted members, no white space and one spelling of every string and number.
+//! It was preferred to deterministic CBOR because a segment stays a text that a pager, `grep` and `jq` read, and because
+//! a receiver that parsed a record can make its bytes, and so its hash, again. Hashes are over the bytes as stored.
+//!
+//! Absent values are left out. Names are never reused for another meaning; readers skip what they do not know.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use mqgate_identity::audit::{AuditEvent, Category, Outcome, PluginVerdict, names};
+use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::hooks::{Attribute, FailureKind, Value};
+use mqgate_identity::reason::Reason;
+use mqgate_identity::time::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+use crate::hash::Hash;
+
+/// Version of the schema: member `v`.
+pub const VERSION: u32 = 1;
+/// The largest number of which RFC 8785 has one spelling only; larger ones are written as text.
+const LARGEST_NUMBER: u64 = (1 << 53) - 1;
+
+/// A member of a record, for docs/audit.md: its name, whether it may be encrypted per subject, and what it is.
+pub struct Member {
+    pub name: &'static str,
+    pub personal: bool,
+    pub text: &'static str,
+}
+
+const fn member(name: &'static str, personal: bool, text: &'static str) -> Member {
+    Member { name, personal, text }
+}
+
+/// In the order in which they are written.
+pub const MEMBERS: &[Member] = &[
+    member("actor", false, "who wanted it: `client`, `admin:` and a name, `plugin`, `system`"),
+    member(
+        "category",
+        false,
+        "what it is about: `authn`, `authz`, `registry`, `ca`, `plugin`, `admin`, `tls`, `session`, `system`",
+    ),
+    member("client_id", true, "the Client Identifier as sent or assigned"),
+    member("connection_id", false, "which connection; its records have the same number"),
+    member("device_id", true, "the device behind the certificate"),
+    member(
+        "fields",
+        false,
+        "the rest by dotted name, before and after values of changes among them; what a plugin said stands under names beginning with `plugin.`",
+    ),
+    member(
+        "fingerprint",
+        true,
+        "SHA-256 of the certificate's DER. In `tls.handshake_failed` the key was not proved; `certificate.issuer`, `.serial`, `.not_before` and `.not_after` stand in `fields`, if it could be read",
+    ),
+    member("listener", false, "the listener's name"),
+    member("log", false, "the log: 16 hexadecimal digits. (`log`, `seq`) names a record for ever"),
+    member("name", false, "what happened (below)"),
+    member("outcome", false, "`success`, `failure` (a rule said no) or `error` (something did not work)"),
+    member(
+        "peer",
+        true,
+        "address and port of the client (`unix` on a Unix socket; `proxy` in `fields` when a proxy told it)",
+    ),
+    member(
+        "plugins",
+        false,
+        "who was asked, in order: `digest` (components only), `hook`, `name`, `result`, `us` (microseconds)",
+    ),
+    member(
+        "prev",
+        false,
+        "SHA-256 of a zero byte and the line before without its line feed; 64 zeros in the first record",
+    ),
+    member("reason", false, "the stable reason code (below)"),
+    member("seq", false, "the place in the log, from 1, without gaps, over restarts"),
+    member("sni", true, "the server name that the client asked for"),
+    member("subject", true, "the certificate's subject (RFC 4514)"),
+    member(
+        "time",
+        false,
+        "RFC 3339, UTC; never earlier than that of the record before while the broker runs",
+    ),
+    member("v", false, "version of this schema: 1"),
+];
+
+/// Gives the form in which the member of this name and text is written; `None` for one that is not personal.
+pub type Hide<'a> = dyn Fn(&str, &str) -> Option<String> + 'a;
+
+/// What a record needs besides its event.
+pub struct Place<'a> {
+    pub log: &'a str,
+    pub sequence: u64,
+    pub prev: Hash,
+    /// Where something is encrypted.
+    pub hide: Option<&'a Hide<'a>>,
+}
+
+impl Place<'_> {
+    fn shown(&self, member: &str, value: &str) -> Option<String> {
+        self.hide.and_then(|hide| hide(member, value))
+    }
+}
+
+/// Appends `event` as a line, without a line feed.
+pub fn encode(event: &AuditEvent, place: &Place<'_>, out: &mut Vec<u8>) {
+    let mut line = Members { out, first: true };
+    line.out.push(b'{');
+    line.text("actor", &event.actor);
+    line.text("category", Category::of(event.name).as_str());
+    line.personal("client_id", event.client_id.as_deref(), place);
+    if let Some(id) = event.connection_id {
+        line.number("connection_id", id);
+    }
+    line.personal("device_id", event.device_id.as_deref(), place);
+    if !event.fields.is_empty() {
+        line.name("fields");
+        fields(&event.fields, place, line.out);
+    }
+    let fingerprint = event.certificate_fingerprint.map(CertificateFingerprint::to_hex);
+    line.personal("fingerprint", fingerprint.as_deref(), place);
+    if let Some(listener) = &event.listener {
+        line.text("listener", listener);
+    }
+    line.text("log", place.log);
+    line.text("name", event.name);
+    line.text("outcome", event.outcome.as_str());
+    line.personal("peer", event.peer_address.as_deref(), place);
+    if !event.plugins.is_empty() {
+        line.name("plugins");
+        verdicts(&event.plugins, line.out);
+    }
+    line.text("prev", &place.prev.to_hex());
+    line.text("reason", event.reason.as_str());
+    line.number("seq", place.sequence);
+    line.personal("sni", event.server_name.as_deref(), place);
+    line.personal("subject", event.subject.as_deref(), place);
+    line.text("time", &time(event.at));
+    line.number("v", VERSION.into());
+    line.out.push(b'}');
+}
+
+fn fields(fields: &[Attribute], place: &Place<'_>, out: &mut Vec<u8>) {
+    let mut sorted: Vec<&Attribute> = fields.iter().collect();
+    // RFC 8785, section 3.2.3: by UTF-16 code units. Of two with one name the later holds.
+    sorted.sort_by(|a, b| a.name.encode_utf16().cmp(b.name.encode_utf16()));
+    let mut object = Members { out, first: true };
+    object.out.push(b'{');
+    for (at, field) in sorted.iter().enumerate() {
+        if sorted.get(at + 1).is_some_and(|next| next.name == field.name) {
+            continue;
+        }
+        match &field.value {
+            Value::Text(text) => object.personal(&field.name, Some(text), place),
+            Value::Integer(number) if number.unsigned_abs() <= LARGEST_NUMBER => {
+                object.name(&field.name);
+                object.out.extend_from_slice(number.to_string().as_bytes());
+            }
+            Value::Integer(number) => object.text(&field.name, &number.to_string()),
+            Value::Boolean(yes) => {
+                object.name(&field.name);
+                object.out.extend_from_slice(if *yes { b"true" } else { b"false" });
+            }
+            Value::Blob(bytes) => object.personal(&field.name, Some(&hex::encode(bytes)), place),
+            Value::Texts(texts) => {
+                object.name(&field.name);
+                object.out.push(b'[');
+                for (at, text) in texts.iter().enumerate() {
+                    if at > 0 {
+                        object.out.push(b',');
+                    }
+                    let shown = place.shown(&field.name, text);
+                    string(shown.as_deref().unwrap_or(text), object.out);
+                }
+                object.out.push(b']');
+            }
+        }
+    }
+    object.out.push(b'}');
+}
+
+fn verdicts(plugins: &[PluginVerdict], out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (at, verdict) in plugins.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.push(b'{');
+        let mut object = Members { out, first: true };
+        if let Some(digest) = &verdict.digest {
+            object.text("digest", digest);
+        }
+        object.text("hook", verdict.hook);
+        object.text("name", &verdict.name);
+        object.text("result", verdict.result);
+        object.number("us", verdict.microseconds);
+        out.push(b'}');
+    }
+    out.push(b']');
+}
+
+/// Writes the members of an object, which come sorted.
+struct Members<'a> {
+    out: &'a mut Vec<u8>,
+    first: bool,
+}
+
+impl Members<'_> {
+    fn name(&mut self, name: &str) {
+        if !std::mem::take(&mut self.first) {
+            self.out.push(b',');
+        }
+        string(name, self.out);
+        self.out.push(b':');
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        string(value, self.out);
+    }
+
+    fn personal(&mut self, name: &str, value: Option<&str>, place: &Place<'_>) {
+        let Some(value) = value else { return };
+        let shown = place.shown(name, value);
+        self.text(name, shown.as_deref().unwrap_or(value));
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        if value > LARGEST_NUMBER {
+            return self.text(name, &value.to_string());
+        }
+        self.name(name);
+        self.out.extend_from_slice(value.to_string().as_bytes());
+    }
+}
+
+/// RFC 8785, section 3.2.2.2: what must be escaped is, in the shortest way, and nothing else.
+fn string(text: &str, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.push(b'"');
+    let mut plain = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let short = match byte {
+            b'"' | b'\\' => byte,
+            0x08 => b'b',
+            0x09 => b't',
+            0x0a => b'n',
+            0x0c => b'f',
+            0x0d => b'r',
+            0x00..=0x1f => b'u',
+            _ => continue,
+        };
+        out.extend_from_slice(&text.as_bytes()[plain..at]);
+        plain = at + 1;
+        out.extend_from_slice(&[b'\\', short]);
+        if short == b'u' {
+            out.extend_from_slice(&[b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    }
+    out.extend_from_slice(&text.as_bytes()[plain..]);
+    out.push(b'"');
+}
+
+/// RFC 3339, UTC, milliseconds.
+pub fn time(at: UnixMillis) -> String {
+    i64::try_from(at.0)
+        .ok()
+        .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
+        .map_or_else(|| at.0.to_string(), |time| format!("{time:.3}"))
+}
+
+/// A record that was read: the members of [`MEMBERS`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub actor: String,
+    pub category: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    pub log: String,
+    pub name: String,
+    pub outcome: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<Verdict>,
+    pub prev: Hash,
+    pub reason: String,
+    pub seq: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    pub time: String,
+    pub v: u32,
+}
+
+/// What a plugin said, in a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    pub hook: String,
+    pub name: String,
+    pub result: String,
+    pub us: u64,
+}
+
+/// The place of a record in the chain, which is all that is needed to follow it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Link {
+    pub seq: u64,
+    pub prev: Hash,
+    pub log: String,
+    pub time: String,
+    pub name: String,
+    /// Of the fields only those that are text.
+    #[serde(default, deserialize_with = "texts")]
+    pub fields: BTreeMap<String, String>,
+}
+
+fn texts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let all = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
+    let text = |(name, value)| match value {
+        serde_json::Value::String(text) => Some((name, text)),
+        _ => None,
+    };
+    Ok(all.into_iter().filter_map(text).collect())
+}
+
+/// A record as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub sequence: u64,
+    /// Canonical JSON, without the line feed.
+    pub line: Box<[u8]>,
+}
+
+impl Stored {
+    pub fn parse(&self) -> Result<Record, serde_json::Error> {
+        serde_json::from_slice(&self.line)
+    }
+
+    /// The event again, as auditors take it; `None` for what this version does not know. Binary fields come as the text
+    /// of their hexadecimal digits.
+    pub fn event(&self) -> Option<AuditEvent> {
+        self.parse().ok()?.event()
+    }
+}
+
+impl Record {
+    pub fn event(self) -> Option<AuditEvent> {
+        let name = known(names::ALL, &self.name)?;
+        let outcome = [Outcome::Success, Outcome::Failure, Outcome::Error];
+        let outcome = *outcome.iter().find(|outcome| outcome.as_str() == self.outcome)?;
+        let reason = *Reason::ALL.iter().find(|reason| reason.as_str() == self.reason)?;
+        let at: Timestamp = self.time.parse().ok()?;
+        let mut event = AuditEvent::new(name, outcome, reason).actor(self.actor);
+        event.sequence = self.seq;
+        event.at = UnixMillis(u64::try_from(at.as_millisecond()).ok()?);
+        event.connection_id = self.connection_id;
+        event.device_id = self.device_id;
+        event.client_id = self.client_id;
+        event.peer_address = self.peer;
+        event.listener = self.listener.map(Into::into);
+        event.certificate_fingerprint = self
+            .fingerprint
+            .and_then(|text| Hash::from_hex(&text))
+            .map(|hash| CertificateFingerprint(hash.0));
+        event.subject = self.subject;
+        event.server_name = self.sni;
+        event.plugins = self.plugins.into_iter().map(Verdict::of_plugin).collect();
+        event.fields = self
+            .fields
+            .into_iter()
+            .filter_map(|(name, value)| Some(Attribute { name, value: field_value(value)? }))
+            .collect();
+        Some(event)
+    }
+}
+
+impl Verdict {
+    fn of_plugin(self) -> PluginVerdict {
+        PluginVerdict {
+            name: self.name.into(),
+            digest: self.digest.map(Into::into),
+            hook: known(HOOKS, &self.hook).unwrap_or("other"),
+            result: known(RESULTS, &self.result)
+                .or_else(|| {
+                    FailureKind::ALL.iter().map(|kind| kind.as_str()).find(|kind| *kind == self.result)
+                })
+                .unwrap_or("other"),
+            microseconds: self.us,
+        }
+    }
+}
+
+/// What stands in `hook` of a verdict.
+const HOOKS: &[&str] = &["authenticator", "enhanced-authenticator", "registrar", "authorizer"];
+/// What stands in `result`, besides the kinds of failures.
+const RESULTS: &[&str] = &["accept", "allow", "register", "hold", "deny", "abstain"];
+
+fn known(all: &[&'static str], text: &str) -> Option<&'static str> {
+    all.iter().copied().find(|known| *known == text)
+}
+
+fn field_value(value: serde_json::Value) -> Option<Value> {
+    match value {
+        serde_json::Value::String(text) => Some(Value::Text(text)),
+        serde_json::Value::Bool(yes) => Some(Value::Boolean(yes)),
+        serde_json::Value::Number(number) => number.as_i64().map(Value::Integer),
+        serde_json::Value::Array(items) => items
+            .into_iter()
+            .map(|item| match item {
+                serde_json::Value::String(text) => Some(text),
+                _ => None,
+            })
+            .collect::<Option<_>>()
+            .map(Value::Texts),
+        serde_json::Value::Null | serde_json::Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
