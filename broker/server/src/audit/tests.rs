@@ -64,7 +64,7 @@ fn a_torn_line_is_cut_off_and_announced() {
     open(folder.path(), AuditSettings::default()).close();
     assert_eq!(lines(&file), ["1 broker.started", "2 audit.recovered"]);
     let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text.contains(r#""after_seq":"1","bytes":"14""#), "{text}");
+    assert!(text.contains(r#""after_seq":"1","bytes":"13""#), "{text}");
 }
 
 #[test]
