@@ -1,15 +1,15 @@
-//! `mqgate audit`: read the audit log, verify it, prove a record, and hand over or destroy keys.
+//! `mqgate audit`: read the audit log, verify it, prove a record.
 
 mod source;
+mod stopped;
 mod verify;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::output::{self, say, table, text};
-use super::remote::{Remote, RemoteArgs};
+use super::output::{say, table, text};
 use crate::exit::Failure;
 
 use self::source::{Source, SourceArgs, Wanted};
@@ -69,17 +69,13 @@ pub enum Command {
         #[command(flatten)]
         source: SourceArgs,
     },
-    /// Sign checkpoints with a new key from now on
-    RotateKey {
-        #[command(flatten)]
-        remote: RemoteArgs,
-    },
-    /// Destroy the key of a subject, so that its personal members in the log can be read no longer
+    /// Sign checkpoints with a new key from now on; the broker must be stopped
+    RotateKey,
+    /// Destroy the key of a subject, so that its personal members in the log can be read no longer; the broker must be
+    /// stopped
     Erase {
         /// device:NAME, certificate:FINGERPRINT, client:ID or address:IP
         subject: String,
-        #[command(flatten)]
-        remote: RemoteArgs,
     },
     /// Print docs/audit.md
     #[command(hide = true)]
@@ -91,7 +87,7 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
         Command::Tail { number, follow, wanted, source } => tail(number, follow, &wanted, &source, config),
         Command::Query { wanted, limit, source } => {
             let filter = wanted.filter()?;
-            let mut out = Out::new(source.remote.json);
+            let mut out = Out::new(source.json);
             let mut source = Source::open(&source, config)?;
             let after = wanted.after();
             source.each(&filter, after, Some(limit), &mut |record| out.record(record))?;
@@ -107,19 +103,8 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
             say(serde_json::to_string_pretty(&Source::open(&source, config)?.prove(seq)?)?)
         }
         Command::Keys { source } => Source::open(&source, config)?.keys()?.iter().try_for_each(say),
-        Command::RotateKey { remote } => {
-            let answer = Remote::new(&remote, config)?.post("/audit/keys", &json!({}))?;
-            if remote.json { output::json(&answer) } else { say(text(&answer, "key")) }
-        }
-        Command::Erase { subject, remote } => {
-            let answer =
-                Remote::new(&remote, config)?.post("/audit/erasures", &json!({ "subject": subject }))?;
-            match answer["erased"].as_bool() {
-                _ if remote.json => output::json(&answer),
-                Some(true) => say(format!("the key of {subject} is destroyed")),
-                _ => Err(Failure::refused(format!("there is no key of {subject}")).into()),
-            }
-        }
+        Command::RotateKey => stopped::rotate_key(config),
+        Command::Erase { subject } => stopped::erase(&subject, config),
         Command::Docs => say(mqgate_audit::page::page().trim_end()),
     }
 }
@@ -128,8 +113,8 @@ fn tail(number: u64, follow: bool, wanted: &Wanted, args: &SourceArgs, config: O
     let filter = wanted.filter()?;
     let mut source = Source::open(args, config)?;
     // Filters look at the newest records only: whoever looks for older ones asks `query`.
-    let newest = source.newest()?;
-    let mut out = Out::new(args.remote.json);
+    let newest = source.newest();
+    let mut out = Out::new(args.json);
     let first = newest.saturating_sub(number);
     let mut after = source.each(&filter, first, None, &mut |record| out.record(record))?;
     if !follow {

@@ -1,14 +1,15 @@
-//! Where records come from: the running broker, or files.
+//! The files that records are read from: those of the broker here, or others. A broker that runs is not asked.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::Result;
 use mqgate_audit::View;
 use mqgate_audit::query::{self, Filter, moment};
+use mqgate_audit::subjects::Personal;
 use serde_json::Value;
 
-use super::super::remote::{Remote, RemoteArgs, with_query};
 use super::folder_of;
+use crate::config::{Config, Inputs};
 use crate::exit::{Exit, Failure};
 
 /// Records that are looked at in one go.
@@ -16,11 +17,12 @@ const PAGE: usize = 1000;
 
 #[derive(clap::Args)]
 pub struct SourceArgs {
-    /// Read these files instead of asking the broker: the link (audit.jsonl), its folder (audit.jsonl.d), or a copy of it
+    /// The log: the link (audit.jsonl), its folder (audit.jsonl.d), or a copy of it; without it, that of the configuration
     #[arg(long, value_name = "PATH")]
     log: Option<PathBuf>,
-    #[command(flatten)]
-    pub remote: RemoteArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What records must be like.
@@ -105,41 +107,41 @@ impl Wanted {
     }
 }
 
-/// The running broker, or files.
-pub enum Source {
-    Broker(Box<Remote>),
-    Files { folder: PathBuf, view: View },
+/// A log that is read.
+pub struct Source {
+    folder: PathBuf,
+    view: View,
+    /// What is encrypted can be shown where its keys are.
+    personal: Option<Personal>,
 }
 
 impl Source {
     pub fn open(args: &SourceArgs, config: Option<&Path>) -> Result<Self> {
-        let Some(path) = &args.log else {
-            return Ok(Self::Broker(Box::new(Remote::new(&args.remote, config)?)));
+        let config = match args.log {
+            Some(_) => None,
+            None => Some(crate::run::effective(&Inputs::gather(config)?)?),
         };
-        let folder = folder_of(path)?;
-        let view = View::of_copy(&folder).map_err(|error| Failure::refused(error.to_string()))?;
-        Ok(Self::Files { folder, view })
+        let path = args.log.clone().or_else(|| config.as_ref().map(Config::audit_file)).unwrap_or_default();
+        let folder = folder_of(&path)?;
+        let wrong = |error: std::io::Error| Failure::refused(error.to_string());
+        let view = View::of_copy(&folder).map_err(wrong)?;
+        let keys = config.as_ref().filter(|config| !config.audit.personal.members.is_empty());
+        let personal = keys
+            .map(|config| Personal::open(&config.audit_subjects(), view.id(), &config.audit.personal.members))
+            .transpose()
+            .map_err(wrong)?;
+        Ok(Self { folder, view, personal })
     }
 
     /// Looks at files again: they may have grown.
     pub fn refresh(&mut self) -> Result<()> {
-        if let Self::Files { folder, view } = self {
-            *view = View::of_copy(folder)?;
-        }
+        self.view = View::of_copy(&self.folder)?;
         Ok(())
     }
 
     /// The sequence number of the newest record.
-    pub fn newest(&self) -> Result<u64> {
-        match self {
-            Self::Broker(remote) => {
-                let answer = remote.get("/audit/checkpoints?limit=1")?;
-                answer["written"]
-                    .as_u64()
-                    .ok_or_else(|| anyhow!("the broker does not say how far its log is"))
-            }
-            Self::Files { view, .. } => Ok(view.end().written),
-        }
+    pub fn newest(&self) -> u64 {
+        self.view.end().written
     }
 
     /// Gives `each` every record behind `after` that matches, at most `limit`; returns how far it got.
@@ -153,81 +155,30 @@ impl Source {
         let mut left = limit.unwrap_or(u64::MAX);
         loop {
             let page = usize::try_from(left).unwrap_or(PAGE).min(PAGE);
-            let (records, reached, is_end) = match self {
-                Self::Broker(remote) => page_of_broker(remote, filter, after, page)?,
-                Self::Files { view, .. } => {
-                    let found = query::find(view, filter, after, (page, PAGE), &mut |_, _| None)
-                        .map_err(|error| Failure::refused(error.to_string()))?;
-                    let records = found.records.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
-                    (records, found.after, found.is_end)
-                }
-            };
-            left -= records.len() as u64;
-            records.iter().try_for_each(&mut *each)?;
-            after = reached;
-            if is_end || left == 0 {
+            let mut reveal = |member: &str, value: &str| self.personal.as_mut()?.reveal(member, value);
+            let found = query::find(&self.view, filter, after, (page, PAGE), &mut reveal)
+                .map_err(|error| Failure::refused(error.to_string()))?;
+            left -= found.records.len() as u64;
+            for record in &found.records {
+                each(&serde_json::to_value(record)?)?;
+            }
+            after = found.after;
+            if found.is_end || left == 0 {
                 return Ok(after);
             }
         }
     }
 
     pub fn prove(&self, seq: u64) -> Result<Value> {
-        match self {
-            Self::Broker(remote) => remote.get(&format!("/audit/proofs/{seq}")),
-            Self::Files { view, .. } => {
-                let checkpoint = view.checkpoint().context("the log has no checkpoint")?;
-                let proof = mqgate_audit::proof::prove(view, seq, &checkpoint);
-                Ok(serde_json::to_value(proof.map_err(|error| Failure::refused(error.to_string()))?)?)
-            }
-        }
+        let checkpoint =
+            self.view.checkpoint().ok_or_else(|| Failure::refused("the log has no checkpoint"))?;
+        let proof = mqgate_audit::proof::prove(&self.view, seq, &checkpoint);
+        Ok(serde_json::to_value(proof.map_err(|error| Failure::refused(error.to_string()))?)?)
     }
 
     /// The public keys.
     pub fn keys(&self) -> Result<Vec<String>> {
-        match self {
-            Self::Broker(remote) => {
-                let keys = remote.all("/audit/keys")?;
-                Ok(keys.iter().filter_map(|key| key["key"].as_str().map(str::to_owned)).collect())
-            }
-            Self::Files { view, .. } => {
-                let ring = view.keys().map_err(|error| Failure::refused(error.to_string()))?;
-                Ok(ring.terms().iter().map(|term| term.key.to_string()).collect())
-            }
-        }
+        let ring = self.view.keys().map_err(|error| Failure::refused(error.to_string()))?;
+        Ok(ring.terms().iter().map(|term| term.key.to_string()).collect())
     }
-}
-
-fn page_of_broker(
-    remote: &Remote,
-    filter: &Filter,
-    after: u64,
-    limit: usize,
-) -> Result<(Vec<Value>, u64, bool)> {
-    let numbers = [after.to_string(), limit.to_string()];
-    let connection = filter.connection_id.map(|id| id.to_string());
-    let path = with_query(
-        "/audit/records",
-        &[
-            ("from", Some(&numbers[0])),
-            ("limit", Some(&numbers[1])),
-            ("name", filter.name.as_deref()),
-            ("category", filter.category.as_deref()),
-            ("outcome", filter.outcome.as_deref()),
-            ("reason", filter.reason.as_deref()),
-            ("actor", filter.actor.as_deref()),
-            ("client_id", filter.client_id.as_deref()),
-            ("device_id", filter.device_id.as_deref()),
-            ("fingerprint", filter.fingerprint.as_deref()),
-            ("listener", filter.listener.as_deref()),
-            ("peer", filter.peer.as_deref()),
-            ("connection_id", connection.as_deref()),
-            ("request_id", filter.request_id.as_deref()),
-            ("since", filter.since.as_deref()),
-            ("until", filter.until.as_deref()),
-        ],
-    );
-    let answer = remote.get(&path)?;
-    let items = answer["items"].as_array().cloned().unwrap_or_default();
-    let reached = answer["reached"].as_u64().context("the broker does not say how far it looked")?;
-    Ok((items, reached, answer["next"].is_null()))
 }
