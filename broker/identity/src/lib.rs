@@ -7,6 +7,7 @@ pub mod audit;
 pub mod certificate;
 pub mod evaluation;
 pub mod hooks;
+pub mod posture;
 pub mod reason;
 pub mod registry;
 pub mod time;

@@ -28,6 +28,7 @@ pub mod live;
 pub mod metrics;
 pub mod network;
 pub mod ocsp;
+pub mod posture;
 pub mod provision;
 pub mod proxy_protocol;
 pub mod quic;

@@ -17,6 +17,7 @@ pub mod door;
 mod grace;
 mod messages;
 mod pages;
+mod posture;
 pub mod problem;
 mod refusals;
 mod retained;
@@ -46,6 +47,7 @@ pub use self::api::{Api, Change, Cursor, Doc, IfMatch, Impact, Limit, Rights, Ta
 pub use self::bundles::{router as bundles_router, routes as bundles_routes};
 pub use self::crls::{crl_routes, routes as crls_routes};
 pub use self::door::{Actor, Door, HostRule, Operator, OperatorCertificate, TokenHash};
+pub use self::posture::{posture_routes, routes as described_posture_routes};
 pub use self::problem::{Code, Problem, bad_json};
 pub use self::scope::{Grants, Role, Scope};
 pub use self::secure::{ADMIN_TLS, AdminTls};

@@ -135,6 +135,11 @@ codes! {
     BadProtocolLevel = 400 "bad_protocol_level": "4 is MQTT 3.1.1, 5 is MQTT 5.0";
     TooManyTopics = 400 "too_many_topics": "ask about fewer at once";
 
+    // Posture checks.
+    NoSuchFinding = 404 "no_such_finding": "`mqgate audit findings` shows those there are";
+    BadSuppression = 422 "bad_suppression": "say why, and name an end that is still to come";
+    TooManySuppressions = 409 "too_many_suppressions": "take some back: `mqgate audit findings --suppressed`";
+
     // Server certificates, transitions, revocation lists.
     BundleInUse = 409 "bundle_in_use": "listeners serve it (`used_by`): take it out of their settings first";
     LastCertificate = 409 "last_certificate": "a listener would be left without a certificate (`used_by`)";
