@@ -39,6 +39,20 @@ impl Cursors {
         files::replace(&self.path(sink)?, format!("{after}\n").as_bytes())
     }
 
+    /// Every cursor there is, by sink. What is no cursor is left out.
+    pub fn all(&self) -> io::Result<Vec<(String, u64)>> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(files::at(&self.folder))? {
+            let name = entry?.file_name();
+            if let Some(sink) = name.to_str()
+                && let Ok(Some(after)) = self.read(sink)
+            {
+                all.push((sink.to_owned(), after));
+            }
+        }
+        Ok(all)
+    }
+
     pub fn remove(&self, sink: &str) -> io::Result<()> {
         match std::fs::remove_file(self.path(sink)?) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -70,6 +84,8 @@ mod tests {
         cursors.write("syslog", 7).unwrap();
         cursors.write("syslog", 1_000_000).unwrap();
         assert_eq!(Cursors::open(folder.path()).unwrap().read("syslog").unwrap(), Some(1_000_000));
+        std::fs::write(folder.path().join("cursors/syslog.next"), "3").unwrap();
+        assert_eq!(cursors.all().unwrap(), [(String::from("syslog"), 1_000_000)]);
         cursors.remove("syslog").unwrap();
         cursors.remove("syslog").unwrap();
         assert_eq!(cursors.read("syslog").unwrap(), None);

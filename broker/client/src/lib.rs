@@ -24,4 +24,4 @@ pub use link::{Acknowledge, Connected, Incoming, Link, LinkOptions};
 pub use options::{ConnectOptions, WillOptions};
 pub use raw::RawConnection;
 pub use tls::{TlsOptions, TlsVersion};
-pub use transport::Transport;
+pub use transport::{Stream, Transport};

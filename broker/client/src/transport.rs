@@ -28,8 +28,13 @@ impl Transport {
         Self { stream: Box::new(stream), tls_resumed: false }
     }
 
+    /// The stream, for something else than MQTT.
+    pub fn into_stream(self) -> Box<dyn Stream> {
+        self.stream
+    }
+
     /// TCP, and TLS if the options ask for it.
-    pub(crate) async fn open(options: &ConnectOptions) -> Result<Self, ConnectError> {
+    pub async fn open(options: &ConnectOptions) -> Result<Self, ConnectError> {
         let (host, port) = (options.host.clone(), options.port);
         // Wrong files are told before anything goes over the network.
         let tls = match &options.tls {

@@ -1,5 +1,7 @@
 //! What the auditors are told: one event for each decision and change.
 
+pub mod policy;
+
 use std::sync::Arc;
 
 use crate::certificate::CertificateFingerprint;
@@ -182,6 +184,8 @@ pub mod names {
         BRIDGE_DOWN = "bridge.down", System, "a bridge to another broker lost it; the cause in `fields`";
         CLOCK_WRONG = "clock.wrong", System, "the machine's clock shows a time that cannot be, and why";
         CLOCK_RIGHT = "clock.right", System, "the machine's clock is right again";
+        FINDING_APPEARED = "finding.appeared", System, "a posture check has found something; check, severity and resource in `fields` ([posture.md](posture.md))";
+        FINDING_DISAPPEARED = "finding.disappeared", System, "a posture check finds something no longer";
         BROKER_STARTED = "broker.started", System, "the broker serves";
         BROKER_STOPPED = "broker.stopped", System, "the broker ends";
         AUDIT_DROPPED = "audit.dropped", System, "records were lost; how many, where and why in `fields`";

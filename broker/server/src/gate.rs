@@ -296,7 +296,7 @@ impl Gate {
                     &on,
                     &verdicts,
                 );
-                match self.audit.try_record(facts::accepted_event(event, &permit, &decision.grant)) {
+                match self.audit.admit(facts::accepted_event(event, &permit, &decision.grant)).await {
                     Ok(_) => Admission::Admitted(Box::new(permit)),
                     Err(refused) => {
                         let no = No::because(Reason::AuditUnavailable).detail(refused.to_string());

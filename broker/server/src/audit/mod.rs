@@ -10,6 +10,7 @@ mod bounds;
 pub mod coalesce;
 mod deliver;
 mod publish;
+pub mod sinks;
 mod writer;
 
 use std::collections::VecDeque;
@@ -20,19 +21,22 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use mqgate_audit::keys::KeyError;
 use mqgate_audit::log::{Log, LogError, PersonalSettings};
 use mqgate_audit::publish::Folder;
 use mqgate_audit::subjects::{Personal, Subject};
 use mqgate_audit::{Checkpoint, View};
+use mqgate_identity::audit::policy::{self, Level, Mode, Policy};
 use mqgate_identity::audit::{AuditEvent, Category, Outcome, names};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use self::coalesce::Coalescer;
 use self::publish::Publisher;
+use self::sinks::board::Board;
 use self::writer::Command;
 use crate::clock;
 use crate::listener::source_of;
@@ -41,7 +45,7 @@ use crate::metrics::GateMetrics;
 /// How the log is kept.
 #[derive(Debug, Clone)]
 pub struct AuditSettings {
-    /// The log on disk; without one, events go to the auditors only.
+    /// The log on disk; without one, events are numbered and go nowhere.
     pub path: Option<PathBuf>,
     /// The private key that signs it; without one, `audit.key` beside it.
     pub key_file: Option<PathBuf>,
@@ -60,10 +64,6 @@ pub struct AuditSettings {
     pub queue: usize,
     /// Bytes of events waiting for the file; three quarters of it for new admissions.
     pub queue_bytes: usize,
-    /// Events kept in memory for auditors that lag behind.
-    pub window: usize,
-    /// Bytes of events kept for them; the last event is kept in any case.
-    pub window_bytes: usize,
     /// Written events are forced to the disk after at most this long.
     pub sync_interval: Duration,
     /// How long a durable record may take.
@@ -83,8 +83,6 @@ impl Default for AuditSettings {
             personal: None,
             queue: 65_536,
             queue_bytes: 64 << 20,
-            window: 16_384,
-            window_bytes: 32 << 20,
             sync_interval: Duration::from_millis(100),
             durable_timeout: Duration::from_secs(5),
         }
@@ -109,6 +107,8 @@ pub enum AuditRefused {
     WriteFailed,
     #[error("the audit log is closed")]
     Closed,
+    #[error("a sink of the audit log that must not lose anything is too far behind")]
+    SinkBehind,
 }
 
 /// The key of a subject was not destroyed.
@@ -142,6 +142,9 @@ pub struct AuditLog {
     view: Option<View>,
     personal: Option<Arc<Mutex<Personal>>>,
     publisher: Option<Arc<Publisher>>,
+    board: Arc<Board>,
+    /// Where a sink begins that is new.
+    begin: u64,
     repeated: Mutex<Coalescer<Repeat>>,
 }
 
@@ -158,10 +161,10 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Wakes the writer thread.
     work: Condvar,
-    /// Wakes the tasks that deliver to auditors.
-    arrived: Notify,
     /// The last attempt to write the log failed.
     failing: AtomicBool,
+    /// What is written down, and how.
+    policy: Arc<ArcSwap<Policy>>,
     /// The last record written, and the last that is safe on the disk.
     written: watch::Sender<u64>,
     durable: watch::Sender<u64>,
@@ -175,8 +178,6 @@ struct State {
     queue: VecDeque<Entry>,
     queue_bytes: usize,
     commands: Vec<Command>,
-    window: VecDeque<Arc<AuditEvent>>,
-    window_bytes: usize,
     /// Not accepted since the last `audit.dropped`.
     unannounced: u64,
     closed: bool,
@@ -200,7 +201,7 @@ enum Room {
 }
 
 impl Default for AuditLog {
-    /// A log without a file: numbers events and keeps them for auditors.
+    /// A log without a file: numbers events, and they go nowhere.
     fn default() -> Self {
         Self::over(Shared::new(AuditSettings::default(), None).into())
     }
@@ -214,6 +215,8 @@ impl AuditLog {
             view: None,
             personal: None,
             publisher: None,
+            board: Arc::default(),
+            begin: 0,
             repeated: Mutex::new(Coalescer::new(REPEAT, REPEATS)),
         }
     }
@@ -241,6 +244,8 @@ impl AuditLog {
         }
         metrics.audit_sink_up.with_label_values(&["file"]).set(1);
         let mut this = Self::over(Arc::clone(&shared));
+        this.begin = log.written();
+        sinks::board::hold_all(log.view());
         this.view = Some(log.view().clone());
         this.personal = log.personal();
         shared.checkpoint.send_replace(log.view().checkpoint());
@@ -287,6 +292,11 @@ impl AuditLog {
         self.shared.checkpoint.subscribe()
     }
 
+    /// Writes down by these rules from now on.
+    pub fn set_policy(&self, policy: Policy) {
+        self.shared.policy.store(Arc::new(policy));
+    }
+
     /// The text of an encrypted member; `None` for one that is not, or whose key is gone.
     pub fn reveal(&self, member: &str, value: &str) -> Option<String> {
         let personal = self.personal.as_ref()?;
@@ -324,8 +334,10 @@ impl AuditLog {
     /// Takes evidence of something that happened already. Never waits. If there is no room the loss is counted
     /// and announced.
     pub fn record(&self, event: AuditEvent) {
-        // Counted by `accept`; the caller cannot undo what happened.
-        let _ = self.shared.accept(event, Room::All, None);
+        if let Some((event, _)) = self.shared.ruled(event) {
+            // Counted by `accept`; the caller cannot undo what happened.
+            let _ = self.shared.accept(event, Room::All, None);
+        }
     }
 
     /// Like [`AuditLog::record`], for refusals, which whoever is refused can have as many of as it likes: the
@@ -348,6 +360,31 @@ impl AuditLog {
 
     /// Takes evidence of something that is to happen only if this succeeds. Never waits.
     pub fn try_record(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
+        match self.shared.ruled(event) {
+            None => Ok(0),
+            Some((event, Some(Mode::BestEffort))) => Ok(self.batched(event).unwrap_or(0)),
+            Some((event, _)) => self.batched(event),
+        }
+    }
+
+    /// Like [`AuditLog::try_record`], and as safe as the rules want it: where they say so, it is on the disk when this
+    /// returns.
+    pub async fn admit(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
+        match self.shared.ruled(event) {
+            None => Ok(0),
+            Some((event, Some(Mode::Durable))) => {
+                self.check()?;
+                self.durably(event).await
+            }
+            Some((event, Some(Mode::BestEffort))) => Ok(self.batched(event).unwrap_or(0)),
+            Some((event, _)) => self.batched(event),
+        }
+    }
+
+    fn batched(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
+        if self.board.refuses() {
+            return Err(AuditRefused::SinkBehind);
+        }
         if self.shared.failing.load(Ordering::Acquire) {
             self.shared.count_drop("write_failed");
             return Err(AuditRefused::WriteFailed);
@@ -357,6 +394,17 @@ impl AuditLog {
 
     /// Like [`AuditLog::try_record`], and returns when the event is safe on the disk.
     pub async fn record_durable(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
+        match self.shared.ruled(event) {
+            None => Ok(0),
+            Some((event, None | Some(Mode::Durable))) => self.durably(event).await,
+            Some((event, Some(Mode::Batched))) => self.shared.accept(event, Room::All, None),
+            Some((event, Some(Mode::BestEffort))) => {
+                Ok(self.shared.accept(event, Room::All, None).unwrap_or(0))
+            }
+        }
+    }
+
+    async fn durably(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
         if self.shared.settings.path.is_none() {
             return self.shared.accept(event, Room::All, None);
         }
@@ -371,6 +419,9 @@ impl AuditLog {
 
     /// Whether new admissions can be written down; why not otherwise.
     pub fn check(&self) -> Result<(), AuditRefused> {
+        if self.board.refuses() {
+            return Err(AuditRefused::SinkBehind);
+        }
         if self.shared.failing.load(Ordering::Acquire) {
             return Err(AuditRefused::WriteFailed);
         }
@@ -390,7 +441,6 @@ impl AuditLog {
         counted.into_iter().for_each(|event| self.record(event));
         self.shared.lock().closed = true;
         self.shared.work.notify_all();
-        self.shared.arrived.notify_waiters();
         let threads = std::mem::take(&mut *self.threads());
         // The one that writes ends first: it signs once more, and that is published.
         for thread in threads.into_iter().rev() {
@@ -417,8 +467,8 @@ impl Shared {
             metrics,
             state: Mutex::default(),
             work: Condvar::new(),
-            arrived: Notify::new(),
             failing: AtomicBool::new(false),
+            policy: Arc::default(),
             written: watch::Sender::new(0),
             durable: watch::Sender::new(0),
             checkpoint: watch::Sender::new(None),
@@ -428,6 +478,24 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that can panic runs under this lock; a poisoned one still holds consistent data.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the rules leave of an event, and how safe it is to be; `None`: it is not written down.
+    fn ruled(&self, mut event: AuditEvent) -> Option<(AuditEvent, Option<Mode>)> {
+        let rules = self.policy.load();
+        if rules.rules().is_empty() {
+            return Some((event, None));
+        }
+        let category = Category::of(event.name).as_str();
+        let decision = rules.decide(&policy::Subject::of(&event, category));
+        if decision.level == Level::None {
+            return None;
+        }
+        decision.level.apply(&mut event);
+        if decision.sample > 1 {
+            event = event.field("sample", decision.sample.to_string());
+        }
+        Some((event, decision.mode))
     }
 
     /// For one more event after `others`.
@@ -486,7 +554,6 @@ impl Shared {
             self.append(&mut state, event, durable, retire)
         };
         self.work.notify_one();
-        self.arrived.notify_waiters();
         Ok(sequence)
     }
 
@@ -508,14 +575,6 @@ impl Shared {
         }
         let event = Arc::new(event);
         let weight = bounds::weight(&event);
-        state.window_bytes += weight;
-        state.window.push_back(Arc::clone(&event));
-        while state.window.len() > self.settings.window.max(1)
-            || (state.window_bytes > self.settings.window_bytes && state.window.len() > 1)
-        {
-            let Some(oldest) = state.window.pop_front() else { break };
-            state.window_bytes -= bounds::weight(&oldest);
-        }
         if self.settings.path.is_some() {
             state.queue_bytes += weight;
             state.queue.push_back(Entry { event, durable, retire });
