@@ -2,6 +2,7 @@
 //! configuration, the environment and arguments; what a command does lives in the libraries.
 
 pub mod admin;
+pub mod audit;
 pub mod bridge;
 pub mod cli;
 pub mod components;

@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the commands that a person who works on mqgate, or tries it, types.
 
+mod audit_cost;
 mod bench;
 mod curves;
 mod demo;
@@ -45,6 +46,11 @@ enum Command {
     /// The attackers of `overload`, which starts them.
     #[command(hide = true)]
     Attack(overload::AttackOptions),
+
+    /// Count what writing down every connection costs: instructions of the broker, by callgrind.
+    ///
+    /// Example: cargo xtask audit-cost --connections 500
+    AuditCost(audit_cost::Options),
     /// Draw how cost grows with subscriptions, subscribers, levels and retained messages: docs/curves.
     Curves(curves::Options),
     /// Build the bundled WebAssembly components into target/components.
@@ -72,6 +78,8 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Overload(options) => overload::run(&options),
         Command::Attack(options) => overload::attack(&options),
+
+        Command::AuditCost(options) => audit_cost::run_it(&options),
         Command::Curves(options) => curves::run(&options),
         Command::Components => components(),
         Command::Tools => tools::prepare(&process::say).map(|tools| tools.report_missing(&process::say)),

@@ -149,7 +149,8 @@ impl Settings {
     }
 }
 
-fn tls(settings: &model::BridgeTls) -> Result<TlsOptions> {
+/// How to speak TLS with another server. Reads the key, which may have a password.
+pub(crate) fn tls(settings: &model::BridgeTls) -> Result<TlsOptions> {
     let mut tls = TlsOptions::new();
     tls.ca_file.clone_from(&settings.cacertfile);
     tls.cert_file.clone_from(&settings.certfile);

@@ -10,6 +10,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::output::{say, table, text};
+use super::{posture, sinks};
 use crate::exit::Failure;
 
 use self::source::{Source, SourceArgs, Wanted};
@@ -77,6 +78,10 @@ pub enum Command {
         /// device:NAME, certificate:FINGERPRINT, client:ID or address:IP
         subject: String,
     },
+    #[command(flatten)]
+    Posture(posture::Command),
+    #[command(flatten)]
+    Sinks(sinks::Command),
     /// Print docs/audit.md
     #[command(hide = true)]
     Docs,
@@ -84,6 +89,8 @@ pub enum Command {
 
 pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
     match command {
+        Command::Posture(command) => posture::run(command, config),
+        Command::Sinks(command) => sinks::run(command, config),
         Command::Tail { number, follow, wanted, source } => tail(number, follow, &wanted, &source, config),
         Command::Query { wanted, limit, source } => {
             let filter = wanted.filter()?;

@@ -110,7 +110,10 @@ fn table(shape: &Shape, page: &mut String, header: &str, schema: &Value, level: 
         let values = resolved.get("additionalProperties").filter(|inner| inner.is_object());
         let nested = element
             .filter(|element| element.get("properties").is_some())
-            .or_else(|| values.map(|values| shape.resolve(values)))
+            .or_else(|| {
+                let values = values.map(|values| shape.resolve(values));
+                values.filter(|values| values.get("properties").is_some())
+            })
             .or_else(|| resolved.get("properties").map(|_| resolved));
         let required = schema
             .get("required")

@@ -323,6 +323,18 @@ fn anchor_paths(config: &mut Config, base: &Path) {
         }
         tls.password.iter_mut().for_each(|password| anchor_password(password, base));
     }
+    for sink in config.audit.sinks.values_mut() {
+        let tls = &mut sink.tls;
+        [&mut sink.path, &mut tls.cacertfile, &mut tls.certfile, &mut tls.keyfile]
+            .into_iter()
+            .flatten()
+            .for_each(anchor);
+        [&mut sink.secret, &mut sink.password, &mut tls.password]
+            .into_iter()
+            .flatten()
+            .chain(sink.headers.values_mut())
+            .for_each(|secret| anchor_password(secret, base));
+    }
     config.crl.files.iter_mut().chain(&mut config.crl.directories).for_each(anchor);
     config.admin.allow_paths.iter_mut().for_each(anchor);
     config.admin.token_file.iter_mut().for_each(anchor);

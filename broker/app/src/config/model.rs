@@ -3,6 +3,7 @@
 //! those are `source`'s.
 
 mod admin_tls;
+mod audit;
 mod bridge;
 mod crl;
 mod extras;
@@ -28,6 +29,10 @@ use serde::{Deserialize, Serialize};
 use super::units::Span;
 
 pub use self::admin_tls::AdminTls;
+pub use self::audit::{
+    AuditChecks, AuditFormat, AuditLevel, AuditMatch, AuditMode, AuditOnFull, AuditOutcome, AuditRule,
+    AuditSink, AuditSinkKind,
+};
 pub use self::bridge::{Bridge, BridgeTls, BridgeTopic, BridgeVersion, Direction, Retain};
 pub use self::crl::{Crl, CrlScope, StaleLists};
 pub use self::extras::{

@@ -29,6 +29,7 @@ use mqgate_server::clock::{self, sanity::ClockWatch};
 use mqgate_server::crl::RevocationService;
 use mqgate_server::gate::Gate;
 use mqgate_server::live::Live;
+use mqgate_server::posture::Posture;
 use mqgate_server::registry::Registry;
 use mqgate_server::sharing::Sharing;
 use mqgate_server::tls::TlsServer;
@@ -43,12 +44,14 @@ use self::material::Pair;
 use self::overrides::Overrides;
 use self::plan::{Change, Effect, Plan};
 use self::transitions::Transitions;
+use crate::audit::Sinks;
 use crate::config::problem::Problems;
 use crate::config::{Config, ConfigError, Inputs};
 use crate::run::builtin::Builtin;
 use crate::run::first_start;
 use crate::run::listeners::Listeners;
 use crate::run::logging::LogFilter;
+use crate::run::posture::Known;
 
 /// What happens to live clients that could not connect again after a change.
 #[derive(
@@ -170,6 +173,9 @@ pub struct ReloadParts {
     /// The admin API's, if it has any.
     pub admin_tls: Option<Arc<TlsServer>>,
     pub revocations: Arc<RevocationService>,
+    pub posture: Arc<Posture>,
+    pub sinks: Arc<Sinks>,
+    pub known: Arc<Known>,
     pub log: LogFilter,
 }
 

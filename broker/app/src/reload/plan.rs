@@ -104,7 +104,7 @@ fn effect(path: &[String]) -> Effect {
         ["crl", "stale" | "grace" | "unknown" | "scope"] => Effect::NewConnections,
         ["crl", ..] => Effect::Now,
         ["limits", "ca_certs" | "server_certs" | "ca_hints" | "ca_hint_bytes"] => Effect::Now,
-        ["plugins", _, "config", ..] => Effect::Now,
+        ["plugins", _, "config", ..] | ["audit", "checks" | "rules" | "sinks", ..] => Effect::Now,
         _ => Effect::Restart,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{ReloadParts, State};
 use crate::config::Config;
-use crate::run::{build, extras, revocations};
+use crate::run::{build, extras, posture, revocations};
 
 pub(super) async fn take_over(parts: &ReloadParts, state: &State, config: &Config) {
     if config.crl != state.config.crl {
@@ -24,6 +24,13 @@ pub(super) async fn take_over(parts: &ReloadParts, state: &State, config: &Confi
     parts.bundles.set_limit(config.limits.server_certs as usize);
     if let Err(error) = parts.trust.limit_hints(build::hint_limits(config)) {
         tracing::error!(%error, "clients are told of as many CAs as before");
+    }
+    if (&config.audit.rules, &config.audit.sinks) != (&state.config.audit.rules, &state.config.audit.sinks) {
+        parts.sinks.configure(config);
+    }
+    parts.known.configure(config);
+    if config.audit.checks != state.config.audit.checks {
+        parts.posture.configure(posture::settings(config));
     }
     parts.log.set(&config.log.filter);
 }

@@ -418,7 +418,6 @@ pub fn audit_settings(config: &Config) -> AuditSettings {
             members: config.audit.personal.members.clone(),
         }),
         queue: config.audit.queue as usize,
-        window: config.audit.window as usize,
         sync_interval: config.audit.sync_interval.0,
         ..AuditSettings::default()
     }

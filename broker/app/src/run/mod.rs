@@ -10,6 +10,7 @@ pub(crate) mod first_start;
 pub(crate) mod listeners;
 pub(crate) mod logging;
 pub mod paths;
+pub(crate) mod posture;
 mod process;
 pub(crate) mod revocations;
 mod token;
@@ -36,6 +37,7 @@ use mqgate_server::live::Live;
 use mqgate_server::metrics::mqtt::MqttMetrics;
 use mqgate_server::metrics::{BuildInfo, Metrics};
 use mqgate_server::ocsp::Stapler;
+use mqgate_server::posture::{Posture, PostureParts};
 use mqgate_server::readiness::Readiness;
 use mqgate_server::registry::Registry;
 use mqgate_server::retirement::Retirement;
@@ -49,6 +51,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::PluginAdmin;
+use crate::audit::Sinks;
 use crate::bridge::{self, Bridges};
 use crate::config::check::bind_address;
 use crate::config::{Config, ConfigError, Inputs};
@@ -140,6 +143,10 @@ struct Parts {
     /// The admin API's.
     admin_tls: Option<Arc<TlsServer>>,
     bridges: Arc<Bridges>,
+    posture: Arc<Posture>,
+    sinks: Arc<Sinks>,
+    /// What posture checks know of the configuration.
+    known: Arc<posture::Known>,
 }
 
 async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, log: LogFilter) -> Result<()> {
@@ -186,6 +193,8 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
     helpers.spawn(Arc::clone(&parts.builtin).renew(Arc::clone(&parts.bundles), end.clone()));
     helpers.spawn(Arc::clone(&parts.bridges).run(stop.clone()));
     extras::spawn(config, &parts.broker, &mut helpers, &end);
+    helpers.spawn(Arc::clone(&parts.posture).run(end.clone()));
+    helpers.spawn(Arc::clone(&parts.sinks).publish_checkpoints(end.clone()));
     helpers.spawn(Arc::clone(&parts.live).housekeeping(end.clone()));
     helpers.spawn(Arc::clone(&parts.clock_watch).housekeeping(end.clone()));
     helpers.spawn(tidy(Arc::clone(&parts.gate), end.clone()));
@@ -222,6 +231,7 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
     }
     audit.record(AuditEvent::new(names::BROKER_STOPPED, Outcome::Success, Reason::ServerShuttingDown));
     end.cancel();
+    parts.sinks.end().await;
     let helpers_ended = async { while helpers.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(LAST_WAIT, helpers_ended).await;
     let closing = Arc::clone(audit);
@@ -297,6 +307,9 @@ fn reloader(
         transitions: Arc::clone(&parts.transitions),
         admin_tls: parts.admin_tls.clone(),
         revocations: Arc::clone(&parts.revocations),
+        posture: Arc::clone(&parts.posture),
+        sinks: Arc::clone(&parts.sinks),
+        known: Arc::clone(&parts.known),
         log,
     };
     let (config, anchors) = (parts.config.clone(), parts.anchors.clone());
@@ -448,6 +461,20 @@ async fn open(config: Config) -> Result<Parts> {
     }));
     let readiness = Readiness::new(host.hooks(), Arc::clone(&audit), Some(Arc::clone(&registry)));
     let readiness = Arc::new(readiness);
+    let sinks = Sinks::new(&config, &audit, &broker);
+    let known = posture::Known::new(&config, &host, &audit, &sinks);
+    let of_config = Arc::clone(&known);
+    let looked_at = PostureParts {
+        broker: Arc::clone(&broker),
+        registry: Arc::clone(&registry),
+        trust: Arc::clone(&trust),
+        audit: Arc::clone(&audit),
+        storage: Arc::clone(&storage) as Arc<dyn Storage>,
+        known: Box::new(move || of_config.facts()),
+    };
+    let posture = Posture::open(looked_at, posture::settings(&config), metrics.registry())
+        .await
+        .map_err(|error| Failure::unavailable(format!("the posture checks: {error}")))?;
     Ok(Parts {
         config,
         storage,
@@ -470,6 +497,9 @@ async fn open(config: Config) -> Result<Parts> {
         stapler,
         admin_tls,
         bridges,
+        posture,
+        sinks,
+        known,
     })
 }
 
@@ -541,6 +571,7 @@ async fn serve_admin(
             .merge(admin::crl_routes(Arc::clone(&parts.revocations), Arc::clone(&parts.audit)))
             .merge(crate::admin::bridges::router(Arc::clone(&parts.bridges), Arc::clone(&parts.audit)))
             .merge(crate::admin::explain::router(Arc::clone(reloader)))
+            .merge(admin::posture_routes(Arc::clone(&parts.posture)))
             .merge(crate::admin::reload::router(Arc::clone(reloader)));
         let router = admin::router(routes.clone(), Arc::new(door), more);
         let socket = listen("admin.bind", &config.admin.bind).await?;

@@ -4,6 +4,7 @@
 
 mod admin_api;
 mod admin_tls;
+mod audit_sinks;
 mod authorization;
 mod bad_input;
 mod bench;
@@ -21,6 +22,7 @@ mod operating;
 mod overload;
 mod pki_commands;
 mod plugin_lifecycle;
+mod posture;
 mod protection;
 mod proxies;
 mod quic;

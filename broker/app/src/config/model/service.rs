@@ -1,11 +1,12 @@
 //! Keys of what an operator sees: admin API, metrics, audit log, own log.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AdminOperator, AdminTls};
+use super::{AdminOperator, AdminTls, AuditChecks, AuditRule, AuditSink};
 use crate::config::units::{Size, Span};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,10 +84,15 @@ pub struct Audit {
     /// Events waiting for the disk. When three quarters of it are used, new connections are refused: nobody comes in
     /// without a record of it.
     pub queue: u32,
-    /// Events kept for auditor plugins that lag behind.
-    pub window: u32,
     /// Written events are forced to the disk after at most this long.
     pub sync_interval: Span,
+    /// What is written down, how much of it, and who gets it: the first rule that matches counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<AuditRule>,
+    /// Places to which the records go besides the log itself. Each has a name, which is a label of metrics.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sinks: BTreeMap<String, AuditSink>,
+    pub checks: AuditChecks,
 }
 
 /// What of records is encrypted with keys of whoever they are about, so that it can be erased: `mqgate audit erase`.
@@ -155,8 +161,10 @@ impl Default for Audit {
             publish_folder: None,
             personal: Personal::default(),
             queue: 65_536,
-            window: 16_384,
             sync_interval: Span::millis(100),
+            rules: Vec::new(),
+            sinks: BTreeMap::new(),
+            checks: AuditChecks::default(),
         }
     }
 }
