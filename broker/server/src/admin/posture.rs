@@ -33,18 +33,35 @@ fn described() -> Api<Arc<Posture>> {
     let one = "/audit/findings/{id}";
     let suppression = "/audit/findings/{id}/suppress";
     Api::new("Posture checks")
-        .route(Doc::get("/audit/sinks", "audit.sinks", read, "Lists the sinks of the audit log, and how far behind they are."), sinks)
-        .route(Doc::get("/audit/checks", "audit.checks", read, "Lists the checks, and how many findings each has."), checks)
+        .route(
+            Doc::get(
+                "/audit/sinks",
+                "audit.sinks",
+                read,
+                "Lists the sinks of the audit log, and how far behind they are.",
+            ),
+            sinks,
+        )
+        .route(
+            Doc::get(
+                "/audit/checks",
+                "audit.checks",
+                read,
+                "Lists the checks, and how many findings each has.",
+            ),
+            checks,
+        )
         .route(Doc::ask("/audit/checks/run", "audit.check", write, "Makes all checks now."), run)
         .route(Doc::get("/audit/findings", "audit.findings", read, "Lists what the checks have found."), list)
         .route(Doc::get(one, "audit.finding", read, "One finding.").problems(&[Code::NoSuchFinding]), show)
         .route(
-            Doc::post(suppression, "audit.suppress", write, "Lives with a finding: it is counted no longer.").problems(&[
-                Code::NoSuchFinding,
-                Code::BadSuppression,
-                Code::TooManySuppressions,
-                Code::StorageUnavailable,
-            ]),
+            Doc::post(suppression, "audit.suppress", write, "Lives with a finding: it is counted no longer.")
+                .problems(&[
+                    Code::NoSuchFinding,
+                    Code::BadSuppression,
+                    Code::TooManySuppressions,
+                    Code::StorageUnavailable,
+                ]),
             suppress,
         )
         .route(
