@@ -1,6 +1,7 @@
 //! Proofs that leave the house: that a record is in the log that a checkpoint is about, and that one checkpoint's log
 //! goes on from another's.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Line, Lines, SEGMENTS};
@@ -17,7 +18,7 @@ use crate::view::View;
 pub const FORMAT: &str = "mqgate-audit-proof-v1";
 
 /// That a record is in the log. Everything in it can be checked with the public key of the log alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {
     pub format: String,
@@ -28,16 +29,18 @@ pub struct Proof {
     /// Records under the checkpoint.
     pub tree_size: u64,
     /// The hashes from the record to the root.
+    #[schemars(with = "Vec<String>")]
     pub path: Vec<Hash>,
     /// The signed note.
     pub checkpoint: String,
 }
 
 /// That the log of one checkpoint is the beginning of that of another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Consistency {
     pub first_size: u64,
     pub second_size: u64,
+    #[schemars(with = "Vec<String>")]
     pub path: Vec<Hash>,
 }
 

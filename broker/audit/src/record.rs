@@ -14,6 +14,7 @@ use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::hooks::{Attribute, FailureKind, Value};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hash::Hash;
@@ -271,8 +272,8 @@ pub fn time(at: UnixMillis) -> String {
         .map_or_else(|| at.0.to_string(), |time| format!("{time:.3}"))
 }
 
-/// A record that was read: the members of [`MEMBERS`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// An audit record: docs/audit.md explains its members.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     pub actor: String,
     pub category: String,
@@ -295,6 +296,7 @@ pub struct Record {
     pub peer: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plugins: Vec<Verdict>,
+    #[schemars(with = "String")]
     pub prev: Hash,
     pub reason: String,
     pub seq: u64,
@@ -307,7 +309,7 @@ pub struct Record {
 }
 
 /// What a plugin said, in a record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Verdict {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,

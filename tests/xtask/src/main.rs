@@ -78,7 +78,6 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Overload(options) => overload::run(&options),
         Command::Attack(options) => overload::attack(&options),
-
         Command::AuditCost(options) => audit_cost::run_it(&options),
         Command::Curves(options) => curves::run(&options),
         Command::Components => components(),

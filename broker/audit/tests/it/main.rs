@@ -4,6 +4,7 @@
 
 mod crash;
 mod forged;
+mod python;
 mod reading;
 mod tampering;
 mod writing;

@@ -6,6 +6,7 @@
 //! that were refused, in one place for all routes (`refusals`).
 
 pub mod api;
+mod audit;
 mod bans;
 mod bundles;
 mod cas;
@@ -104,6 +105,7 @@ pub fn routes() -> Api<AdminParts> {
         .merge(retained::routes())
         .merge(messages::routes())
         .merge(bans::routes())
+        .merge(audit::routes())
         .merge(traces::routes())
         .merge(delayed::routes())
         .merge(slow::routes())

@@ -1,4 +1,5 @@
 mod api;
+mod audit;
 
 use mqgate_identity::reason::Reason;
 use serde_json::{Value, json};

@@ -5,6 +5,8 @@
 mod admin_api;
 mod admin_tls;
 mod audit_sinks;
+
+mod audit_log;
 mod authorization;
 mod bad_input;
 mod bench;

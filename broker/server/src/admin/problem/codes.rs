@@ -140,6 +140,13 @@ codes! {
     BadSuppression = 422 "bad_suppression": "say why, and name an end that is still to come";
     TooManySuppressions = 409 "too_many_suppressions": "take some back: `mqgate audit findings --suppressed`";
 
+    // The audit log.
+    NoAuditLog = 409 "no_audit_log": "this broker keeps no audit log on disk";
+    AuditUnreadable = 500 "audit_unreadable": "`mqgate audit verify` says what is wrong with the log";
+    NotSignedYet = 409 "not_signed_yet": "wait for the next checkpoint: `audit.checkpoint_interval`";
+    BadSubject = 422 "bad_subject": "write device:NAME, certificate:FINGERPRINT, client:ID or address:IP";
+    NothingPersonal = 409 "nothing_personal": "name what is to be encrypted in `audit.personal.members`";
+
     // Server certificates, transitions, revocation lists.
     BundleInUse = 409 "bundle_in_use": "listeners serve it (`used_by`): take it out of their settings first";
     LastCertificate = 409 "last_certificate": "a listener would be left without a certificate (`used_by`)";

@@ -1,0 +1,74 @@
+//! The audit log over the admin API.
+
+use super::*;
+
+/// Asks until the answer is as wanted.
+async fn until(world: &World, request: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+    loop {
+        let answer = world.ask(request, &Value::Null).await;
+        if wanted(&answer) {
+            return answer;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn records_are_found_proved_and_signed_with_a_new_key() {
+    let (world, _) = World::new(false).await;
+    world.ask_with("wrong", "", "GET /api/v1/status", &Value::Null).await;
+    let found = "GET /api/v1/audit/records?name=admin.refused";
+    let found = until(&world, found, |answer| answer.body["items"] != json!([])).await;
+    let record = &found.body["items"][0];
+    assert_eq!((&record["category"], &record["v"]), (&json!("admin"), &json!(1)));
+    let seq = record["seq"].as_u64().unwrap();
+    assert_eq!(found.body.get("next"), None, "{}", found.body);
+    let none = world.ask("GET /api/v1/audit/records?name=admin.refused&outcome=success", &Value::Null).await;
+    assert_eq!(none.body["items"], json!([]));
+
+    // Nothing is signed yet: ten seconds are not over.
+    let proof = format!("GET /api/v1/audit/proofs/{seq}");
+    let refused = world.ask(&proof, &Value::Null).await;
+    assert_eq!((refused.status, &refused.body["code"]), (409, &json!("not_signed_yet")));
+    let tried = world.ask("POST /api/v1/audit/keys?dry_run=true", &Value::Null).await;
+    assert_eq!((tried.status, &tried.body["action"]), (200, &json!("audit.rotate_key")));
+    let rotated = world.ask("POST /api/v1/audit/keys", &Value::Null).await;
+    assert_eq!(rotated.status, 200, "{}", rotated.body);
+    let keys = world.ask("GET /api/v1/audit/keys", &Value::Null).await;
+    assert_eq!(keys.body["items"].as_array().unwrap().len(), 2);
+    assert_eq!(keys.body["items"][1], rotated.body);
+    let proved = world.ask(&proof, &Value::Null).await;
+    assert_eq!((proved.status, &proved.body["leaf_index"]), (200, &json!(seq - 1)));
+    let checkpoints = world.ask("GET /api/v1/audit/checkpoints?limit=1", &Value::Null).await;
+    let size = checkpoints.body["items"][0]["size"].as_u64().unwrap();
+    assert!(size >= seq && checkpoints.body["written"].as_u64().unwrap() >= size, "{}", checkpoints.body);
+    let path = format!("GET /api/v1/audit/proofs?first=1&second={size}");
+    assert_eq!(world.ask(&path, &Value::Null).await.status, 200);
+    assert!(
+        world.audited().iter().any(|line| line.starts_with("audit.key_rotated")),
+        "{:?}",
+        world.audited()
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_is_refused_by_name() {
+    let (world, _) = World::new(false).await;
+    for (request, body, status, code) in [
+        ("GET /api/v1/audit/records?since=yesterday", Value::Null, 400, "bad_parameter"),
+        ("GET /api/v1/audit/records?nmae=x", Value::Null, 400, "unknown_parameter"),
+        ("GET /api/v1/audit/records?after=x", Value::Null, 400, "bad_cursor"),
+        ("GET /api/v1/audit/proofs/0", Value::Null, 409, "not_signed_yet"),
+        ("GET /api/v1/audit/proofs?first=5&second=1", Value::Null, 404, "not_found"),
+        ("POST /api/v1/audit/erasures", json!({"subject": "somebody"}), 422, "bad_subject"),
+        ("POST /api/v1/audit/erasures", json!({"subject": "device:d"}), 409, "nothing_personal"),
+    ] {
+        let answer = world.ask(request, &body).await;
+        assert_eq!(
+            (answer.status, answer.body["code"].as_str()),
+            (status, Some(code)),
+            "{request}: {}",
+            answer.body
+        );
+    }
+}
