@@ -69,6 +69,8 @@ impl SyslogOutlet {
 
 /// Whether the other side has hung up, as far as is known. It has nothing to say: what it says is passed over.
 async fn has_ended(stream: &mut Box<dyn Stream>) -> bool {
+    // The runtime looks at its sockets when a task stands back, and only then: what has come is seen.
+    tokio::task::yield_now().await;
     let mut buffer = [0; 256];
     loop {
         let mut read = Box::pin(stream.read(&mut buffer));
