@@ -52,8 +52,8 @@ pub struct Limits {
     /// How long a client may take none of what is waiting for it.
     pub write_stall_timeout: Duration,
     pub outbox: OutboxLimits,
-    /// Bytes of what waits for all sessions of a broker together, or is not acknowledged, with [`MESSAGE_OVERHEAD`] for each message. One of
-    /// them may hold as much as is left.
+    /// Bytes of what waits for all sessions of a broker together, or is not acknowledged, with [`MESSAGE_OVERHEAD`] for
+    /// each message. How much of it one of them may hold, [`Room`] says.
     pub queued_bytes: usize,
     pub retained: RetainedLimits,
     pub denied_publish: DeniedPublish,
@@ -79,6 +79,48 @@ pub struct Limits {
 
 /// What a message that waits takes besides its topic, payload and properties, in bytes.
 pub const MESSAGE_OVERHEAD: usize = 256;
+
+/// What the queues of a broker may yet hold together.
+///
+/// One queue may hold as much as is free but for an eighth of everything: as many fill up, each has less, and there is
+/// room for one more. That eighth is for queues with next to nothing in them, so that whoever takes its messages gets
+/// them while the queues of those who do not are full.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    free: usize,
+    shared: usize,
+}
+
+/// A queue that holds no more than this finds room in the last eighth.
+pub const SMALL_QUEUE: usize = 16 * 1024;
+
+impl Room {
+    /// Of `all` bytes, `held` are taken.
+    pub const fn new(all: usize, held: usize) -> Self {
+        let free = all.saturating_sub(held);
+        Self { free, shared: free.saturating_sub(all / 8) }
+    }
+
+    /// Bytes that all queues together may take.
+    pub const fn free(self) -> usize {
+        self.free
+    }
+
+    /// A queue has taken so many bytes.
+    pub const fn take(&mut self, bytes: usize) {
+        self.free = self.free.saturating_sub(bytes);
+        self.shared = self.shared.saturating_sub(bytes);
+    }
+
+    /// Bytes that a queue that has `held` bytes may hold in all.
+    pub fn of_queue(self, held: usize) -> usize {
+        let little = match held {
+            0 => self.free,
+            held => SMALL_QUEUE.min(held.saturating_add(self.free)),
+        };
+        self.shared.max(little)
+    }
+}
 
 /// Bounds of what one session has accepted and not yet sent.
 #[derive(Debug, Clone, Copy)]
@@ -175,5 +217,34 @@ impl Default for OutboxLimits {
 impl Default for RetainedLimits {
     fn default() -> Self {
         Self { messages: 100_000, bytes: 256 * 1024 * 1024, expiry: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_may_hold_what_is_free_but_for_an_eighth() {
+        let room = Room::new(800_000, 300_000);
+        assert_eq!((room.free(), room.of_queue(0), room.of_queue(300_000)), (500_000, 500_000, 400_000));
+        assert_eq!(Room::new(usize::MAX, 0).of_queue(1), usize::MAX - usize::MAX / 8);
+    }
+
+    #[test]
+    fn the_last_eighth_is_for_small_queues() {
+        let mut room = Room::new(800_000, 0);
+        room.take(700_000);
+        assert_eq!(
+            (room.of_queue(1), room.of_queue(SMALL_QUEUE), room.of_queue(SMALL_QUEUE + 1)),
+            (SMALL_QUEUE, SMALL_QUEUE, SMALL_QUEUE)
+        );
+        room.take(99_000);
+        assert_eq!(
+            (room.of_queue(0), room.of_queue(500), room.of_queue(SMALL_QUEUE)),
+            (1000, 1500, SMALL_QUEUE)
+        );
+        room.take(99_000);
+        assert_eq!((room.of_queue(0), room.of_queue(500)), (0, 500), "nothing more");
     }
 }

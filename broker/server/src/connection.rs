@@ -332,6 +332,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let output = self.output.remaining();
         self.tally.output(output as i64 - self.output_told as i64);
         self.output_told = output;
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.set_taken(output + self.inflight.1);
+        }
     }
 
     fn packets(&mut self) {
@@ -406,7 +409,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     /// Moves waiting messages to the output, as many as the client takes.
     fn take_mail(&mut self) {
         // Where little is left for all clients, a message is written for one that has taken those before.
-        let high_water = self.broker.router.free(&self.tally).clamp(1, OUTPUT_HIGH_WATER);
+        let high_water = self.broker.router.room(&self.tally).free().clamp(1, OUTPUT_HIGH_WATER);
         let batch_bytes = BATCH_BYTES.min(high_water);
         while self.closing.is_none()
             && self.output.remaining() < high_water

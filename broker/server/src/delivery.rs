@@ -9,7 +9,7 @@ use mqgate_codec::{
     DecodeLimits, Decoder, EncodedPublish, Output, Packet, ProtocolVersion, Publish, PublishParts,
     PublishPatch, PublishProperties, QoS, TopicName,
 };
-use mqgate_protocol::limits::{MESSAGE_OVERHEAD, OutboxLimits};
+use mqgate_protocol::limits::{MESSAGE_OVERHEAD, OutboxLimits, Room};
 use mqgate_protocol::message::Message;
 use mqgate_protocol::outbox::{Origin, Outbox, Outgoing, Presence, Pushed};
 use mqgate_protocol::session::{Delivery, SessionKey};
@@ -30,6 +30,8 @@ pub(crate) struct Mailbox {
     pub(crate) key: SessionKey,
     /// Sent and not acknowledged, as far as the owner has told.
     unacknowledged: AtomicUsize,
+    /// Bytes of what was taken and is not yet on its way, or not acknowledged, as far as the owner has told.
+    taken: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
@@ -63,9 +65,7 @@ pub(crate) struct Post<'a> {
     detached: Option<Arc<Message>>,
     /// Whether nobody else gets it.
     alone: bool,
-    /// Bytes that may yet wait in all queues together. One queue may hold as much as is free: many that fill up leave
-    /// room for one more, whoever that is.
-    free: usize,
+    room: Room,
     /// Somebody looks at every message: it is not written before its receiver takes it.
     pub(crate) watched: bool,
     /// As QoS 0, for 3.x and for 5.0, with RETAIN and without; made for the first receiver that needs it.
@@ -131,10 +131,10 @@ impl<'a> Post<'a> {
         message: &'a Arc<Message>,
         receivers: usize,
         started: tokio::time::Instant,
-        free: usize,
+        room: Room,
     ) -> Self {
         let alone = receivers == 1;
-        Self { message, started, detached: None, alone, free, watched: false, written: Default::default() }
+        Self { message, started, detached: None, alone, room, watched: false, written: Default::default() }
     }
 
     fn now(&self) -> Instant {
@@ -191,7 +191,12 @@ impl Mailbox {
             news: false,
             closed: false,
         };
-        Self { key, unacknowledged: AtomicUsize::new(0), inner: Mutex::new(inner) }
+        Self {
+            key,
+            unacknowledged: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
+            inner: Mutex::new(inner),
+        }
     }
 
     pub(crate) fn is_online(&self) -> bool {
@@ -205,6 +210,10 @@ impl Mailbox {
 
     pub(crate) fn set_unacknowledged(&self, count: usize) {
         self.unacknowledged.store(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_taken(&self, bytes: usize) {
+        self.taken.store(bytes, Ordering::Relaxed);
     }
 
     /// Takes out what came by shared subscriptions; says what that changed.
@@ -254,7 +263,10 @@ impl Mailbox {
         let mut guard = lock(&self.inner);
         let inner = &mut *guard;
         let (messages, bytes) = (inner.outbox.len(), inner.outbox.bytes());
-        inner.outbox.allow(post.free);
+        // What the client has not taken counts, wherever it is.
+        let besides = messages * MESSAGE_OVERHEAD + self.taken.load(Ordering::Relaxed);
+        let allowed = post.room.of_queue(bytes + besides);
+        inner.outbox.allow(allowed.saturating_sub(besides + MESSAGE_OVERHEAD));
         let lane = inner.lane.filter(|_| {
             let plain = Origin::identifiers(origin).is_empty();
             qos == QoS::AtMostOnce && plain && inner.outbox.may_write()
@@ -280,7 +292,7 @@ impl Mailbox {
         };
         let grown = inner.outbox.bytes().saturating_sub(bytes);
         let more = inner.outbox.len().saturating_sub(messages);
-        post.free = post.free.saturating_sub(grown + more * MESSAGE_OVERHEAD);
+        post.room.take(grown + more * MESSAGE_OVERHEAD);
         if inner.told || inner.presence == Presence::Offline {
             return outcome;
         }
@@ -349,6 +361,7 @@ impl Mailbox {
     /// The client is gone: what is kept for it gets memory of its own, the rest is dropped. Says how many
     /// messages and bytes went.
     pub(crate) fn park(&self) -> (usize, usize) {
+        self.set_taken(0);
         let mut inner = lock(&self.inner);
         let bytes = inner.outbox.bytes();
         inner.presence = Presence::Offline;
@@ -477,9 +490,11 @@ mod tests {
         Message::published(TopicName::parse("t".into()).unwrap(), publish, SessionKey(1), Instant::ZERO)
     }
 
+    /// With `free` bytes left of all.
     fn push(mailbox: &Mailbox, payload: Bytes, free: usize) -> Pushed {
         let message = message(payload);
-        let mut post = Post::new(&message, 1, tokio::time::Instant::now(), free);
+        let mut post =
+            Post::new(&message, 1, tokio::time::Instant::now(), Room::new(usize::MAX, usize::MAX - free));
         mailbox.push(&mut post, QoS::AtLeastOnce, false, None).pushed
     }
 
@@ -512,10 +527,10 @@ mod tests {
         let limits = OutboxLimits { when_full: WhenFull::DropNewest, ..OutboxLimits::default() };
         let mailbox = Mailbox::new(SessionKey(1), limits);
         let payload = Bytes::from_static(&[b'x'; 99]);
-        // With its topic it has 100 bytes.
-        let pushed = [99, 100, 199, 200, 299].map(|free| push(&mailbox, payload.clone(), free));
+        // With its topic it has 100 bytes, and 256 for being one more.
+        let pushed = [355, 356, 355, 356].map(|free| push(&mailbox, payload.clone(), free));
         let crowded = Pushed::Dropped(mqgate_protocol::outbox::DropReason::AllQueuesFull);
-        assert_eq!(pushed, [crowded, Pushed::Queued, crowded, Pushed::Queued, crowded]);
+        assert_eq!(pushed, [crowded, Pushed::Queued, crowded, Pushed::Queued]);
         assert_eq!(mailbox.waiting(), (2, 200));
     }
 }

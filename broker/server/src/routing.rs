@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use mqgate_codec::{QoS, TopicFilter, TopicName};
 use mqgate_protocol::connection::{NewSubscription, Routed};
-use mqgate_protocol::limits::{Limits, RetainedLimits};
+use mqgate_protocol::limits::{Limits, RetainedLimits, Room};
 use mqgate_protocol::message::Message;
 use mqgate_protocol::outbox::{DropReason, Outgoing, Pushed};
 use mqgate_protocol::persistent::Seed;
@@ -171,13 +171,13 @@ impl Router {
 
     /// `tally` holds what the caller has put into queues, and has not told yet.
     pub(crate) fn post<'a>(&self, message: &'a Arc<Message>, receivers: usize, tally: &Tally) -> Post<'a> {
-        Post::new(message, receivers, self.started, self.free(tally))
+        Post::new(message, receivers, self.started, self.room(tally))
     }
 
-    /// Bytes that may yet wait in all queues together.
-    pub(crate) fn free(&self, tally: &Tally) -> usize {
+    /// What may yet wait in all queues together.
+    pub(crate) fn room(&self, tally: &Tally) -> Room {
         let waiting = self.metrics.queued_memory().saturating_add(tally.queued_memory());
-        self.queued_bytes_maximum.saturating_sub(usize::try_from(waiting).unwrap_or(0))
+        Room::new(self.queued_bytes_maximum, usize::try_from(waiting).unwrap_or(0))
     }
 
     /// Gives a message to the member whose turn it is; to the next one if that is away or cannot take it.

@@ -61,7 +61,8 @@ pub struct Limits {
     /// Bytes of all those messages.
     pub max_queued_bytes: Size,
     /// Bytes of messages that wait for all clients together, 256 for each message besides. One client may have as much
-    /// as is left of it: where many are slow, each may have less, and who is not slow loses nothing.
+    /// as is left of it but for an eighth, which is for clients that have less than 16 KiB waiting: where many are
+    /// slow, each may have less, and who is not slow loses nothing.
     pub max_total_queued_bytes: Size,
     /// Which message is lost when they are too many: `drop-newest` or `drop-oldest`.
     pub when_full: WhenFull,
