@@ -1,8 +1,9 @@
 //! Plants the mistakes of `tests/sim/planted.toml`, one at a time, in a copy of the tree, and expects the
 //! simulation to find each.
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
@@ -88,7 +89,7 @@ fn read() -> anyhow::Result<Vec<Mistake>> {
     Ok(planted.mistake)
 }
 
-/// The files that git knows, as they are now.
+/// The files that git knows, as they are now, and no others.
 fn copy(tree: &Path) -> anyhow::Result<()> {
     let listed = output(Command::new("git").args(["ls-files", "-z"]).current_dir(crate::root()))
         .context("git does not list the tree's files")?;
@@ -101,6 +102,21 @@ fn copy(tree: &Path) -> anyhow::Result<()> {
         }
         fs::create_dir_all(to.parent().context("a file lies in a folder")?)?;
         fs::write(&to, bytes)?;
+    }
+    let known: HashSet<PathBuf> = listed.split('\0').map(|name| tree.join(name)).collect();
+    remove_others(tree, &known)
+}
+
+/// A module that has moved would stand there twice.
+fn remove_others(folder: &Path, known: &HashSet<PathBuf>) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            remove_others(&path, known)?;
+        } else if !known.contains(&path) {
+            fs::remove_file(path)?;
+        }
     }
     Ok(())
 }
