@@ -68,6 +68,24 @@ pub fn segments(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(firsts)
 }
 
+/// What a crash tore off the segment that begins with `first`, behind the record `after`, is kept here.
+pub fn torn_path(folder: &Path, first: u64, after: u64) -> PathBuf {
+    folder.join(format!("{first:020}.torn-{after}"))
+}
+
+/// All that crashes tore off that segment.
+pub fn torn(folder: &Path, first: u64) -> io::Result<Vec<PathBuf>> {
+    let start = format!("{first:020}.torn-");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(at(folder))? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&start)) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 /// Opens for reading and writing, made with mode 0600 if it is not there.
 pub fn open_private(path: &Path) -> io::Result<File> {
     options().create(true).truncate(false).open(path)

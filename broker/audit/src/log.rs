@@ -345,21 +345,11 @@ impl Log {
     /// What is too old to be kept, once for each: to be written down, and then deleted with [`Log::retire`].
     pub fn outdated(&mut self) -> Option<Outdated> {
         let mut state = self.view.lock();
-        state.over_limit = 0;
         let sealed = state.segments.len().saturating_sub(1);
-        if self.settings.keep == 0 || sealed <= self.settings.keep {
-            return None;
-        }
+        state.outdated = if self.settings.keep == 0 { 0 } else { sealed.saturating_sub(self.settings.keep) };
         let done = state.holds.values().copied().min().unwrap_or(u64::MAX);
-        let mut through = 0;
-        for at in 0..sealed - self.settings.keep {
-            let last = state.segments[at + 1].first - 1;
-            if last <= done {
-                through = last;
-            } else {
-                state.over_limit += state.segments[at].bytes;
-            }
-        }
+        let lasts = state.segments.iter().skip(1).map(|next| next.first - 1);
+        let through = lasts.take(state.outdated).take_while(|last| *last <= done).last().unwrap_or(0);
         (through > self.announced).then(|| {
             self.announced = through;
             Outdated { through }
@@ -379,6 +369,7 @@ impl Log {
             delete(&self.folder, first)?;
             let mut state = self.view.lock();
             state.segments.remove(0);
+            state.outdated = state.outdated.saturating_sub(1);
             state.end.oldest = state.segments[0].first;
         }
         files::sync_folder(&self.folder)
@@ -402,8 +393,8 @@ impl Log {
 /// Deletes what is there of a segment. The records first: without them the rest is no segment, and is deleted at the next
 /// start if the broker ends here.
 fn delete(folder: &Path, first: u64) -> io::Result<()> {
-    for part in [Part::Records, Part::Index, Part::Checkpoints] {
-        let path = folder.join(part.name(first));
+    let parts = [Part::Records, Part::Index, Part::Checkpoints].map(|part| folder.join(part.name(first)));
+    for path in parts.into_iter().chain(files::torn(folder, first)?) {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(files::at(&path)(error)),
             _ => {}

@@ -49,7 +49,7 @@ pub const MEMBERS: &[Member] = &[
     member(
         "fields",
         false,
-        "the rest by dotted name, before and after values of changes among them; what a plugin said stands under names beginning with `plugin.`",
+        "the rest by dotted name, before and after values of changes among them; what a plugin said stands under names beginning with `plugin.`. `request_id` is the request to the admin API (`X-Request-Id`); `count`, `first` and `last` are those of a record that stands for several",
     ),
     member(
         "fingerprint",

@@ -465,7 +465,7 @@ impl Recovery<'_> {
 
     /// Cuts the file of records after `length` bytes, and keeps what is cut off beside it.
     fn cut(&self, first: u64, records: &mut File, length: u64, total: u64, after: u64) -> io::Result<Torn> {
-        let kept = self.folder.join(format!("{first:020}.torn-{after}"));
+        let kept = files::torn_path(self.folder, first, after);
         let mut copy = files::open_private(&kept)?;
         copy.set_len(0)?;
         records.seek(SeekFrom::Start(length))?;

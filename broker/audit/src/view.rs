@@ -48,8 +48,8 @@ pub(crate) struct State {
     pub segments: Vec<Held>,
     /// By sink: the last record it has done with.
     pub holds: HashMap<String, u64>,
-    /// Bytes that are kept for them only.
-    pub over_limit: u64,
+    /// So many of the oldest segments would be deleted if nobody needed them.
+    pub outdated: usize,
     pub checkpoint: Option<Arc<Checkpoint>>,
 }
 
@@ -147,9 +147,12 @@ impl View {
         self.lock().holds.remove(sink);
     }
 
-    /// Bytes that would have been deleted if no sink held them.
-    pub fn over_limit(&self) -> u64 {
-        self.lock().over_limit
+    /// Bytes that would have been deleted if a sink that has done with everything up to `after` did not need them.
+    pub fn held_for(&self, after: u64) -> u64 {
+        let state = self.lock();
+        let ends = state.segments.iter().skip(1).map(|next| next.first - 1);
+        let outdated = state.segments.iter().zip(ends).take(state.outdated);
+        outdated.filter(|(_, last)| *last > after).map(|(segment, _)| segment.bytes).sum()
     }
 
     /// The public keys, read from their file.

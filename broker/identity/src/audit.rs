@@ -190,6 +190,7 @@ pub mod names {
         BROKER_STOPPED = "broker.stopped", System, "the broker ends";
         AUDIT_DROPPED = "audit.dropped", System, "records were lost; how many, where and why in `fields`";
         AUDIT_RECOVERED = "audit.recovered", System, "a crash left the end of the log torn: it was cut to the last whole record (`bytes`, `after_seq` in `fields`; what was cut off is kept in the file `kept`)";
+        AUDIT_WITHDRAWN = "audit.withdrawn", System, "what the record `withdrawn_seq` says did not happen: it was not on the disk in time, and what it would have been evidence of was refused, or nobody waited for it any more";
         AUDIT_RETENTION = "audit.retention", System, "the oldest segments are deleted, up to and including `through_seq`; their tree hashes stay";
         AUDIT_KEY_ROTATED = "audit.key_rotated", System, "checkpoints are signed with another key from now on; `before`, `after`, and the statement with the signatures of both in `fields`";
         AUDIT_SUBJECT_ERASED = "audit.subject_erased", System, "the key of a subject was destroyed: its personal members in older records can be read no longer";

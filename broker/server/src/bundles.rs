@@ -18,7 +18,7 @@ use mqgate_identity::registry::{ServerBundle, Storage, StorageError};
 
 use self::replace::Old;
 use crate::admin::ADMIN_TLS;
-use crate::audit::{AuditLog, AuditRefused};
+use crate::audit::{AuditLog, AuditRefused, request};
 use crate::clock;
 use crate::metrics::GateMetrics;
 use crate::retirement::{Retirement, RetirementError, RetirementSlot};
@@ -485,7 +485,7 @@ impl Bundles {
 async fn finished<T: Send + 'static>(
     work: impl Future<Output = Result<T, BundleError>> + Send + 'static,
 ) -> Result<T, BundleError> {
-    tokio::spawn(work).await.unwrap_or_else(|error| {
+    request::spawn(work).await.unwrap_or_else(|error| {
         Err(StorageError::Unavailable(format!("the change was interrupted: {error}")).into())
     })
 }

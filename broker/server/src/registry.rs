@@ -44,7 +44,7 @@ pub(crate) use self::flight::Flight;
 use self::flight::Flights;
 use self::rotation::Rotation;
 pub use self::rotation::{OnMaxActive, RotationSettings};
-use crate::audit::{AuditLog, AuditRefused};
+use crate::audit::{AuditLog, AuditRefused, request};
 use crate::clock;
 use crate::live::Live;
 use crate::metrics::GateMetrics;
@@ -198,7 +198,7 @@ struct Change {
 async fn finished<T: Send + 'static>(
     work: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
 ) -> Result<T, RegistryError> {
-    tokio::spawn(work).await.unwrap_or_else(|error| {
+    request::spawn(work).await.unwrap_or_else(|error| {
         Err(StorageError::Unavailable(format!("the change was interrupted: {error}")).into())
     })
 }

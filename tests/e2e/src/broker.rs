@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -390,9 +390,15 @@ impl Process {
             .spawn()
             .expect("mqgate was built");
         let output = child.stdout.take().expect("it was piped");
+        let mut said = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("stdout.log"))
+            .expect("the test's folder is writable");
         let (found, listening) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = writeln!(said, "{line}");
                 if let Some(place) = listening_at(&line) {
                     let _ = found.send(place);
                 }

@@ -87,7 +87,7 @@ async fn start(
     if change.dry_run {
         return admin.tried("bridge.start", &name);
     }
-    admin.note(&change.actor, "bridge.start", &name)?;
+    admin.note(&change.actor, "bridge.start", &name).await?;
     let started = admin.bridges.start(&name).map_err(no_such_bridge)?;
     Ok(Made::Done(Json(Started { started })))
 }
@@ -100,7 +100,7 @@ async fn stop(
     if change.dry_run {
         return admin.tried("bridge.stop", &name);
     }
-    admin.note(&change.actor, "bridge.stop", &name)?;
+    admin.note(&change.actor, "bridge.stop", &name).await?;
     let stopped = admin.bridges.stop(&name).await.map_err(no_such_bridge)?;
     Ok(Made::Done(Json(Stopped { stopped })))
 }
@@ -113,7 +113,7 @@ async fn reconnect(
     if change.dry_run {
         return admin.tried("bridge.reconnect", &name);
     }
-    admin.note(&change.actor, "bridge.reconnect", &name)?;
+    admin.note(&change.actor, "bridge.reconnect", &name).await?;
     let reconnecting = admin.bridges.reconnect(&name).map_err(no_such_bridge)?;
     Ok(Made::Done(Json(Reconnecting { reconnecting })))
 }
@@ -124,14 +124,14 @@ impl BridgeAdmin {
         Ok(Impact::of(action, name).before(&bridge)?.into())
     }
 
-    /// Writes down what is about to be done; without room for that it must not be.
-    fn note(&self, actor: &Actor, action: &'static str, name: &str) -> Result<(), Problem> {
+    /// Writes down what is about to be done: it is on the disk when this returns; without that it must not be.
+    async fn note(&self, actor: &Actor, action: &'static str, name: &str) -> Result<(), Problem> {
         self.bridges.show(name).map_err(no_such_bridge)?;
         let event = AuditEvent::new(names::ADMIN_ACTION, Outcome::Success, Reason::AdminAction)
             .actor(&*actor.0)
             .field("action", action)
             .field("bridge", name);
-        self.audit.try_record(event).map(drop).map_err(|refused| {
+        self.audit.admit_durable(event).await.map(drop).map_err(|refused| {
             let detail =
                 format!("{refused}: what cannot be written down is not done; free space for the audit log");
             Problem::new(Code::AuditUnavailable, detail)

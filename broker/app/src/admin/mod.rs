@@ -93,8 +93,8 @@ fn plugins() -> Api<PluginAdmin> {
         )
 }
 
-/// Writes down a change of the chains that happened.
-pub fn note_change(
+/// Writes down a change of the chains that happened; it is on the disk when this returns.
+pub async fn note_change(
     audit: &AuditLog,
     name: &'static str,
     actor: &str,
@@ -110,7 +110,9 @@ pub fn note_change(
     if let Some(before) = before {
         event = event.field("digest_before", before);
     }
-    audit.record(event);
+    if let Err(refused) = audit.record_durable(event).await {
+        tracing::error!(plugin = %info.name, %refused, "a change of the chains was made and is not in the audit log");
+    }
 }
 
 /// Writes down a component that was refused.

@@ -230,7 +230,7 @@ pub async fn load(
     }
     match admin.host.load(wanted, position).await {
         Ok(info) => {
-            note_change(&admin.audit, names::PLUGIN_LOADED, &actor.0, &info, None);
+            note_change(&admin.audit, names::PLUGIN_LOADED, &actor.0, &info, None).await;
             ask_again(&admin, admin.reauthorize);
             Ok(Outcome::Done((StatusCode::CREATED, Json(shown(&info)))))
         }
@@ -275,7 +275,7 @@ pub async fn swap(
     }
     match admin.host.swap(&name, component, config, reauthorize).await {
         Ok(info) => {
-            note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before));
+            note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before)).await;
             ask_again(&admin, reauthorize);
             Ok(Outcome::Done(Json(shown(&info))))
         }
@@ -314,7 +314,7 @@ pub async fn unload(
         UnloadError::NoSuchPlugin => no_such(&name),
         UnloadError::Required => required(),
     })?;
-    note_change(&admin.audit, names::PLUGIN_UNLOADED, &actor.0, &info, Some(&info.digest));
+    note_change(&admin.audit, names::PLUGIN_UNLOADED, &actor.0, &info, Some(&info.digest)).await;
     ask_again(&admin, admin.reauthorize);
     Ok(Outcome::Done(Json(json!({ "name": info.name, "digest": info.digest }))))
 }

@@ -34,6 +34,9 @@ use crate::config::model::{AuditFormat, AuditOnFull, AuditSink};
 /// How long sinks get to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(4);
 
+/// Places that a checkpoint did not reach are asked again this often.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(10);
+
 /// The sinks that run, by name.
 pub struct Sinks {
     audit: Arc<AuditLog>,
@@ -159,26 +162,39 @@ impl Sinks {
         let _ = tokio::time::timeout(GOODBYE, self.tasks.wait()).await;
     }
 
-    /// Publishes the log's newest checkpoint wherever that is wanted, until `shutdown`; those that fail are tried again
-    /// with the next one.
+    /// Publishes the log's newest checkpoint wherever that is wanted, until `shutdown`; places that fail are asked again
+    /// after a while, with the newest one then.
     pub async fn publish_checkpoints(self: Arc<Self>, shutdown: CancellationToken) {
         let mut checkpoints = self.audit.checkpoints();
+        // By place, the size of the checkpoint that is there.
+        let mut there: BTreeMap<String, u64> = BTreeMap::new();
         loop {
             let newest = checkpoints.borrow_and_update().clone();
-            if let Some(checkpoint) = newest {
-                let places: Vec<_> = self
-                    .running()
-                    .values()
-                    .filter(|entry| entry.settings.checkpoints)
-                    .map(|entry| Arc::clone(&entry.lazy))
-                    .collect();
-                for place in places {
-                    let published = place.publish(&checkpoint.note).await;
+            let places: Vec<_> = self
+                .running()
+                .values()
+                .filter(|entry| entry.settings.checkpoints)
+                .map(|entry| Arc::clone(&entry.lazy))
+                .collect();
+            there.retain(|name, _| places.iter().any(|place| place.name == *name));
+            for place in places {
+                let Some(checkpoint) = &newest else { break };
+                if there.get(&place.name) == Some(&checkpoint.size) {
+                    continue;
+                }
+                let published = place.publish(&checkpoint.note).await;
+                if published.is_ok() {
+                    there.insert(place.name.clone(), checkpoint.size);
+                }
+                // A topic of this broker is no place outside: who can rewrite the log has it, too.
+                if place.is_outside() {
                     self.audit.checkpoint_published(&place.name, checkpoint.size, published.err());
                 }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                // A place that failed, or is new.
+                () = tokio::time::sleep(PUBLISH_AGAIN) => {}
                 changed = checkpoints.changed() => {
                     if changed.is_err() {
                         return;
@@ -192,9 +208,9 @@ impl Sinks {
         self.audit.sinks()
     }
 
-    /// Whether checkpoints are to go anywhere.
+    /// Whether checkpoints are to go anywhere that this broker cannot rewrite.
     pub fn publishes(&self) -> bool {
-        self.running().values().any(|entry| entry.settings.checkpoints)
+        self.running().values().any(|entry| entry.settings.checkpoints && entry.lazy.is_outside())
     }
 }
 
@@ -267,6 +283,10 @@ impl Lazy {
                 Made { outlet: Arc::clone(&mqtt) as _, webhook: None, mqtt: Some(mqtt) }
             }
         })
+    }
+
+    fn is_outside(&self) -> bool {
+        self.target != Target::Mqtt(None)
     }
 
     async fn publish(&self, note: &str) -> Result<(), OutletError> {

@@ -22,7 +22,7 @@ use std::time::Duration;
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::reason::Reason;
 use mqgate_plugin_host::PluginHost;
-use mqgate_server::audit::AuditLog;
+use mqgate_server::audit::{AuditLog, request};
 use mqgate_server::broker::Broker;
 use mqgate_server::bundles::Bundles;
 use mqgate_server::clock::{self, sanity::ClockWatch};
@@ -274,10 +274,10 @@ impl Reloader {
     /// still waits.
     pub async fn reload(self: &Arc<Self>, request: Request) -> Result<Report, ReloadError> {
         let this = Arc::clone(self);
-        let task = tokio::spawn(async move {
+        let task = request::spawn(async move {
             let mut state = this.state.lock().await;
             let result = this.attempt(&mut state, &request).await;
-            this.note(&request, &result);
+            this.note(&request, &result).await;
             result
         });
         task.await.unwrap_or_else(|error| Err(ReloadError::Interrupted(error.to_string())))
@@ -339,7 +339,7 @@ impl Reloader {
     }
 
     /// Counts, logs and writes down how it ended.
-    fn note(&self, request: &Request, result: &Result<Report, ReloadError>) {
+    async fn note(&self, request: &Request, result: &Result<Report, ReloadError>) {
         let count = |outcome| self.reloads.with_label_values(&[outcome]).inc();
         let actor = request.actor.as_str();
         match result {
@@ -362,7 +362,10 @@ impl Reloader {
                 if !report.restart_required.is_empty() {
                     tracing::warn!(keys = ?report.restart_required, "these wait for a restart");
                 }
-                self.parts.audit.record(event(names::CONFIG_RELOADED, report).actor(actor));
+                let event = event(names::CONFIG_RELOADED, report).actor(actor);
+                if let Err(refused) = self.parts.audit.record_durable(event).await {
+                    tracing::error!(%refused, "the configuration was taken over, which is not in the audit log");
+                }
             }
             Err(error) => {
                 count(if matches!(error, ReloadError::RolledBack(_)) { "rolled_back" } else { "refused" });

@@ -78,7 +78,7 @@ pub async fn load_all(config: &Config, host: &PluginHost, audit: &AuditLog) {
         match result {
             Ok(info) => {
                 tracing::info!(plugin = %info.name, digest = %info.digest, hooks = ?info.hooks, "plugin is live");
-                note_change(audit, names::PLUGIN_LOADED, "system", &info, None);
+                note_change(audit, names::PLUGIN_LOADED, "system", &info, None).await;
             }
             Err(error) => {
                 let required = plugin.required;

@@ -229,7 +229,11 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
         }
         signal = signals.stop(&hangup) => tracing::warn!(signal, "stopping without waiting any longer"),
     }
-    audit.record(AuditEvent::new(names::BROKER_STOPPED, Outcome::Success, Reason::ServerShuttingDown));
+    let stopped = AuditEvent::new(names::BROKER_STOPPED, Outcome::Success, Reason::ServerShuttingDown);
+    // Durable, so that sinks get it before they end.
+    if let Err(refused) = audit.record_durable(stopped).await {
+        tracing::error!(%refused, "the end is not in the audit log");
+    }
     end.cancel();
     parts.sinks.end().await;
     let helpers_ended = async { while helpers.join_next().await.is_some() {} };

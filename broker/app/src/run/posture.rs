@@ -82,12 +82,9 @@ impl Known {
             lag: sink.lag,
             name: sink.name,
         });
-        // A folder says for itself, in the metrics and the log, when it cannot be written.
-        let publishes = match (&config.audit.publish_folder, self.sinks.publishes()) {
-            (Some(_), _) => Some(Ok(())),
-            (None, true) => Some(self.audit.published().unwrap_or(Ok(0)).map(drop)),
-            (None, false) => None,
-        };
+        let is_published = config.audit.publish_folder.is_some() || self.sinks.publishes();
+        // Before the first checkpoint nothing is missed.
+        let publishes = is_published.then(|| self.audit.published().unwrap_or(Ok(0)).map(drop));
         AuditFacts { sinks: sinks.collect(), publishes }
     }
 

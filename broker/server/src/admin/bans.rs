@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use mqgate_identity::audit::names;
+use mqgate_identity::audit::{AuditEvent, names};
 use mqgate_identity::time::UnixMillis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -152,8 +152,8 @@ async fn add(
     }
     check_audit(&parts)?;
     let ban = tokio::task::spawn_blocking(move || list.add(ban)).await.map_err(broken)??;
-    parts.audit.record(ban_event(names::BAN_ADDED, &ban, actor));
     let disconnected = parts.broker.expel(&ban);
+    written(&parts, ban_event(names::BAN_ADDED, &ban, actor)).await?;
     let added = Added { ban: Ban::clone(&ban), disconnected };
     Ok(Outcome::Done((StatusCode::CREATED, Json(added))))
 }
@@ -171,8 +171,15 @@ async fn remove(
     check_audit(&parts)?;
     let removed = tokio::task::spawn_blocking(move || list.remove(&id)).await.map_err(broken)??;
     let ban = removed.ok_or_else(no_such_ban)?;
-    parts.audit.record(ban_event(names::BAN_REMOVED, &ban, &change.actor.0));
+    written(&parts, ban_event(names::BAN_REMOVED, &ban, &change.actor.0)).await?;
     Ok(Outcome::Done(Json(Ban::clone(&ban))))
+}
+
+/// A change that was made is on the disk before it is answered.
+async fn written(parts: &AdminParts, event: AuditEvent) -> Result<(), Problem> {
+    parts.audit.record_durable(event).await.map(drop).map_err(|refused| {
+        Problem::new(Code::AuditUnavailable, format!("the change was made and is not in the audit log: {refused}"))
+    })
 }
 
 fn check_audit(parts: &AdminParts) -> Result<(), Problem> {

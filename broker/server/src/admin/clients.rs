@@ -161,7 +161,7 @@ async fn kick(
     if change.dry_run {
         return Ok(Impact::of("client.kick", client_id).affects("connections", handles.len()).into());
     }
-    note(&parts.audit, &change.actor, "client.kick", &[("client_id", &client_id)])?;
+    note(&parts.audit, &change.actor, "client.kick", &[("client_id", &client_id)]).await?;
     let count = connections.disconnect_where(
         |handle| query.picks(handle, &client_id),
         ReasonCode::ADMINISTRATIVE_ACTION,

@@ -94,7 +94,7 @@ async fn cancel(
         let waiting = found.first().filter(|waiting| waiting.id == id).ok_or_else(none)?;
         return Ok(Impact::of("delayed.cancel", id.to_string()).before(&Line::of(waiting, &parts))?.into());
     }
-    note(&parts.audit, &change.actor, "delayed.cancel", &[("id", &id.to_string())])?;
+    note(&parts.audit, &change.actor, "delayed.cancel", &[("id", &id.to_string())]).await?;
     let cancelled = parts.broker.cancel_delayed(id).ok_or_else(none)?;
     Ok(Outcome::Done(Json(Line::of(&cancelled, &parts))))
 }

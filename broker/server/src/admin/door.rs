@@ -23,11 +23,15 @@ use super::shortened;
 use super::tokens::Tokens;
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
+use crate::audit::request::RequestId;
 use crate::clock;
 
 /// Equal refusals of one address within this are one audit record with a count.
 pub(super) const COALESCE: Duration = Duration::from_secs(10);
 pub(super) const COALESCED_KEYS: usize = 1_024;
+
+/// What a request is called, by its caller or by us.
+const REQUEST_ID: &str = "x-request-id";
 
 /// Who asks, as audit records name it: `admin:{token name}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,6 +251,17 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// The path before nested routers took its beginning off.
 #[derive(Clone)]
 struct WholePath(String);
+
+/// Names the request, in its records and in its answer.
+pub(super) async fn name_it(request: Request, next: Next) -> Response {
+    let chosen = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let id = chosen.and_then(RequestId::parse).unwrap_or_else(RequestId::random);
+    let mut response = id.clone().within(next.run(request)).await;
+    if let Ok(value) = header::HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
 
 /// Refuses requests that another site's page makes.
 pub(super) async fn check_host(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {

@@ -134,7 +134,7 @@ async fn publish(
         let receivers = parts.broker.router.receivers(&topic).len();
         return Ok(Impact::of("message.publish", body.topic).affects("receivers", receivers).into());
     }
-    note(&parts.audit, &change.actor, "message.publish", &[("topic", &body.topic), ("bytes", &size)])?;
+    note(&parts.audit, &change.actor, "message.publish", &[("topic", &body.topic), ("bytes", &size)]).await?;
     // No session has this key: the message is nobody's own.
     let message = Message::published(topic, publish, SessionKey(0), parts.broker.now());
     let routed = match when {

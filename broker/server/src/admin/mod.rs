@@ -168,6 +168,7 @@ pub fn router(parts: AdminParts, door: Arc<Door>, more: Api) -> Router {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn_with_state(door, door::check_host))
+        .layer(middleware::from_fn(door::name_it))
 }
 
 fn metrics_page(parts: AdminParts, door: &Arc<Door>) -> Router {
@@ -186,6 +187,7 @@ pub fn metrics_router(parts: AdminParts, door: Arc<Door>) -> Router {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn_with_state(door, door::check_host))
+        .layer(middleware::from_fn(door::name_it))
 }
 
 /// What a stranger wrote, short enough for a record.
@@ -193,8 +195,8 @@ fn shortened(text: &str) -> String {
     text.chars().take(256).collect()
 }
 
-/// Writes down a change that is about to be made; without room for that it must not be.
-fn note(
+/// Writes down a change that is about to be made: it is on the disk when this returns; without that it must not be.
+async fn note(
     audit: &AuditLog,
     actor: &Actor,
     action: &'static str,
@@ -210,7 +212,7 @@ fn note(
             name => event = event.field(name, shortened(value)),
         }
     }
-    audit.try_record(event).map(drop).map_err(|refused| {
+    audit.admit_durable(event).await.map(drop).map_err(|refused| {
         let detail =
             format!("{refused}: what cannot be written down is not done; free space for the audit log");
         Problem::new(Code::AuditUnavailable, detail)

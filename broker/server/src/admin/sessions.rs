@@ -142,7 +142,7 @@ async fn remove(
         return Ok(impact.affects("messages", session.queued_messages).into());
     }
     let about = [("client_id", client_id.as_str()), ("device_id", &name.device_id)];
-    note(&parts.audit, &change.actor, "session.delete", &about)?;
+    note(&parts.audit, &change.actor, "session.delete", &about).await?;
     match parts.broker.end_session(&name).await {
         true => Ok(Outcome::Done(Json(Deleted { client_id, device_id: name.device_id.to_string() }))),
         false => Err(no_session()),

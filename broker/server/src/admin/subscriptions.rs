@@ -237,7 +237,7 @@ async fn add(
     }
     let about =
         [("client_id", body.client_id.as_str()), ("device_id", &name.device_id), ("filter", &body.filter)];
-    note(&parts.audit, &change.actor, "subscription.add", &about)?;
+    note(&parts.audit, &change.actor, "subscription.add", &about).await?;
     let qos = parts.broker.subscribe_client(&name, filter, options).await.map_err(not_subscribed)?;
     let added = Added {
         client_id: body.client_id,
@@ -302,7 +302,7 @@ async fn remove(
     }
     let about =
         [("client_id", query.client_id.as_str()), ("device_id", &name.device_id), ("filter", &query.filter)];
-    note(&parts.audit, &change.actor, "subscription.remove", &about)?;
+    note(&parts.audit, &change.actor, "subscription.remove", &about).await?;
     match parts.broker.unsubscribe_client(&name, &query.filter).await {
         true => Ok(Outcome::Done(Json(Removed { client_id: query.client_id, filter: query.filter }))),
         false => Err(no_subscription()),

@@ -153,7 +153,8 @@ async fn create(
         &change.actor,
         "token.create",
         &[("token", &name), ("roles", &roles), ("scopes", &scopes), ("expires_at", &expires)],
-    )?;
+    )
+    .await?;
     let (tokens, actor) = (parts.tokens, change.actor.0.to_string());
     let made = tokio::task::spawn_blocking(move || tokens.create(new, &actor)).await;
     let (token, secret) = made.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
@@ -169,7 +170,7 @@ async fn revoke(
     if change.dry_run {
         return Ok(Impact::of("token.revoke", &token.name).before(&token)?.into());
     }
-    note(&parts.audit, &change.actor, "token.revoke", &[("token", &token.name), ("id", &token.id)])?;
+    note(&parts.audit, &change.actor, "token.revoke", &[("token", &token.name), ("id", &token.id)]).await?;
     let tokens = parts.tokens;
     let revoked = tokio::task::spawn_blocking(move || tokens.revoke(&token.id)).await;
     Ok(Outcome::Done(Json(revoked.map_err(|error| Problem::new(Code::Internal, error.to_string()))??)))

@@ -181,7 +181,7 @@ async fn start(
     if change.dry_run {
         return Ok(Impact::of("trace.start", wanted.name).into());
     }
-    note(&parts.audit, &change.actor, "trace.start", &[("name", &wanted.name), ("payloads", payloads)])?;
+    note(&parts.audit, &change.actor, "trace.start", &[("name", &wanted.name), ("payloads", payloads)]).await?;
     let broker = Arc::clone(&parts.broker);
     let started = tokio::task::spawn_blocking(move || broker.extras.traces.start(wanted)).await;
     let trace = started.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
@@ -199,7 +199,7 @@ async fn stop(
         let line = running.map(|trace| Line::from(&*trace)).ok_or_else(no_such_trace)?;
         return Ok(Impact::of("trace.stop", name).before(&line)?.into());
     }
-    note(&parts.audit, &change.actor, "trace.stop", &[("name", &name)])?;
+    note(&parts.audit, &change.actor, "trace.stop", &[("name", &name)]).await?;
     let stopped = traces.stop(&name);
     stopped.map(|trace| Outcome::Done(Json(Line::from(&*trace)))).ok_or_else(no_such_trace)
 }
@@ -239,7 +239,7 @@ async fn remove(
     if change.dry_run {
         return Ok(Impact::of("trace.delete", name).into());
     }
-    note(&parts.audit, &change.actor, "trace.delete", &[("name", &name)])?;
+    note(&parts.audit, &change.actor, "trace.delete", &[("name", &name)]).await?;
     drop(traces.stop(&name));
     let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(file)).await;
     match removed {

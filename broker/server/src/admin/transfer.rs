@@ -178,7 +178,7 @@ async fn cancel(
     if change.dry_run {
         return Ok(Json(known));
     }
-    super::note(&parts.audit, &change.actor, "import.cancel", &[("key", &key)])?;
+    super::note(&parts.audit, &change.actor, "import.cancel", &[("key", &key)]).await?;
     parts.imports.cancel(&key, &change.actor.0, clock::now()).map(Json).ok_or_else(no_such_import)
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
+use mqgate_audit::record::time;
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::time::UnixMillis;
 
@@ -20,9 +21,10 @@ pub struct Coalescer<K> {
 
 struct Repeated {
     since: UnixMillis,
-    /// Not recorded.
+    /// Not recorded: how many, the last of them, and when that was.
     count: u64,
     last: Option<AuditEvent>,
+    until: UnixMillis,
 }
 
 impl<K: Hash + Eq + Clone> Coalescer<K> {
@@ -38,6 +40,7 @@ impl<K: Hash + Eq + Clone> Coalescer<K> {
         if let Some(repeated) = self.recent.get_mut(&key) {
             repeated.count += 1;
             repeated.last = Some(event);
+            repeated.until = now;
             return due;
         }
         if self.recent.len() >= self.capacity
@@ -46,7 +49,7 @@ impl<K: Hash + Eq + Clone> Coalescer<K> {
             due.extend(self.recent.remove(&oldest).and_then(Repeated::summary));
         }
         self.order.push_back(key.clone());
-        self.recent.insert(key, Repeated { since: now, count: 0, last: None });
+        self.recent.insert(key, Repeated { since: now, count: 0, last: None, until: now });
         due.push(event);
         due
     }
@@ -79,6 +82,11 @@ impl<K: Hash + Eq + Clone> Coalescer<K> {
 impl Repeated {
     fn summary(self) -> Option<AuditEvent> {
         let event = self.last?;
-        Some(event.field("count", self.count.to_string()).field("since_ms", self.since.0.to_string()))
+        Some(
+            event
+                .field("count", self.count.to_string())
+                .field("first", time(self.since))
+                .field("last", time(self.until)),
+        )
     }
 }

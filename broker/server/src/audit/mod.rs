@@ -10,6 +10,7 @@ mod bounds;
 pub mod coalesce;
 mod deliver;
 mod publish;
+pub mod request;
 pub mod sinks;
 mod writer;
 
@@ -186,9 +187,16 @@ struct State {
 struct Entry {
     event: Arc<AuditEvent>,
     /// Told when the event is safe on the disk.
-    durable: Option<oneshot::Sender<()>>,
+    durable: Option<Waiter>,
     /// What is deleted then: everything up to this record.
     retire: Option<u64>,
+}
+
+/// Somebody who waits until an event is safe on the disk.
+struct Waiter {
+    done: oneshot::Sender<()>,
+    /// What the event is about happens only if somebody still waits then.
+    is_before: bool,
 }
 
 /// How full the queue may be for whom.
@@ -255,7 +263,8 @@ impl AuditLog {
                 publisher.offer(&checkpoint);
             }
             this.publisher = Some(Arc::clone(&publisher));
-            this.start("audit-publish", move || publisher.run(&folder, &metrics))?;
+            let board = Arc::clone(&this.board);
+            this.start("audit-publish", move || publisher.run(&folder, &metrics, &board))?;
         }
         let publisher = this.publisher.clone();
         this.start("audit", move || writer::write_loop(&shared, log, publisher.as_ref()))?;
@@ -310,7 +319,7 @@ impl AuditLog {
             return Err(closed());
         }
         let (done, told) = oneshot::channel();
-        self.shared.lock().commands.push(Command::RotateKey { actor: actor.to_owned(), done });
+        self.shared.lock().commands.push(Command::RotateKey { actor: actor.to_owned(), request: request::current(), done });
         self.shared.work.notify_one();
         told.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -323,7 +332,7 @@ impl AuditLog {
         let event = AuditEvent::new(names::AUDIT_SUBJECT_ERASED, Outcome::Success, Reason::AdminAction)
             .actor(actor)
             .field("pseudonym", pseudonym);
-        self.record_durable(event).await.map_err(EraseError::Refused)?;
+        self.admit_durable(event).await.map_err(EraseError::Refused)?;
         let erased = tokio::task::spawn_blocking(move || {
             personal.lock().unwrap_or_else(PoisonError::into_inner).erase(&subject)
         });
@@ -370,14 +379,24 @@ impl AuditLog {
     /// Like [`AuditLog::try_record`], and as safe as the rules want it: where they say so, it is on the disk when this
     /// returns.
     pub async fn admit(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
-        match self.shared.ruled(event) {
-            None => Ok(0),
-            Some((event, Some(Mode::Durable))) => {
+        self.admit_as(event, Mode::Batched).await
+    }
+
+    /// Like [`AuditLog::admit`], and on the disk when this returns, unless the rules say otherwise. If it is too late for
+    /// that, what it says must not happen, and `audit.withdrawn` takes it back.
+    pub async fn admit_durable(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
+        self.admit_as(event, Mode::Durable).await
+    }
+
+    async fn admit_as(&self, event: AuditEvent, otherwise: Mode) -> Result<u64, AuditRefused> {
+        let Some((event, mode)) = self.shared.ruled(event) else { return Ok(0) };
+        match mode.unwrap_or(otherwise) {
+            Mode::Durable => {
                 self.check()?;
-                self.durably(event).await
+                self.durably(event, true).await
             }
-            Some((event, Some(Mode::BestEffort))) => Ok(self.batched(event).unwrap_or(0)),
-            Some((event, _)) => self.batched(event),
+            Mode::Batched => self.batched(event),
+            Mode::BestEffort => Ok(self.batched(event).unwrap_or(0)),
         }
     }
 
@@ -392,24 +411,22 @@ impl AuditLog {
         self.shared.accept(event, Room::MostOfIt, None)
     }
 
-    /// Like [`AuditLog::try_record`], and returns when the event is safe on the disk.
+    /// Takes evidence of something that happened already, and returns when it is safe on the disk: before the answer.
     pub async fn record_durable(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
-        match self.shared.ruled(event) {
-            None => Ok(0),
-            Some((event, None | Some(Mode::Durable))) => self.durably(event).await,
-            Some((event, Some(Mode::Batched))) => self.shared.accept(event, Room::All, None),
-            Some((event, Some(Mode::BestEffort))) => {
-                Ok(self.shared.accept(event, Room::All, None).unwrap_or(0))
-            }
+        let Some((event, mode)) = self.shared.ruled(event) else { return Ok(0) };
+        match mode.unwrap_or(Mode::Durable) {
+            Mode::Durable => self.durably(event, false).await,
+            Mode::Batched => self.shared.accept(event, Room::All, None),
+            Mode::BestEffort => Ok(self.shared.accept(event, Room::All, None).unwrap_or(0)),
         }
     }
 
-    async fn durably(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
+    async fn durably(&self, event: AuditEvent, is_before: bool) -> Result<u64, AuditRefused> {
         if self.shared.settings.path.is_none() {
             return self.shared.accept(event, Room::All, None);
         }
         let (done, written) = oneshot::channel();
-        let sequence = self.shared.accept(event, Room::All, Some(done))?;
+        let sequence = self.shared.accept(event, Room::All, Some(Waiter { done, is_before }))?;
         match tokio::time::timeout(self.shared.settings.durable_timeout, written).await {
             Ok(Ok(())) => Ok(sequence),
             Ok(Err(_)) => Err(AuditRefused::Closed),
@@ -482,6 +499,9 @@ impl Shared {
 
     /// What the rules leave of an event, and how safe it is to be; `None`: it is not written down.
     fn ruled(&self, mut event: AuditEvent) -> Option<(AuditEvent, Option<Mode>)> {
+        if let Some(id) = request::current() {
+            event = event.field(request::FIELD, id.as_str());
+        }
         let rules = self.policy.load();
         if rules.rules().is_empty() {
             return Some((event, None));
@@ -518,7 +538,7 @@ impl Shared {
         &self,
         event: AuditEvent,
         room: Room,
-        durable: Option<oneshot::Sender<()>>,
+        durable: Option<Waiter>,
     ) -> Result<u64, AuditRefused> {
         self.accept_with(event, room, durable, None)
     }
@@ -527,7 +547,7 @@ impl Shared {
         &self,
         mut event: AuditEvent,
         room: Room,
-        durable: Option<oneshot::Sender<()>>,
+        durable: Option<Waiter>,
         retire: Option<u64>,
     ) -> Result<u64, AuditRefused> {
         bounds::clip(&mut event);
@@ -557,11 +577,23 @@ impl Shared {
         Ok(sequence)
     }
 
+    /// What the thread that writes has to say itself: it is written also when nobody else may say anything any more.
+    fn add(&self, event: AuditEvent) {
+        let mut state = self.lock();
+        if self.has_room(&state, Room::All, 0) {
+            self.append(&mut state, event, None, None);
+        } else {
+            state.unannounced += 1;
+            drop(state);
+            self.count_drop("queue_full");
+        }
+    }
+
     fn append(
         &self,
         state: &mut State,
         mut event: AuditEvent,
-        durable: Option<oneshot::Sender<()>>,
+        durable: Option<Waiter>,
         retire: Option<u64>,
     ) -> u64 {
         state.last_sequence += 1;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mqgate_audit::Checkpoint;
 use mqgate_audit::publish::Folder;
 
+use super::sinks::board::Board;
 use crate::clock;
 use crate::metrics::GateMetrics;
 
@@ -49,7 +50,7 @@ impl Publisher {
     }
 
     /// The thread.
-    pub fn run(&self, folder: &Folder, metrics: &GateMetrics) {
+    pub fn run(&self, folder: &Folder, metrics: &GateMetrics, board: &Board) {
         let up = metrics.audit_sink_up.with_label_values(&[SINK]);
         let mut failing = false;
         loop {
@@ -62,12 +63,14 @@ impl Publisher {
                     }
                     up.set(1);
                     count(metrics, SINK, &checkpoint);
+                    board.note_publication(SINK, checkpoint.size, None);
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::error!(%error, "the checkpoint of the audit log cannot be published");
                     }
                     up.set(0);
+                    board.note_publication(SINK, checkpoint.size, Some(error.to_string()));
                     if closed {
                         return;
                     }

@@ -240,7 +240,14 @@ fn refusals_that_are_alike_are_one_record_and_a_count() {
     log.close();
     let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
     assert_eq!(text.lines().count(), 5, "{text}");
-    assert!(text.lines().last().unwrap().contains("\"count\":\"999\""), "{text}");
+    let count: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let fields = &count["fields"];
+    assert_eq!(fields["count"], "999", "{text}");
+    let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let times = [&first["time"], &fields["first"], &fields["last"], &count["time"]];
+    let times = times.map(|time| time.as_str().unwrap().parse::<jiff::Timestamp>().unwrap());
+    assert!(times[1] <= times[2] && times[2] <= times[3], "{times:?}");
+    assert!((times[0] - times[1]).total(jiff::Unit::Second).unwrap().abs() < 1.0, "{times:?}");
 }
 
 #[test]
@@ -249,6 +256,45 @@ fn a_file_that_cannot_be_written_refuses_admissions() {
     log.shared.failing.store(true, AtomicOrdering::SeqCst);
     assert_eq!(log.try_record(event(names::CONNECTION_ACCEPTED)), Err(AuditRefused::WriteFailed));
     assert_eq!(log.check(), Err(AuditRefused::WriteFailed));
+}
+
+#[tokio::test]
+async fn what_is_written_down_too_late_is_withdrawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), AuditSettings::default());
+    log.shared.failing.store(true, AtomicOrdering::SeqCst);
+    let started = std::time::Instant::now();
+    assert_eq!(log.admit_durable(event(names::ADMIN_ACTION)).await, Err(AuditRefused::WriteFailed));
+    assert!(started.elapsed() < Duration::from_secs(5), "nobody waits for a disk that is known to fail");
+    log.shared.failing.store(false, AtomicOrdering::SeqCst);
+    let given_up = |is_before| {
+        let (done, _) = oneshot::channel();
+        log.shared.accept(event(names::CA_ADDED), Room::All, Some(Waiter { done, is_before })).unwrap()
+    };
+    let (happened, did_not) = (given_up(false), given_up(true));
+    log.close();
+    let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    let taken_back: Vec<&str> = text.lines().filter(|line| line.contains("audit.withdrawn")).collect();
+    assert_eq!((taken_back.len(), happened), (1, 1), "{text}");
+    let withdrawn = format!(r#""withdrawn_name":"ca.added","withdrawn_seq":"{did_not}""#);
+    assert!(taken_back[0].contains(&withdrawn), "{text}");
+}
+
+#[tokio::test]
+async fn a_record_names_the_request_that_it_belongs_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = Arc::new(open(folder.path(), AuditSettings::default()));
+    let (here, elsewhere) = (Arc::clone(&log), Arc::clone(&log));
+    let work = async move {
+        here.record(event(names::BAN_ADDED));
+        request::spawn(async move { elsewhere.record_durable(event(names::CA_ADDED)).await }).await
+    };
+    request::RequestId::parse("r-1").unwrap().within(work).await.unwrap().unwrap();
+    log.record(event(names::CONNECTION_CLOSED));
+    log.close();
+    let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    let of_it = text.lines().map(|line| line.contains(r#""request_id":"r-1""#)).collect::<Vec<_>>();
+    assert_eq!(of_it, [true, true, false], "{text}");
 }
 
 #[test]
@@ -395,6 +441,38 @@ async fn what_a_sink_has_not_taken_is_kept_over_a_restart() {
     while log.view().unwrap().end().oldest == 1 {
         log.record_durable(event(names::CONNECTION_CLOSED)).await.unwrap();
     }
+}
+
+/// Takes nothing.
+struct Down;
+
+impl sinks::Outlet for Down {
+    fn take<'a>(&'a self, _: &'a [sinks::Item]) -> sinks::OutletFuture<'a> {
+        Box::pin(async { Err(sinks::OutletError::new("down")) })
+    }
+}
+
+#[tokio::test]
+async fn a_sink_that_took_nothing_before_a_crash_begins_where_it_would_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = |log: &AuditLog| {
+        let stop = CancellationToken::new();
+        log.sink("siem", "test", "test", sinks::SinkSettings::default(), Arc::new(Down), stop).unwrap()
+    };
+    let log = open(folder.path(), AuditSettings::default());
+    // Its task never runs.
+    drop(sink(&log));
+    log.record(event(names::BROKER_STARTED));
+    log.close();
+    let log = open(folder.path(), AuditSettings::default());
+    let (running, work) = sink(&log);
+    let task = tokio::spawn(work);
+    while running.status().up {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((running.status().cursor, running.status().lag), (0, 1));
+    running.stop();
+    task.await.unwrap();
 }
 
 fn ruled(rule: Rule) -> (tempfile::TempDir, AuditLog) {

@@ -12,7 +12,8 @@ use mqgate_identity::reason::Reason;
 use tokio::sync::oneshot;
 
 use super::publish::{self, Publisher};
-use super::{Entry, Room, Shared, bounds};
+use super::request::{self, RequestId};
+use super::{Entry, Room, Shared, Waiter, bounds};
 use crate::clock;
 
 /// Events written in one go at most.
@@ -23,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// What the thread is asked to do besides writing.
 pub(super) enum Command {
     /// Hand over to a new key; who wanted it, and who is told.
-    RotateKey { actor: String, done: oneshot::Sender<Result<(), LogError>> },
+    RotateKey { actor: String, request: Option<RequestId>, done: oneshot::Sender<Result<(), LogError>> },
 }
 
 /// Writes until the log is closed and empty.
@@ -49,7 +50,7 @@ pub(super) fn write_loop(shared: &Shared, mut log: Log, publisher: Option<&Arc<P
         let due = unsynced_since.is_some_and(|since| since.elapsed() >= shared.settings.sync_interval);
         if (durable || due || closed) && unsynced_since.is_some() && until_it_works(shared, || log.sync()) {
             unsynced_since = None;
-            settle(&mut log, batch);
+            settle(shared, &mut log, batch);
         }
         commands.into_iter().for_each(|command| obey(shared, &mut log, command));
         is_signed = sign(shared, &mut log, closed, is_signed, publisher);
@@ -66,11 +67,17 @@ pub(super) fn write_loop(shared: &Shared, mut log: Log, publisher: Option<&Arc<P
 }
 
 /// Tells those who waited, and deletes what the records that are safe now say is deleted.
-fn settle(log: &mut Log, batch: Vec<Entry>) {
+fn settle(shared: &Shared, log: &mut Log, batch: Vec<Entry>) {
     for entry in batch {
-        if let Some(done) = entry.durable {
-            // Whoever waited may have given up.
-            let _ = done.send(());
+        if let Some(Waiter { done, is_before }) = entry.durable
+            && done.send(()).is_err()
+            && is_before
+        {
+            // Whoever waited has given up, and has not done what the record says.
+            let event = AuditEvent::new(names::AUDIT_WITHDRAWN, Outcome::Error, Reason::AuditUnavailable)
+                .field("withdrawn_seq", entry.event.sequence.to_string())
+                .field("withdrawn_name", entry.event.name);
+            shared.add(event);
         }
         if let Some(through) = entry.retire
             && let Err(error) = log.retire(through)
@@ -91,16 +98,19 @@ fn announce_retirement(shared: &Shared, through: u64) {
 
 fn obey(shared: &Shared, log: &mut Log, command: Command) {
     match command {
-        Command::RotateKey { actor, done } => {
+        Command::RotateKey { actor, request, done } => {
             let before = log.key().to_string();
             let rotated = log.rotate_key(clock::now()).map(|statement| {
-                let event = AuditEvent::new(names::AUDIT_KEY_ROTATED, Outcome::Success, Reason::Ok)
-                    .actor(actor)
+                let mut event = AuditEvent::new(names::AUDIT_KEY_ROTATED, Outcome::Success, Reason::Ok).actor(actor);
+                if let Some(id) = request {
+                    event = event.field(request::FIELD, id.as_str());
+                }
+                event = event
                     .field("before", before)
                     .field("after", log.key().to_string())
                     .field("statement", statement);
                 // The statement is in the list of keys in any case.
-                let _ = shared.accept(event, Room::All, None);
+                shared.add(event);
             });
             let _ = done.send(rotated);
         }

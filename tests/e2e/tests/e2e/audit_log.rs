@@ -61,7 +61,7 @@ fn copy_of_log(broker: &Broker, to: &Path) -> PathBuf {
     copy
 }
 
-fn verify(broker: &Broker, arguments: &[&str]) -> (bool, Value) {
+pub fn verify(broker: &Broker, arguments: &[&str]) -> (bool, Value) {
     let output = broker.admin().try_run(&[&["audit", "verify", "--json"], arguments].concat());
     let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     (output.status.success(), report)
@@ -274,60 +274,4 @@ async fn a_log_that_was_cut_is_not_gone_on_with() {
     let why = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(69), "{why}");
     assert!(why.contains("record 5 is missing") && why.contains("mqgate audit verify"), "{why}");
-}
-
-/// What was answered is recorded, whenever the broker is killed.
-async fn kills(times: u32) {
-    let mut broker = sealed().await;
-    broker.kill_and_restart();
-    let mut registered = Vec::new();
-    for round in 0..times {
-        let devices: Vec<_> =
-            (0..3).map(|number| broker.pki.device(&format!("device-{round}-{number}"))).collect();
-        let mut load = tokio::task::JoinSet::new();
-        for device in &devices {
-            let options = broker.options(&device.fingerprint[..20], device);
-            // Comes in again and again until the broker is gone.
-            load.spawn(async move {
-                let mut came_in = false;
-                while let Ok((client, _)) = Client::connect(options.clone()).await {
-                    came_in = true;
-                    drop(client);
-                }
-                came_in
-            });
-        }
-        let first = devices[0].fingerprint.clone();
-        broker.audited("the first", |line| line["fingerprint"] == first.as_str()).await;
-        broker.kill_and_restart();
-        let came_in = load.join_all().await;
-        for (device, came_in) in devices.iter().zip(came_in) {
-            if came_in {
-                registered.push(device.fingerprint.clone());
-            }
-        }
-        let (holds, report) = verify(&broker, &[broker.folder.join("audit.jsonl").to_str().unwrap()]);
-        assert!(holds, "round {round}: {report}");
-    }
-    let lines = broker.audit();
-    for fingerprint in &registered {
-        let is_told = lines
-            .iter()
-            .any(|line| line["name"] == "device.registered" && line["fingerprint"] == fingerprint.as_str());
-        assert!(is_told, "{fingerprint} came in, and no record says that it was registered");
-    }
-    for (number, line) in lines.iter().enumerate() {
-        assert_eq!(line["seq"], number + 1);
-    }
-}
-
-#[tokio::test]
-async fn a_killed_broker_has_recorded_what_it_answered() {
-    kills(3).await;
-}
-
-#[tokio::test]
-#[ignore = "full: a broker is killed 200 times"]
-async fn a_broker_that_is_killed_200_times_has_recorded_what_it_answered() {
-    kills(200).await;
 }

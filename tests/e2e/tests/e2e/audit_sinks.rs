@@ -18,14 +18,14 @@ use crate::operating::anybody;
 type Posted = (String, Vec<u8>);
 
 /// A server of HTTP that takes what is posted, with the answer that it is told to give.
-struct Collector {
-    address: SocketAddr,
+pub struct Collector {
+    pub address: SocketAddr,
     answer: Arc<AtomicU16>,
     posted: Arc<Mutex<Vec<Posted>>>,
 }
 
 impl Collector {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (answer, posted) = (Arc::new(AtomicU16::new(200)), Arc::new(Mutex::new(Vec::new())));
@@ -38,16 +38,28 @@ impl Collector {
         Self { address, answer, posted }
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}/audit", self.address)
     }
 
     /// Every record that came in a batch that was taken, in order.
-    fn records(&self) -> Vec<Value> {
+    pub fn records(&self) -> Vec<Value> {
         let posted = self.posted.lock().unwrap();
         let batches = posted.iter().filter(|(head, _)| head.contains("x-mqgate-kind: records"));
         let lines = batches.flat_map(|(_, body)| body.split(|byte| *byte == b'\n').map(<[u8]>::to_vec));
         lines.filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(&line).unwrap()).collect()
+    }
+
+    /// The same of one that is sent OTLP.
+    pub fn otlp_records(&self) -> Vec<Value> {
+        let posted = self.posted.lock().unwrap();
+        let bodies = posted.iter().map(|(_, body)| serde_json::from_slice::<Value>(body).unwrap());
+        let records = bodies.flat_map(|body| {
+            body["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().cloned().unwrap_or_default()
+        });
+        records
+            .map(|record| serde_json::from_str(record["body"]["stringValue"].as_str().unwrap()).unwrap())
+            .collect()
     }
 }
 
@@ -75,7 +87,7 @@ fn with_sinks(sinks: &str) -> BrokerBuilder {
         .config(&format!("{rules}\n{sinks}"))
 }
 
-fn sequences<'a>(records: impl IntoIterator<Item = &'a Value>) -> BTreeSet<u64> {
+pub fn sequences<'a>(records: impl IntoIterator<Item = &'a Value>) -> BTreeSet<u64> {
     records.into_iter().filter_map(|record| record["seq"].as_u64()).collect()
 }
 
@@ -167,17 +179,7 @@ async fn records_go_to_a_file_a_collector_a_topic_and_who_is_named_by_a_rule() {
         sequences(&text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<Value>>())
     };
     caught_up(&broker, "the file", of_file).await;
-    let of_otlp = || {
-        let posted = collector.posted.lock().unwrap();
-        let bodies = posted.iter().map(|(_, body)| serde_json::from_slice::<Value>(body).unwrap());
-        let records = bodies.flat_map(|body| {
-            body["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().cloned().unwrap_or_default()
-        });
-        let lines = records
-            .map(|record| serde_json::from_str(record["body"]["stringValue"].as_str().unwrap()).unwrap());
-        sequences(&lines.collect::<Vec<Value>>())
-    };
-    caught_up(&broker, "the collector", of_otlp).await;
+    caught_up(&broker, "the collector", || sequences(&collector.otlp_records())).await;
     loop {
         let Event::Message(message) = listening.recv().await else { panic!("it was disconnected") };
         let record: Value = serde_json::from_slice(&message.payload).unwrap();

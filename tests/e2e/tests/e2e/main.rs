@@ -6,6 +6,7 @@ mod admin_api;
 mod admin_tls;
 mod audit_sinks;
 
+mod audit_kill;
 mod audit_log;
 mod authorization;
 mod bad_input;

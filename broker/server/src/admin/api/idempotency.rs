@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::super::door::Actor;
 use super::super::problem::{Code, Problem, Refused};
 use super::metrics::AdminMetrics;
+use crate::audit::request;
 use crate::clock;
 
 pub(super) const HEADER: &str = "idempotency-key";
@@ -117,7 +118,7 @@ impl Answered {
         }
         let running = Running { answered: Arc::clone(&self), key };
         let request = Request::from_parts(parts, Body::from(body));
-        let task = tokio::spawn(async move {
+        let task = request::spawn(async move {
             let response = next.run(request).await;
             let response = running.answered.keep(running.key, response).await;
             drop(running);

@@ -35,6 +35,7 @@ Revoked, it is refused from the next request on. Nobody gives a token more than 
 | `Idempotency-Key` | on every change: repeated within a day, the first answer is given again, marked `Idempotency-Replayed: true`; with another request it is refused. Up to 10,000 answers and 16 MiB are kept, in memory: a restart forgets them. A body may have 1 MiB then. Not where the answer is a secret |
 | `ETag`, `If-Match` | on what has a revision: a change that names another one is refused with 412; `If-None-Match` is answered with 304 |
 | audit | every change is written down with who asked, or not made; so is every one that was refused |
+| `X-Request-Id` | in every answer, and `request_id` in the records of the request: what was sent (letters, digits, `-`, `_`, `.`, at most 64), or 16 digits of ours |
 ";
 
 /// The whole page.

@@ -16,6 +16,7 @@ use super::super::api::{Api, Change, Doc, Impact, Outcome, Rights};
 use super::super::{AdminParts, Code, Problem, Scope, bad_json};
 use super::filter::Filter;
 use super::verbs;
+use crate::audit::request;
 use crate::directory::Mark;
 use crate::registry::{Ask, ChangedDevice, DryRun, Registry, RegistryError};
 
@@ -131,7 +132,7 @@ async fn batch(
     let actor: Arc<str> = Arc::clone(&change.actor.0);
     let registry = Arc::clone(&parts.registry);
     // Once begun it goes on to its end, whether or not the asker waits for it.
-    let report = tokio::spawn(async move { all_of_them(&registry, doing, ids, &actor).await }).await;
+    let report = request::spawn(async move { all_of_them(&registry, doing, ids, &actor).await }).await;
     let report = report.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     Ok(Outcome::Done(Json(report)))
 }
@@ -170,7 +171,8 @@ async fn all_of_them(
             note(&mut report, running.join_next().await);
         }
         let (registry, actor) = (Arc::clone(registry), Arc::clone(actor));
-        running.spawn(async move { (id, one(&registry, doing, id, Ask::by(&actor)).await) });
+        let work = async move { (id, one(&registry, doing, id, Ask::by(&actor)).await) };
+        running.spawn(request::carried(work));
     }
     while let Some(done) = running.join_next().await {
         note(&mut report, Some(done));

@@ -1,6 +1,7 @@
 //! The audit log over the admin API.
 
 use super::*;
+use crate::testing::TestCertificate;
 
 /// Asks until the answer is as wanted.
 async fn until(world: &World, request: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
@@ -70,5 +71,35 @@ async fn what_cannot_be_answered_is_refused_by_name() {
             "{request}: {}",
             answer.body
         );
+    }
+}
+
+#[tokio::test]
+async fn what_a_request_did_is_found_by_its_name() {
+    let (world, ca) = World::new(false).await;
+    let request = "POST /api/v1/device-certs";
+    let body = |device: &TestCertificate| json!({ "pem": device.pem() });
+    let own = world.ask_with(TOKEN, "X-Request-Id: change-4711\r\n", request, &body(&ca.device("one"))).await;
+    assert!(own.head.contains("x-request-id: change-4711"), "{}", own.head);
+    // The same way for one that may be repeated, which runs in a task of its own.
+    let repeatable = "X-Request-Id: change-4712\r\nIdempotency-Key: k\r\n";
+    world.ask_with(TOKEN, repeatable, request, &body(&ca.device("two"))).await;
+    let given = world.ask_with(TOKEN, "X-Request-Id: a\"b\r\n", request, &body(&ca.device("three"))).await;
+    let given = given.head.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap().to_owned();
+    assert_eq!(given.len(), 16, "{given}");
+    // A refusal, and what another thread writes down.
+    world.ask_with("wrong", "X-Request-Id: nobody\r\n", "GET /api/v1/status", &Value::Null).await;
+    world.ask_with(TOKEN, "X-Request-Id: keys\r\n", "POST /api/v1/audit/keys", &Value::Null).await;
+    for (id, name) in [
+        ("change-4711", "device.registered"),
+        ("change-4712", "device.registered"),
+        (given.as_str(), "device.registered"),
+        ("nobody", "admin.refused"),
+        ("keys", "audit.key_rotated"),
+    ] {
+        let wanted = format!("GET /api/v1/audit/records?request_id={id}");
+        let found = until(&world, &wanted, |answer| answer.body["items"] != json!([])).await;
+        let items = found.body["items"].as_array().unwrap();
+        assert_eq!((items.len(), items[0]["name"].as_str()), (1, Some(name)), "{id}: {}", found.body);
     }
 }

@@ -12,7 +12,7 @@ use mqgate_identity::reason::Reason;
 use tokio_util::sync::CancellationToken;
 
 use super::log::LogSource;
-use super::{Outlet, OutletError, Running, Sink, SinkSettings, SinkStatus, Watcher};
+use super::{Outlet, OutletError, Running, Sink, SinkSettings, SinkStatus, Source as _, Watcher};
 use crate::audit::{AuditLog, Room, Shared};
 use crate::directory::lock;
 
@@ -28,6 +28,11 @@ pub(in crate::audit) struct Board {
 }
 
 impl Board {
+    /// Notes how the publication of a checkpoint about `size` records ended.
+    pub(in crate::audit) fn note_publication(&self, place: &str, size: u64, problem: Option<String>) {
+        lock(&self.published).insert(place.to_owned(), (size, problem));
+    }
+
     /// Whether a sink that must not lose anything is too far behind.
     pub(in crate::audit) fn refuses(&self) -> bool {
         self.refuses.load(Ordering::Acquire)
@@ -99,6 +104,16 @@ impl AuditLog {
                 return None;
             }
         };
+        // From its first moment: a crash before its task has begun must not skip anything.
+        match source.cursor() {
+            Ok(None) => {
+                if let Err(problem) = source.keep(self.begin) {
+                    tracing::error!(sink = name, problem, "the sink's cursor is not kept");
+                }
+            }
+            // The task asks again, and says what is wrong.
+            Ok(Some(_)) | Err(_) => {}
+        }
         let board = Arc::clone(&self.board);
         let sink = Sink {
             name: name.to_owned(),
@@ -124,7 +139,8 @@ impl AuditLog {
         Some((running, work))
     }
 
-    /// Drops what is known of a sink that is configured no longer: nothing is kept for it.
+    /// Keeps nothing any more for a sink that is configured no longer. Its cursor stays: if it comes back, what was deleted
+    /// meanwhile is counted as lost.
     pub fn forget_sink(&self, name: &str) {
         if let Some(view) = &self.view {
             view.release(name);
@@ -162,11 +178,10 @@ impl AuditLog {
         if let Some(problem) = &problem {
             tracing::warn!(place, problem, "the checkpoint of the audit log is not published there");
         }
-        lock(&self.board.published).insert(place.to_owned(), (size, problem));
+        self.board.note_publication(place, size, problem);
     }
 
-    /// Whether the last checkpoint reached a place outside, of those that sinks publish to; `None`: there is no such place,
-    /// or no checkpoint was signed yet.
+    /// Whether the last checkpoint reached a place outside; `None`: there is no such place, or no checkpoint was signed yet.
     pub fn published(&self) -> Option<Result<u64, String>> {
         let published = lock(&self.board.published);
         let best = published.values().filter(|(_, problem)| problem.is_none()).map(|(size, _)| *size).max();

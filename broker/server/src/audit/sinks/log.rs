@@ -57,8 +57,8 @@ impl Source for LogSource {
         self.view.release(&self.name);
     }
 
-    fn held_bytes(&self) -> u64 {
-        self.view.over_limit()
+    fn held_bytes(&self, after: u64) -> u64 {
+        self.view.held_for(after)
     }
 
     fn cursor(&self) -> Result<Option<u64>, String> {

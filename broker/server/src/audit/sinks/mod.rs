@@ -73,8 +73,8 @@ pub trait Source: Send + Sync {
     /// What is behind `after` is still needed.
     fn hold(&self, after: u64);
     fn release(&self);
-    /// Bytes that are kept only because somebody holds them.
-    fn held_bytes(&self) -> u64;
+    /// Bytes that are kept only for who has not taken what is behind `after`.
+    fn held_bytes(&self, after: u64) -> u64;
     fn cursor(&self) -> Result<Option<u64>, String>;
     /// Keeps the cursor: on the disk when it returns.
     fn keep(&self, after: u64) -> Result<(), String>;

@@ -61,17 +61,19 @@ impl Running {
 /// Where a sink is.
 struct Place {
     after: u64,
-    /// On the disk.
-    kept: u64,
+    /// On the disk; `None`: nothing is.
+    kept: Option<u64>,
     kept_at: Instant,
 }
 
 /// Runs a sink until it is stopped, or its place is gone. `written` changes with every record of the log.
 pub async fn run(sink: Sink, running: Running, mut written: watch::Receiver<u64>) {
     let sink = Arc::new(sink);
-    let Some(after) = first_place(&sink, &running).await else { return };
-    let mut place = Place { after, kept: after, kept_at: Instant::now() };
+    let Some((after, kept)) = first_place(&sink, &running).await else { return };
+    let mut place = Place { after, kept, kept_at: Instant::now() };
     sink.source.hold(after);
+    // Whatever happens now, it goes on from here: also if it never takes anything before a crash.
+    keep(&sink, &mut place).await;
     note(&sink, &running, &place, |_| {});
     let (mut backoff, mut most) = (sink.settings.min_backoff, sink.settings.records);
     let mut farewell: Option<Instant> = None;
@@ -86,18 +88,15 @@ pub async fn run(sink: Sink, running: Running, mut written: watch::Receiver<u64>
         written.borrow_and_update();
         let outcome = step(&sink, &running, &mut place, most).await;
         watch_backlog(&sink, &running, place.after);
+        if place.kept_at.elapsed() >= KEEP_EVERY {
+            keep(&sink, &mut place).await;
+        }
         match outcome {
             Ok(Step::Moved) => {
                 backoff = sink.settings.min_backoff;
                 most = (most + most / 4 + 1).min(sink.settings.records);
-                if place.kept_at.elapsed() >= KEEP_EVERY {
-                    keep(&sink, &mut place).await;
-                }
             }
             Ok(Step::Idle) => {
-                if place.kept_at.elapsed() >= KEEP_EVERY {
-                    keep(&sink, &mut place).await;
-                }
                 if farewell.is_some() {
                     break;
                 }
@@ -155,17 +154,15 @@ enum Step {
     Idle,
 }
 
-/// The cursor that was kept, or where the sink begins. Waits until the disk says.
-async fn first_place(sink: &Arc<Sink>, running: &Running) -> Option<u64> {
+/// The cursor that was kept, or where the sink begins, and what is on the disk of that. Waits until the disk says.
+async fn first_place(sink: &Arc<Sink>, running: &Running) -> Option<(u64, Option<u64>)> {
     loop {
         let reading = Arc::clone(sink);
         match tokio::task::spawn_blocking(move || reading.source.cursor()).await {
             Ok(Ok(cursor)) => {
                 // A cursor beyond the end is of another log: nothing is skipped because of it.
                 let end = sink.source.end();
-                return Some(
-                    cursor.map_or(sink.begin, |cursor| if cursor > end { sink.begin } else { cursor }),
-                );
+                return Some((cursor.filter(|cursor| *cursor <= end).unwrap_or(sink.begin), cursor));
             }
             Ok(Err(problem)) => {
                 tracing::error!(sink = sink.name, problem, "the sink's cursor cannot be read");
@@ -254,7 +251,7 @@ fn note(sink: &Sink, running: &Running, place: &Place, change: impl FnOnce(&mut 
 
 /// What is too much to be kept for it.
 fn watch_backlog(sink: &Sink, running: &Running, after: u64) {
-    let is_over = sink.source.held_bytes() > sink.settings.max_backlog;
+    let is_over = sink.source.held_bytes(after) > sink.settings.max_backlog;
     match sink.settings.on_full {
         OnFull::DropOldestCounted => match is_over {
             // Retention does what it would have done without it; what is missing is counted by the next look.
@@ -273,12 +270,12 @@ fn watch_backlog(sink: &Sink, running: &Running, after: u64) {
 }
 
 async fn keep(sink: &Arc<Sink>, place: &mut Place) {
-    if place.after == place.kept {
+    if place.kept == Some(place.after) {
         return;
     }
     let (keeping, after) = (Arc::clone(sink), place.after);
     match tokio::task::spawn_blocking(move || keeping.source.keep(after)).await {
-        Ok(Ok(())) => place.kept = after,
+        Ok(Ok(())) => place.kept = Some(after),
         Ok(Err(problem)) => tracing::error!(sink = sink.name, problem, "the sink's cursor is not kept"),
         Err(error) => tracing::error!(sink = sink.name, %error, "keeping the sink's cursor broke down"),
     }

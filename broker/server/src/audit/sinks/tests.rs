@@ -54,7 +54,7 @@ impl Source for FakeLog {
         lock(&self.state).held_after = None;
     }
 
-    fn held_bytes(&self) -> u64 {
+    fn held_bytes(&self, _after: u64) -> u64 {
         lock(&self.state).held_bytes
     }
 
