@@ -108,7 +108,7 @@ async fn kills(times: u32) {
     let (file, socket) = (folder.path().join("records.jsonl"), folder.path().join("journal"));
     let of_journal = journal(&socket);
     let sinks = format!(
-        "[audit.sinks.file]\npath = \"{}\"\n\
+        "[audit.sinks.file]\npath = \"{}\"\nrotate_size = \"4 GiB\"\n\
          [audit.sinks.stdout]\ntype = \"stdout\"\n\
          [audit.sinks.journal]\ntype = \"journald\"\npath = \"{}\"\n\
          [audit.sinks.syslog]\ntype = \"syslog\"\naddress = \"tcp://{syslog_address}\"\n\
@@ -123,6 +123,9 @@ async fn kills(times: u32) {
         other.port(),
     );
     let mut broker = Broker::builder().with_bundled_plugins().config(&sinks).start().await;
+    // Segments are sealed while the broker is killed, and all are kept.
+    broker.rewrite(|text| text.replace("[audit]\n", "[audit]\nrotate_size = \"8 MiB\"\nrotate_keep = 0\n"));
+    broker.kill_and_restart();
     let mut registered = Vec::new();
     for round in 0..times {
         let devices: Vec<_> =
@@ -152,7 +155,10 @@ async fn kills(times: u32) {
         let (holds, report) = verify(&broker, &[broker.folder.join("audit.jsonl").to_str().unwrap()]);
         assert!(holds, "round {round}: {report}");
     }
-    let lines = broker.audit();
+    // Of all segments.
+    let log = broker.folder.join("audit.jsonl");
+    let lines = broker.admin().run(&["audit", "export", "--log", log.to_str().unwrap()]);
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for fingerprint in &registered {
         let is_told = lines
             .iter()
@@ -183,6 +189,7 @@ async fn kills(times: u32) {
     let mut asked: Vec<&str> = seen.iter().map(|(name, _)| *name).collect();
     asked.sort_unstable();
     assert_eq!(known, asked);
+    eprintln!("{times} kills, {} records, {} devices came in", lines.len(), registered.len());
     for (name, numbers) in &seen {
         let what = format!("{name} has seen all {} records", all.len());
         eventually(&what, async || numbers().is_superset(&all).then_some(())).await;
