@@ -178,7 +178,10 @@ async fn remove(
 /// A change that was made is on the disk before it is answered.
 async fn written(parts: &AdminParts, event: AuditEvent) -> Result<(), Problem> {
     parts.audit.record_durable(event).await.map(drop).map_err(|refused| {
-        Problem::new(Code::AuditUnavailable, format!("the change was made and is not in the audit log: {refused}"))
+        Problem::new(
+            Code::AuditUnavailable,
+            format!("the change was made and is not in the audit log: {refused}"),
+        )
     })
 }
 

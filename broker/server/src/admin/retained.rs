@@ -167,7 +167,8 @@ async fn remove(
         return Ok(Impact::of("retained.delete", query.filter).affects("messages", found.len()).into());
     }
     let count = found.len().to_string();
-    note(&parts.audit, &change.actor, "retained.delete", &[("filter", &query.filter), ("count", &count)]).await?;
+    note(&parts.audit, &change.actor, "retained.delete", &[("filter", &query.filter), ("count", &count)])
+        .await?;
     let removed = parts.broker.router.forget_retained(found.iter().map(|message| &message.topic));
     Ok(Outcome::Done(Json(Deleted { deleted: removed })))
 }

@@ -181,7 +181,8 @@ async fn start(
     if change.dry_run {
         return Ok(Impact::of("trace.start", wanted.name).into());
     }
-    note(&parts.audit, &change.actor, "trace.start", &[("name", &wanted.name), ("payloads", payloads)]).await?;
+    note(&parts.audit, &change.actor, "trace.start", &[("name", &wanted.name), ("payloads", payloads)])
+        .await?;
     let broker = Arc::clone(&parts.broker);
     let started = tokio::task::spawn_blocking(move || broker.extras.traces.start(wanted)).await;
     let trace = started.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;

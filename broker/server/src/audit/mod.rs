@@ -319,7 +319,11 @@ impl AuditLog {
             return Err(closed());
         }
         let (done, told) = oneshot::channel();
-        self.shared.lock().commands.push(Command::RotateKey { actor: actor.to_owned(), request: request::current(), done });
+        self.shared.lock().commands.push(Command::RotateKey {
+            actor: actor.to_owned(),
+            request: request::current(),
+            done,
+        });
         self.shared.work.notify_one();
         told.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -534,12 +538,7 @@ impl Shared {
         }
     }
 
-    fn accept(
-        &self,
-        event: AuditEvent,
-        room: Room,
-        durable: Option<Waiter>,
-    ) -> Result<u64, AuditRefused> {
+    fn accept(&self, event: AuditEvent, room: Room, durable: Option<Waiter>) -> Result<u64, AuditRefused> {
         self.accept_with(event, room, durable, None)
     }
 

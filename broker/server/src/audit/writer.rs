@@ -101,7 +101,8 @@ fn obey(shared: &Shared, log: &mut Log, command: Command) {
         Command::RotateKey { actor, request, done } => {
             let before = log.key().to_string();
             let rotated = log.rotate_key(clock::now()).map(|statement| {
-                let mut event = AuditEvent::new(names::AUDIT_KEY_ROTATED, Outcome::Success, Reason::Ok).actor(actor);
+                let mut event =
+                    AuditEvent::new(names::AUDIT_KEY_ROTATED, Outcome::Success, Reason::Ok).actor(actor);
                 if let Some(id) = request {
                     event = event.field(request::FIELD, id.as_str());
                 }

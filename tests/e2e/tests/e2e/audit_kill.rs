@@ -182,7 +182,12 @@ async fn kills(times: u32) {
         // It says what it is told in the broker's log.
         ("auditor-audit-log", Box::new(|| numbers_of_lines(&broker.folder.join("broker.log")))),
     ];
-    let mut known: Vec<String> = broker.admin().json(&["audit", "sinks"]).as_array().unwrap().iter()
+    let mut known: Vec<String> = broker
+        .admin()
+        .json(&["audit", "sinks"])
+        .as_array()
+        .unwrap()
+        .iter()
         .map(|sink| sink["name"].as_str().unwrap().to_owned())
         .collect();
     known.sort_unstable();
