@@ -99,6 +99,7 @@ async fn subscriber(other: &Broker) -> Seen {
 }
 
 /// What was answered is recorded, whenever the broker is killed.
+#[expect(clippy::print_stderr, reason = "tests speak to the person who runs them")]
 async fn kills(times: u32) {
     let (hook, otlp) = (Collector::start(), Collector::start());
     let (syslog_address, of_syslog) = syslog();
