@@ -7,6 +7,7 @@ use wasmtime::Engine;
 
 use crate::error::{LoadError, Stage};
 use crate::settings::Source;
+use crate::store::Store;
 
 /// No component may be larger.
 pub(crate) const MAX_COMPONENT_BYTES: u64 = 32 << 20;
@@ -25,9 +26,13 @@ pub(crate) struct Artifact {
 
 impl Artifact {
     /// Reads the source; blocks.
-    pub(crate) fn read(source: &Source) -> Result<Self, LoadError> {
+    pub(crate) fn read_from(source: &Source, store: Option<&Store>) -> Result<Self, LoadError> {
         match source {
             Source::Bytes(bytes) => Self::check(Arc::clone(bytes)),
+            Source::Stored(digest) => {
+                let store = store.ok_or_else(|| verify(format!("no component {digest} is kept here")))?;
+                Self::check(store.read(digest).map_err(verify)?)
+            }
             Source::File(path) => {
                 let failed = |error: std::io::Error| verify(format!("{}: {error}", path.display()));
                 let length = std::fs::metadata(path).map_err(failed)?.len();
@@ -36,6 +41,11 @@ impl Artifact {
                     .map_err(|error| verify(format!("{}: {}", path.display(), error.message)))
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn read(source: &Source) -> Result<Self, LoadError> {
+        Self::read_from(source, None)
     }
 
     fn check(bytes: Arc<[u8]>) -> Result<Self, LoadError> {

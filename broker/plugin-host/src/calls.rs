@@ -1,7 +1,8 @@
 //! What a plugin can be asked, hook by hook: the call itself, what it is counted as, and what an answer may be used
 //! for again. Who is called when is [`crate::plugin`]'s.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::hooks::{
@@ -16,12 +17,10 @@ use crate::hook::Hook;
 use crate::instance::{CallError, Purpose, Runnable, Running};
 use crate::plugin::place;
 use crate::poison::Subject;
+use crate::pool::Pool;
 use crate::question::Credentials;
 use crate::settings::Capability;
 use crate::{answer, question};
-
-/// Calls after which the auditor's instance is replaced, so that a slow leak stays small.
-const CALLS_PER_INSTANCE: u32 = 5_000;
 
 /// One question to a plugin.
 pub(crate) trait HookCall: Sized + Send + 'static {
@@ -70,18 +69,52 @@ pub(crate) trait HookCall: Sized + Send + 'static {
                 Some(running) => running,
                 None => plugin.start(Purpose::Calls, place(&instances).await).await?,
             };
-            running.refill(plugin.limits.cpu);
-            running.calls += 1;
+            running.begin_call(plugin.limits.cpu);
             let outcome = self.run(plugin, &mut running).await;
-            let sound = matches!(outcome, Ok(_) | Err(CallError::Hook(_)));
+            let sound = is_sound(&outcome);
             let consulted = running.store.data().consulted;
             let outcome = outcome.map_err(|error| running.name_failure(error));
-            if sound && running.calls < CALLS_PER_INSTANCE && running.memory() <= plugin.limits.memory / 2 {
+            if sound && running.may_go_on(&plugin.limits) {
                 *slot = Some(running);
             }
             Ok(Answered { answer: outcome?, consulted })
         }
     }
+
+    /// On an instance that has had calls before, or the first of its own.
+    fn on_pooled(
+        self,
+        plugin: &Runnable,
+        pool: &Mutex<Pool<Running>>,
+        instances: Arc<Semaphore>,
+    ) -> impl Future<Output = Result<Answered<Self::Answer>, HookFailure>> + Send {
+        async move {
+            let locked = || pool.lock().unwrap_or_else(PoisonError::into_inner);
+            let (waiting, stale) = locked().take(Instant::now());
+            drop(stale);
+            let mut running = match waiting {
+                Some(running) => running,
+                None => plugin.start(Purpose::Calls, place(&instances).await).await?,
+            };
+            running.begin_call(plugin.limits.cpu);
+            let outcome = self.run(plugin, &mut running).await;
+            let sound = is_sound(&outcome);
+            let consulted = running.store.data().consulted;
+            let outcome = outcome.map_err(|error| running.name_failure(error));
+            // Others may need its place among all instances more.
+            let is_room = instances.available_permits() > 0;
+            if sound && is_room && running.may_go_on(&plugin.limits) {
+                let gone = locked().put(running, Instant::now());
+                drop(gone);
+            }
+            Ok(Answered { answer: outcome?, consulted })
+        }
+    }
+}
+
+/// After a trap, or an answer that does not decode, nothing is known of an instance.
+fn is_sound<T>(outcome: &Result<T, CallError>) -> bool {
+    matches!(outcome, Ok(_) | Err(CallError::Hook(_)))
 }
 
 /// A call whose answer the plugin may let us give again.

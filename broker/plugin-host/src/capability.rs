@@ -66,13 +66,13 @@ impl StoreState {
     /// Nothing that it does is kept.
     fn is_trial(&self) -> bool {
         match self.purpose {
-            Purpose::Trial | Purpose::Explanation => true,
+            Purpose::Trial | Purpose::Explanation | Purpose::Shadow => true,
             Purpose::Calls => false,
         }
     }
 }
 
-fn now() -> UnixMillis {
+pub(crate) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

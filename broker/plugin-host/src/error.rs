@@ -12,10 +12,13 @@ pub enum Stage {
     Link,
     /// `init` and self-test.
     Trial,
+    /// The disk: what is not kept does not go live.
+    Store,
 }
 
 impl Stage {
-    pub const ALL: [Self; 5] = [Self::Verify, Self::Inspect, Self::Compile, Self::Link, Self::Trial];
+    pub const ALL: [Self; 6] =
+        [Self::Verify, Self::Inspect, Self::Compile, Self::Link, Self::Trial, Self::Store];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -24,6 +27,7 @@ impl Stage {
             Self::Compile => "compile",
             Self::Link => "link",
             Self::Trial => "trial",
+            Self::Store => "store",
         }
     }
 }
@@ -44,12 +48,14 @@ impl LoadError {
 }
 
 /// A plugin stays. Nothing has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnloadError {
     #[error("no plugin has this name")]
     NoSuchPlugin,
     #[error("the plugin is required")]
     Required,
+    #[error("{0}")]
+    Store(String),
 }
 
 /// The host itself could not start.
@@ -59,6 +65,8 @@ pub enum HostError {
     Engine(String),
     #[error("the folder for compiled components, {path}, cannot be used: {why}")]
     Cache { path: String, why: String },
+    #[error("the folder of plugins, {path}, cannot be used: {why}")]
+    Store { path: String, why: String },
     #[error("threads for plugins could not start: {0}")]
     Threads(#[from] std::io::Error),
     #[error("two members of the chains are called {0:?}")]

@@ -1,5 +1,7 @@
 //! What a component exports and imports, and whether this broker and the operator's grants can serve it.
 
+use std::collections::BTreeSet;
+
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
@@ -111,69 +113,86 @@ pub(crate) fn inspect(
     Ok(found)
 }
 
+/// What serves an import.
+enum Served {
+    Always,
+    By(Capability),
+    /// Nothing here.
+    No,
+}
+
+fn served(import: &str) -> Served {
+    let Some(named) = parse(import).filter(|named| named.track_fits) else { return Served::No };
+    match named.interface {
+        "log" => Served::Always,
+        "key-value" => Served::By(Capability::KeyValue),
+        "registry" => Served::By(Capability::RegistryRead),
+        "metrics" => Served::By(Capability::Metrics),
+        _ => Served::No,
+    }
+}
+
+/// The capabilities that the imports need.
+pub(crate) fn needs(found: &Inspection) -> BTreeSet<Capability> {
+    let needs = found.imports.iter().filter_map(|import| match served(import) {
+        Served::By(capability) => Some(capability),
+        Served::Always | Served::No => None,
+    });
+    needs.collect()
+}
+
+/// The imports that no grant would serve.
+pub(crate) fn unserved(found: &Inspection) -> Vec<String> {
+    found.imports.iter().filter(|import| matches!(served(import), Served::No)).cloned().collect()
+}
+
+/// The line of a plugin's entry that grants these.
+pub fn grant_line(capabilities: &BTreeSet<Capability>) -> String {
+    let words: Vec<String> =
+        capabilities.iter().map(|capability| format!("\"{}\"", capability.as_str())).collect();
+    format!("grant = [{}]", words.join(", "))
+}
+
 /// Refuses imports that are not granted, with the line that would grant them.
 pub(crate) fn check_grants(
     found: &Inspection,
     grants: &Grants,
     broker_version: &str,
 ) -> Result<(), LoadError> {
-    let mut missing = Vec::new();
-    for name in &found.imports {
-        let named = parse(name);
-        let needs = match named.as_ref().map(|named| named.interface) {
-            Some("log") => continue_if_track(named.as_ref(), None),
-            Some("key-value") => continue_if_track(named.as_ref(), Some(Capability::KeyValue)),
-            Some("registry") => continue_if_track(named.as_ref(), Some(Capability::RegistryRead)),
-            Some("metrics") => continue_if_track(named.as_ref(), Some(Capability::Metrics)),
-            Some(_) | None => None,
+    if let Some(name) = unserved(found).first() {
+        let wasi = if name.starts_with("wasi:") {
+            "Build without WASI: a target without an operating system, and no files, clocks, random or stdio."
+        } else {
+            "Build the plugin against wit/ of this broker."
         };
-        let Some(needs) = needs else {
-            let wasi = if name.starts_with("wasi:") {
-                "Build without WASI: a target without an operating system, and no files, clocks, random or stdio."
-            } else {
-                "Build the plugin against wit/ of this broker."
-            };
-            return Err(LoadError::new(
-                Stage::Inspect,
-                format!(
-                    "the component imports {name}.\n\
-                     This broker {broker_version} provides mqgate:plugin/log, key-value, registry and metrics of \
-                     track {TRACK}, and nothing else.\n{wasi}"
-                ),
-            ));
-        };
-        if let Some(capability) = needs
-            && !grants.has(capability)
-        {
-            missing.push((name, capability));
-        }
+        return Err(LoadError::new(
+            Stage::Inspect,
+            format!(
+                "the component imports {name}.\n\
+                 This broker {broker_version} provides mqgate:plugin/log, key-value, registry and metrics of \
+                 track {TRACK}, and nothing else.\n{wasi}"
+            ),
+        ));
     }
-    if missing.is_empty() {
+    let is_missing =
+        |import: &&String| matches!(served(import), Served::By(capability) if !grants.has(capability));
+    let imports: Vec<&str> = found.imports.iter().filter(is_missing).map(String::as_str).collect();
+    if imports.is_empty() {
         return Ok(());
     }
-    let imports: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
     let granted: Vec<&str> = grants.capabilities.iter().map(|capability| capability.as_str()).collect();
-    let wanted = grants.capabilities.iter().copied().chain(missing.iter().map(|(_, capability)| *capability));
-    let mut line: Vec<String> = wanted.map(|capability| format!("\"{}\"", capability.as_str())).collect();
-    line.sort();
-    line.dedup();
+    let wanted = grants.capabilities.union(&needs(found)).copied().collect();
     Err(LoadError::new(
         Stage::Inspect,
         format!(
             "the component imports {}, which the plugin is not granted.\n\
              It is granted: {}.\n\
-             To grant it, write in its [[plugins]] entry: grant = [{}]",
+             To grant it, write in its [[plugins]] entry: {}",
             imports.join(", "),
             if granted.is_empty() { String::from("nothing") } else { granted.join(", ") },
-            line.join(", ")
+            grant_line(&wanted)
         ),
     ))
-}
-
-/// `Some(needed capability)` for an interface of this track.
-#[allow(clippy::option_option, reason = "provided or not, and if provided, by which grant")]
-fn continue_if_track(named: Option<&Named<'_>>, needs: Option<Capability>) -> Option<Option<Capability>> {
-    named.filter(|named| named.track_fits).map(|_| needs)
 }
 
 fn exports_known() -> String {

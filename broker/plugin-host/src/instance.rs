@@ -1,8 +1,9 @@
 //! One instance: its store with limits and budget, how it is started, and how what ended it is named.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mqgate_identity::hooks::{Connection, FailureKind, HookFailure, Occasion};
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,6 +23,10 @@ const MAX_TABLE_ELEMENTS: usize = 20_000;
 const MAX_CORE_INSTANCES: usize = 64;
 const MAX_TABLES: usize = 64;
 const MAX_MEMORIES: usize = 2;
+/// Calls after which an instance that is used again is replaced, a quarter more or less.
+const CALLS_PER_INSTANCE: u32 = 5_000;
+/// Time after which it is, likewise.
+const LONGEST_LIFE: Duration = Duration::from_secs(300);
 /// Longest text about a failure that is passed on.
 const MAX_DETAIL: usize = 2048;
 
@@ -33,6 +38,8 @@ pub(crate) enum Purpose {
     Calls,
     /// Asked as in a call, for an operator who wants to know the answer; nothing it does is kept.
     Explanation,
+    /// It is asked, and its answers are only compared; nothing it does is kept.
+    Shadow,
 }
 
 impl Purpose {
@@ -55,6 +62,8 @@ pub(crate) struct Runnable {
     pub(crate) trial_services: Arc<Services>,
     pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) limits: Limits,
+    /// What instances for calls are started for.
+    pub(crate) purpose: Purpose,
     /// Instances alive, over all plugins of the host.
     pub(crate) alive: Arc<AtomicUsize>,
 }
@@ -65,6 +74,8 @@ pub(crate) struct Running {
     pub(crate) instance: Instance,
     /// Calls since it was started.
     pub(crate) calls: u32,
+    /// It takes no more calls than that, and none after this moment.
+    retires: (u32, Instant),
     /// Its place among all instances of the host.
     place: OwnedSemaphorePermit,
 }
@@ -124,7 +135,7 @@ impl Runnable {
         place: OwnedSemaphorePermit,
     ) -> Result<Running, HookFailure> {
         let services = match purpose {
-            Purpose::Trial | Purpose::Explanation => &self.trial_services,
+            Purpose::Trial | Purpose::Explanation | Purpose::Shadow => &self.trial_services,
             Purpose::Calls => &self.services,
         };
         let state = StoreState {
@@ -148,7 +159,7 @@ impl Runnable {
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().budget.spend()));
         store.set_budget(cpu);
         match self.pre.instantiate_async(&mut store).await {
-            Ok(instance) => Ok(Running { store, instance, calls: 0, place }),
+            Ok(instance) => Ok(Running { store, instance, calls: 0, retires: retirement(), place }),
             Err(error) => Err(store.data().name_failure(CallError::Wasm(error))),
         }
     }
@@ -176,6 +187,8 @@ impl Runnable {
         purpose: Purpose,
         place: OwnedSemaphorePermit,
     ) -> Result<Running, HookFailure> {
+        // A shadow is never asked for an answer that counts.
+        let purpose = if self.purpose == Purpose::Shadow { Purpose::Shadow } else { purpose };
         let mut running = self.instantiate(purpose, self.limits.cpu, place).await?;
         match self.init(&mut running).await? {
             Ok(()) => Ok(running),
@@ -192,9 +205,19 @@ impl Runnable {
 }
 
 impl Running {
-    /// Gives the next call its own computing time.
-    pub(crate) fn refill(&mut self, cpu: Duration) {
+    /// Gives the next call its own computing time; what the last one left behind is not its doing.
+    pub(crate) fn begin_call(&mut self, cpu: Duration) {
+        self.calls += 1;
         self.store.set_budget(cpu);
+        let state = self.store.data_mut();
+        state.consulted = false;
+        state.memory.refused = false;
+    }
+
+    /// Whether it may take another call: what leaks slowly stays small.
+    pub(crate) fn may_go_on(&self, limits: &Limits) -> bool {
+        let (calls, until) = self.retires;
+        self.calls < calls && Instant::now() < until && self.store.data().memory.used <= limits.memory / 2
     }
 
     pub(crate) fn name_failure(&self, error: CallError) -> HookFailure {
@@ -207,10 +230,13 @@ impl Running {
         drop(store);
         place
     }
+}
 
-    pub(crate) fn memory(&self) -> usize {
-        self.store.data().memory.used
-    }
+/// Instances that were started together do not all go together.
+fn retirement() -> (u32, Instant) {
+    let random = RandomState::new().build_hasher().finish();
+    let percent = 75 + u32::try_from(random % 51).unwrap_or(0);
+    (CALLS_PER_INSTANCE * percent / 100, Instant::now() + LONGEST_LIFE * percent / 100)
 }
 
 trait SetBudget {

@@ -6,9 +6,12 @@
 mod answer;
 mod artifact;
 mod bindings;
+mod breaker;
 mod cache;
 mod calls;
 mod capability;
+mod changes;
+mod comparing;
 mod decisions;
 mod engine;
 mod error;
@@ -18,15 +21,34 @@ mod host;
 mod inspect;
 mod instance;
 mod loading;
+mod member;
 mod metrics;
 mod plugin;
 mod poison;
+mod pool;
+mod probation;
 mod question;
+mod record;
+mod rehearsal;
 mod settings;
+mod shadow;
+mod start;
+mod store;
+mod taking_back;
+mod trust;
 
+pub use changes::Change;
 pub use error::{HostError, LoadError, Stage, UnloadError};
-pub use host::{Description, PluginHost, PluginInfo, PluginState};
+pub use host::{Description, PluginHost};
+pub use inspect::grant_line;
+pub use member::{PluginInfo, PluginState};
+pub use record::{How, Version, Wanted};
+pub use rehearsal::Rehearsed;
 pub use settings::{
-    Capability, Grants, HostSettings, KvSettings, Limits, MetricsSettings, PluginSettings, Position, Source,
-    UnknownCapability,
+    Capability, Grants, HostSettings, Isolation, KvSettings, Limits, MetricsSettings, PluginSettings,
+    Position, Probation, Provenance, Source, UnknownCapability,
 };
+pub use shadow::{Difference, Report, Sample};
+pub use start::{Configured, StartOutcome, Started};
+pub use taking_back::TakenBack;
+pub use trust::{PublicKey, Signature, SignatureError, Signer, Trust, TrustedKey, statement};

@@ -15,7 +15,7 @@ use crate::artifact::Artifact;
 use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::cache::CompileCache;
 use crate::capability::log::{LogRate, one_line};
-use crate::capability::{self, CustomMetrics, Services, Version};
+use crate::capability::{self, CustomMetrics, Services, Version, now};
 use crate::engine::{PluginEngine, TICK};
 use crate::error::{HostError, LoadError, Stage};
 use crate::hook_exports::HookExports;
@@ -23,7 +23,9 @@ use crate::inspect::{Inspection, check_grants, inspect};
 use crate::instance::{Purpose, Runnable, describe_init_error, shorten};
 use crate::metrics::{Metrics, PluginMetrics};
 use crate::plugin::{AbortOnDrop, LivePlugin};
-use crate::settings::{Capability, HostSettings, PluginSettings};
+use crate::settings::{Capability, HostSettings, Isolation, PluginSettings, Provenance, Source};
+use crate::store::Store;
+use crate::trust::Signer;
 
 const MAX_NAME: usize = 64;
 const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -36,11 +38,14 @@ const COLD_STARTS: usize = 3;
 pub(crate) struct Loader {
     pub(crate) engine: Arc<PluginEngine>,
     pub(crate) cache: Option<CompileCache>,
+    pub(crate) store: Option<Store>,
     pub(crate) runtime: Handle,
     pub(crate) instances: Arc<Semaphore>,
     pub(crate) alive: Arc<AtomicUsize>,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) metrics: Arc<Metrics>,
+    /// What shadows count, apart from the plugins whose names they have.
+    shadow_metrics: Arc<Metrics>,
     pub(crate) settings: HostSettings,
 }
 
@@ -51,11 +56,15 @@ pub(crate) struct Loaded {
     pub(crate) size: u64,
     pub(crate) version: Option<String>,
     pub(crate) cold_start: Duration,
+    pub(crate) isolation: Isolation,
+    pub(crate) signer: Option<Signer>,
+    pub(crate) artifact: Artifact,
 }
 
 impl Loader {
     pub(crate) fn new(
         settings: HostSettings,
+        store: Option<Store>,
         runtime: Handle,
         storage: Arc<dyn Storage>,
         metrics: Arc<Metrics>,
@@ -64,24 +73,48 @@ impl Loader {
         let open = |folder: &Path| CompileCache::open(folder, engine.engine());
         let cache = settings.cache_dir.as_deref().map(open).transpose()?;
         let instances = Arc::new(Semaphore::new(settings.instances as usize));
-        Ok(Self { engine, cache, runtime, instances, alive: Arc::default(), storage, metrics, settings })
+        let shadow_metrics = Arc::new(Metrics::new(&prometheus::Registry::new())?);
+        let alive = Arc::default();
+        Ok(Self {
+            engine,
+            cache,
+            store,
+            runtime,
+            instances,
+            alive,
+            storage,
+            metrics,
+            shadow_metrics,
+            settings,
+        })
     }
 
     pub(crate) async fn load(self: &Arc<Self>, settings: &PluginSettings) -> Result<Loaded, LoadError> {
+        self.load_for(settings, Purpose::Calls).await
+    }
+
+    /// As a shadow, or for calls.
+    pub(crate) async fn load_for(
+        self: &Arc<Self>,
+        settings: &PluginSettings,
+        purpose: Purpose,
+    ) -> Result<Loaded, LoadError> {
         self.check_settings(settings)?;
         let config = settings.config.to_string();
         if config.len() > MAX_CONFIG_BYTES {
             return Err(verify(format!("the configuration is over {MAX_CONFIG_BYTES} bytes of JSON")));
         }
-        let source = settings.source.clone();
-        let artifact = self.blocking(move |_| Artifact::read(&source)).await?;
+        let artifact = self.fetch(settings.source.clone()).await?;
+        let signer = self.verify(settings, &artifact)?;
         let name = settings.name.clone();
         let component = self.compile(artifact.clone(), Some(name)).await?;
         let inspection = inspect(self.engine.engine(), &component, &self.settings.broker_version)?;
         check_grants(&inspection, &settings.grants, &self.settings.broker_version)?;
         check_memory(&component, settings)?;
-        let runnable = Arc::new(self.link(settings, &component, &inspection, &artifact, config)?);
+        let runnable = self.link(settings, &component, &inspection, &artifact, (config, purpose))?;
+        let runnable = Arc::new(runnable);
         let cold_start = self.trial(&runnable).await?;
+        let isolation = settings.isolation.decided(cold_start);
         let plugin = LivePlugin::new(
             settings.name.as_str().into(),
             artifact.digest().into(),
@@ -89,6 +122,7 @@ impl Loader {
             inspection.hooks.clone(),
             self.runtime.clone(),
             Arc::clone(&self.instances),
+            isolation,
         );
         Ok(Loaded {
             plugin: Arc::new(plugin),
@@ -96,16 +130,49 @@ impl Loader {
             size: artifact.bytes.len() as u64,
             version: artifact.version(),
             cold_start,
+            isolation,
+            signer,
+            artifact,
+        })
+    }
+
+    /// The bytes, wherever they are.
+    pub(crate) async fn fetch(self: &Arc<Self>, source: Source) -> Result<Artifact, LoadError> {
+        self.blocking(move |loader| Artifact::read_from(&source, loader.store.as_ref())).await
+    }
+
+    /// Whether these are the bytes that are meant, and who says so.
+    fn verify(&self, settings: &PluginSettings, artifact: &Artifact) -> Result<Option<Signer>, LoadError> {
+        let digest = artifact.digest();
+        if let Some(wanted) = settings.digest.as_ref().filter(|wanted| **wanted != digest) {
+            return Err(verify(format!(
+                "the component is {digest}.\n\
+                 It was to be {wanted}.\n\
+                 Bring that one, or change the digest that is asked for."
+            )));
+        }
+        let trust = &self.settings.trust;
+        let signed = match &settings.provenance {
+            Provenance::Bundled => return Ok(None),
+            Provenance::Accepted(signer) => trust.check_again(signer.as_ref()).map(|()| signer.clone()),
+            Provenance::New(signature) => trust.check(&digest, signature.as_ref(), now()),
+        };
+        signed.map_err(|error| {
+            verify(format!(
+                "{error}\n\
+                 This broker trusts: {}.\n\
+                 Sign it with `mqgate plugin sign`, and name its key in [[plugin_host.trusted_keys]].",
+                trust.names()
+            ))
         })
     }
 
     /// Compiles and inspects, and runs nothing.
     pub(crate) async fn describe(
         self: &Arc<Self>,
-        component: Arc<[u8]>,
+        source: Source,
     ) -> Result<(Artifact, Inspection), LoadError> {
-        let artifact =
-            self.blocking(move |_| Artifact::read(&crate::settings::Source::Bytes(component))).await?;
+        let artifact = self.fetch(source).await?;
         let component = self.compile(artifact.clone(), None).await?;
         let inspection = inspect(self.engine.engine(), &component, &self.settings.broker_version)?;
         Ok((artifact, inspection))
@@ -158,7 +225,7 @@ impl Loader {
     }
 
     /// Runs what blocks on a thread for it. A panic, which would be ours or wasmtime's, is an error of the load.
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> Result<T, LoadError> + Send + 'static,
     ) -> Result<T, LoadError> {
@@ -175,8 +242,9 @@ impl Loader {
         component: &Component,
         inspection: &Inspection,
         artifact: &Artifact,
-        config: String,
+        (config, purpose): (String, Purpose),
     ) -> Result<Runnable, LoadError> {
+        let counted = if purpose == Purpose::Shadow { &self.shadow_metrics } else { &self.metrics };
         let failed = |error: wasmtime::Error| {
             LoadError::new(
                 Stage::Link,
@@ -193,9 +261,9 @@ impl Loader {
         capability::link(&mut linker, &settings.grants).map_err(failed)?;
         let pre = linker.instantiate_pre(component).map_err(failed)?;
         let exports = HookExports::find(&pre, &inspection.hooks, inspection.has_health).map_err(failed)?;
-        let metrics = Arc::new(self.metrics.of(&settings.name, &inspection.hooks));
+        let metrics = Arc::new(counted.of(&settings.name, &inspection.hooks));
         let granted = settings.grants.capabilities.iter();
-        let version = self.metrics.series().version(settings.name.as_str().into());
+        let version = counted.series().version(settings.name.as_str().into());
         Ok(Runnable {
             engine: Arc::clone(&self.engine),
             pre,
@@ -213,6 +281,7 @@ impl Loader {
             trial_services: self.services(settings, &metrics, &version, Purpose::Trial),
             metrics,
             limits: settings.limits,
+            purpose,
             alive: Arc::clone(&self.alive),
         })
     }

@@ -10,6 +10,7 @@ use prometheus::{
 
 use crate::capability::PluginSeries;
 use crate::hook::Hook;
+use crate::shadow::Difference;
 
 /// Values of the label `result` of `mqgate_plugin_calls_total`.
 const CALL_RESULTS: [&str; 5] = ["allow", "deny", "continue", "defer", "error"];
@@ -17,8 +18,12 @@ const ABI_TRACK: &str = "0.1";
 /// Values of the label `result` of `mqgate_plugin_cache_requests_total`. Narrowed: the plugin would have had its
 /// answer used again, but it depends on more than it said.
 const CACHE_RESULTS: [&str; 3] = ["hit", "miss", "narrowed"];
-const SWAP_RESULTS: [&str; 2] = ["ok", "rolled_back"];
-const STATES: [&str; 2] = ["live", "failed"];
+/// Refused: it never went live. Rolled back: it did, and was taken back.
+const SWAP_RESULTS: [&str; 3] = ["ok", "refused", "rolled_back"];
+const STATES: [&str; 3] = ["live", "disabled", "failed"];
+
+/// Values of the label `result` of `mqgate_plugin_shadow_calls_total`.
+const SHADOW_RESULTS: [&str; 3] = ["same", "different", "skipped"];
 
 /// Values of the label `interface` of `mqgate_plugin_host_calls_total`.
 #[derive(Clone, Copy)]
@@ -79,11 +84,22 @@ pub(crate) struct Metrics {
     memory: IntGaugeVec,
     memory_peak: IntGaugeVec,
     poisoned: IntGaugeVec,
+    breaker: IntGaugeVec,
     cache_requests: IntCounterVec,
     cache_evictions: IntCounterVec,
     cached: IntGaugeVec,
     host_calls: IntCounterVec,
     compile: HistogramVec,
+    shadow_calls: IntCounterVec,
+    shadow_differences: IntCounterVec,
+}
+
+/// Of a plugin that has a shadow.
+pub(crate) struct ShadowMetrics {
+    pub(crate) same: IntCounter,
+    pub(crate) skipped: IntCounter,
+    different: IntCounter,
+    by_difference: Vec<(Hook, [IntCounter; Difference::ALL.len()])>,
 }
 
 /// The series of one plugin, looked up once.
@@ -106,6 +122,8 @@ pub(crate) struct HookMetrics {
     pub(crate) cache_hits: IntCounter,
     pub(crate) cache_misses: IntCounter,
     pub(crate) cache_narrowed: IntCounter,
+    /// 1 while the hook is not called.
+    pub(crate) breaker: IntGauge,
 }
 
 impl Metrics {
@@ -173,6 +191,11 @@ impl Metrics {
                 "Clients and certificates that broke a call and may have to wait for the next.",
                 &["plugin"],
             )?,
+            breaker: gauges(
+                "mqgate_plugin_breaker_open",
+                "1 while a hook is not called because it failed for too many clients.",
+                &["plugin", "hook"],
+            )?,
             cache_requests: counters(
                 "mqgate_plugin_cache_requests_total",
                 "Questions by whether an earlier answer of the plugin was given again.",
@@ -198,6 +221,16 @@ impl Metrics {
                 "Time compiling a component took; nothing is counted when it came from disk.",
                 &["plugin"],
                 &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0],
+            )?,
+            shadow_calls: counters(
+                "mqgate_plugin_shadow_calls_total",
+                "Questions that a plugin's shadow was asked, by how its answer compared.",
+                &["plugin", "result"],
+            )?,
+            shadow_differences: counters(
+                "mqgate_plugin_shadow_disagreements_total",
+                "Answers of a plugin's shadow that differ from the live version's.",
+                &["plugin", "hook", "kind"],
             )?,
             shown: Mutex::default(),
         })
@@ -237,11 +270,25 @@ impl Metrics {
             cache_hits,
             cache_misses,
             cache_narrowed,
+            breaker: self.breaker.with_label_values(&[plugin, hook.as_str()]),
             calls: CALL_RESULTS.map(|result| self.calls.with_label_values(&[plugin, hook.as_str(), result])),
             failures: FailureKind::ALL
                 .map(|kind| self.failures.with_label_values(&[plugin, hook.as_str(), kind.as_str()])),
             duration: self.duration.with_label_values(&[plugin, hook.as_str()]),
         }
+    }
+
+    /// The series of a plugin's shadow.
+    pub(crate) fn shadow(&self, plugin: &str) -> ShadowMetrics {
+        let of = |result: &str| self.shadow_calls.with_label_values(&[plugin, result]);
+        let [same, different, skipped] = SHADOW_RESULTS.map(of);
+        let kinds = |hook: Hook| {
+            let of = |kind: Difference| {
+                self.shadow_differences.with_label_values(&[plugin, hook.as_str(), kind.as_str()])
+            };
+            (hook, Difference::ALL.map(of))
+        };
+        ShadowMetrics { same, different, skipped, by_difference: Hook::ALL.into_iter().map(kinds).collect() }
     }
 
     pub(crate) fn compiled(&self, plugin: &str, took: std::time::Duration) {
@@ -253,6 +300,10 @@ impl Metrics {
     }
 
     pub(crate) fn swap_refused(&self, plugin: &str) {
+        self.swaps.with_label_values(&[plugin, "refused"]).inc();
+    }
+
+    pub(crate) fn rolled_back(&self, plugin: &str) {
         self.swaps.with_label_values(&[plugin, "rolled_back"]).inc();
     }
 
@@ -268,6 +319,11 @@ impl Metrics {
 
     pub(crate) fn failed(&self, plugin: &str) {
         self.set_state(plugin, "failed");
+    }
+
+    pub(crate) fn disabled(&self, plugin: &str) {
+        self.forget_info(plugin);
+        self.set_state(plugin, "disabled");
     }
 
     fn set_state(&self, plugin: &str, current: &str) {
@@ -297,6 +353,13 @@ impl Metrics {
                 remove(self.cache_requests.remove_label_values(&[plugin, hook.as_str(), result]));
             }
             remove(self.duration.remove_label_values(&[plugin, hook.as_str()]));
+            remove(self.breaker.remove_label_values(&[plugin, hook.as_str()]));
+            for kind in Difference::ALL {
+                remove(self.shadow_differences.remove_label_values(&[plugin, hook.as_str(), kind.as_str()]));
+            }
+        }
+        for result in SHADOW_RESULTS {
+            remove(self.shadow_calls.remove_label_values(&[plugin, result]));
         }
         for interface in Interface::ALL {
             for result in HostCallResult::ALL {
@@ -320,6 +383,15 @@ impl Metrics {
 
     fn shown(&self) -> MutexGuard<'_, HashMap<String, (String, String)>> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ShadowMetrics {
+    pub(crate) fn different(&self, hook: Hook, difference: Difference) {
+        self.different.inc();
+        if let Some((_, kinds)) = self.by_difference.iter().find(|(known, _)| *known == hook) {
+            kinds[difference as usize].inc();
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! A live plugin: how a hook call gets a place, an instance and an end.
 
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::hooks::{
@@ -9,14 +10,18 @@ use mqgate_identity::hooks::{
     FailureKind, HookFailure, HookFuture, Identity, Registrar, RegistrationDecision,
 };
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::breaker::Breaker;
 use crate::calls::{Answered, Authenticate, Authorize, HookCall, RecordEvents, Register, Remembered};
 use crate::decisions::Decisions;
 use crate::hook::Hook;
 use crate::instance::{Purpose, Runnable, Running};
-use crate::poison::{PoisonList, Poisoned, Subject};
+use crate::poison::{Party, PoisonList, Poisoned, Subject};
+use crate::pool::Pool;
+use crate::probation::{Ended, Share, Watch};
+use crate::settings::Isolation;
 
 pub(crate) struct LivePlugin {
     pub(crate) name: Arc<str>,
@@ -28,12 +33,35 @@ pub(crate) struct LivePlugin {
     places: Arc<Semaphore>,
     /// Instances of all plugins at once.
     instances: Arc<Semaphore>,
+    /// Instances that wait for their next call. `None`: each call has one of its own.
+    pool: Option<Arc<StdMutex<Pool<Running>>>>,
     /// The one instance that sees all audit events.
     auditor: Arc<Mutex<Option<Running>>>,
     /// Who has to wait after breaking a call. Ends with this version of the plugin.
     poisoned: StdMutex<PoisonList>,
     /// `None`: every answer is asked for.
     decisions: Option<StdMutex<Decisions>>,
+    /// In the order of `hooks`.
+    breakers: Vec<StdMutex<Breaker>>,
+    /// While it is new: whether it does worse than the version before.
+    watched: OnceLock<Watched>,
+    judged: AtomicU64,
+    denied: AtomicU64,
+}
+
+/// A version on probation, and whom to tell when it fails.
+pub(crate) struct Watched {
+    pub(crate) number: u32,
+    pub(crate) watch: StdMutex<Watch>,
+    pub(crate) alarms: mpsc::Sender<Alarm>,
+}
+
+/// A version that is to be taken back.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    pub(crate) plugin: Arc<str>,
+    pub(crate) number: u32,
+    pub(crate) why: String,
 }
 
 impl LivePlugin {
@@ -44,13 +72,61 @@ impl LivePlugin {
         hooks: Vec<Hook>,
         runtime: Handle,
         instances: Arc<Semaphore>,
+        isolation: Isolation,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(runnable.limits.concurrency));
+        let concurrency = match isolation {
+            Isolation::Single => 1,
+            Isolation::Auto | Isolation::PerCall | Isolation::Pooled => runnable.limits.concurrency,
+        };
+        let places = Arc::new(Semaphore::new(concurrency));
+        let pool = match isolation {
+            Isolation::Auto | Isolation::PerCall => None,
+            Isolation::Pooled | Isolation::Single => Some(Arc::new(StdMutex::new(Pool::new(concurrency)))),
+        };
         let poisoned = StdMutex::new(PoisonList::new(runnable.limits.backoff));
         let decisions = Decisions::new(runnable.limits.longest_cached, runnable.limits.cached_decisions);
         let decisions = (!decisions.is_off()).then(|| StdMutex::new(decisions));
-        let auditor = Arc::default();
-        Self { name, digest, runnable, hooks, runtime, places, instances, auditor, poisoned, decisions }
+        let now = Instant::now();
+        let breakers = hooks.iter().map(|_| StdMutex::new(Breaker::new(&runnable.limits, now))).collect();
+        Self {
+            name,
+            digest,
+            runnable,
+            hooks,
+            runtime,
+            places,
+            instances,
+            pool,
+            auditor: Arc::default(),
+            poisoned,
+            decisions,
+            breakers,
+            watched: OnceLock::new(),
+            judged: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
+        }
+    }
+
+    /// Compares it from now on with what was before.
+    pub(crate) fn watch(&self, watched: Watched) {
+        let _ = self.watched.set(watched);
+    }
+
+    /// Nobody can take it back.
+    pub(crate) fn unwatch(&self) {
+        if let Some(watched) = self.watched.get() {
+            locked(&watched.watch).end();
+        }
+    }
+
+    /// Until when it is compared.
+    pub(crate) fn watched_for(&self) -> Option<Duration> {
+        self.watched.get().and_then(|watched| locked(&watched.watch).left(Instant::now()))
+    }
+
+    /// How often it refused whom it judged.
+    pub(crate) fn share(&self) -> Share {
+        Share { judged: self.judged.load(Ordering::Relaxed), denied: self.denied.load(Ordering::Relaxed) }
     }
 
     pub(crate) fn member(self: &Arc<Self>) -> ChainMember {
@@ -129,7 +205,14 @@ impl LivePlugin {
         if let Some(subject) = call.subject() {
             self.check_poisoned(&subject)?;
         }
+        if let Some(wait) = self.breaker(C::HOOK).and_then(|breaker| locked(breaker).wait(Instant::now())) {
+            return Err(broken(wait));
+        }
         self.attempt(call).await
+    }
+
+    fn breaker(&self, hook: Hook) -> Option<&StdMutex<Breaker>> {
+        self.hooks.iter().position(|own| *own == hook).map(|at| &self.breakers[at])
     }
 
     fn check_poisoned(&self, subject: &Subject) -> Result<(), HookFailure> {
@@ -148,19 +231,60 @@ impl LivePlugin {
         subject: Subject,
     ) -> Result<Answered<C::Answer>, HookFailure> {
         self.check_poisoned(&subject)?;
+        let breaker = self.breaker(C::HOOK);
+        if let Some(Err(wait)) = breaker.map(|breaker| locked(breaker).admit(Instant::now())) {
+            return Err(broken(wait));
+        }
         let outcome = self.attempt(call).await;
+        let now = Instant::now();
         let failure = outcome.as_ref().err().map(|failure| failure.kind);
+        // That there is no room is nothing that the plugin does.
+        let overload = failure == Some(FailureKind::Overload);
+        let failed = failure.is_some() && !overload;
+        if let Some(breaker) = breaker {
+            let mut breaker = locked(breaker);
+            if overload {
+                breaker.told_nothing(now);
+            } else {
+                breaker.ended(subject.party().clone(), failed, now);
+            }
+            self.runnable.metrics.hook(C::HOOK).breaker.set(i64::from(breaker.is_open()));
+        }
+        let ended = match &outcome {
+            Err(_) => Ended::Failed,
+            Ok(answered) if C::result(&answered.answer) == "deny" => Ended::Denied,
+            Ok(_) => Ended::Otherwise,
+        };
+        if !overload {
+            self.compare(subject.party(), ended, now);
+        }
         let mut list = locked(&self.poisoned);
-        list.ended(subject, failure, Instant::now());
+        list.ended(subject, failure, now);
         self.runnable.metrics.poisoned.set(i64::try_from(list.len()).unwrap_or(i64::MAX));
         outcome
+    }
+
+    /// Counts an answer, and tells who takes versions back when this one does too badly.
+    fn compare(&self, party: &Party, ended: Ended, now: Instant) {
+        if ended != Ended::Failed {
+            self.judged.fetch_add(1, Ordering::Relaxed);
+        }
+        if ended == Ended::Denied {
+            self.denied.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(Watched { number, watch, alarms }) = self.watched.get() else { return };
+        if let Some(why) = locked(watch).ended(party, ended, now) {
+            let alarm = Alarm { plugin: Arc::clone(&self.name), number: *number, why };
+            // One is enough; while there is no room another call tells it again.
+            let _ = alarms.try_send(alarm);
+        }
     }
 
     async fn attempt<C: HookCall>(&self, call: C) -> Result<Answered<C::Answer>, HookFailure> {
         let limits = self.runnable.limits;
         let queued = Counted::new(&self.runnable.metrics.queued);
         let lane =
-            tokio::time::timeout(limits.queue_wait, self.lane(C::HOOK)).await.map_err(|_| HookFailure {
+            tokio::time::timeout(limits.queue_wait, self.lane(C::HOOK, call.purpose())).await.map_err(|_| HookFailure {
                 kind: FailureKind::Overload,
                 detail: format!("no free place within {:?}", limits.queue_wait),
             })?;
@@ -172,6 +296,11 @@ impl LivePlugin {
             match lane {
                 Lane::Fresh { instance, place } => {
                     let outcome = call.on_fresh(&runnable, instance).await;
+                    drop(place);
+                    outcome
+                }
+                Lane::Pooled { pool, place, instances } => {
+                    let outcome = call.on_pooled(&runnable, &pool, instances).await;
                     drop(place);
                     outcome
                 }
@@ -196,17 +325,29 @@ impl LivePlugin {
         }
     }
 
-    async fn lane(&self, hook: Hook) -> Lane {
+    async fn lane(&self, hook: Hook, purpose: Purpose) -> Lane {
         match hook {
             Hook::Auditor => Lane::Kept {
                 slot: Arc::clone(&self.auditor).lock_owned().await,
                 instances: Arc::clone(&self.instances),
             },
             Hook::Authenticator | Hook::Registrar | Hook::Authorizer => {
+                // An explanation leaves nothing behind in an instance that others meet.
+                if let Some(pool) = self.pool.as_ref().filter(|_| purpose == Purpose::Calls) {
+                    let (pool, instances) = (Arc::clone(pool), Arc::clone(&self.instances));
+                    return Lane::Pooled { pool, place: place(&self.places).await, instances };
+                }
                 Lane::Fresh { place: place(&self.places).await, instance: place(&self.instances).await }
             }
         }
     }
+}
+
+/// What a call gets that the breaker does not let through.
+fn broken(wait: Duration) -> HookFailure {
+    let detail =
+        format!("not called: it fails for too many clients; the next call in {} ms", wait.as_millis());
+    HookFailure { kind: FailureKind::Unavailable, detail }
 }
 
 fn locked<T>(value: &StdMutex<T>) -> MutexGuard<'_, T> {
@@ -221,6 +362,8 @@ pub(crate) async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 enum Lane {
     /// An instance of its own: nothing of one call reaches another.
     Fresh { place: OwnedSemaphorePermit, instance: OwnedSemaphorePermit },
+    /// One that waits for calls, if there is one; its place among the calls of the plugin is its own.
+    Pooled { pool: Arc<StdMutex<Pool<Running>>>, place: OwnedSemaphorePermit, instances: Arc<Semaphore> },
     /// The auditor's instance, which lives on; one call at a time.
     Kept { slot: OwnedMutexGuard<Option<Running>>, instances: Arc<Semaphore> },
 }

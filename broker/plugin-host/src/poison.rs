@@ -18,32 +18,37 @@ const MOST_SUBJECTS: usize = 4_096;
 /// Client ids of one certificate that may break a plugin before the certificate itself is held responsible.
 const CLIENT_IDS_PER_CERTIFICATE: u32 = 5;
 
+/// Who is behind a connection, whatever client id it uses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Source {
+pub(crate) enum Party {
     Certificate([u8; 32]),
     Address(IpAddr),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Subject {
-    source: Source,
+    party: Party,
     client_id: Option<String>,
 }
 
 impl Subject {
     pub(crate) fn of(on: &Connection) -> Self {
-        let source = match &on.certificate {
-            Some(certificate) => Source::Certificate(certificate.leaf.certificate_fingerprint.0),
-            None => Source::Address(on.peer.address),
+        let party = match &on.certificate {
+            Some(certificate) => Party::Certificate(certificate.leaf.certificate_fingerprint.0),
+            None => Party::Address(on.peer.address),
         };
-        Self { source, client_id: Some(on.connect.client_id.clone()) }
+        Self { party, client_id: Some(on.connect.client_id.clone()) }
+    }
+
+    pub(crate) fn party(&self) -> &Party {
+        &self.party
     }
 
     /// The certificate, whatever client id it is used with.
     fn certificate(&self) -> Option<Self> {
-        match self.source {
-            Source::Certificate(_) => Some(Self { source: self.source.clone(), client_id: None }),
-            Source::Address(_) => None,
+        match self.party {
+            Party::Certificate(_) => Some(Self { party: self.party.clone(), client_id: None }),
+            Party::Address(_) => None,
         }
     }
 }
@@ -149,7 +154,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn device(number: u8, client_id: &str) -> Subject {
-        Subject { source: Source::Certificate([number; 32]), client_id: Some(client_id.to_owned()) }
+        Subject { party: Party::Certificate([number; 32]), client_id: Some(client_id.to_owned()) }
     }
 
     fn wait(list: &PoisonList, subject: &Subject, now: Instant) -> Option<Duration> {
@@ -197,7 +202,7 @@ mod tests {
         let mut list = PoisonList::new(SECOND);
         let now = Instant::now();
         let behind_nat = |client_id: String| Subject {
-            source: Source::Address([192, 0, 2, 1].into()),
+            party: Party::Address([192, 0, 2, 1].into()),
             client_id: Some(client_id),
         };
         for number in 0..100 {
@@ -226,10 +231,8 @@ mod tests {
         let mut list = PoisonList::new(SECOND);
         let now = Instant::now();
         for number in 0..MOST_SUBJECTS + 10 {
-            let subject = Subject {
-                source: Source::Address([192, 0, 2, 1].into()),
-                client_id: Some(number.to_string()),
-            };
+            let subject =
+                Subject { party: Party::Address([192, 0, 2, 1].into()), client_id: Some(number.to_string()) };
             list.ended(subject, Some(FailureKind::Deadline), now);
         }
         assert_eq!(list.len(), MOST_SUBJECTS);

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqgate_identity::registry::KvQuota;
+use serde::{Deserialize, Serialize};
+
+use crate::trust::{Signature, Signer, Trust};
 
 /// Settings of the whole host.
 #[derive(Debug, Clone)]
@@ -15,6 +18,17 @@ pub struct HostSettings {
     /// Where compiled components are kept. The folder must be the broker's alone (mode 0700); `None`
     /// compiles at every start.
     pub cache_dir: Option<PathBuf>,
+    /// Where components and what was decided about them at runtime are kept, beyond the process. The folder must be
+    /// the broker's alone (mode 0700); `None` forgets everything with the process.
+    pub store_dir: Option<PathBuf>,
+    /// Versions of one plugin that are kept, the one that runs included.
+    pub versions: usize,
+    /// Components that were uploaded and are used by no plugin; the oldest go first.
+    pub staged: usize,
+    /// Whose signatures count, and whether there must be one.
+    pub trust: Trust,
+    /// How a new version proves itself.
+    pub probation: Probation,
     /// Threads that run plugins, apart from those that move messages.
     pub worker_threads: usize,
     /// Instances that may be alive at once, over all plugins.
@@ -33,6 +47,11 @@ impl Default for HostSettings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             cache_dir: None,
+            store_dir: None,
+            versions: 8,
+            staged: 8,
+            trust: Trust::default(),
+            probation: Probation::default(),
             worker_threads: (cores / 2).max(2),
             instances: 256,
             memory_ceiling: 64 << 20,
@@ -47,6 +66,57 @@ impl Default for HostSettings {
 pub enum Source {
     File(PathBuf),
     Bytes(Arc<[u8]>),
+    /// By digest, from the store of [`HostSettings::store_dir`].
+    Stored(String),
+}
+
+/// What one call shares with the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// Nothing, unless a fresh instance costs more than a tenth of a millisecond: then as `Pooled`.
+    #[default]
+    Auto,
+    /// Nothing: every call has an instance of its own.
+    PerCall,
+    /// Memory: instances take one call after the other, for a while.
+    Pooled,
+    /// Likewise, with one instance for all calls, one after the other.
+    Single,
+}
+
+impl Isolation {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::PerCall => "per-call",
+            Self::Pooled => "pooled",
+            Self::Single => "single",
+        }
+    }
+
+    /// What `Auto` means for a plugin whose fresh instances cost this.
+    pub(crate) fn decided(self, cold_start: Duration) -> Self {
+        match self {
+            Self::Auto if cold_start > DEAR => Self::Pooled,
+            Self::Auto => Self::PerCall,
+            other => other,
+        }
+    }
+}
+
+/// A fresh instance that costs more is used again.
+const DEAR: Duration = Duration::from_micros(100);
+
+/// Why the bytes of a component are trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Provenance {
+    /// They came just now, with this signature or without.
+    New(Option<Signature>),
+    /// Shipped with the broker's own program: as much trusted as that.
+    Bundled,
+    /// They were accepted here earlier, by this key or without any.
+    Accepted(Option<Signer>),
 }
 
 /// Settings of one plugin.
@@ -55,10 +125,14 @@ pub struct PluginSettings {
     /// Unique among plugins and native members: 1 to 64 of `a-z 0-9 - _`.
     pub name: String,
     pub source: Source,
+    /// `sha256:…` that the component must have.
+    pub digest: Option<String>,
+    pub provenance: Provenance,
     /// Handed to the plugin's `init` as JSON text.
     pub config: serde_json::Value,
     pub grants: Grants,
     pub limits: Limits,
+    pub isolation: Isolation,
     /// While a required plugin is not live, listeners stay shut.
     pub required: bool,
 }
@@ -69,9 +143,12 @@ impl PluginSettings {
         Self {
             name: name.into(),
             source,
+            digest: None,
+            provenance: Provenance::New(None),
             config: serde_json::Value::Object(serde_json::Map::new()),
             grants: Grants::default(),
             limits: Limits::default(),
+            isolation: Isolation::Auto,
             required: true,
         }
     }
@@ -85,7 +162,8 @@ impl std::fmt::Debug for PluginSettings {
 }
 
 /// What a plugin may use beside its own code and `log`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Grants {
     pub capabilities: BTreeSet<Capability>,
     pub kv: KvSettings,
@@ -103,15 +181,19 @@ impl Grants {
 }
 
 /// One capability an operator can grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Capability {
     /// `kv`: the interface `key-value`.
+    #[serde(rename = "kv")]
     KeyValue,
     /// `registry.read`: the interface `registry`.
+    #[serde(rename = "registry.read")]
     RegistryRead,
     /// `metrics`: the interface `metrics`.
+    #[serde(rename = "metrics")]
     Metrics,
     /// `credentials`: the password of the CONNECT packet.
+    #[serde(rename = "credentials")]
     Credentials,
 }
 
@@ -145,7 +227,8 @@ impl FromStr for Capability {
 }
 
 /// Quota of a plugin's key-value space.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct KvSettings {
     pub bytes: u64,
     pub entries: u64,
@@ -165,7 +248,8 @@ impl From<KvSettings> for KvQuota {
 }
 
 /// How many series of its own a plugin may have.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MetricsSettings {
     pub metrics: usize,
     pub series: usize,
@@ -178,7 +262,8 @@ impl Default for MetricsSettings {
 }
 
 /// What one plugin may use up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Bytes of each linear memory of an instance.
     pub memory: usize,
@@ -201,6 +286,14 @@ pub struct Limits {
     pub longest_cached: Duration,
     /// Answers that are kept for it.
     pub cached_decisions: usize,
+    /// Clients on which calls of a hook must have failed before none is made for a while; zero calls it always.
+    pub breaker_subjects: usize,
+    /// The share of failed calls, in percent, that this also takes.
+    pub breaker_percent: u8,
+    /// The time in which both are counted.
+    pub breaker_window: Duration,
+    /// How long the hook is not called: the first time, doubled with each trial call that fails up to a minute.
+    pub breaker_wait: Duration,
 }
 
 impl Default for Limits {
@@ -216,6 +309,37 @@ impl Default for Limits {
             backoff: Duration::from_secs(1),
             longest_cached: Duration::from_secs(300),
             cached_decisions: 10_000,
+            breaker_subjects: 5,
+            breaker_percent: 20,
+            breaker_window: Duration::from_secs(10),
+            breaker_wait: Duration::from_secs(1),
+        }
+    }
+}
+
+/// When a version that took over is taken back by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probation {
+    /// How long it is watched after it took over; zero watches nothing.
+    pub time: Duration,
+    /// Clients on which calls must have failed.
+    pub failed_clients: usize,
+    /// The share of failed calls, in percent, that this also takes.
+    pub failed_percent: u8,
+    /// By how many percent points more clients it may refuse than the version before; 100 or more: any number.
+    pub denied_points: u8,
+    /// Clients that must have been judged before shares of refusals are compared.
+    pub judged_clients: usize,
+}
+
+impl Default for Probation {
+    fn default() -> Self {
+        Self {
+            time: Duration::from_secs(300),
+            failed_clients: 5,
+            failed_percent: 20,
+            denied_points: 30,
+            judged_clients: 50,
         }
     }
 }

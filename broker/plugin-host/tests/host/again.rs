@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use mqgate_identity::hooks::{Authorization, Identity, Reauthorize};
-use mqgate_plugin_host::{Capability, Grants, PluginSettings, Position};
+use mqgate_identity::hooks::{Authorization, Identity};
+use mqgate_plugin_host::{Capability, Change, Grants, PluginSettings, Position};
 
 use crate::fixture::{Fixture, connection, settings};
 use crate::guest::Guest;
@@ -49,7 +49,7 @@ async fn loaded(scope: u32, change: impl FnOnce(&mut PluginSettings)) -> Fixture
     let fixture = Fixture::new();
     let mut plugin = settings("p", guest(scope));
     change(&mut plugin);
-    fixture.host.load(plugin, Position::Last).await.expect("loads");
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     fixture
 }
 
@@ -69,7 +69,7 @@ async fn an_answer_for_an_identity_is_given_to_that_identity_again() {
 async fn a_new_version_is_asked_itself() {
     let fixture = loaded(2, |_| {}).await;
     asked(&fixture, "a").await;
-    fixture.host.swap("p", guest(2).into(), None, Reauthorize::None).await.expect("swaps");
+    fixture.host.swap("p", Change::by("test").to(guest(2))).await.expect("swaps");
     asked(&fixture, "a").await;
     assert_eq!(counts(&fixture), (2.0, 0.0, 0.0));
 }
@@ -104,7 +104,7 @@ async fn what_depends_on_more_than_the_plugin_says_is_not_kept() {
     let fixture = Fixture::new();
     let mut plugin = settings("p", reader);
     plugin.grants = Grants::of([Capability::KeyValue]);
-    fixture.host.load(plugin, Position::Last).await.expect("loads");
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     asked(&fixture, "a").await;
     asked(&fixture, "a").await;
     assert_eq!(counts(&fixture), (2.0, 0.0, 2.0));

@@ -25,7 +25,8 @@ async fn the_bundled_components_are_plugins() {
     ] {
         let Some(path) = component(&format!("{name}.wasm")) else { continue };
         let bytes = std::fs::read(&path).expect("the component");
-        let found = fixture.host.inspect(bytes.into()).await.expect("described");
+        let found =
+            fixture.host.inspect(Source::Bytes(bytes.into())).await.expect("described");
         assert_eq!(found.hooks, hooks, "{name}");
         assert!(
             found.imports.iter().all(|import| import.starts_with("mqgate:plugin/")),
@@ -35,7 +36,7 @@ async fn the_bundled_components_are_plugins() {
         let mut plugin = PluginSettings::new(name, Source::File(path));
         plugin.grants = Grants::of(Capability::ALL);
         // Whether an empty configuration will do is the plugin's choice, and it says so before going live.
-        match fixture.host.load(plugin, mqgate_plugin_host::Position::Last).await {
+        match fixture.host.load(plugin, mqgate_plugin_host::Position::Last, "test").await {
             Ok(info) => {
                 eprintln!("{name}: {} bytes, cold start {:?}", info.size, info.cold_start);
                 if hooks.contains(&"authenticator") {

@@ -7,7 +7,9 @@ use mqgate_identity::hooks::{
     Authentication, ChainMember, ConnectFacts, Connection, FailureKind, HookFailure, Occasion, Peer,
 };
 use mqgate_identity::time::UnixMillis;
-use mqgate_plugin_host::{HostSettings, LoadError, PluginHost, PluginInfo, PluginSettings, Position, Source};
+use mqgate_plugin_host::{
+    HostSettings, Isolation, LoadError, PluginHost, PluginInfo, PluginSettings, Position, Source,
+};
 
 use crate::storage::FakeStorage;
 
@@ -32,7 +34,7 @@ impl Fixture {
     }
 
     pub async fn load(&self, name: &str, component: Vec<u8>) -> Result<PluginInfo, LoadError> {
-        self.host.load(settings(name, component), Position::Last).await
+        self.host.load(settings(name, component), Position::Last, "test").await
     }
 
     /// Asks the authenticator of one plugin, on a listener of the given name.
@@ -65,6 +67,16 @@ impl Fixture {
         authenticator.authenticate(&Arc::new(on)).await
     }
 
+    /// Asks for a client from another address.
+    pub async fn authenticate_from(&self, plugin: &str, address: u8) -> Result<Authentication, HookFailure> {
+        let set = self.host.hooks().load_full();
+        let member = set.members.iter().find(|member| &*member.name == plugin).expect("the plugin is live");
+        let authenticator = member.authenticator.clone().expect("it has the hook");
+        let mut on = (*connection("l")).clone();
+        on.peer.address = [192, 0, 2, address].into();
+        authenticator.authenticate(&Arc::new(on)).await
+    }
+
     pub async fn kind_of_failure(&self, plugin: &str) -> FailureKind {
         self.authenticate(plugin, "mqtts").await.expect_err("no answer").kind
     }
@@ -93,14 +105,16 @@ impl Fixture {
     }
 }
 
-/// Settings that a loaded machine does not turn into failures, and that ask the plugin every time; tests about a
-/// limit set that one.
+/// Settings that a loaded machine does not turn into failures, and that ask the plugin every time, each time anew; tests
+/// about a limit set that one.
 pub fn settings(name: &str, component: Vec<u8>) -> PluginSettings {
     let mut settings = PluginSettings::new(name, Source::Bytes(component.into()));
     settings.limits.wall = Duration::from_secs(20);
     settings.limits.queue_wait = Duration::from_secs(20);
     settings.limits.init = Duration::from_secs(20);
     settings.limits.backoff = Duration::ZERO;
+    // What a fresh instance costs on a loaded machine decides nothing.
+    settings.isolation = Isolation::PerCall;
     settings
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use mqgate_identity::hooks::{Authentication, FailureKind, Reauthorize};
-use mqgate_plugin_host::{Capability, Grants, Position, Source};
+use mqgate_identity::hooks::{Authentication, FailureKind};
+use mqgate_plugin_host::{Capability, Change, Grants, Position, Source};
 
 use crate::fixture::{Fixture, device_id, settings};
 use crate::guest::{ABSTAIN, Guest, LISTENER_LENGTH, LOOP, TRAP, accept, accepts_as, transient};
@@ -54,7 +54,7 @@ async fn a_client_that_broke_a_call_waits_and_no_other_does() {
     );
     let mut plugin = settings("bad", Guest::new().authenticator(&body).build());
     plugin.limits.backoff = Duration::from_secs(600);
-    fixture.host.load(plugin.clone(), Position::Last).await.expect("loads");
+    fixture.host.load(plugin.clone(), Position::Last, "test").await.expect("loads");
 
     let broke = fixture.authenticate("bad", "loop").await.expect_err("no answer");
     assert_eq!(broke.kind, FailureKind::Deadline);
@@ -68,7 +68,7 @@ async fn a_client_that_broke_a_call_waits_and_no_other_does() {
 
     // Another version may do better.
     let Source::Bytes(component) = plugin.source else { unreachable!("it was made from bytes") };
-    fixture.host.swap("bad", component, None, Reauthorize::None).await.expect("swaps");
+    fixture.host.swap("bad", Change::by("test").to(component)).await.expect("swaps");
     assert_eq!(fixture.authenticate("bad", "other").await.ok(), Some(Authentication::Abstain));
 }
 
@@ -135,7 +135,7 @@ async fn a_guest_that_waits_is_left_at_the_wall_deadline() {
     plugin.limits.wall = Duration::from_millis(300);
     plugin.limits.queue_wait = Duration::from_millis(10);
     plugin.limits.concurrency = 1;
-    fixture.host.load(plugin, Position::Last).await.expect("loads");
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
 
     fixture.storage.block();
     let begun = Instant::now();
@@ -158,7 +158,7 @@ async fn a_storage_that_panics_fails_its_call_alone() {
         .build();
     let mut plugin = settings("asks", guest);
     plugin.grants = Grants::of([Capability::KeyValue]);
-    fixture.host.load(plugin, Position::Last).await.expect("loads");
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     fixture.storage.panic();
     assert_eq!(fixture.authenticate("asks", "l").await.ok(), Some(Authentication::Abstain));
     let series = |result: &str| {
@@ -190,7 +190,7 @@ async fn a_caller_that_goes_away_takes_its_instance_with_it() {
     plugin.limits.cpu = Duration::from_secs(3600);
     plugin.limits.init = Duration::from_secs(3600);
     plugin.limits.wall = Duration::from_secs(3600);
-    fixture.host.load(plugin, Position::Last).await.expect("loads");
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     let call = fixture.authenticate("loops", "l");
     let seen = async {
         while fixture.host.instances() == 0 {

@@ -3,12 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests too")]
 
 mod again;
+mod attacks;
 mod bundled;
 mod fixture;
 mod guest;
 mod hostile;
+mod isolation;
+mod kept;
+mod probation;
 mod refused;
 mod running;
+mod shadow;
+mod signed;
 mod storage;
 mod swap;
 mod wit;

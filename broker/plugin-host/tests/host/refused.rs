@@ -1,7 +1,10 @@
 //! Components that never go live, and what the operator is told.
 
 use mqgate_identity::hooks::FailureKind;
-use mqgate_plugin_host::{Capability, Grants, LoadError, PluginState, Position, Stage, UnloadError};
+use mqgate_plugin_host::{
+    Capability, Change, Configured, Grants, LoadError, PluginSettings, PluginState, Position, Stage,
+    StartOutcome, UnloadError,
+};
 
 use crate::fixture::{Fixture, device_id, settings};
 use crate::guest::{ABSTAIN, Guest, LOOP, TRAP, accepts_as};
@@ -109,10 +112,10 @@ async fn imports_that_are_not_granted() {
     let fixture = Fixture::new();
     let mut plugin = settings("keys", reads_keys());
     plugin.grants = Grants::of([Capability::Metrics]);
-    let error = fixture.host.load(plugin.clone(), Position::Last).await.expect_err("refused");
+    let error = fixture.host.load(plugin.clone(), Position::Last, "test").await.expect_err("refused");
     assert_says(&error, Stage::Inspect, &["grant = [\"kv\", \"metrics\"]"]);
     plugin.grants = Grants::of([Capability::KeyValue]);
-    fixture.host.load(plugin, Position::Last).await.expect("granted");
+    fixture.host.load(plugin, Position::Last, "test").await.expect("granted");
 
     let foreign = Guest::new()
         .world("import foreign: interface { f: func(); }")
@@ -151,17 +154,13 @@ async fn a_trial_that_fails() {
         ),
     ];
     for (component, said) in cases {
-        let error =
-            fixture.host.swap("gate", component.into(), None, Default::default()).await.expect_err("refused");
+        let error = fixture.host.swap("gate", Change::by("test").to(component)).await.expect_err("refused");
         assert_says(&error, Stage::Trial, &[said]);
         assert!(!error.message.contains('\u{1b}'), "{error}");
         assert_eq!(device_id(fixture.authenticate("gate", "l").await), "old");
     }
     assert_eq!(fixture.host.hooks().load().generation, generation);
-    assert_eq!(
-        fixture.metric("mqgate_plugin_swaps_total{plugin=\"gate\",result=\"rolled_back\"}"),
-        Some(5.0)
-    );
+    assert_eq!(fixture.metric("mqgate_plugin_swaps_total{plugin=\"gate\",result=\"refused\"}"), Some(5.0));
     fixture.no_instance_left().await;
 }
 
@@ -170,14 +169,13 @@ async fn a_loop_in_init_or_in_the_self_test_is_ended() {
     let fixture = Fixture::new();
     let mut plugin = settings("gate", accepts_as("old"));
     plugin.limits.init = std::time::Duration::from_millis(200);
-    fixture.host.load(plugin, Position::Last).await.expect("loads");
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     let loops = [
         Guest::new().init(LOOP).authenticator(ABSTAIN).build(),
         Guest::new().authenticator(ABSTAIN).export("health", "check", "(result i32)", LOOP).build(),
     ];
     for component in loops {
-        let error =
-            fixture.host.swap("gate", component.into(), None, Default::default()).await.expect_err("refused");
+        let error = fixture.host.swap("gate", Change::by("test").to(component)).await.expect_err("refused");
         assert_says(&error, Stage::Trial, &["did not end within 200ms", "limits.init"]);
         assert_eq!(device_id(fixture.authenticate("gate", "l").await), "old");
     }
@@ -207,20 +205,26 @@ async fn settings_that_make_no_sense() {
     }
     let mut plugin = settings("p", accepts_as("d"));
     plugin.limits.memory = 1 << 30;
-    let error = fixture.host.load(plugin, Position::Last).await.expect_err("refused");
+    let error = fixture.host.load(plugin, Position::Last, "test").await.expect_err("refused");
     assert_says(&error, Stage::Verify, &["limits.memory"]);
     let mut plugin = settings("p", Guest::new().pages(32).authenticator(ABSTAIN).build());
     plugin.limits.memory = 1 << 20;
-    let error = fixture.host.load(plugin, Position::Last).await.expect_err("refused");
+    let error = fixture.host.load(plugin, Position::Last, "test").await.expect_err("refused");
     assert_says(&error, Stage::Inspect, &["memory"]);
+}
+
+/// The broker begins, and the configuration names this one.
+async fn begin(fixture: &Fixture, plugin: &PluginSettings) {
+    let configured = Configured { settings: plugin.clone(), missing: None };
+    let started = fixture.host.start(vec![configured]).await;
+    assert!(matches!(started[0].outcome, StartOutcome::Failed { .. }), "{started:?}");
 }
 
 #[tokio::test]
 async fn a_required_plugin_that_failed_keeps_the_gate_shut_until_it_loads() {
     let fixture = Fixture::new();
     let mut plugin = settings("gate", Guest::new().init(TRAP).authenticator(ABSTAIN).build());
-    let error = fixture.host.load(plugin.clone(), Position::Last).await.expect_err("refused");
-    fixture.host.mark_failed(plugin.clone(), Position::Last, &error).await;
+    begin(&fixture, &plugin).await;
     let set = fixture.host.hooks().load_full();
     assert_eq!(set.missing.len(), 1);
     assert!(set.missing[0].1.contains("trap"), "{:?}", set.missing);
@@ -229,7 +233,7 @@ async fn a_required_plugin_that_failed_keeps_the_gate_shut_until_it_loads() {
 
     fixture
         .host
-        .swap("gate", accepts_as("d").into(), None, Default::default())
+        .swap("gate", Change::by("test").to(accepts_as("d")))
         .await
         .expect("a good one takes its place");
     assert!(fixture.host.hooks().load().missing.is_empty());
@@ -240,7 +244,7 @@ async fn a_required_plugin_that_failed_keeps_the_gate_shut_until_it_loads() {
     assert_eq!(fixture.host.unload("gate", false).await, Err(UnloadError::Required));
     assert_eq!(device_id(fixture.authenticate("gate", "l").await), "d");
     assert_eq!(fixture.host.unload("gate", true).await, Ok(()));
-    fixture.host.mark_failed(plugin.clone(), Position::Last, &error).await;
+    begin(&fixture, &plugin).await;
     assert_eq!(fixture.host.unload("gate", false).await, Err(UnloadError::Required));
     assert_eq!(fixture.host.hooks().load().missing.len(), 1, "and neither does it go while it is not live");
     let known = fixture.host.settings_of_failed("gate").expect("its settings are kept");
@@ -249,7 +253,7 @@ async fn a_required_plugin_that_failed_keeps_the_gate_shut_until_it_loads() {
 
     plugin.name = String::from("extra");
     plugin.required = false;
-    fixture.host.mark_failed(plugin, Position::Last, &error).await;
+    begin(&fixture, &plugin).await;
     assert_eq!(fixture.host.hooks().load().missing.len(), 1, "it is not required");
     assert_eq!(fixture.host.unload("extra", false).await, Ok(()));
 }

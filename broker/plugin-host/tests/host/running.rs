@@ -132,7 +132,7 @@ async fn a_trial_keeps_nothing_and_a_call_does() {
     let fixture = Fixture::new();
     let mut plugin = settings("keeps", guest);
     plugin.grants = Grants::of([Capability::KeyValue]);
-    fixture.host.load(plugin, Position::Last).await.expect("loads");
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     assert!(fixture.storage.kv.lock().unwrap().is_empty(), "the trial wrote");
     let counted = || {
         let calls = |line: &&str| line.starts_with("mqgate_plugin_calls_total") && !line.ends_with(" 0");
@@ -152,9 +152,10 @@ async fn the_default_limits_are_enough_for_a_plugin_that_behaves() {
     let fixture = Fixture::new();
     let component = crate::guest::accepts_as("d");
     let plugin = PluginSettings::new("p", Source::Bytes(component.into()));
-    let info = fixture.host.load(plugin, Position::Last).await.expect("loads");
+    let info = fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     assert!(info.cold_start > std::time::Duration::ZERO);
-    assert_eq!(info.isolation, "per-call");
+    let dear = info.cold_start > std::time::Duration::from_micros(100);
+    assert_eq!(info.isolation, if dear { "pooled" } else { "per-call" });
 }
 
 #[tokio::test]
@@ -166,9 +167,10 @@ async fn a_component_can_be_looked_at_without_running_it() {
         .authenticator("(drop (call $enabled (i32.const 0))) unreachable")
         .hook("authorizer", "authorize", "unreachable")
         .build();
-    let found = fixture.host.inspect(guest.into()).await.expect("described");
+    let found = fixture.host.inspect(Source::Bytes(guest.into())).await.expect("described");
     assert_eq!(found.hooks, ["authenticator", "authorizer"]);
     assert_eq!(found.imports, ["mqgate:plugin/log@0.1.0"]);
+    assert!(found.needs.is_empty() && found.unserved.is_empty(), "everybody may log");
     assert!(found.digest.starts_with("sha256:") && found.digest.len() == 71);
     assert!(fixture.host.list().is_empty());
 }
@@ -263,6 +265,6 @@ async fn a_large_fleet_is_counted_by_its_anchor() {
     .into();
     let mut plugin = settings("counts", guest);
     plugin.grants = Grants::of([Capability::RegistryRead]);
-    fixture.host.load(plugin, Position::Last).await.expect("loads");
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     fixture.authenticate("counts", "l").await.expect("the count fits");
 }

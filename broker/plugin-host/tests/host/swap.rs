@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mqgate_identity::hooks::{Authentication, ChainMember, Reauthorize};
-use mqgate_plugin_host::{HostSettings, Position, UnloadError};
+use mqgate_plugin_host::{Change, HostSettings, Position, UnloadError};
 
 use crate::fixture::{Fixture, connection, device_id, settings};
 use crate::guest::{ABSTAIN, Guest, accepts_as};
+
+fn eager(component: Arc<[u8]>) -> Change {
+    Change { reauthorize: Reauthorize::Eager, ..Change::by("test").to(component) }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_and_none_mixes_versions_while_plugins_are_swapped() {
@@ -42,8 +46,7 @@ async fn no_call_fails_and_none_mixes_versions_while_plugins_are_swapped() {
     let versions: Vec<Arc<[u8]>> = (1..=20).map(|n| accepts_as(&format!("v{n}")).into()).collect();
     for (number, component) in versions.iter().enumerate() {
         let before = fixture.host.hooks().load().generation;
-        let info =
-            fixture.host.swap("first", Arc::clone(component), None, Reauthorize::Eager).await.expect("swaps");
+        let info = fixture.host.swap("first", eager(Arc::clone(component))).await.expect("swaps");
         let set = fixture.host.hooks().load_full();
         assert_eq!((set.generation, info.generation), (before + 1, before + 1));
         assert_eq!(set.reauthorize, Reauthorize::Eager);
@@ -66,6 +69,16 @@ async fn no_call_fails_and_none_mixes_versions_while_plugins_are_swapped() {
 
 #[tokio::test]
 async fn two_hundred_swaps_leave_nothing_behind() {
+    nothing_is_left_after(200).await;
+}
+
+#[tokio::test]
+#[ignore = "full: a thousand swaps take a minute"]
+async fn a_thousand_swaps_leave_nothing_behind() {
+    nothing_is_left_after(1_000).await;
+}
+
+async fn nothing_is_left_after(swaps: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let cache_dir = folder.path().join("compiled");
     let fixture = Fixture::with(
@@ -76,10 +89,10 @@ async fn two_hundred_swaps_leave_nothing_behind() {
     fixture.load("gate", versions[0].to_vec()).await.expect("loads");
     let mut weak = Vec::new();
     let mut resident_after_warm_up = 0;
-    for number in 1..=200 {
+    for number in 1..=swaps {
         weak.push(Arc::downgrade(&fixture.host.hooks().load_full().members[0]));
         let component = Arc::clone(&versions[number % 2]);
-        fixture.host.swap("gate", component, None, Reauthorize::None).await.expect("swaps");
+        fixture.host.swap("gate", Change::by("test").to(component)).await.expect("swaps");
         let expected = ["even", "odd"][number % 2];
         assert_eq!(device_id(fixture.authenticate("gate", "l").await), expected);
         if number == 50 {
@@ -101,7 +114,7 @@ async fn two_hundred_swaps_leave_nothing_behind() {
     assert!(!fixture.metrics_text().contains("gate"), "{}", fixture.metrics_text());
 }
 
-fn resident_bytes() -> usize {
+pub fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
@@ -147,7 +160,7 @@ async fn members_stand_where_they_are_put() {
     let fixture = Fixture::with(settings_of_host, vec![native("static"), native("users")]);
     let component = Guest::new().authenticator(ABSTAIN).build();
     let put = async |name: &str, position: Position| {
-        fixture.host.load(settings(name, component.clone()), position).await.map(|info| info.name)
+        fixture.host.load(settings(name, component.clone()), position, "test").await.map(|info| info.name)
     };
     put("two", Position::Configured).await.expect("loads");
     put("one", Position::Configured).await.expect("loads");
@@ -191,7 +204,7 @@ async fn a_new_version_may_change_its_metrics() {
     let load = async |name: &str, component: Vec<u8>| {
         let mut plugin = settings(name, component);
         plugin.grants = mqgate_plugin_host::Grants::of([mqgate_plugin_host::Capability::Metrics]);
-        fixture.host.load(plugin, Position::Last).await
+        fixture.host.load(plugin, Position::Last, "test").await
     };
     let shown = || {
         let text = fixture.metrics_text();
@@ -204,8 +217,8 @@ async fn a_new_version_may_change_its_metrics() {
     assert!(shown().contains(r#"x{a="a",plugin="p"} 1"#), "{}", shown());
 
     for (help, label) in [('i', 'a'), ('i', 'b')] {
-        let next = defines(help, label).into();
-        fixture.host.swap("p", next, None, Reauthorize::None).await.expect("swaps");
+        let next = defines(help, label);
+        fixture.host.swap("p", Change::by("test").to(next)).await.expect("swaps");
         fixture.authenticate("p", "l").await.expect("an answer");
         let line = format!("mqgate_plugin_custom_x{{{label}=\"{label}\",plugin=\"p\"}} 1");
         let lines =
@@ -218,8 +231,8 @@ async fn a_new_version_may_change_its_metrics() {
     fixture.authenticate("p", "l").await.expect("an answer");
     load("q", defines('h', 'b')).await.expect("the same meaning");
     fixture.authenticate("q", "l").await.expect("an answer");
-    let next = defines('i', 'a').into();
-    let refused = fixture.host.swap("p", next, None, Reauthorize::None).await.expect_err("q has it");
+    let next = defines('i', 'a');
+    let refused = fixture.host.swap("p", Change::by("test").to(next)).await.expect_err("q has it");
     assert!(refused.message.contains("the plugin q has a gauge x"), "{refused}");
     assert_eq!(shown().lines().count(), 4, "{}", shown());
 }

@@ -1,0 +1,73 @@
+//! Versions on probation: which are, and what happens to those that do worse than the one before.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use mqgate_identity::hooks::Reauthorize;
+
+use crate::changes::Change;
+use crate::error::LoadError;
+use crate::host::PluginHost;
+use crate::member::{EntryState, PluginInfo};
+use crate::plugin::{Alarm, LivePlugin, Watched};
+use crate::probation::{Share, Watch};
+use crate::record::{How, Record};
+
+/// A version that was taken back by itself, or was to be.
+#[derive(Debug)]
+pub struct TakenBack {
+    pub name: String,
+    /// Of the version that failed.
+    pub digest: String,
+    pub why: String,
+    /// What runs now; an error: the version that failed still does.
+    pub outcome: Result<PluginInfo, LoadError>,
+}
+
+impl PluginHost {
+    /// Takes versions back that do too badly while they are on probation; tells `noted` of each. Runs as long as the
+    /// host does, once.
+    pub async fn watch_versions(&self, reauthorize: Reauthorize, noted: impl Fn(TakenBack)) {
+        let Some(mut alarmed) = self.take_alarmed() else { return };
+        while let Some(Alarm { plugin, number, why }) = alarmed.recv().await {
+            let failed = self.find(&plugin).filter(|info| info.number == number);
+            // Somebody was faster; calls that began before tell of it once more.
+            let Some(failed) = failed else { continue };
+            let change = Change { reauthorize, ..Change::by("system") };
+            let outcome = self.rollback(&plugin, None, Some(number), &why, change).await;
+            if outcome.is_err() {
+                self.unwatch(&plugin);
+            }
+            noted(TakenBack { name: plugin.to_string(), digest: failed.digest, why, outcome });
+        }
+    }
+
+    /// There is nothing to go back to: it is said once.
+    fn unwatch(&self, name: &str) {
+        let state = self.state();
+        if let Some((_, entry)) = state.entry(name)
+            && let EntryState::Live(live) = &entry.state
+        {
+            live.plugin.unwatch();
+        }
+    }
+
+    /// A version that took over from another proves itself; one that ran before has.
+    pub(crate) fn watch(&self, plugin: &Arc<LivePlugin>, record: &Record) {
+        let rule = self.loader.settings.probation;
+        let Some(version) = record.current() else { return };
+        let took_over = matches!(version.how, How::Swapped | How::Configured | How::Promoted);
+        if !took_over || version.before.is_none() || rule.time.is_zero() {
+            return;
+        }
+        let before = match self.state().entry(&record.name).map(|(_, entry)| &entry.state) {
+            Some(EntryState::Live(live)) => live.plugin.share(),
+            Some(EntryState::Disabled | EntryState::Failed { .. }) | None => Share::default(),
+        };
+        plugin.watch(Watched {
+            number: version.number,
+            watch: Mutex::new(Watch::new(rule, before, Instant::now())),
+            alarms: self.alarms.clone(),
+        });
+    }
+}
