@@ -172,9 +172,16 @@ pub mod names {
         TRANSITION_STARTED = "transition.started", System, "a CA or a server certificate that was replaced stays valid beside its successor";
         TRANSITION_CHANGED = "transition.changed", System, "the moment of its end moved";
         TRANSITION_ENDED = "transition.ended", System, "it is valid no longer";
-        PLUGIN_LOADED = "plugin.loaded", Plugin, "a plugin joined the chains; its digest in `fields`";
+        PLUGIN_LOADED = "plugin.loaded", Plugin, "a plugin joined the chains; its digest, the number of the version and the key that signed it in `fields`, as for those below";
         PLUGIN_SWAPPED = "plugin.swapped", Plugin, "a plugin was replaced; digests before and after in `fields`";
         PLUGIN_UNLOADED = "plugin.unloaded", Plugin, "a plugin left the chains";
+        PLUGIN_CONFIGURED = "plugin.configured", Plugin, "a plugin runs with other settings";
+        PLUGIN_ENABLED = "plugin.enabled", Plugin, "a plugin is asked again";
+        PLUGIN_DISABLED = "plugin.disabled", Plugin, "a plugin is kept and not asked";
+        PLUGIN_ROLLED_BACK = "plugin.rolled_back", Plugin, "a version from before runs again: an operator wanted it, or `system` because the new one did worse; why, in `fields`";
+        PLUGIN_RESET = "plugin.reset", Plugin, "what was decided about a plugin at runtime was forgotten: the configuration's word holds";
+        PLUGIN_SHADOWED = "plugin.shadowed", Plugin, "a version is asked beside the live one and decides nothing";
+        PLUGIN_SHADOW_DROPPED = "plugin.shadow_dropped", Plugin, "such a version is asked no more; how many of its answers were the same, and how many not, in `fields`";
         PLUGIN_REFUSED = "plugin.refused", Plugin, "a component was not taken; stage and message in `fields`";
         ADMIN_ACTION = "admin.action", Admin, "another change over the admin API (`action`, `target`, `code`, `detail` in `fields`)";
         ADMIN_REFUSED = "admin.refused", Admin, "a change over the admin API that was refused, or a request without the right to it";
