@@ -3,19 +3,25 @@
 
 pub mod bridges;
 pub mod explain;
+mod lifecycle;
+mod looking;
 pub mod reload;
+mod requests;
 mod routes;
+mod shadow;
 
 use std::sync::Arc;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_identity::reason::Reason;
-use mqgate_plugin_host::{LoadError, PluginHost, PluginInfo};
+use mqgate_plugin_host::{LoadError, PluginHost, PluginInfo, TakenBack};
 use mqgate_server::admin::api::Route;
 use mqgate_server::admin::{self, Api, Code, Doc, Scope};
 use mqgate_server::audit::AuditLog;
 use mqgate_server::broker::Broker;
+
+pub use self::routes::ask_again;
 
 /// What the routes work on.
 #[derive(Clone)]
@@ -47,35 +53,40 @@ pub fn described() -> Vec<Route> {
 /// What the host may say to a component.
 const REFUSALS: &[Code] = &[
     Code::BadUpload,
+    Code::TooLarge,
+    Code::BadName,
     Code::BadConfig,
     Code::BadGrant,
     Code::BadPosition,
     Code::BadReauthorize,
+    Code::BadSignature,
+    Code::NoComponent,
     Code::NoSuchPlugin,
     Code::PluginVerify,
     Code::PluginInspect,
     Code::PluginCompile,
     Code::PluginLink,
     Code::PluginTrial,
+    Code::PluginStore,
 ];
+
+/// What may be said to a plugin that is there.
+const STAYS: &[Code] =
+    &[Code::NoSuchPlugin, Code::PluginRequired, Code::PluginVerify, Code::PluginTrial, Code::PluginStore, Code::BadReauthorize];
 
 fn plugins() -> Api<PluginAdmin> {
     let (read, write) = (Scope::PluginsRead, Scope::PluginsWrite);
+    let get = |path, id, what| Doc::get(path, id, read, what).problems(&[Code::NoSuchPlugin]);
+    let act = |path, id, what| Doc::post(path, id, write, what).problems(STAYS);
     Api::new("Plugins")
+        .route(Doc::get("/plugins", "plugin.list", read, "Lists the chains, in the order of asking."), looking::list)
         .route(
-            Doc::get("/plugins", "plugin.list", read, "Lists the chains, in the order of asking."),
-            routes::list,
-        )
-        .route(
-            Doc::post("/plugins", "plugin.load", write, "Loads a component, which is the body.")
+            Doc::post("/plugins", "plugin.load", write, "Loads a component that was uploaded.")
                 .created()
                 .problems(REFUSALS),
             routes::load,
         )
-        .route(
-            Doc::get("/plugins/{name}", "plugin.show", read, "One plugin.").problems(&[Code::NoSuchPlugin]),
-            routes::show,
-        )
+        .route(get("/plugins/{name}", "plugin.show", "One plugin."), looking::show)
         .route(
             Doc::put("/plugins/{name}", "plugin.swap", write, "Puts another component in the place of one.")
                 .problems(REFUSALS),
@@ -83,13 +94,56 @@ fn plugins() -> Api<PluginAdmin> {
         )
         .route(
             Doc::delete("/plugins/{name}", "plugin.unload", write, "Takes a plugin out.")
-                .problems(&[Code::NoSuchPlugin, Code::PluginRequired]),
+                .problems(&[Code::NoSuchPlugin, Code::PluginRequired, Code::PluginStore]),
             routes::unload,
+        )
+        .route(get("/plugins/{name}/versions", "plugin.versions", "Its versions, the one that runs first."), looking::versions)
+        .route(
+            Doc::put("/plugins/{name}/config", "plugin.configure", write, "Gives a plugin other settings.")
+                .problems(REFUSALS),
+            lifecycle::configure,
+        )
+        .route(act("/plugins/{name}/enable", "plugin.enable", "Has a plugin asked again."), lifecycle::enable)
+        .route(act("/plugins/{name}/disable", "plugin.disable", "Has a plugin asked no more."), lifecycle::disable)
+        .route(
+            act("/plugins/{name}/rollback", "plugin.rollback", "Takes the version that runs back."),
+            lifecycle::rollback,
+        )
+        .route(
+            act("/plugins/{name}/reset", "plugin.reset", "Has the configuration's word hold again."),
+            lifecycle::reset,
+        )
+        .route(
+            get("/plugins/{name}/shadow", "plugin.shadow_show", "What a shadow's answers were, compared.")
+                .problems(&[Code::NoSuchPlugin, Code::NoShadow]),
+            shadow::show,
+        )
+        .route(
+            Doc::post("/plugins/{name}/shadow", "plugin.shadow", write, "Asks a version what the live one is asked.")
+                .created()
+                .problems(REFUSALS),
+            shadow::begin,
+        )
+        .route(
+            Doc::delete("/plugins/{name}/shadow", "plugin.shadow_drop", write, "Forgets a shadow.")
+                .problems(&[Code::NoSuchPlugin, Code::NoShadow]),
+            shadow::drop_it,
+        )
+        .route(
+            act("/plugins/{name}/promote", "plugin.promote", "Has the shadow take over.")
+                .problems(&[Code::NoSuchPlugin, Code::NoShadow, Code::PluginTrial, Code::PluginStore, Code::BadReauthorize]),
+            shadow::promote,
+        )
+        .route(
+            Doc::post("/plugin-components", "plugin.upload", write, "Takes a component in, to be used by its digest.")
+                .created()
+                .problems(REFUSALS),
+            lifecycle::stage,
         )
         .route(
             Doc::ask("/inspect-plugin", "plugin.inspect", read, "What a component is, without loading it.")
                 .problems(REFUSALS),
-            routes::inspect,
+            looking::inspect,
         )
 }
 
@@ -106,12 +160,44 @@ pub async fn note_change(
         .field("plugin", &*info.name)
         .field("digest", &*info.digest)
         .field("hooks", info.hooks.join(","))
-        .field("generation", info.generation.to_string());
+        .field("generation", info.generation.to_string())
+        .field("version_number", info.number.to_string());
+    if let Some(signer) = &info.signer {
+        event = event.field("signed_by", &**signer);
+    }
     if let Some(before) = before {
         event = event.field("digest_before", before);
     }
     if let Err(refused) = audit.record_durable(event).await {
         tracing::error!(plugin = %info.name, %refused, "a change of the chains was made and is not in the audit log");
+    }
+}
+
+/// Writes down that the version before runs again.
+pub fn note_rollback(audit: &AuditLog, actor: &str, before: &str, why: &str, info: &PluginInfo) {
+    let event = AuditEvent::new(names::PLUGIN_ROLLED_BACK, Outcome::Success, Reason::Ok)
+        .actor(actor)
+        .field("plugin", &*info.name)
+        .field("digest", &*info.digest)
+        .field("digest_before", before)
+        .field("detail", why)
+        .field("generation", info.generation.to_string())
+        .field("version_number", info.number.to_string());
+    audit.record(event);
+}
+
+/// A version was taken back by itself, or could not be.
+pub fn note_taken_back(audit: &AuditLog, taken: &TakenBack) {
+    let TakenBack { name, digest, why, outcome } = taken;
+    match outcome {
+        Ok(info) => {
+            tracing::error!(plugin = %name, %digest, why, now = %info.digest, "a new version was taken back");
+            note_rollback(audit, "system", digest, why, info);
+        }
+        Err(error) => {
+            tracing::error!(plugin = %name, %digest, why, %error, "a new version fails and cannot be taken back");
+            note_refusal(audit, "system", name, Some(digest), error);
+        }
     }
 }
 

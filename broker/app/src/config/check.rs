@@ -67,6 +67,7 @@ pub fn check(config: &Config, source: &Source<'_>) -> Found {
         checker.listener(name, listener);
     }
     checker.plugins(config);
+    checker.plugin_host(config);
     for (name, acl) in &config.policy.acls {
         checker.rules(&format!("policy.acls.{name}.rules"), &acl.rules);
     }

@@ -336,7 +336,7 @@ fn anchor_paths(config: &mut Config, base: &Path) {
             .for_each(|secret| anchor_password(secret, base));
     }
     config.crl.files.iter_mut().chain(&mut config.crl.directories).for_each(anchor);
-    config.admin.allow_paths.iter_mut().for_each(anchor);
+    config.admin.allow_paths.iter_mut().chain(&mut config.plugin_host.watch).for_each(anchor);
     config.admin.token_file.iter_mut().for_each(anchor);
     let audit = &mut config.audit;
     [&mut audit.path, &mut audit.key_file, &mut audit.publish_folder, &mut audit.personal.key_folder]

@@ -43,7 +43,9 @@ pub use self::listener::{AuthMode, Listener, Registration, Transport, UnixMode, 
 pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::ocsp::Ocsp;
 pub use self::operators::AdminOperator;
-pub use self::plugins::{Capability, Native, Plugin, PluginGrant, PluginLimits};
+pub use self::plugins::{
+    Capability, Isolation, Native, Plugin, PluginGrant, PluginHost, PluginLimits, PluginProbation, TrustedKey,
+};
 pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};
 pub use self::registry::{
     BindClientId, Clock, OnClientIdMismatch, OnMaxActive, OnShared, Provisioning, Rotation, Sharing,
@@ -68,6 +70,8 @@ pub struct Config {
     /// The chain that judges connections: plugins (WebAssembly components) and native implementations, asked
     /// in the order in which they stand here. The first that does not abstain decides.
     pub plugins: Vec<Plugin>,
+    /// What holds for all components of the chain.
+    pub plugin_host: PluginHost,
     /// Rule sets that grants refer to by name, and what happens to live sessions when the chain changes.
     pub policy: Policy,
     /// The admin API: HTTP with a bearer token.

@@ -23,7 +23,7 @@ pub use self::authority::{Authority, Issued, Role, Template, root};
 pub use self::builtin::builtin;
 pub use self::demo::{Outcome, demo};
 pub use self::files::{Existing, Secrecy, check_folder, create_folder, is_there, read, write, write_private};
-pub use self::key::KeyKind;
+pub use self::key::{KeyKind, read as read_key, to_pem as key_to_pem};
 pub use self::names::{Subject, alternative_name, check_file_name};
 
 /// Where a certificate and its key are.

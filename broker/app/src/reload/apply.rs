@@ -345,6 +345,12 @@ async fn commit(parts: &ReloadParts, state: &State, next: &Next, ready: Ready) -
         Err(error) => return Err(done.undo(error.into()).await),
     }
     for component in ready.components {
+        if parts.host.has_settings_of_its_own(&component.name) {
+            tracing::warn!(
+                plugin = component.name,
+                "its settings were set at runtime and go on; `mqgate plugin reset` goes back to the configuration"
+            );
+        }
         let reauthorize = build::reauthorize(state.config.policy.reauthorize);
         match parts.host.reconfigure(&component.name, component.config, reauthorize).await {
             Ok(before) => done.components.push((component.name, before)),

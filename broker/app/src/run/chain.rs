@@ -1,13 +1,17 @@
-//! The members of the chain, from the configuration: native ones at once, components one after the other.
+//! The members of the chain, from the configuration: native ones at once, components one after the other, each as the
+//! configuration or what was decided at runtime has it.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mqgate_identity::audit::names;
 use mqgate_identity::hooks::ChainMember;
+use mqgate_identity::time::UnixMillis;
 use mqgate_plugin_host::{
-    Capability, Grants, HostSettings, KvSettings, Limits, LoadError, MetricsSettings, PluginHost,
-    PluginSettings, Position, Source, Stage,
+    Capability, Configured, Grants, HostSettings, Isolation, KvSettings, Limits, LoadError, MetricsSettings,
+    PluginHost, PluginSettings, Probation, Provenance, Signature, Source, Stage, StartOutcome, Started,
+    Trust, TrustedKey,
 };
 use mqgate_server::audit::AuditLog;
 use serde::de::DeserializeOwned;
@@ -23,12 +27,37 @@ use crate::native::scram::Scram;
 use crate::native::static_policy::StaticPolicy;
 
 pub fn host_settings(config: &Config) -> HostSettings {
+    let host = &config.plugin_host;
     HostSettings {
         cache_dir: Some(config.node.data_dir.join("components")),
+        store_dir: Some(config.node.data_dir.join("plugins")),
+        versions: host.versions as usize,
+        staged: host.uploads as usize,
+        trust: trust(host),
+        probation: Probation {
+            time: host.probation.time.0,
+            failed_clients: host.probation.failed_clients as usize,
+            failed_percent: host.probation.failed_percent,
+            denied_points: host.probation.denied_points,
+            judged_clients: host.probation.judged_clients as usize,
+        },
         order: config.plugins.iter().map(|plugin| plugin.name.clone()).collect(),
         broker_version: String::from(env!("CARGO_PKG_VERSION")),
         ..HostSettings::default()
     }
+}
+
+/// The check of the configuration has found every key and every moment good.
+fn trust(host: &model::PluginHost) -> Trust {
+    let keys = host.trusted_keys.iter().filter_map(|trusted| {
+        let until = trusted.until.as_deref().map(|until| match until.parse::<jiff::Timestamp>() {
+            Ok(until) => UnixMillis(u64::try_from(until.as_millisecond()).unwrap_or(0)),
+            // Over, whenever that is.
+            Err(_) => UnixMillis(0),
+        });
+        Some(TrustedKey { name: trusted.name.clone(), key: trusted.key.parse().ok()?, until })
+    });
+    Trust { require_signed: host.require_signed, keys: keys.collect() }
 }
 
 pub fn natives(config: &Config) -> Result<Vec<ChainMember>> {
@@ -66,26 +95,39 @@ fn settings<T: DeserializeOwned>(plugin: &model::Plugin) -> Result<T> {
     Ok(parsed.map_err(|error| Failure::new(Exit::Config, format!("plugin `{}`: {error}", plugin.name)))?)
 }
 
-/// Loads every component. One that does not load keeps the listeners shut while it is required; the broker
-/// starts all the same, so that it can be repaired.
-pub async fn load_all(config: &Config, host: &PluginHost, audit: &AuditLog) {
-    for plugin in config.plugins.iter().filter(|plugin| plugin.source.is_some()) {
-        let (wanted, missing) = plugin_settings(plugin);
-        let result = match missing {
-            None => host.load(wanted.clone(), Position::Configured).await,
-            Some(error) => Err(error),
-        };
-        match result {
-            Ok(info) => {
-                tracing::info!(plugin = %info.name, digest = %info.digest, hooks = ?info.hooks, "plugin is live");
-                note_change(audit, names::PLUGIN_LOADED, "system", &info, None).await;
+/// Brings every component of the configuration to life, and what was decided at runtime before a restart. What does not
+/// load keeps the listeners shut while it is required; the broker starts all the same, so that it can be repaired.
+pub async fn start(config: &Config, host: &PluginHost, audit: &AuditLog) {
+    let configured = config.plugins.iter().filter(|plugin| plugin.source.is_some());
+    let configured = configured.map(plugin_settings).collect();
+    for Started { name, outcome } in host.start(configured).await {
+        match outcome {
+            StartOutcome::Live { info, kept } => {
+                tracing::info!(plugin = %name, digest = %info.digest, hooks = ?info.hooks, kept, "plugin is live");
+                note_change(audit, names::PLUGIN_LOADED, "system", &info, None);
+                if kept && info.configured {
+                    tracing::warn!(
+                        plugin = %name,
+                        "it runs as it was set at runtime, not as the configuration has it; `mqgate plugin reset` goes \
+                         back to the configuration"
+                    );
+                }
             }
-            Err(error) => {
-                let required = plugin.required;
-                tracing::error!(plugin = %plugin.name, required, %error, "plugin is not live");
-                note_refusal(audit, "system", &plugin.name, None, &error);
-                host.mark_failed(wanted, Position::Configured, &error).await;
+            StartOutcome::Failed { error, closes } => {
+                tracing::error!(plugin = %name, listeners_stay_shut = closes, %error, "plugin is not live");
+                note_refusal(audit, "system", &name, None, &error);
             }
+            StartOutcome::Disabled => {
+                tracing::warn!(plugin = %name, "it was disabled at runtime and is not asked");
+            }
+            StartOutcome::Unloaded => tracing::warn!(
+                plugin = %name,
+                "the configuration names it, and it was unloaded at runtime; `mqgate plugin reset` brings it back"
+            ),
+            StartOutcome::Forgotten => tracing::warn!(
+                plugin = %name,
+                "the configuration names it no longer: what was set at runtime is forgotten"
+            ),
         }
     }
     if host.hooks().load().members.is_empty() {
@@ -94,21 +136,51 @@ pub async fn load_all(config: &Config, host: &PluginHost, audit: &AuditLog) {
 }
 
 /// What the host needs to know, and an error if the component is not to be found.
-fn plugin_settings(plugin: &model::Plugin) -> (PluginSettings, Option<LoadError>) {
+fn plugin_settings(plugin: &model::Plugin) -> Configured {
     let source = plugin.source.as_deref().unwrap_or_default();
-    let (file, missing) = match source.strip_prefix("bundled:").map(components::find) {
+    let (file, mut missing) = match source.strip_prefix("bundled:").map(components::find) {
         None => (source.into(), None),
         Some(Ok(file)) => (file, None),
         Some(Err(error)) => {
             (source.into(), Some(LoadError { stage: Stage::Verify, message: error.to_string() }))
         }
     };
+    let provenance = match source.starts_with("bundled:") {
+        true => Provenance::Bundled,
+        false => match signature_of(&file) {
+            Ok(signature) => Provenance::New(signature),
+            Err(message) => {
+                missing = Some(LoadError { stage: Stage::Verify, message });
+                Provenance::New(None)
+            }
+        },
+    };
     let mut settings = PluginSettings::new(plugin.name.clone(), Source::File(file));
     settings.config = serde_json::Value::Object(plugin.config.clone());
+    settings.digest.clone_from(&plugin.digest);
+    settings.provenance = provenance;
     settings.grants = grants(&plugin.grant);
     settings.limits = limits(&plugin.limits);
+    settings.isolation = match plugin.isolation {
+        model::Isolation::Auto => Isolation::Auto,
+        model::Isolation::PerCall => Isolation::PerCall,
+        model::Isolation::Pooled => Isolation::Pooled,
+        model::Isolation::Single => Isolation::Single,
+    };
     settings.required = plugin.required;
-    (settings, missing)
+    Configured { settings, missing }
+}
+
+/// The signature beside a component: `NAME.wasm.sig`, if there is one.
+pub fn signature_of(component: &Path) -> Result<Option<Signature>, String> {
+    let mut file = component.as_os_str().to_owned();
+    file.push(".sig");
+    let file = PathBuf::from(file);
+    match std::fs::read_to_string(&file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{} cannot be read: {error}", file.display())),
+        Ok(text) => text.parse().map(Some).map_err(|error| format!("{}: {error}", file.display())),
+    }
 }
 
 fn grants(grant: &model::PluginGrant) -> Grants {
@@ -141,5 +213,9 @@ fn limits(limits: &model::PluginLimits) -> Limits {
         backoff: limits.backoff.0,
         longest_cached: limits.cache_ttl.0,
         cached_decisions: limits.cache_entries as usize,
+        breaker_subjects: limits.breaker_clients as usize,
+        breaker_percent: limits.breaker_percent,
+        breaker_window: limits.breaker_window.0,
+        breaker_wait: limits.breaker_wait.0,
     }
 }

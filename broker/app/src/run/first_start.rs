@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::components;
 use crate::config::Inputs;
 use crate::config::model::{
-    AuthMode, Capability, Config, Listener, Plugin, PluginGrant, PluginLimits, Registration,
+    AuthMode, Capability, Config, Isolation, Listener, Plugin, PluginGrant, PluginLimits, Registration,
 };
 use crate::exit::Failure;
 use crate::pki;
@@ -51,10 +51,12 @@ fn plugin(name: &str, required: bool, capabilities: &[Capability]) -> Plugin {
     Plugin {
         name: name.to_owned(),
         source: Some(format!("bundled:{name}")),
+        digest: None,
         native: None,
         required,
         grant: PluginGrant { capabilities: capabilities.to_vec(), ..PluginGrant::default() },
         limits: PluginLimits::default(),
+        isolation: Isolation::Auto,
         config: serde_json::Map::new(),
     }
 }

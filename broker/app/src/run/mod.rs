@@ -10,6 +10,7 @@ pub(crate) mod first_start;
 pub(crate) mod listeners;
 pub(crate) mod logging;
 pub mod paths;
+mod plugin_folder;
 pub(crate) mod posture;
 mod process;
 pub(crate) mod revocations;
@@ -153,7 +154,7 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
     let mut signals = process::Signals::new()?;
     let parts = open(config).await?;
     let Parts { config, audit, .. } = &parts;
-    chain::load_all(config, &parts.host, audit).await;
+    chain::start(config, &parts.host, audit).await;
 
     // Listeners and their connections end first, everything they use ends later.
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
@@ -200,6 +201,7 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
     helpers.spawn(tidy(Arc::clone(&parts.gate), end.clone()));
     helpers.spawn(Arc::clone(&parts.transitions).housekeeping(end.clone()));
     helpers.spawn(sweep(Arc::clone(&parts.storage), end.clone()));
+    plugin_folder::spawn(plugin_admin(&parts), &config.plugin_host, &mut helpers, &end);
 
     audit.record(
         AuditEvent::new(names::BROKER_STARTED, Outcome::Success, Reason::Ok)
@@ -563,14 +565,8 @@ async fn serve_admin(
                 .operators(operators.clone())
                 .metrics(here, need_token)
                 .behind(tls.clone());
-        let plugins = PluginAdmin {
-            host: Arc::clone(&parts.host),
-            broker: Arc::clone(&parts.broker),
-            audit: Arc::clone(&parts.audit),
-            reauthorize: build::reauthorize(config.policy.reauthorize),
-        };
         let upload = usize::try_from(config.admin.max_upload.0).unwrap_or(usize::MAX);
-        let more = crate::admin::router(plugins, upload)
+        let more = crate::admin::router(plugin_admin(parts), upload)
             .merge(admin::bundles_router(Arc::clone(&parts.bundles)))
             .merge(admin::crl_routes(Arc::clone(&parts.revocations), Arc::clone(&parts.audit)))
             .merge(crate::admin::bridges::router(Arc::clone(&parts.bridges), Arc::clone(&parts.audit)))
@@ -600,6 +596,16 @@ async fn serve_admin(
         spawn_server("metrics", socket, tls, admin::metrics_router(routes, Arc::new(door)), end, tasks);
     }
     Ok(())
+}
+
+/// What changes of the chains reach.
+fn plugin_admin(parts: &Parts) -> PluginAdmin {
+    PluginAdmin {
+        host: Arc::clone(&parts.host),
+        broker: Arc::clone(&parts.broker),
+        audit: Arc::clone(&parts.audit),
+        reauthorize: build::reauthorize(parts.config.policy.reauthorize),
+    }
 }
 
 fn spawn_server(

@@ -1,7 +1,9 @@
 //! What `[[plugins]]` must not say: names that are taken, components that are none, rule sets that there are not.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use mqgate_plugin_host::PublicKey;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -15,6 +17,9 @@ use crate::native::{
     anonymous::AnonymousConfig, password_file::PasswordFileConfig, scram::ScramConfig,
     static_policy::StaticPolicyConfig,
 };
+
+/// The least time between two looks at a folder.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Checker<'_, '_> {
     pub(super) fn plugins(&mut self, config: &Config) {
@@ -44,6 +49,10 @@ impl Checker<'_, '_> {
                     Some("write source = \"bundled:cert-acl\", the path of a component, or native = \"static-policy\""),
                 ),
                 (Some(source), None) => {
+                    if plugin.digest.as_deref().is_some_and(|digest| !is_digest(digest)) {
+                        let remedy = "`mqgate plugin inspect` prints it";
+                        self.add(&key("digest"), "a digest is `sha256:` and 64 hexadecimal digits", Some(remedy));
+                    }
                     if let Some(name) = source.strip_prefix("bundled:")
                         && !BUNDLED.contains(&name)
                     {
@@ -59,9 +68,58 @@ impl Checker<'_, '_> {
         }
     }
 
+    /// `[plugin_host]`.
+    pub(super) fn plugin_host(&mut self, config: &Config) {
+        let host = &config.plugin_host;
+        if !(2..=100).contains(&host.versions) {
+            self.add("plugin_host.versions", "2 to 100 versions can be kept", None);
+        }
+        if !(1..=100).contains(&host.uploads) {
+            self.add("plugin_host.uploads", "1 to 100 uploads can be kept", None);
+        }
+        if host.watch_interval.0 < LEAST_INTERVAL {
+            self.add("plugin_host.watch_interval", "at least 100ms is needed", None);
+        }
+        if host.require_signed && host.trusted_keys.is_empty() {
+            self.add(
+                "plugin_host.require_signed",
+                "no key is trusted: no component could be loaded",
+                Some("add [[plugin_host.trusted_keys]] with the key that `mqgate plugin keygen` prints"),
+            );
+        }
+        for (key, percent) in [
+            ("failed_percent", host.probation.failed_percent),
+            ("denied_points", host.probation.denied_points),
+        ] {
+            if percent > 100 {
+                self.add(&format!("plugin_host.probation.{key}"), "0 to 100 percent are possible", None);
+            }
+        }
+        for (index, plugin) in config.plugins.iter().enumerate() {
+            if plugin.limits.breaker_percent > 100 {
+                let key = format!("plugins[{index}].limits.breaker_percent");
+                self.add(&key, "0 to 100 percent are possible", None);
+            }
+        }
+        let mut names = HashSet::new();
+        for (index, trusted) in host.trusted_keys.iter().enumerate() {
+            let key = |field: &str| format!("plugin_host.trusted_keys[{index}].{field}");
+            if trusted.name.is_empty() || !names.insert(trusted.name.as_str()) {
+                self.add(&key("name"), "every key has a name of its own", None);
+            }
+            if let Err(error) = trusted.key.parse::<PublicKey>() {
+                self.add(&key("key"), error.to_string(), Some("`mqgate plugin keygen` prints it"));
+            }
+            if let Some(Err(_)) = trusted.until.as_deref().map(str::parse::<jiff::Timestamp>) {
+                let remedy = "write it like \"2027-06-30T00:00:00Z\"";
+                self.add(&key("until"), "this is no moment in time", Some(remedy));
+            }
+        }
+    }
+
     fn native(&mut self, config: &Config, index: usize, plugin: &Plugin, native: Native) {
         let acls = &config.policy.acls;
-        for field in ["grant", "limits", "required"] {
+        for field in ["grant", "limits", "required", "digest", "isolation"] {
             self.without_effect(
                 &format!("plugins[{index}].{field}"),
                 "without effect: this plugin is built in, not a component",
@@ -156,4 +214,10 @@ impl Checker<'_, '_> {
             }
         }
     }
+}
+
+/// As the host writes them.
+fn is_digest(text: &str) -> bool {
+    let digits = text.strip_prefix("sha256:").unwrap_or_default();
+    digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
 }

@@ -1,5 +1,7 @@
 //! Keys of the chain's members: components and native implementations, what they may import and use.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +16,9 @@ pub struct Plugin {
     /// The component: `"bundled:cert-acl"`, `"bundled:auto-register"`, `"bundled:audit-log"`, or the path of a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// `"sha256:…"` that the component must have; without it, any that is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// A built-in implementation instead of a component.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native: Option<Native>,
@@ -26,6 +31,11 @@ pub struct Plugin {
     /// What it may use.
     #[serde(default)]
     pub limits: PluginLimits,
+    /// What one call shares with the next. `per-call`: nothing, every call has a fresh instance. `pooled`: memory,
+    /// instances take one call after the other, for thousands of calls or a few minutes. `single`: likewise, one instance
+    /// for all. `auto`: `per-call`, unless a fresh instance costs more than 100 µs: then `pooled`.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// Its own settings, handed to it as JSON. For native implementations see below.
     #[serde(default)]
     pub config: serde_json::Map<String, serde_json::Value>,
@@ -42,6 +52,16 @@ pub enum Native {
     PasswordFile,
     Scram,
     Anonymous,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    #[default]
+    Auto,
+    PerCall,
+    Pooled,
+    Single,
 }
 
 /// What a component may use beside its own code and `log`.
@@ -101,6 +121,95 @@ pub struct PluginLimits {
     pub cache_ttl: Span,
     /// Answers that are kept for that; the oldest go first.
     pub cache_entries: u32,
+    /// A hook is not called for a while when calls failed for this many clients, counted by certificate or address.
+    /// 0 calls it always.
+    pub breaker_clients: u32,
+    /// The share of failed calls, in percent, that this also takes.
+    pub breaker_percent: u8,
+    /// The time in which both are counted.
+    pub breaker_window: Span,
+    /// How long the hook is not called then: doubled with each trial call that fails, up to a minute.
+    pub breaker_wait: Span,
+}
+
+/// What holds for all components.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PluginHost {
+    /// Versions of a plugin that are kept to go back to, the one that runs included; 2 to 100.
+    pub versions: u32,
+    /// Uploaded components that no plugin uses yet; the oldest go first.
+    pub uploads: u32,
+    /// Load only components that one of `trusted_keys` signed. Those that come with the broker need no signature.
+    pub require_signed: bool,
+    /// Keys whose signatures count. Once there is one, a signature that is given must be by one of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted_keys: Vec<TrustedKey>,
+    /// A folder whose `NAME.wasm` is loaded as the plugin NAME, or swapped in, when it appears or changes; its settings are
+    /// in `NAME.json`, its signature in `NAME.wasm.sig`. Off by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watch: Option<PathBuf>,
+    /// How often that folder is looked at.
+    pub watch_interval: Span,
+    /// When a version that took over is taken back by itself.
+    pub probation: PluginProbation,
+}
+
+/// A key whose signatures count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrustedKey {
+    /// What lists and audit records call it.
+    pub name: String,
+    /// `"ed25519:…"`, as `mqgate plugin keygen` prints it.
+    pub key: String,
+    /// A moment (`"2027-06-30T00:00:00Z"`) from which nothing new is accepted by it; what was accepted before goes on.
+    /// Without it there is no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// How a new version of a plugin proves itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PluginProbation {
+    /// How long it is watched after it took over; `"0s"` watches nothing.
+    pub time: Span,
+    /// It is taken back when calls failed for this many clients, counted by certificate or address; 0: never for that.
+    pub failed_clients: u32,
+    /// The share of failed calls, in percent, that this also takes.
+    pub failed_percent: u8,
+    /// It is taken back when it refuses this many percent points more of its clients than the version before did; 100:
+    /// never for that.
+    pub denied_points: u8,
+    /// Clients that both must have judged before that is compared.
+    pub judged_clients: u32,
+}
+
+impl Default for PluginHost {
+    fn default() -> Self {
+        Self {
+            versions: 8,
+            uploads: 8,
+            require_signed: false,
+            trusted_keys: Vec::new(),
+            watch: None,
+            watch_interval: Span::secs(2),
+            probation: PluginProbation::default(),
+        }
+    }
+}
+
+impl Default for PluginProbation {
+    fn default() -> Self {
+        Self {
+            time: Span::secs(300),
+            failed_clients: 5,
+            failed_percent: 20,
+            denied_points: 30,
+            judged_clients: 50,
+        }
+    }
 }
 
 /// `grant = ["kv"]` is short for `grant = { capabilities = ["kv"] }`.
@@ -151,6 +260,10 @@ impl Default for PluginLimits {
             backoff: Span::secs(1),
             cache_ttl: Span::secs(300),
             cache_entries: 10_000,
+            breaker_clients: 5,
+            breaker_percent: 20,
+            breaker_window: Span::secs(10),
+            breaker_wait: Span::secs(1),
         }
     }
 }
