@@ -329,6 +329,12 @@ impl Broker {
         self.open();
     }
 
+    /// Starts it again on the same folder; returns when the admin API answers, whether or not clients may connect.
+    pub fn restart_shut(&mut self) {
+        self.process.kill();
+        self.process = Process::start(&self.folder);
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.child.id()
     }

@@ -25,6 +25,7 @@ mod operating;
 mod overload;
 mod pki_commands;
 mod plugin_lifecycle;
+mod plugin_restart;
 mod posture;
 mod protection;
 mod proxies;

@@ -10,7 +10,7 @@ use mqgate_e2e::{Broker, Identity};
 use serde_json::Value;
 
 /// The component that misbehaves as its configuration says; see `plugins/test-guest`.
-fn test_guest() -> String {
+pub fn test_guest() -> String {
     xtask::components::path("test-guest").expect("it is built with the bundled ones").display().to_string()
 }
 
@@ -230,4 +230,31 @@ async fn live_sessions_are_asked_again_as_configured() {
         }
         assert_eq!(client.disconnected().await, Some(ReasonCode::NOT_AUTHORIZED), "{mode}");
     }
+}
+
+#[tokio::test]
+async fn a_shadow_is_compared_and_promoted() {
+    let broker = Broker::builder().with_bundled_plugins().start().await;
+    let device = broker.pki.device("device-1");
+    let admin = broker.admin();
+    let deny = r#"{"authenticate":"deny"}"#;
+    admin.run(&["plugin", "shadow", "begin", "cert-acl", &test_guest(), "--config-json", deny]);
+    Client::connect(broker.options("x", &device)).await.expect("the live version decides");
+    let report = mqgate_e2e::eventually("the comparison", async || {
+        let report = admin.json(&["plugin", "shadow", "show", "cert-acl"]);
+        (report["different"].as_u64() > Some(0)).then_some(report)
+    })
+    .await;
+    let sample = &report["samples"][0];
+    assert_eq!((sample["kind"].as_str(), sample["client_id"].as_str()), (Some("new_deny"), Some("x")));
+    assert!(sample["shadow"].as_str().unwrap().contains("it was told to deny"), "{sample}");
+    assert!(admin.run(&["plugin", "shadow", "show", "cert-acl"]).contains("new_deny"));
+    let series = "mqgate_plugin_shadow_disagreements_total{hook=\"authenticator\",kind=\"new_deny\",plugin=\"cert-acl\"}";
+    assert!(admin.metric(series) >= 1.0);
+    admin.run(&["plugin", "shadow", "promote", "cert-acl"]);
+    let error = Client::connect(broker.options("x", &device)).await.err().expect("now it decides");
+    assert_eq!(error.reason_code(), Some(ReasonCode::NOT_AUTHORIZED), "{error}");
+    let output = admin.try_run(&["plugin", "shadow", "drop", "cert-acl"]);
+    assert!(!output.status.success(), "there is none any more");
+    broker.audited("the shadow", |line| line["name"] == "plugin.shadowed").await;
 }
