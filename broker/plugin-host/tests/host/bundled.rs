@@ -25,8 +25,7 @@ async fn the_bundled_components_are_plugins() {
     ] {
         let Some(path) = component(&format!("{name}.wasm")) else { continue };
         let bytes = std::fs::read(&path).expect("the component");
-        let found =
-            fixture.host.inspect(Source::Bytes(bytes.into())).await.expect("described");
+        let found = fixture.host.inspect(Source::Bytes(bytes.into())).await.expect("described");
         assert_eq!(found.hooks, hooks, "{name}");
         assert!(
             found.imports.iter().all(|import| import.starts_with("mqgate:plugin/")),

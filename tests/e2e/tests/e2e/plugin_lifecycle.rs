@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mqgate_client::Client;
 use mqgate_codec::{QoS, ReasonCode};
-use mqgate_e2e::{Broker, Identity};
+use mqgate_e2e::{Broker, Identity, PATIENT};
 use serde_json::Value;
 
 /// The component that misbehaves as its configuration says; see `plugins/test-guest`.
@@ -234,7 +234,12 @@ async fn live_sessions_are_asked_again_as_configured() {
 
 #[tokio::test]
 async fn a_shadow_is_compared_and_promoted() {
-    let broker = Broker::builder().with_bundled_plugins().start().await;
+    let broker = Broker::builder()
+        .with_auto_register(PATIENT)
+        .with_cert_acl(PATIENT)
+        .with_plugin("audit-log", "bundled:audit-log", "")
+        .start()
+        .await;
     let device = broker.pki.device("device-1");
     let admin = broker.admin();
     let deny = r#"{"authenticate":"deny"}"#;
