@@ -1,11 +1,11 @@
 //! What becomes of a plugin that is there: other settings, enabled, disabled, taken back, as the configuration has it;
 //! and components that are uploaded before anybody uses them.
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::Json;
 use mqgate_identity::audit::names;
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_plugin_host::{Change as PluginChange, LoadError, PluginInfo, Source, UnloadError};
@@ -82,7 +82,8 @@ pub async fn configure(
     let wanted = PluginChange { config: Some(config), reauthorize, ..PluginChange::by(&*actor.0) };
     if change.dry_run {
         let found = admin.host.rehearse(&name, &wanted).await.map_err(|error| refused(&error))?;
-        let impact = Impact::of("plugin.configure", name).before(&shown(&before))?.after(&rehearsed(&found))?;
+        let impact =
+            Impact::of("plugin.configure", name).before(&shown(&before))?.after(&rehearsed(&found))?;
         return Ok(impact.affects("connections", admin.broker.connections().len()).into());
     }
     finished(async move {

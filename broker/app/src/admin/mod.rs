@@ -71,15 +71,24 @@ const REFUSALS: &[Code] = &[
 ];
 
 /// What may be said to a plugin that is there.
-const STAYS: &[Code] =
-    &[Code::NoSuchPlugin, Code::PluginRequired, Code::PluginVerify, Code::PluginTrial, Code::PluginStore, Code::BadReauthorize];
+const STAYS: &[Code] = &[
+    Code::NoSuchPlugin,
+    Code::PluginRequired,
+    Code::PluginVerify,
+    Code::PluginTrial,
+    Code::PluginStore,
+    Code::BadReauthorize,
+];
 
 fn plugins() -> Api<PluginAdmin> {
     let (read, write) = (Scope::PluginsRead, Scope::PluginsWrite);
     let get = |path, id, what| Doc::get(path, id, read, what).problems(&[Code::NoSuchPlugin]);
     let act = |path, id, what| Doc::post(path, id, write, what).problems(STAYS);
     Api::new("Plugins")
-        .route(Doc::get("/plugins", "plugin.list", read, "Lists the chains, in the order of asking."), looking::list)
+        .route(
+            Doc::get("/plugins", "plugin.list", read, "Lists the chains, in the order of asking."),
+            looking::list,
+        )
         .route(
             Doc::post("/plugins", "plugin.load", write, "Loads a component that was uploaded.")
                 .created()
@@ -93,18 +102,27 @@ fn plugins() -> Api<PluginAdmin> {
             routes::swap,
         )
         .route(
-            Doc::delete("/plugins/{name}", "plugin.unload", write, "Takes a plugin out.")
-                .problems(&[Code::NoSuchPlugin, Code::PluginRequired, Code::PluginStore]),
+            Doc::delete("/plugins/{name}", "plugin.unload", write, "Takes a plugin out.").problems(&[
+                Code::NoSuchPlugin,
+                Code::PluginRequired,
+                Code::PluginStore,
+            ]),
             routes::unload,
         )
-        .route(get("/plugins/{name}/versions", "plugin.versions", "Its versions, the one that runs first."), looking::versions)
+        .route(
+            get("/plugins/{name}/versions", "plugin.versions", "Its versions, the one that runs first."),
+            looking::versions,
+        )
         .route(
             Doc::put("/plugins/{name}/config", "plugin.configure", write, "Gives a plugin other settings.")
                 .problems(REFUSALS),
             lifecycle::configure,
         )
         .route(act("/plugins/{name}/enable", "plugin.enable", "Has a plugin asked again."), lifecycle::enable)
-        .route(act("/plugins/{name}/disable", "plugin.disable", "Has a plugin asked no more."), lifecycle::disable)
+        .route(
+            act("/plugins/{name}/disable", "plugin.disable", "Has a plugin asked no more."),
+            lifecycle::disable,
+        )
         .route(
             act("/plugins/{name}/rollback", "plugin.rollback", "Takes the version that runs back."),
             lifecycle::rollback,
@@ -119,9 +137,14 @@ fn plugins() -> Api<PluginAdmin> {
             shadow::show,
         )
         .route(
-            Doc::post("/plugins/{name}/shadow", "plugin.shadow", write, "Asks a version what the live one is asked.")
-                .created()
-                .problems(REFUSALS),
+            Doc::post(
+                "/plugins/{name}/shadow",
+                "plugin.shadow",
+                write,
+                "Asks a version what the live one is asked.",
+            )
+            .created()
+            .problems(REFUSALS),
             shadow::begin,
         )
         .route(
@@ -130,14 +153,24 @@ fn plugins() -> Api<PluginAdmin> {
             shadow::drop_it,
         )
         .route(
-            act("/plugins/{name}/promote", "plugin.promote", "Has the shadow take over.")
-                .problems(&[Code::NoSuchPlugin, Code::NoShadow, Code::PluginTrial, Code::PluginStore, Code::BadReauthorize]),
+            act("/plugins/{name}/promote", "plugin.promote", "Has the shadow take over.").problems(&[
+                Code::NoSuchPlugin,
+                Code::NoShadow,
+                Code::PluginTrial,
+                Code::PluginStore,
+                Code::BadReauthorize,
+            ]),
             shadow::promote,
         )
         .route(
-            Doc::post("/plugin-components", "plugin.upload", write, "Takes a component in, to be used by its digest.")
-                .created()
-                .problems(REFUSALS),
+            Doc::post(
+                "/plugin-components",
+                "plugin.upload",
+                write,
+                "Takes a component in, to be used by its digest.",
+            )
+            .created()
+            .problems(REFUSALS),
             lifecycle::stage,
         )
         .route(

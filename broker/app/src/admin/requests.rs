@@ -175,9 +175,9 @@ fn capability(word: &str) -> &str {
 pub async fn finished<T: Send + 'static>(
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::spawn(work).await.unwrap_or_else(|error| {
-        Err(Problem::new(Code::Internal, format!("it broke down: {error}")))
-    })
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|error| Err(Problem::new(Code::Internal, format!("it broke down: {error}"))))
 }
 
 #[cfg(test)]

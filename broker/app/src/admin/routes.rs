@@ -1,9 +1,9 @@
 //! Components come and go: load, swap, unload. What is begun is finished and written down, also when nobody waits any
 //! more.
 
+use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::Json;
 use mqgate_identity::audit::names;
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_plugin_host::{LoadError, Rehearsed, Stage, UnloadError};

@@ -1,8 +1,8 @@
 //! A version that is asked beside the live one and decides nothing: begun, looked at, promoted, dropped.
 
+use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::Json;
 use mqgate_identity::audit::{AuditEvent, Outcome as Ended, names};
 use mqgate_identity::reason::Reason;
 use mqgate_plugin_host::{Difference, Report, Sample};
@@ -115,11 +115,7 @@ pub async fn promote(
     .await
 }
 
-pub async fn drop_it(
-    State(admin): State<PluginAdmin>,
-    change: Change,
-    Path(name): Path<String>,
-) -> Answer {
+pub async fn drop_it(State(admin): State<PluginAdmin>, change: Change, Path(name): Path<String>) -> Answer {
     can_be_audited(&admin)?;
     admin.host.find(&name).ok_or_else(|| no_such(&name))?;
     let report = admin.host.shadow_report(&name).ok_or_else(|| no_shadow(&name))?;
