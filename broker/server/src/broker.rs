@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mqgate_codec::{Connect, ReasonCode};
+use mqgate_codec::{Connect, ReasonCode, TopicName};
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_identity::reason::Reason;
@@ -252,6 +252,11 @@ impl Broker {
         self.router.publish(message, &mut tally);
         tally.forgive(DropReason::NoSubscribers);
         tally.add_to(&self.metrics);
+    }
+
+    /// Whether a message to this topic would go to anybody.
+    pub(crate) fn has_receivers(&self, topic: &TopicName) -> bool {
+        self.router.has_receivers(topic)
     }
 
     /// Publishes what comes from no client.

@@ -16,6 +16,7 @@ pub mod crl;
 pub mod delayed;
 mod delivery;
 pub mod directory;
+pub mod events;
 pub mod extras;
 pub mod fetch;
 pub mod flapping;

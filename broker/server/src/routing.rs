@@ -350,6 +350,12 @@ impl Router {
         plain.chain(shared).collect()
     }
 
+    /// Whether anybody subscribes to a topic.
+    pub(crate) fn has_receivers(&self, topic: &TopicName) -> bool {
+        let matches = self.snapshot.load().matches(topic);
+        !matches.receivers.is_empty() || !matches.groups.is_empty()
+    }
+
     /// Every retained message that a filter matches.
     pub(crate) fn retained_matching(&self, filter: &TopicFilter, now: Instant) -> Vec<Arc<Message>> {
         let snapshot = lock(self.retained_under(filter.filter())).snapshot();

@@ -43,6 +43,7 @@ pub fn described() -> Vec<Route> {
     let mut routes = plugins().routes().to_vec();
     routes.extend(admin::bundles_routes());
     routes.extend(admin::crls_routes());
+    routes.extend(admin::events_routes());
     routes.extend_from_slice(bridges::routes().routes());
     routes.extend_from_slice(explain::routes().routes());
     routes.extend(admin::described_posture_routes());

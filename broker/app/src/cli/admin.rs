@@ -15,7 +15,7 @@ use crate::exit::{Exit, Failure};
 #[command(after_help = "\
 Examples:
   mqgate admin token create ci --role registrar --for 90d
-  mqgate admin token create watch --scope clients:read --scope audit:read
+  mqgate admin token create watch --scope events:read --scope clients:read
   mqgate admin token revoke ci
   mqgate admin openapi > openapi.json")]
 pub enum Command {

@@ -10,6 +10,7 @@ mod cert;
 mod clients;
 mod config;
 mod crl;
+mod events;
 mod explain;
 mod message;
 mod output;
@@ -116,6 +117,8 @@ enum Command {
     /// Revocation lists of the running broker
     #[command(subcommand)]
     Crl(crl::Command),
+    /// What happens in the running broker, as it happens
+    Events(events::Args),
     /// The admin API: tokens, description, reference
     #[command(subcommand)]
     Admin(admin::Command),
@@ -163,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::ServerCert(command) => server_cert::run(command, explicit),
         Command::Explain(args) => explain::run(&args, explicit),
         Command::Crl(command) => crl::run(command, explicit),
+        Command::Events(args) => events::run(args, explicit),
         Command::Admin(command) => admin::run(command, explicit),
         Command::Config(command) => config::run(command, explicit),
         Command::Reload(args) => reload::reload(&args, explicit),

@@ -153,6 +153,23 @@ impl Remote {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Text that goes on until somebody ends it; `after`: where the last stream ended.
+    pub fn stream(&self, path: &str, after: Option<&str>) -> Result<impl std::io::Read + use<>> {
+        let mut request = self.authorized(self.agent.get(self.at(path)));
+        if let Some(after) = after {
+            request = request.header("Last-Event-ID", after);
+        }
+        let request = request.config().timeout_global(None).timeout_recv_response(Some(TIMEOUT)).build();
+        let response = request.call().map_err(|error| self.unreachable(&error))?;
+        match response.status().is_success() {
+            true => Ok(response.into_body().into_reader()),
+            false => Err(match self.bytes(Ok(response)) {
+                Err(error) => error,
+                Ok(_) => Failure::new(Exit::Internal, "a refusal without a reason").into(),
+            }),
+        }
+    }
+
     /// `POST` or `PUT` of a component.
     pub fn upload(&self, method: &str, path: &str, bytes: &[u8]) -> Result<Value> {
         self.send(method, path, "application/wasm", bytes)

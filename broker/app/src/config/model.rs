@@ -6,6 +6,7 @@ mod admin_tls;
 mod audit;
 mod bridge;
 mod crl;
+mod events;
 mod extras;
 mod limits;
 mod listener;
@@ -35,6 +36,7 @@ pub use self::audit::{
 };
 pub use self::bridge::{Bridge, BridgeTls, BridgeTopic, BridgeVersion, Direction, Retain};
 pub use self::crl::{Crl, CrlScope, StaleLists};
+pub use self::events::Events;
 pub use self::extras::{
     AutoSubscribe, Bans, Delayed, Flapping, Rates, Rewrite, SlowSubscribers, Sys, Topics, Trace,
 };
@@ -93,6 +95,7 @@ pub struct Config {
     pub flapping: Flapping,
     pub slow_subscribers: SlowSubscribers,
     pub sys: Sys,
+    pub events: Events,
     pub delayed: Delayed,
     pub topics: Topics,
     pub trace: Trace,

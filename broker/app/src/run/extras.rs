@@ -9,6 +9,7 @@ use mqgate_protocol::topics::{Applies, Rewrite, RewriteError, TopicRules};
 use mqgate_server::bans::Bans;
 use mqgate_server::broker::Broker;
 use mqgate_server::delayed::DelayedLimits;
+use mqgate_server::events::EventSettings;
 use mqgate_server::extras::{AutomaticSubscription, ExtrasSettings};
 use mqgate_server::flapping::FlappingRules;
 use mqgate_server::metrics::Metrics;
@@ -112,6 +113,17 @@ pub fn rates(config: &Config) -> HashMap<Arc<str>, RateLimits> {
         (Arc::from(name.as_str()), limits)
     });
     limits.collect()
+}
+
+/// How events are made and kept.
+pub fn events(config: &Config) -> EventSettings {
+    let events = &config.events;
+    EventSettings {
+        source: events.source.clone(),
+        buffer: events.buffer as usize,
+        streams: events.max_streams as usize,
+        mqtt: events.mqtt,
+    }
 }
 
 /// Tasks that run beside the broker.

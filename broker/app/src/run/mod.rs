@@ -32,6 +32,7 @@ use mqgate_server::broker::{Admitter, Broker, BrokerParts};
 use mqgate_server::bundles::Bundles;
 use mqgate_server::clock::sanity::ClockWatch;
 use mqgate_server::crl::RevocationService;
+use mqgate_server::events::Events;
 use mqgate_server::gate::Gate;
 use mqgate_server::listener::{ListenError, ListenerParts, ListenerSettings};
 use mqgate_server::live::Live;
@@ -45,7 +46,7 @@ use mqgate_server::retirement::Retirement;
 use mqgate_server::sharing::Sharing;
 use mqgate_server::tls::TlsServer;
 use mqgate_server::trust::{BoundAnchor, TrustStore};
-use mqgate_server::{admin, clock};
+use mqgate_server::{admin, clock, events};
 use mqgate_storage::{FjallStorage, StorageOptions};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -185,7 +186,15 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
     for (name, settings) in settings {
         listeners.prepare(&name, &config.listeners[&name], settings);
     }
-    serve_admin(&parts, about, &reloader, &endpoints, &end, &mut helpers).await?;
+    let events = Events::new(extras::events(config));
+    // Before anybody can connect: what is told begins with the first.
+    let sources = events::Sources {
+        registry: Arc::clone(&parts.registry),
+        records: audit.follow(),
+        storage: Arc::clone(&parts.storage) as _,
+    };
+    helpers.spawn(events::follow(Arc::clone(&events), Arc::clone(&parts.broker), sources, end.clone()));
+    serve_admin(&parts, about, &reloader, &events, &endpoints, &end, &mut helpers).await?;
     helpers.spawn(Arc::clone(audit).deliver(parts.host.hooks(), end.clone()));
     helpers.spawn(Arc::clone(&parts.registry).housekeeping(end.clone()));
     helpers.spawn(Arc::clone(&parts.revocations).run(end.clone()));
@@ -530,6 +539,7 @@ async fn serve_admin(
     parts: &Parts,
     about: Arc<About>,
     reloader: &Arc<Reloader>,
+    events: &Arc<Events>,
     endpoints: &Arc<Endpoints>,
     end: &CancellationToken,
     tasks: &mut JoinSet<()>,
@@ -569,6 +579,11 @@ async fn serve_admin(
         let more = crate::admin::router(plugin_admin(parts), upload)
             .merge(admin::bundles_router(Arc::clone(&parts.bundles)))
             .merge(admin::crl_routes(Arc::clone(&parts.revocations), Arc::clone(&parts.audit)))
+            .merge(admin::events_router(
+                Arc::clone(events),
+                Arc::clone(&parts.registry),
+                Arc::clone(&routes.numbers),
+            ))
             .merge(crate::admin::bridges::router(Arc::clone(&parts.bridges), Arc::clone(&parts.audit)))
             .merge(crate::admin::explain::router(Arc::clone(reloader)))
             .merge(admin::posture_routes(Arc::clone(&parts.posture)))

@@ -20,7 +20,7 @@ use super::problem::{Code, Problem};
 use super::scope::Grants;
 use super::secure::{AdminTls, Shown};
 use super::shortened;
-use super::tokens::Tokens;
+use super::tokens::{Pass, Tokens};
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::audit::request::RequestId;
@@ -154,17 +154,17 @@ impl Door {
             let operator = operator.filter(|_| !request.headers().contains_key(header::AUTHORIZATION));
             let operator = operator.ok_or_else(|| Problem::new(Code::TokenMissing, missing))?;
             let rights = Rights(Arc::new(operator.grants.clone()));
-            return Ok(Asker { name: format!("admin:{}", operator.name), rights });
+            return Ok(Asker { name: format!("admin:{}", operator.name), rights, pass: None });
         };
         if self.token.matches(token) {
             let rights = Rights(Arc::new(Grants::everything()));
-            return Ok(Asker { name: String::from("admin:default"), rights });
+            return Ok(Asker { name: String::from("admin:default"), rights, pass: None });
         }
         let pass = self.tokens.as_ref().and_then(|tokens| tokens.pass(token));
         let pass =
             pass.ok_or_else(|| Problem::new(Code::TokenWrong, "this is no admin token, or not any more"))?;
         let rights = Rights(Arc::clone(&pass.grants));
-        Ok(Asker { name: format!("admin:{}", pass.name), rights })
+        Ok(Asker { name: format!("admin:{}", pass.name), rights, pass: Some(pass) })
     }
 
     pub(super) fn metrics_on_this_address(&self) -> bool {
@@ -284,7 +284,7 @@ pub(super) async fn ask_for_token(
     next: Next,
 ) -> Response {
     match door.identify(&request) {
-        Ok(Asker { name, rights }) => {
+        Ok(Asker { name, rights, pass }) => {
             let name = match request.extensions().get::<Shown>() {
                 Some(Shown { subject, .. }) => format!("{name} ({})", shortened(subject)),
                 None => name,
@@ -292,6 +292,9 @@ pub(super) async fn ask_for_token(
             let extensions = request.extensions_mut();
             extensions.insert(Actor(name.into()));
             extensions.insert(rights);
+            if let Some(pass) = pass {
+                extensions.insert(pass);
+            }
             next.run(request).await
         }
         Err(problem) => door.refuse(&request, problem),
@@ -302,6 +305,7 @@ pub(super) async fn ask_for_token(
 struct Asker {
     name: String,
     rights: Rights,
+    pass: Option<Pass>,
 }
 
 #[cfg(test)]

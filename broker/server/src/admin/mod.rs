@@ -15,6 +15,7 @@ mod crls;
 mod delayed;
 mod device_certs;
 pub mod door;
+mod events;
 mod grace;
 mod messages;
 mod pages;
@@ -48,6 +49,7 @@ pub use self::api::{Api, Change, Cursor, Doc, IfMatch, Impact, Limit, Rights, Ta
 pub use self::bundles::{router as bundles_router, routes as bundles_routes};
 pub use self::crls::{crl_routes, routes as crls_routes};
 pub use self::door::{Actor, Door, HostRule, Operator, OperatorCertificate, TokenHash};
+pub use self::events::{events_router, routes as events_routes};
 pub use self::posture::{posture_routes, routes as described_posture_routes};
 pub use self::problem::{Code, Problem, bad_json};
 pub use self::scope::{Grants, Role, Scope};

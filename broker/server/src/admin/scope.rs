@@ -66,6 +66,7 @@ scopes! {
     ConfigWrite = "config:write": "reload, change listeners, end transitions";
     BridgesRead = "bridges:read": "bridges and how they are";
     BridgesWrite = "bridges:write": "start, stop, reconnect bridges";
+    EventsRead = "events:read": "the stream of events";
     TokensRead = "tokens:read": "API tokens (never the secret)";
     TokensWrite = "tokens:write": "create and revoke API tokens, with no more rights than the own ones";
 }
@@ -122,6 +123,7 @@ impl Role {
             Self::Registrar => matches!(
                 scope,
                 Scope::StatusRead
+                    | Scope::EventsRead
                     | Scope::CertsRead
                     | Scope::CertsWrite
                     | Scope::CertsRevoke

@@ -148,7 +148,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shutdown: CancellationToken,
 ) {
     let router = TowerToHyperService::new(router);
-    let streaming = Streaming::default();
+    let streaming = Streaming { end: shutdown.clone(), open: Arc::default() };
     let streams = Arc::clone(&streaming.open);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(|body| Body::new(Hurried::new(body, bounds.body)));
@@ -184,9 +184,11 @@ async fn too_long(longest: Duration, streams: &AtomicUsize) {
     }
 }
 
-/// For requests and answers that take as long as they are.
-#[derive(Debug, Clone, Default)]
+/// For requests and answers that take as long as they are, and those that do not end by themselves.
+#[derive(Debug, Clone)]
 pub(super) struct Streaming {
+    /// The server stops.
+    pub(super) end: CancellationToken,
     open: Arc<AtomicUsize>,
 }
 

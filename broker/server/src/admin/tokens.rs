@@ -86,11 +86,19 @@ pub enum TokenError {
     Storage(#[from] KvError),
 }
 
-/// Whose token a request came with.
+/// Whose token a request came with; what may go on after the request looks here whether it still holds.
 #[derive(Debug, Clone)]
 pub(super) struct Pass {
     pub(super) name: Arc<str>,
     pub(super) grants: Arc<Grants>,
+    known: Arc<Known>,
+}
+
+impl Pass {
+    /// Whether the token is neither revoked nor over.
+    pub(super) fn holds(&self) -> bool {
+        self.known.holds(clock::now())
+    }
 }
 
 #[derive(Debug)]
@@ -192,7 +200,7 @@ impl Tokens {
             return None;
         }
         known.state().last = Some(now);
-        Some(Pass { name: Arc::clone(&known.name), grants: Arc::clone(&known.grants) })
+        Some(Pass { name: Arc::clone(&known.name), grants: Arc::clone(&known.grants), known })
     }
 
     /// By name, those that are over included.
@@ -297,7 +305,7 @@ mod tests {
         let tokens = Tokens::open(Arc::clone(&storage), 2).unwrap();
         let (info, secret) = tokens.create(new("ci"), "admin:default").unwrap();
         let pass = tokens.pass(&secret).expect("it is known");
-        assert!(pass.grants.has(Scope::ClientsRead) && !pass.grants.has(Scope::ClientsKick));
+        assert!(pass.grants.has(Scope::ClientsRead) && !pass.grants.has(Scope::ClientsKick) && pass.holds());
         assert!(tokens.show("ci").unwrap().last_used_at.is_some());
         let id = &info.id;
         for wrong in [String::new(), format!("{secret}0"), format!("mqg_{id}_"), secret.replace("mqg_", "")] {
@@ -306,7 +314,7 @@ mod tests {
         let again = Tokens::open(Arc::clone(&storage), 2).unwrap();
         assert!(again.pass(&secret).is_some());
         assert_eq!(tokens.revoke("ci").unwrap().id, info.id);
-        assert!(tokens.pass(&secret).is_none());
+        assert!(tokens.pass(&secret).is_none() && !pass.holds());
         assert!(Tokens::open(storage, 2).unwrap().pass(&secret).is_none());
         assert!(matches!(tokens.revoke("ci"), Err(TokenError::Unknown)));
     }

@@ -33,7 +33,7 @@ use mqgate_identity::audit::{AuditEvent, Category, Outcome, names};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use self::coalesce::Coalescer;
 use self::publish::Publisher;
@@ -155,6 +155,8 @@ type Repeat = (IpAddr, Reason, Option<CertificateFingerprint>);
 /// Refusals that are alike, within this, are one record with a count.
 const REPEAT: Duration = Duration::from_secs(10);
 const REPEATS: usize = 4096;
+/// Records that who follows may be behind.
+const FOLLOWED: usize = 4096;
 
 pub(crate) struct Shared {
     settings: AuditSettings,
@@ -166,6 +168,8 @@ pub(crate) struct Shared {
     failing: AtomicBool,
     /// What is written down, and how.
     policy: Arc<ArcSwap<Policy>>,
+    /// For who follows what happens, and is told when it was too slow.
+    followers: broadcast::Sender<Arc<AuditEvent>>,
     /// The last record written, and the last that is safe on the disk.
     written: watch::Sender<u64>,
     durable: watch::Sender<u64>,
@@ -438,6 +442,11 @@ impl AuditLog {
         }
     }
 
+    /// Every record from now on. Who is slow loses the oldest and is told how many.
+    pub fn follow(&self) -> broadcast::Receiver<Arc<AuditEvent>> {
+        self.shared.followers.subscribe()
+    }
+
     /// Whether new admissions can be written down; why not otherwise.
     pub fn check(&self) -> Result<(), AuditRefused> {
         if self.board.refuses() {
@@ -490,6 +499,7 @@ impl Shared {
             work: Condvar::new(),
             failing: AtomicBool::new(false),
             policy: Arc::default(),
+            followers: broadcast::Sender::new(FOLLOWED),
             written: watch::Sender::new(0),
             durable: watch::Sender::new(0),
             checkpoint: watch::Sender::new(None),
@@ -605,6 +615,8 @@ impl Shared {
             metrics.audit_records.with_label_values(&labels).inc();
         }
         let event = Arc::new(event);
+        // Without a follower it goes nowhere.
+        let _ = self.followers.send(Arc::clone(&event));
         let weight = bounds::weight(&event);
         if self.settings.path.is_some() {
             state.queue_bytes += weight;

@@ -14,6 +14,7 @@ mod bench;
 mod bridge;
 mod browser;
 mod device_life;
+mod events;
 mod extras;
 mod first_start;
 mod haproxy;

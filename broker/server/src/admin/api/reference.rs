@@ -22,7 +22,7 @@ below is a command of `mqgate` as well.
 them: those need no token. With a token, the token counts.
 
 A token has roles and scopes, a name that the audit log shows, and an end if it was given one. Only its SHA-256 is kept.
-Revoked, it is refused from the next request on. Nobody gives a token more than the own rights.
+Revoked, it is refused from the next request on, and its open streams end. Nobody gives a token more than the own rights.
 
 ## What all routes have in common
 

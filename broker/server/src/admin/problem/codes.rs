@@ -221,11 +221,13 @@ codes! {
     BadSignature = 400 "bad_signature": "the signature cannot be read; `detail` says why";
     PluginTrial = 422 "plugin_trial": "it failed its trial before it was put in; `detail` says how";
 
-    // Tokens.
+    // Tokens and events.
     NoSuchToken = 404 "no_such_token": "`mqgate admin token list` shows those there are";
     BadScope = 422 "bad_scope": "name roles and scopes of `docs/api.md`";
     TooManyTokens = 409 "too_many_tokens": "revoke one, or raise `admin.max_tokens`";
     MoreThanOwn = 403 "more_than_own": "nobody gives a token more rights than the own ones";
+    BadEventId = 400 "bad_event_id": "send the `id` of an event of this stream, or none";
+    TooManyWatchers = 503 "too_many_watchers": "end a stream, or raise `events.max_streams`";
 }
 
 impl Code {

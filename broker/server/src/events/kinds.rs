@@ -1,0 +1,106 @@
+//! Which audit records are events, and what they are called. What happens to certificates and CAs comes from the
+//! registry's own outbox, and is not said twice.
+
+use mqgate_identity::audit::{AuditEvent, names};
+use mqgate_identity::reason::Reason;
+
+/// The event's type, and what it is about; `None`: it is no event.
+pub(super) fn of(event: &AuditEvent) -> Option<(String, String)> {
+    let client = || event.client_id.clone().unwrap_or_else(|| String::from("-"));
+    let listener = || event.listener.as_deref().unwrap_or("-").to_owned();
+    let (kind, subject) = match event.name {
+        names::CONNECTION_ACCEPTED => ("clients.connected", client()),
+        names::CONNECTION_REFUSED if event.reason == Reason::Banned => ("clients.banned", client()),
+        names::CONNECTION_REFUSED => ("clients.auth_failed", client()),
+        names::CONNECTION_CLOSED => {
+            let kind = match event.reason {
+                Reason::TakenOver => "clients.takenover",
+                Reason::AdminAction => "clients.kicked",
+                Reason::Banned => "clients.banned",
+                _ => "clients.disconnected",
+            };
+            (kind, client())
+        }
+        names::BAN_ADDED if event.actor == "system:flapping" => {
+            ("clients.flapping", field(event, "value").unwrap_or_else(client))
+        }
+        names::BAN_ADDED => ("bans.added", field(event, "value").unwrap_or_else(client)),
+        names::BAN_REMOVED => ("bans.removed", field(event, "value").unwrap_or_else(client)),
+        names::HANDSHAKE_FAILED => ("tls.handshake_failed", listener()),
+        names::SERVER_CERT_ADDED
+        | names::SERVER_CERT_REPLACED
+        | names::SERVER_CERT_REMOVED
+        | names::SERVER_CERT_ENABLED
+        | names::SERVER_CERT_DISABLED
+        | names::SERVER_CERT_REVOKED => {
+            ("tls.bundle_changed", field(event, "bundle").unwrap_or_else(listener))
+        }
+        names::TRANSITION_STARTED => ("tls.grace_started", field(event, "name").unwrap_or_else(listener)),
+        names::TRANSITION_CHANGED => ("tls.grace_changed", field(event, "name").unwrap_or_else(listener)),
+        names::TRANSITION_ENDED => ("tls.grace_ended", field(event, "name").unwrap_or_else(listener)),
+        names::CONFIG_RELOADED => ("config.changed", String::from("config")),
+        names::BRIDGE_UP => ("bridges.up", field(event, "bridge").unwrap_or_default()),
+        names::BRIDGE_DOWN => ("bridges.down", field(event, "bridge").unwrap_or_default()),
+        names::BROKER_STARTED => ("sys.started", String::from("broker")),
+        names::BROKER_STOPPED => ("sys.stopping", String::from("broker")),
+        names::AUDIT_DROPPED => ("audit.dropped", String::from("audit")),
+        // Whatever else a plugin does, or the audit log finds.
+        name => {
+            let (area, word) = name.split_once('.')?;
+            let subject = match area {
+                "plugin" => field(event, "plugin"),
+                "audit" => Some(String::from("audit")),
+                _ => return None,
+            };
+            let area = if area == "plugin" { "plugins" } else { area };
+            return Some((format!("{area}.{word}"), subject.unwrap_or_else(|| String::from("-"))));
+        }
+    };
+    Some((kind.to_owned(), subject))
+}
+
+fn field(event: &AuditEvent, name: &str) -> Option<String> {
+    use mqgate_identity::hooks::Value;
+    event.fields.iter().find(|field| field.name == name).and_then(|field| match &field.value {
+        Value::Text(text) => Some(text.clone()),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use mqgate_identity::audit::Outcome;
+
+    use super::*;
+
+    #[test]
+    fn registry_records_and_floods_are_no_events_here() {
+        for name in names::ALL {
+            let event = AuditEvent::new(name, Outcome::Success, Reason::Ok);
+            let found = of(&event);
+            let silent = ["device.", "ca.", "crl.", "certificate.", "authorization.", "admin."];
+            if silent.iter().any(|area| name.starts_with(area)) {
+                assert_eq!(found, None, "{name}");
+            }
+            if let Some((kind, subject)) = found {
+                let plain = |byte: u8| byte.is_ascii_lowercase() || matches!(byte, b'.' | b'_');
+                assert!(kind.bytes().all(plain) && kind.matches('.').count() == 1, "{name} {kind}");
+                assert!(!subject.is_empty() || name.starts_with("bridge."), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn how_a_connection_ended_is_in_the_type() {
+        for (reason, kind) in [
+            (Reason::Ok, "clients.disconnected"),
+            (Reason::TakenOver, "clients.takenover"),
+            (Reason::AdminAction, "clients.kicked"),
+            (Reason::Banned, "clients.banned"),
+        ] {
+            let mut event = AuditEvent::new(names::CONNECTION_CLOSED, Outcome::Success, reason);
+            event.client_id = Some("c".into());
+            assert_eq!(of(&event), Some((kind.into(), "c".into())));
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What happens, for who watches: a stream over HTTP and `$events/…` topics, CloudEvents 1.0 both.
+//!
+//! Two sources: the registry's outbox, which is on the disk and whose events come at least once, also over a restart;
+//! and the audit log for everything else, from the moment the broker runs. What was seen lately is kept in a ring with
+//! a bound; who is slower than the ring is told that something was missed. Does not know HTTP.
+
+mod cloud;
+mod follow;
+mod kinds;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+pub use self::cloud::CloudEvent;
+pub use self::follow::{Sources, follow};
+use crate::clock;
+
+/// How events are made and kept.
+#[derive(Debug, Clone)]
+pub struct EventSettings {
+    /// CloudEvents' `source`.
+    pub source: String,
+    /// Events kept for who watches.
+    pub buffer: usize,
+    /// Streams at once.
+    pub streams: usize,
+    /// Whether they are published below `$events/`.
+    pub mqtt: bool,
+}
+
+impl Default for EventSettings {
+    fn default() -> Self {
+        Self { source: String::from("/mqgate"), buffer: 4_096, streams: 32, mqtt: true }
+    }
+}
+
+/// Where in the stream somebody is: what a `Last-Event-ID` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Of this run of the broker.
+    pub run: u64,
+    /// The last event seen in this run.
+    pub number: u64,
+    /// The last event of the registry's outbox seen.
+    pub registry: u64,
+}
+
+impl Position {
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-').map(|part| u64::from_str_radix(part, 16).ok());
+        let position = Self { run: parts.next()??, number: parts.next()??, registry: parts.next()?? };
+        parts.next().is_none().then_some(position)
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:x}-{:x}-{:x}", self.run, self.number, self.registry)
+    }
+}
+
+/// One event in the ring.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub at: Position,
+    pub what: What,
+}
+
+#[derive(Debug, Clone)]
+pub enum What {
+    Event(Arc<CloudEvent>),
+    /// So many were lost before they came here.
+    Missed(u64),
+}
+
+/// The ring.
+pub struct Events {
+    pub settings: EventSettings,
+    run: u64,
+    ring: Mutex<Ring>,
+    /// The number of the last one.
+    arrived: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Ring {
+    kept: VecDeque<Seen>,
+    number: u64,
+    registry: u64,
+}
+
+/// The next events of somebody who watches.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub seen: Vec<Seen>,
+    /// Events that are in the ring no longer.
+    pub missed: u64,
+}
+
+impl Events {
+    pub fn new(settings: EventSettings) -> Arc<Self> {
+        let (arrived, _) = watch::channel(0);
+        Arc::new(Self { settings, run: clock::now().0, ring: Mutex::default(), arrived })
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The end of the stream: what comes next is what happens next.
+    pub fn end(&self) -> Position {
+        let ring = self.ring();
+        Position { run: self.run, number: ring.number, registry: ring.registry }
+    }
+
+    /// Changes with every event.
+    pub fn arrived(&self) -> watch::Receiver<u64> {
+        self.arrived.subscribe()
+    }
+
+    /// Whether a position is one of this run of the broker.
+    pub fn is_own(&self, position: &Position) -> bool {
+        position.run == self.run && position.number <= self.ring().number
+    }
+
+    /// What comes after a position of this run, so many at most.
+    pub fn after(&self, number: u64, most: usize) -> Batch {
+        let ring = self.ring();
+        let oldest = ring.kept.front().map_or(ring.number + 1, |seen| seen.at.number);
+        let missed = oldest.saturating_sub(number.saturating_add(1));
+        // The ring has no gaps: numbers are places.
+        let skip = usize::try_from((number + missed + 1).saturating_sub(oldest)).unwrap_or(usize::MAX);
+        Batch { seen: ring.kept.iter().skip(skip).take(most).cloned().collect(), missed }
+    }
+
+    /// Takes in an event; `registry`: its number in the outbox.
+    fn push(&self, what: What, registry: Option<u64>) {
+        let mut ring = self.ring();
+        ring.number += 1;
+        ring.registry = ring.registry.max(registry.unwrap_or(0));
+        let at = Position { run: self.run, number: ring.number, registry: ring.registry };
+        ring.kept.push_back(Seen { at, what });
+        while ring.kept.len() > self.settings.buffer.max(1) {
+            ring.kept.pop_front();
+        }
+        let number = ring.number;
+        drop(ring);
+        self.arrived.send_replace(number);
+    }
+
+    /// Where the outbox was when the broker started.
+    fn begin(&self, registry: u64) {
+        self.ring().registry = registry;
+    }
+}
+
+/// Which events somebody wants: types and subjects, each exactly, or up to a dot with everything below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// `certs.revoked`, or `certs` for all that begin so; none: all.
+    pub types: Vec<String>,
+    pub subjects: Vec<String>,
+}
+
+impl Filter {
+    pub fn takes(&self, event: &CloudEvent) -> bool {
+        let of_type = |wanted: &String| {
+            let rest = event.kind.strip_prefix(wanted.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        (self.types.is_empty() || self.types.iter().any(of_type))
+            && (self.subjects.is_empty() || self.subjects.iter().any(|wanted| *wanted == event.subject))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mqgate_identity::audit::{AuditEvent, Outcome, names};
+    use mqgate_identity::reason::Reason;
+
+    use super::*;
+
+    fn ring(buffer: usize) -> Arc<Events> {
+        Events::new(EventSettings { buffer, ..EventSettings::default() })
+    }
+
+    fn event(client_id: &str) -> What {
+        let mut event = AuditEvent::new(names::CONNECTION_ACCEPTED, Outcome::Success, Reason::Ok);
+        event.client_id = Some(client_id.into());
+        What::Event(Arc::new(CloudEvent::of_audit(&event, 7).expect("it is an event")))
+    }
+
+    fn numbers(batch: &Batch) -> Vec<u64> {
+        batch.seen.iter().map(|seen| seen.at.number).collect()
+    }
+
+    #[test]
+    fn who_is_slower_than_the_ring_is_told_so() {
+        let events = ring(3);
+        assert_eq!(events.after(0, 10).missed, 0);
+        for client in ["a", "b", "c", "d", "e"] {
+            events.push(event(client), None);
+        }
+        let batch = events.after(0, 10);
+        assert_eq!((numbers(&batch), batch.missed), (vec![3, 4, 5], 2));
+        let batch = events.after(3, 1);
+        assert_eq!((numbers(&batch), batch.missed), (vec![4], 0));
+        let batch = events.after(5, 10);
+        assert_eq!((numbers(&batch), batch.missed), (vec![], 0));
+        assert!(numbers(&events.after(u64::MAX, 10)).is_empty());
+        assert_eq!(*events.arrived().borrow(), 5);
+    }
+
+    #[test]
+    fn a_position_is_read_back_and_of_one_run() {
+        let events = ring(3);
+        events.push(event("a"), Some(77));
+        let end = events.end();
+        assert_eq!((end.number, end.registry, Position::parse(&end.to_string())), (1, 77, Some(end)));
+        assert!(events.is_own(&end));
+        assert!(!events.is_own(&Position { run: end.run + 1, ..end }));
+        assert!(!events.is_own(&Position { number: 2, ..end }));
+        for text in ["", "1", "1-2", "1-2-x", "1-2-3-4", "-1-2-3", "1-2-11111111111111111"] {
+            assert_eq!(Position::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_filter_takes_whole_words() {
+        let What::Event(event) = event("meter-7") else { panic!("an event") };
+        let filter = |types: &[&str], subjects: &[&str]| Filter {
+            types: types.iter().map(|one| (*one).to_owned()).collect(),
+            subjects: subjects.iter().map(|one| (*one).to_owned()).collect(),
+        };
+        for (types, subjects, takes) in [
+            (&[][..], &[][..], true),
+            (&["clients"], &[], true),
+            (&["clients.connected"], &[], true),
+            (&["certs", "clients"], &["meter-7"], true),
+            (&["client"], &[], false),
+            (&["clients.connect"], &[], false),
+            (&["clients"], &["meter-8"], false),
+        ] {
+            assert_eq!(filter(types, subjects).takes(&event), takes, "{types:?} {subjects:?}");
+        }
+    }
+}
