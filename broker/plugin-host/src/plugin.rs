@@ -283,8 +283,9 @@ impl LivePlugin {
     async fn attempt<C: HookCall>(&self, call: C) -> Result<Answered<C::Answer>, HookFailure> {
         let limits = self.runnable.limits;
         let queued = Counted::new(&self.runnable.metrics.queued);
-        let lane =
-            tokio::time::timeout(limits.queue_wait, self.lane(C::HOOK, call.purpose())).await.map_err(|_| HookFailure {
+        let lane = tokio::time::timeout(limits.queue_wait, self.lane(C::HOOK, call.purpose()))
+            .await
+            .map_err(|_| HookFailure {
                 kind: FailureKind::Overload,
                 detail: format!("no free place within {:?}", limits.queue_wait),
             })?;

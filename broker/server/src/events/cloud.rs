@@ -33,20 +33,20 @@ pub struct CloudEvent {
 
 #[derive(Debug, Clone)]
 enum Origin {
-    Audit(Box<AuditEvent>),
+    Audit(Arc<AuditEvent>),
     Registry(Arc<RegistryEvent>),
 }
 
 impl CloudEvent {
     /// `None`: the record is no event. `run` tells records of one run of the broker from those of others.
-    pub fn of_audit(event: &AuditEvent, run: u64) -> Option<Self> {
+    pub fn of_audit(event: &Arc<AuditEvent>, run: u64) -> Option<Self> {
         let (kind, subject) = kinds::of(event)?;
         Some(Self {
             id: format!("audit-{run:x}-{}", event.sequence),
             kind,
             subject,
             at: event.at,
-            from: Origin::Audit(Box::new(event.clone())),
+            from: Origin::Audit(Arc::clone(event)),
         })
     }
 
@@ -179,10 +179,10 @@ mod tests {
 
     use super::*;
 
-    fn record(name: &'static str, client_id: &str) -> AuditEvent {
+    fn record(name: &'static str, client_id: &str) -> Arc<AuditEvent> {
         let mut event = AuditEvent::new(name, Outcome::Success, Reason::Ok).field("why", "because");
         (event.client_id, event.sequence, event.at) = (Some(client_id.into()), 9, UnixMillis(1_000));
-        event
+        Arc::new(event)
     }
 
     #[test]

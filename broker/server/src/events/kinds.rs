@@ -43,7 +43,10 @@ pub(super) fn of(event: &AuditEvent) -> Option<(String, String)> {
         names::BRIDGE_DOWN => ("bridges.down", field(event, "bridge").unwrap_or_default()),
         names::BROKER_STARTED => ("sys.started", String::from("broker")),
         names::BROKER_STOPPED => ("sys.stopping", String::from("broker")),
-        names::AUDIT_DROPPED => ("audit.dropped", String::from("audit")),
+        names::CLOCK_WRONG => ("sys.clock_wrong", String::from("clock")),
+        names::CLOCK_RIGHT => ("sys.clock_right", String::from("clock")),
+        names::FINDING_APPEARED => ("findings.appeared", field(event, "check").unwrap_or_default()),
+        names::FINDING_DISAPPEARED => ("findings.disappeared", field(event, "check").unwrap_or_default()),
         // Whatever else a plugin does, or the audit log finds.
         name => {
             let (area, word) = name.split_once('.')?;
@@ -85,7 +88,8 @@ mod tests {
             if let Some((kind, subject)) = found {
                 let plain = |byte: u8| byte.is_ascii_lowercase() || matches!(byte, b'.' | b'_');
                 assert!(kind.bytes().all(plain) && kind.matches('.').count() == 1, "{name} {kind}");
-                assert!(!subject.is_empty() || name.starts_with("bridge."), "{name}");
+                let named_by_field = ["bridge.", "finding."].iter().any(|area| name.starts_with(area));
+                assert!(!subject.is_empty() || named_by_field, "{name}");
             }
         }
     }

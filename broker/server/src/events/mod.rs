@@ -189,7 +189,7 @@ mod tests {
     fn event(client_id: &str) -> What {
         let mut event = AuditEvent::new(names::CONNECTION_ACCEPTED, Outcome::Success, Reason::Ok);
         event.client_id = Some(client_id.into());
-        What::Event(Arc::new(CloudEvent::of_audit(&event, 7).expect("it is an event")))
+        What::Event(Arc::new(CloudEvent::of_audit(&Arc::new(event), 7).expect("it is an event")))
     }
 
     fn numbers(batch: &Batch) -> Vec<u64> {
