@@ -86,15 +86,13 @@ pub(crate) trait HookCall: Sized + Send + 'static {
         self,
         plugin: &Runnable,
         pool: &Mutex<Pool<Running>>,
-        instances: Arc<Semaphore>,
+        ready: Ready,
+        instances: &Semaphore,
     ) -> impl Future<Output = Result<Answered<Self::Answer>, HookFailure>> + Send {
         async move {
-            let locked = || pool.lock().unwrap_or_else(PoisonError::into_inner);
-            let (waiting, stale) = locked().take(Instant::now());
-            drop(stale);
-            let mut running = match waiting {
-                Some(running) => running,
-                None => plugin.start(Purpose::Calls, place(&instances).await).await?,
+            let mut running = match ready {
+                Ready::Waiting(running) => *running,
+                Ready::Fresh(place) => plugin.start(Purpose::Calls, place).await?,
             };
             running.begin_call(plugin.limits.cpu);
             let outcome = self.run(plugin, &mut running).await;
@@ -102,14 +100,22 @@ pub(crate) trait HookCall: Sized + Send + 'static {
             let consulted = running.store.data().consulted;
             let outcome = outcome.map_err(|error| running.name_failure(error));
             // Others may need its place among all instances more.
-            let is_room = instances.available_permits() > 0;
+            let is_room = instances.available_permits() > plugin.spare;
             if sound && is_room && running.may_go_on(&plugin.limits) {
-                let gone = locked().put(running, Instant::now());
+                let gone = pool.lock().unwrap_or_else(PoisonError::into_inner).put(running, Instant::now());
                 drop(gone);
             }
             Ok(Answered { answer: outcome?, consulted })
         }
     }
+}
+
+/// What a call on a pool begins with.
+pub(crate) enum Ready {
+    /// An instance that has waited for it.
+    Waiting(Box<Running>),
+    /// The place for one of its own.
+    Fresh(OwnedSemaphorePermit),
 }
 
 /// After a trap, or an answer that does not decode, nothing is known of an instance.

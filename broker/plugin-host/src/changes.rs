@@ -16,6 +16,10 @@ use crate::record::{How, Next, Own, Record, Version, Wanted};
 use crate::settings::{Capability, PluginSettings, Position, Provenance, Source};
 use crate::trust::Signature;
 
+/// Plugins that were unloaded, and that the configuration does not name, of which it is remembered which components they
+/// had.
+const MOST_GONE: usize = 64;
+
 /// What becomes of a plugin. What is not named stays as it is.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -340,13 +344,9 @@ impl PluginHost {
             }
             let mut draft = state.draft();
             draft.remove(name);
-            // The configuration would bring it back.
-            let unloaded = state.configured.contains_key(name).then(|| Record {
-                wanted: Wanted::Unloaded,
-                own: None,
-                ..entry.record.clone()
-            });
-            draft.unloaded.extend(unloaded.clone());
+            // The configuration, or a watched folder, would bring it back.
+            let unloaded = entry.record.unloaded(state.configured.contains_key(name));
+            remember(&mut draft.unloaded, unloaded.clone());
             (draft, unloaded)
         };
         self.keep(draft, None).await.map_err(|error| UnloadError::Store(error.message))?;
@@ -354,7 +354,7 @@ impl PluginHost {
         if let Some((index, _)) = state.entry(name) {
             state.members.remove(index).retire();
         }
-        state.unloaded.extend(unloaded);
+        remember(&mut state.unloaded, unloaded);
         self.publish(self.next_generation(), &state, Reauthorize::None);
         self.loader.metrics.forget(name);
         Ok(())
@@ -549,6 +549,17 @@ impl PluginHost {
         }
         self.publish(generation, &state, reauthorize);
         info
+    }
+}
+
+/// Of those that the configuration does not name only the last are remembered.
+fn remember(unloaded: &mut Vec<Record>, record: Record) {
+    unloaded.push(record);
+    let gone = unloaded.iter().filter(|record| record.is_gone()).count();
+    if gone > MOST_GONE
+        && let Some(oldest) = unloaded.iter().position(Record::is_gone)
+    {
+        unloaded.remove(oldest);
     }
 }
 

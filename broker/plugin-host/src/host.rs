@@ -128,7 +128,8 @@ impl PluginHost {
 
     /// Plugins of the configuration that were taken out of the chains at runtime.
     pub fn unloaded(&self) -> Vec<String> {
-        self.state().unloaded.iter().map(|record| record.name.clone()).collect()
+        let state = self.state();
+        state.unloaded.iter().filter(|record| !record.is_gone()).map(|record| record.name.clone()).collect()
     }
 
     /// What a plugin is granted.

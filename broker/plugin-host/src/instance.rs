@@ -64,6 +64,8 @@ pub(crate) struct Runnable {
     pub(crate) limits: Limits,
     /// What instances for calls are started for.
     pub(crate) purpose: Purpose,
+    /// Places among all instances of the host that instances which wait for calls leave to others.
+    pub(crate) spare: usize,
     /// Instances alive, over all plugins of the host.
     pub(crate) alive: Arc<AtomicUsize>,
 }

@@ -282,6 +282,7 @@ impl Loader {
             metrics,
             limits: settings.limits,
             purpose,
+            spare: self.settings.instances as usize / 4,
             alive: Arc::clone(&self.alive),
         })
     }

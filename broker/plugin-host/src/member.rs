@@ -63,7 +63,7 @@ pub(crate) struct Facts {
 pub(crate) struct State {
     /// In the order in which they are asked.
     pub(crate) members: Vec<Member>,
-    /// Plugins of the configuration that were taken out at runtime.
+    /// Plugins that were taken out at runtime, the last ones last.
     pub(crate) unloaded: Vec<Record>,
     /// Plugins of the configuration, as it has them.
     pub(crate) configured: HashMap<String, PluginSettings>,
@@ -234,8 +234,10 @@ impl Draft {
         Manifest::new(order, kept.chain(self.unloaded.iter().cloned()).collect())
     }
 
+    /// Those whose components are kept.
     pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
-        self.members.iter().filter_map(|member| member.record.as_ref()).chain(&self.unloaded)
+        let unloaded = self.unloaded.iter().filter(|record| !record.is_gone());
+        self.members.iter().filter_map(|member| member.record.as_ref()).chain(unloaded)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A live plugin: how a hook call gets a place, an instance and an end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use mqgate_identity::audit::AuditEvent;
@@ -14,12 +14,12 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc}
 use tokio::task::JoinHandle;
 
 use crate::breaker::Breaker;
-use crate::calls::{Answered, Authenticate, Authorize, HookCall, RecordEvents, Register, Remembered};
+use crate::calls::{Answered, Authenticate, Authorize, HookCall, Ready, RecordEvents, Register, Remembered};
 use crate::decisions::Decisions;
 use crate::hook::Hook;
 use crate::instance::{Purpose, Runnable, Running};
 use crate::poison::{Party, PoisonList, Poisoned, Subject};
-use crate::pool::Pool;
+use crate::pool::{IDLE, Pool};
 use crate::probation::{Ended, Share, Watch};
 use crate::settings::Isolation;
 
@@ -83,6 +83,9 @@ impl LivePlugin {
             Isolation::Auto | Isolation::PerCall => None,
             Isolation::Pooled | Isolation::Single => Some(Arc::new(StdMutex::new(Pool::new(concurrency)))),
         };
+        if let Some(pool) = &pool {
+            runtime.spawn(tidy_up(Arc::downgrade(pool)));
+        }
         let poisoned = StdMutex::new(PoisonList::new(runnable.limits.backoff));
         let decisions = Decisions::new(runnable.limits.longest_cached, runnable.limits.cached_decisions);
         let decisions = (!decisions.is_off()).then(|| StdMutex::new(decisions));
@@ -300,8 +303,8 @@ impl LivePlugin {
                     drop(place);
                     outcome
                 }
-                Lane::Pooled { pool, place, instances } => {
-                    let outcome = call.on_pooled(&runnable, &pool, instances).await;
+                Lane::Pooled { pool, place, ready, instances } => {
+                    let outcome = call.on_pooled(&runnable, &pool, ready, &instances).await;
                     drop(place);
                     outcome
                 }
@@ -336,11 +339,29 @@ impl LivePlugin {
                 // An explanation leaves nothing behind in an instance that others meet.
                 if let Some(pool) = self.pool.as_ref().filter(|_| purpose == Purpose::Calls) {
                     let (pool, instances) = (Arc::clone(pool), Arc::clone(&self.instances));
-                    return Lane::Pooled { pool, place: place(&self.places).await, instances };
+                    let own = place(&self.places).await;
+                    let (waiting, stale) = locked(&pool).take(Instant::now());
+                    // They have places that this call may need.
+                    drop(stale);
+                    let ready = match waiting {
+                        Some(running) => Ready::Waiting(Box::new(running)),
+                        None => Ready::Fresh(place(&instances).await),
+                    };
+                    return Lane::Pooled { pool, place: own, ready, instances };
                 }
                 Lane::Fresh { place: place(&self.places).await, instance: place(&self.instances).await }
             }
         }
+    }
+}
+
+/// Instances go after their time also when nobody calls any more: others may need their places.
+async fn tidy_up(pool: Weak<StdMutex<Pool<Running>>>) {
+    loop {
+        tokio::time::sleep(IDLE).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let stale = locked(&pool).stale(Instant::now());
+        drop(stale);
     }
 }
 
@@ -364,7 +385,12 @@ enum Lane {
     /// An instance of its own: nothing of one call reaches another.
     Fresh { place: OwnedSemaphorePermit, instance: OwnedSemaphorePermit },
     /// One that waits for calls, if there is one; its place among the calls of the plugin is its own.
-    Pooled { pool: Arc<StdMutex<Pool<Running>>>, place: OwnedSemaphorePermit, instances: Arc<Semaphore> },
+    Pooled {
+        pool: Arc<StdMutex<Pool<Running>>>,
+        place: OwnedSemaphorePermit,
+        ready: Ready,
+        instances: Arc<Semaphore>,
+    },
     /// The auditor's instance, which lives on; one call at a time.
     Kept { slot: OwnedMutexGuard<Option<Running>>, instances: Arc<Semaphore> },
 }

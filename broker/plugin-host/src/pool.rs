@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 /// The longest an instance waits for a call.
-const IDLE: Duration = Duration::from_secs(60);
+pub(crate) const IDLE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Pool<T> {
@@ -37,7 +37,8 @@ impl<T> Pool<T> {
         gone
     }
 
-    fn stale(&mut self, now: Instant) -> Vec<T> {
+    /// Those that waited too long, for the caller to drop.
+    pub(crate) fn stale(&mut self, now: Instant) -> Vec<T> {
         let fresh = self.idle.iter().position(|(since, _)| now < *since + IDLE).unwrap_or(self.idle.len());
         self.idle.drain(..fresh).map(|(_, one)| one).collect()
     }

@@ -130,6 +130,25 @@ impl Record {
         self.versions.last()
     }
 
+    /// It was unloaded, and the configuration did not name it: what is left is which components it had.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.wanted == Wanted::Unloaded && self.own.is_some()
+    }
+
+    /// As it is remembered once it is unloaded.
+    pub(crate) fn unloaded(&self, configured: bool) -> Self {
+        let mut record = Self { wanted: Wanted::Unloaded, ..self.clone() };
+        if configured {
+            record.own = None;
+            return record;
+        }
+        // Settings may be secret, and nobody needs them any more.
+        for version in &mut record.versions {
+            (version.config, version.capabilities) = (None, None);
+        }
+        record
+    }
+
     /// What a rollback goes back to.
     pub(crate) fn former(&self) -> Option<&Version> {
         let before = self.current()?.before?;

@@ -71,6 +71,10 @@ impl PluginHost {
         for Configured { settings, missing } in configured {
             let name = settings.name.clone();
             match records.remove(&name) {
+                // It was unloaded before the configuration named it: that has come since.
+                Some(record) if record.is_gone() => {
+                    planned.insert(name, Planned { base: settings, missing, record: None });
+                }
                 Some(record) if record.wanted == Wanted::Unloaded => {
                     unloaded.push(record);
                     started.push(Started { name, outcome: StartOutcome::Unloaded });
@@ -87,6 +91,7 @@ impl PluginHost {
         }
         for (name, record) in records {
             match &record.own {
+                Some(_) if record.is_gone() => unloaded.push(record),
                 Some(own) => {
                     let base = own_settings(&name, own);
                     planned.insert(name, Planned { base, missing: None, record: Some(record) });
@@ -191,6 +196,7 @@ impl PluginHost {
         let facts = Facts::of(&loaded);
         let member = loaded.plugin.member().into();
         let generation = self.next_generation();
+        self.watch_on(&loaded.plugin, &record);
         let live = EntryState::Live(Box::new(Live {
             plugin: loaded.plugin,
             member,

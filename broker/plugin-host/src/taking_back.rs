@@ -1,10 +1,12 @@
 //! Versions on probation: which are, and what happens to those that do worse than the one before.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mqgate_identity::hooks::Reauthorize;
+use mqgate_identity::time::UnixMillis;
 
+use crate::capability::now;
 use crate::changes::Change;
 use crate::error::LoadError;
 use crate::host::PluginHost;
@@ -12,6 +14,7 @@ use crate::member::{EntryState, PluginInfo};
 use crate::plugin::{Alarm, LivePlugin, Watched};
 use crate::probation::{Share, Watch};
 use crate::record::{How, Record};
+use crate::settings::Probation;
 
 /// A version that was taken back by itself, or was to be.
 #[derive(Debug)]
@@ -54,7 +57,19 @@ impl PluginHost {
 
     /// A version that took over from another proves itself; one that ran before has.
     pub(crate) fn watch(&self, plugin: &Arc<LivePlugin>, record: &Record) {
-        let rule = self.loader.settings.probation;
+        self.watch_by(self.loader.settings.probation, plugin, record);
+    }
+
+    /// A restart in between takes nothing off the time of probation, and adds nothing.
+    pub(crate) fn watch_on(&self, plugin: &Arc<LivePlugin>, record: &Record) {
+        let mut rule = self.loader.settings.probation;
+        let since = record.current().map_or(UnixMillis(0), |version| version.since);
+        // A clock that went back means the whole time once more.
+        rule.time = rule.time.saturating_sub(Duration::from_millis(now().0.saturating_sub(since.0)));
+        self.watch_by(rule, plugin, record);
+    }
+
+    fn watch_by(&self, rule: Probation, plugin: &Arc<LivePlugin>, record: &Record) {
         let Some(version) = record.current() else { return };
         let took_over = matches!(version.how, How::Swapped | How::Configured | How::Promoted);
         if !took_over || version.before.is_none() || rule.time.is_zero() {

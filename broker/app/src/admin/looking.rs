@@ -39,7 +39,7 @@ pub fn shown(info: &PluginInfo) -> Value {
         "number": info.number,
         "since": info.since.map(|since| since.0),
         "by": info.by,
-        "how": info.how.map(|how| how.as_str()),
+        "how": info.how.map(mqgate_plugin_host::How::as_str),
         "rollback_to": info.former,
         "signed_by": info.signer,
         "configured": info.configured,

@@ -1,7 +1,9 @@
 //! What one call shares with the next, by what the operator chose.
 
+use std::time::Duration;
+
 use mqgate_identity::hooks::FailureKind;
-use mqgate_plugin_host::{Isolation, Position};
+use mqgate_plugin_host::{HostSettings, Isolation, Position};
 
 use crate::fixture::{Fixture, settings};
 use crate::guest::{ABSTAIN, Guest, transient};
@@ -51,6 +53,38 @@ async fn an_instance_of_a_pool_lives_on() {
         fixture.host.unload("p", true).await.expect("gone");
         fixture.no_instance_left().await;
     }
+}
+
+#[tokio::test]
+async fn an_explanation_meets_no_instance_of_a_pool() {
+    let fixture = loaded(Isolation::Single, remembers()).await;
+    fixture.explain("p", "l").await.expect("a fresh instance");
+    fixture.no_instance_left().await;
+    fixture.authenticate("p", "l").await.expect("the first call of the one instance");
+    fixture.explain("p", "l").await.expect("a fresh instance, beside the one that waits");
+    fixture.authenticate("p", "l").await.expect_err("its second call");
+}
+
+#[tokio::test]
+async fn instances_that_wait_leave_places_to_others() {
+    let fixture = Fixture::with(HostSettings { instances: 4, ..HostSettings::default() }, Vec::new());
+    let busy = format!(
+        "(local $n i32)
+         (loop $l (br_if $l (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 30000000))))
+         {ABSTAIN}"
+    );
+    let mut plugin = settings("p", Guest::new().authenticator(&busy).build());
+    plugin.isolation = Isolation::Pooled;
+    plugin.limits.cpu = Duration::from_secs(10);
+    plugin.limits.concurrency = 4;
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
+    let ask = || fixture.authenticate("p", "l");
+    let (a, b, c, d) = tokio::join!(ask(), ask(), ask(), ask());
+    for answer in [a, b, c, d] {
+        answer.expect("an answer");
+    }
+    // A quarter of the places is free, and one that is in use when it is looked.
+    assert!((1..=2).contains(&fixture.host.instances()), "{} wait", fixture.host.instances());
 }
 
 #[tokio::test]

@@ -81,6 +81,62 @@ fn manifest(home: &Home) -> String {
 }
 
 #[tokio::test]
+async fn what_was_unloaded_leaves_no_settings_and_is_live_once_the_configuration_names_it() {
+    let home = Home::new();
+    let (first, _) = home.begin(&[]).await;
+    let mut plugin = PluginSettings { required: false, ..settings("p", accepts_as("d")) };
+    plugin.config = json!({ "password": "s3cret" });
+    first.host.load(plugin, Position::Last, "admin").await.expect("loads");
+    assert!(manifest(&home).contains("s3cret"));
+    assert_eq!(first.host.unload("p", false).await, Ok(()));
+    assert!(!manifest(&home).contains("s3cret"));
+    let components = std::fs::read_dir(home.path("plugins").join("components")).expect("a folder");
+    assert_eq!(components.count(), 0);
+    // Of others as well, and not of all that there ever were.
+    for number in 0..70 {
+        let name = format!("q{number}");
+        load(&first, &name, "d", Position::Last).await;
+        assert_eq!(first.host.unload(&name, false).await, Ok(()));
+    }
+    assert_eq!(manifest(&home).matches("\"name\"").count(), 64);
+    assert_eq!(first.host.unloaded(), Vec::<String>::new());
+    drop(first);
+    let (second, started) = home.begin(&[home.file("q69", &accepts_as("e"))]).await;
+    assert!(matches!(&started[..], [Started { outcome: StartOutcome::Live { kept: false, .. }, .. }]));
+    assert_eq!(device_id(second.authenticate("q69", "l").await), "e");
+}
+
+#[tokio::test]
+async fn a_probation_goes_on_after_a_restart() {
+    let home = Home::new();
+    let (first, _) = home.begin(&[]).await;
+    load(&first, "p", "good", Position::Last).await;
+    let trap = Guest::new().authenticator(TRAP).build();
+    first.host.swap("p", Change::by("admin").to(trap)).await.expect("swaps");
+    drop(first);
+    let (second, _) = home.begin(&[]).await;
+    let left = second.host.find("p").and_then(|info| info.probation).expect("it is on probation");
+    assert!(left < mqgate_plugin_host::Probation::default().time, "{left:?}");
+    for address in 0..5 {
+        second.authenticate_from("p", address).await.expect_err("it traps");
+    }
+    let (told, mut taken) = tokio::sync::mpsc::unbounded_channel();
+    let host = std::sync::Arc::clone(&second.host);
+    let watching = tokio::spawn(async move {
+        host.watch_versions(Reauthorize::None, |taken| drop(told.send(taken))).await;
+    });
+    let told = tokio::time::timeout(std::time::Duration::from_secs(20), taken.recv()).await;
+    told.expect("in time").expect("the host lives").outcome.expect("taken back");
+    assert_eq!(device_id(second.authenticate("p", "l").await), "good");
+    watching.abort();
+    let _ = watching.await;
+    drop(second);
+    // What ran before is not on probation, after a restart either.
+    let (third, _) = home.begin(&[]).await;
+    assert_eq!(third.host.find("p").and_then(|info| info.probation), None);
+}
+
+#[tokio::test]
 async fn loaded_swapped_and_unloaded_plugins_are_as_they_were() {
     let mut home = Home::new();
     home.natives = vec!["static"];
@@ -89,7 +145,7 @@ async fn loaded_swapped_and_unloaded_plugins_are_as_they_were() {
     assert_eq!(order(&first), ["a", "b", "static"]);
     load(&first, "x", "x1", Position::First).await;
     load(&first, "y", "y1", Position::Before(String::from("static"))).await;
-    load(&first, "gone", "g1", Position::Last).await;
+    let gone = load(&first, "gone", "g1", Position::Last).await.digest;
     assert_eq!(first.host.unload("gone", false).await, Ok(()));
     swap(&first, "b", "b2").await;
     swap(&first, "x", "x2").await;
@@ -105,6 +161,8 @@ async fn loaded_swapped_and_unloaded_plugins_are_as_they_were() {
     assert!(started.iter().any(|one| one.name == "a" && matches!(one.outcome, StartOutcome::Unloaded)));
     assert_eq!(second.host.unloaded(), ["a"]);
     assert_eq!(missing(&second), Vec::<String>::new());
+    // A watched folder that still has it does not bring it back.
+    assert!(second.host.knows("gone", &gone) && !second.host.knows("gone", "sha256:00"));
 
     // What the configuration says holds again where that is asked for, and stays so.
     second.host.reset("a", "admin", Reauthorize::None).await.expect("reset");

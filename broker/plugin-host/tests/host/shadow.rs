@@ -66,6 +66,19 @@ async fn its_answers_are_compared_and_not_enforced() {
 }
 
 #[tokio::test]
+async fn an_explanation_is_not_compared() {
+    let fixture = Fixture::new();
+    fixture.load("p", accepts_as("d")).await.expect("loads");
+    fixture.host.shadow("p", Change::by("admin").to(with(DENY))).await.expect("begun");
+    for _ in 0..3 {
+        assert_eq!(device_id(fixture.explain("p", "l").await), "d");
+    }
+    assert_eq!(device_id(fixture.authenticate("p", "l").await), "d");
+    let report = compared(&fixture, 1).await;
+    assert_eq!((report.same, report.different, report.skipped), (0, 1, 0));
+}
+
+#[tokio::test]
 async fn one_that_loops_costs_the_live_version_nothing() {
     let fixture = Fixture::new();
     fixture.load("p", accepts_as("d")).await.expect("loads");

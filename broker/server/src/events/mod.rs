@@ -171,7 +171,7 @@ impl Filter {
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         (self.types.is_empty() || self.types.iter().any(of_type))
-            && (self.subjects.is_empty() || self.subjects.iter().any(|wanted| *wanted == event.subject))
+            && (self.subjects.is_empty() || self.subjects.contains(&event.subject))
     }
 }
 
