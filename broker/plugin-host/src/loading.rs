@@ -197,6 +197,9 @@ impl Loader {
         if !(1..=most).contains(&limits.concurrency) {
             return Err(verify(format!("limits.concurrency is not between 1 and {most}")));
         }
+        if limits.breaker_percent > 100 {
+            return Err(verify("limits.breaker_percent is not between 0 and 100"));
+        }
         Ok(())
     }
 

@@ -64,10 +64,14 @@ impl BrokerBuilder {
         self
     }
 
-    /// The three bundled components, as the demo has them.
+    /// The three bundled components, as the demo has them, with time for a machine that does much else.
     #[must_use]
     pub fn with_bundled_plugins(self) -> Self {
-        self.with_auto_register("").with_cert_acl("").with_plugin("audit-log", "bundled:audit-log", "")
+        self.with_auto_register(PATIENT).with_cert_acl(PATIENT).with_plugin(
+            "audit-log",
+            "bundled:audit-log",
+            PATIENT,
+        )
     }
 
     #[must_use]

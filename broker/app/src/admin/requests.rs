@@ -16,6 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::config::model;
+use crate::run::chain;
+
 /// The body of `POST /plugins` and of `PUT /plugins/{name}`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -26,6 +29,10 @@ pub struct Said {
     pub position: Option<String>,
     /// Likewise.
     pub required: Option<bool>,
+    /// Likewise: as in the configuration; what is not named is the default.
+    pub limits: Option<model::PluginLimits>,
+    /// Likewise: `auto`, `per-call`, `pooled`, `single`.
+    pub isolation: Option<model::Isolation>,
     /// `sha256:…` of a component that was uploaded, or of a former version of the plugin.
     pub digest: String,
     /// The text of its signature's file.
@@ -97,9 +104,16 @@ impl Said {
 
     /// What becomes of a plugin that is there.
     pub fn change(&self, configured: Reauthorize, by: &str) -> Result<Change, Problem> {
-        if self.name.is_some() || self.position.is_some() || self.required.is_some() {
-            let detail =
-                "a plugin that is swapped keeps its `name`, its `position` and whether it is `required`";
+        let kept = [
+            self.name.is_some(),
+            self.position.is_some(),
+            self.required.is_some(),
+            self.limits.is_some(),
+            self.isolation.is_some(),
+        ];
+        if kept.contains(&true) {
+            let detail = "a plugin that is swapped keeps its `name`, its `position`, its `limits`, its `isolation`, and whether \
+                          it is `required`";
             return Err(Problem::new(Code::BadRequest, detail));
         }
         Ok(Change {
@@ -125,6 +139,12 @@ impl Said {
         wanted.provenance = Provenance::New(self.signature()?);
         if let Some(required) = self.required {
             wanted.required = required;
+        }
+        if let Some(limits) = &self.limits {
+            wanted.limits = chain::limits(limits);
+        }
+        if let Some(isolation) = self.isolation {
+            wanted.isolation = chain::isolation(isolation);
         }
         if let Some(capabilities) = self.capabilities()? {
             wanted.grants.capabilities = capabilities;
@@ -211,6 +231,8 @@ mod tests {
         assert_eq!(again, (true, String::from("kv"), 7, 3, json!({ "a": 1 })));
         let other = json!({ "digest": "d", "grant": ["metrics"], "config": {}, "required": false });
         assert_eq!(load(other, Some(failed)), (false, String::from("metrics"), 7, 3, json!({})));
+        let patient = json!({ "digest": "d", "limits": { "concurrency": 5, "wall": "30s" } });
+        assert_eq!(load(patient, None).3, 5);
         let (required, granted, ..) = load(json!({ "digest": "d", "grant": "kv,registry" }), None);
         assert_eq!((required, granted.as_str()), (false, "kv,registry.read"));
     }
@@ -230,8 +252,14 @@ mod tests {
         );
         let now = said(json!({ "reauthorize": "now" })).reauthorize(Reauthorize::None);
         assert_eq!(now.map_err(code).err(), Some(Code::BadReauthorize));
-        let moved = said(json!({ "digest": "d", "position": "first" })).change(Reauthorize::None, "admin");
-        assert_eq!(moved.map_err(code).err(), Some(Code::BadRequest));
+        for kept in
+            [json!({ "position": "first" }), json!({ "limits": {} }), json!({ "isolation": "single" })]
+        {
+            let mut body = kept;
+            body["digest"] = json!("d");
+            let moved = said(body).change(Reauthorize::None, "admin");
+            assert_eq!(moved.map_err(code).err(), Some(Code::BadRequest));
+        }
         assert!(
             serde_json::from_value::<Said>(json!({ "digets": "d" })).is_err(),
             "a word that nobody knows"

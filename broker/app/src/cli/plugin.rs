@@ -18,6 +18,7 @@ Examples:
   mqgate plugin list
   mqgate plugin inspect my-policy.wasm
   mqgate plugin load my-policy.wasm --name my-policy --first --grant kv
+  mqgate plugin load slow.wasm --limit wall=2s --limit concurrency=4
   mqgate plugin swap cert-acl cert-acl-2.wasm --config-file cert-acl.json
   mqgate plugin rollback cert-acl --why 'it refuses meters'
   mqgate plugin unload my-policy
@@ -169,8 +170,21 @@ pub struct LoadArgs {
     /// Shut the listeners when it is not live
     #[arg(long)]
     required: bool,
+    /// What it may use, as `limits` of the configuration has it; several times for several
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limit)]
+    limits: Vec<(String, Value)>,
+    /// What one call shares with the next: auto, per-call, pooled, single
+    #[arg(long)]
+    isolation: Option<String>,
     #[command(flatten)]
     remote: RemoteArgs,
+}
+
+/// `wall=2s`, `concurrency=8`.
+fn limit(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("a limit is NAME=VALUE, such as wall=2s")?;
+    let value = value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from);
+    Ok((name.trim().to_owned(), value))
 }
 
 #[derive(clap::Args)]
@@ -306,6 +320,8 @@ fn load(args: LoadArgs, config: Option<&Path>) -> Result<()> {
         before,
         after,
         required,
+        limits,
+        isolation,
         remote,
     } = args;
     let name = name
@@ -325,6 +341,8 @@ fn load(args: LoadArgs, config: Option<&Path>) -> Result<()> {
     put(&mut body, "grant", words(grant));
     put(&mut body, "position", position);
     put(&mut body, "required", required.then_some(true));
+    put(&mut body, "limits", (!limits.is_empty()).then(|| Value::Object(limits.into_iter().collect())));
+    put(&mut body, "isolation", isolation);
     let info = api.post("/plugins", &Value::Object(body))?;
     done(&remote, "loaded", &info)
 }

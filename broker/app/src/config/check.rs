@@ -32,6 +32,11 @@ pub const BUNDLED: [&str; 3] = ["cert-acl", "auto-register", "audit-log"];
 const LEAST_MEMORY: u64 = 64 << 10;
 const LEAST_TIME: Duration = Duration::from_millis(1);
 
+/// A kilobyte each, more or less.
+const MOST_EVENTS: u32 = 1_000_000;
+/// Connections of the admin API.
+const MOST_STREAMS: u32 = 256;
+
 /// Keys that are about paths of clients' certificates.
 const PATH_RULES: [&str; 10] = [
     "depth",
@@ -78,6 +83,7 @@ pub fn check(config: &Config, source: &Source<'_>) -> Found {
     checker.limits(config);
     checker.server_certificates(config);
     checker.topics(config);
+    checker.events(config);
     Found { problems: checker.problems, warnings: checker.warnings }
 }
 
@@ -473,6 +479,24 @@ impl Checker<'_, '_> {
                 let what = format!("1 to {} calls at once are possible", host.instances);
                 self.add(&format!("plugins[{index}].limits.concurrency"), what, None);
             }
+        }
+    }
+
+    fn events(&mut self, config: &Config) {
+        let events = &config.events;
+        let is_plain = |c: char| {
+            c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')
+        };
+        if events.source.is_empty() || !events.source.chars().all(is_plain) {
+            let remedy = "write \"/mqgate/plant-7\", or a whole URI";
+            self.add("events.source", "CloudEvents need a URI reference here", Some(remedy));
+        }
+        if !(1..=MOST_EVENTS).contains(&events.buffer) {
+            self.add("events.buffer", format!("1 to {MOST_EVENTS} events can be kept in memory"), None);
+        }
+        if events.max_streams > MOST_STREAMS {
+            let what = format!("the admin API has {MOST_STREAMS} connections for everything");
+            self.add("events.max_streams", what, Some("leave some to other requests"));
         }
     }
 

@@ -89,6 +89,42 @@ fn the_admin_api_is_reached_by_others_with_tls_or_if_it_is_meant() {
     assert!(problems(text, &[]).contains("metrics.tls"));
 }
 
+#[test]
+fn bounds_of_events_and_of_plugins_are_held() {
+    let key = "ed25519:0000000000000000000000000000000000000000000000000000000000000000";
+    let trusted = |rest: &str| format!("trusted_keys = [{{ name = \"release\", key = \"{key}\"{rest} }}]");
+    for (keys, refused) in [
+        ("[events]\nsource = \"/mqgate/plant-7\"\nbuffer = 1000000\nmax_streams = 256", None),
+        ("[events]\nsource = \"\"", Some("events.source")),
+        ("[events]\nsource = \"two words\"", Some("events.source")),
+        ("[events]\nbuffer = 0", Some("events.buffer")),
+        ("[events]\nbuffer = 1000001", Some("events.buffer")),
+        ("[events]\nmax_streams = 257", Some("events.max_streams")),
+        ("[plugin_host]\nversions = 2\nuploads = 100\nwatch_interval = \"100ms\"", None),
+        ("[plugin_host]\nversions = 1", Some("plugin_host.versions")),
+        ("[plugin_host]\nuploads = 101", Some("plugin_host.uploads")),
+        ("[plugin_host]\nwatch_interval = \"99ms\"", Some("plugin_host.watch_interval")),
+        ("[plugin_host]\nrequire_signed = true", Some("plugin_host.require_signed")),
+        (&format!("[plugin_host]\nrequire_signed = true\n{}", trusted("")), None),
+        (&format!("[plugin_host]\n{}", trusted(", until = \"2027-01-01T00:00:00Z\"")), None),
+        (
+            &format!("[plugin_host]\n{}", trusted(", until = \"soon\"")),
+            Some("plugin_host.trusted_keys[0].until"),
+        ),
+        (
+            "[plugin_host]\ntrusted_keys = [{ name = \"a\", key = \"rsa:1\" }]",
+            Some("plugin_host.trusted_keys[0].key"),
+        ),
+    ] {
+        let said = inputs(&format!("[listeners.main]\n{keys}\n"), &[]).load().err();
+        let said = said.map(|problems| problems.to_string());
+        match refused {
+            None => assert_eq!(said, None, "{keys}"),
+            Some(key) => assert!(said.as_ref().is_some_and(|said| said.contains(key)), "{keys}: {said:?}"),
+        }
+    }
+}
+
 /// The CA of clients' certificates is never named in vain without a word.
 #[test]
 fn a_client_ca_is_used_or_complained_of() {
@@ -158,7 +194,7 @@ fn a_key_in_the_wrong_table_is_sent_home() {
     /etc/mqgate/mqgate.toml:2:2: `colours`: there is no such key
       2 | [colours]
         |  ^^^^^^^
-      help: the keys here are admin, audit, bans, bridges, clock, crl, delayed, flapping, limits, listeners, log, metrics, mqtt, node, plugins, policy, provisioning, reload, rotation, sharing, slow_subscribers, sys, topics, trace
+      help: the keys here are admin, audit, bans, bridges, clock, crl, delayed, events, flapping, limits, listeners, log, metrics, mqtt, node, plugin_host, plugins, policy, provisioning, reload, rotation, sharing, slow_subscribers, sys, topics, trace
     2 problems in the configuration
     "#);
 }

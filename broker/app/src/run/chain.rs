@@ -161,12 +161,7 @@ fn plugin_settings(plugin: &model::Plugin) -> Configured {
     settings.provenance = provenance;
     settings.grants = grants(&plugin.grant);
     settings.limits = limits(&plugin.limits);
-    settings.isolation = match plugin.isolation {
-        model::Isolation::Auto => Isolation::Auto,
-        model::Isolation::PerCall => Isolation::PerCall,
-        model::Isolation::Pooled => Isolation::Pooled,
-        model::Isolation::Single => Isolation::Single,
-    };
+    settings.isolation = isolation(plugin.isolation);
     settings.required = plugin.required;
     Configured { settings, missing }
 }
@@ -201,7 +196,16 @@ fn grants(grant: &model::PluginGrant) -> Grants {
     }
 }
 
-fn limits(limits: &model::PluginLimits) -> Limits {
+pub fn isolation(isolation: model::Isolation) -> Isolation {
+    match isolation {
+        model::Isolation::Auto => Isolation::Auto,
+        model::Isolation::PerCall => Isolation::PerCall,
+        model::Isolation::Pooled => Isolation::Pooled,
+        model::Isolation::Single => Isolation::Single,
+    }
+}
+
+pub fn limits(limits: &model::PluginLimits) -> Limits {
     Limits {
         memory: usize::try_from(limits.memory.0).unwrap_or(usize::MAX),
         cpu: limits.cpu.0,

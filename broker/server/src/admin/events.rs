@@ -254,7 +254,7 @@ impl Watcher {
                 return;
             }
         };
-        let read = page.events.len();
+        let last = page.events.last().map(|event| event.sequence);
         for event in page.events.into_iter().take_while(|event| event.sequence <= until) {
             at.registry = event.sequence;
             let event = CloudEvent::of_registry(event);
@@ -262,7 +262,8 @@ impl Watcher {
                 self.waiting.push_back(shown(&event, &at, &self.events.settings.source));
             }
         }
-        if read > 0 && at.registry < until {
+        // What is newer than that comes from the ring; what was forgotten meanwhile comes no more.
+        if last.is_some_and(|last| last < until) {
             self.replay = Some(Replay { at, until });
         }
     }

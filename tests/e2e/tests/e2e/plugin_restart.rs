@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use mqgate_client::Client;
 use mqgate_codec::ReasonCode;
-use mqgate_e2e::{Broker, Identity};
+use mqgate_e2e::{Broker, Identity, PATIENT};
 use serde_json::Value;
 
 use crate::plugin_lifecycle::test_guest;
@@ -106,7 +106,7 @@ fn numbered(component: &[u8], number: usize) -> Vec<u8> {
 /// Kills the broker at moments spread over a swap.
 async fn killed_while_swapping(times: usize) {
     let mut broker =
-        Broker::builder().with_bundled_plugins().with_plugin("gate", &test_guest(), "").start().await;
+        Broker::builder().with_bundled_plugins().with_plugin("gate", &test_guest(), PATIENT).start().await;
     let component = std::fs::read(test_guest()).expect("it was built");
     let file = |number: usize| broker.folder.join(format!("gate-{number}.wasm"));
     let files: Vec<_> = (0..=times).map(file).collect();
@@ -248,7 +248,7 @@ async fn only_signed_components_are_loaded_where_that_is_asked_for() {
     let broker = Broker::builder()
         .config(&host)
         .with_bundled_plugins()
-        .with_plugin("gate", &component, "")
+        .with_plugin("gate", &component, PATIENT)
         .start()
         .await;
     let admin = broker.admin();

@@ -12,9 +12,9 @@ pub struct Events {
     pub mqtt: bool,
     /// CloudEvents' `source`: a URI reference that tells this broker from others.
     pub source: String,
-    /// Events kept in memory for who watches: who is further behind is told that some were missed.
+    /// Events kept in memory for who watches: who is further behind is told that some were missed; 1 to 1,000,000.
     pub buffer: u32,
-    /// Streams of the admin API at once.
+    /// Streams of the admin API at once; at most 256, which is how many connections it takes. 0 has none.
     pub max_streams: u32,
 }
 
