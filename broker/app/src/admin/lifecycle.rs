@@ -89,7 +89,8 @@ pub async fn configure(
     finished(async move {
         match admin.host.swap(&name, wanted).await {
             Ok(info) => {
-                note_change(&admin.audit, names::PLUGIN_CONFIGURED, &actor.0, &info, Some(&before.digest));
+                note_change(&admin.audit, names::PLUGIN_CONFIGURED, &actor.0, &info, Some(&before.digest))
+                    .await;
                 ask_again(&admin, reauthorize);
                 Ok(Outcome::Done(Json(shown(&info))))
             }
@@ -121,7 +122,7 @@ pub async fn enable(
     finished(async move {
         let outcome = admin.host.enable(&name, reauthorize).await;
         let info = outcome.map_err(|error| not_done(&admin, &actor, &name, &before, &error))?;
-        note_change(&admin.audit, names::PLUGIN_ENABLED, &actor.0, &info, Some(&before));
+        note_change(&admin.audit, names::PLUGIN_ENABLED, &actor.0, &info, Some(&before)).await;
         ask_again(&admin, reauthorize);
         Ok(Outcome::Done(Json(shown(&info))))
     })
@@ -145,7 +146,7 @@ pub async fn disable(
     let (actor, before) = (change.actor, before.digest);
     finished(async move {
         let info = admin.host.disable(&name, query.force).await.map_err(|error| stays(&name, error))?;
-        note_change(&admin.audit, names::PLUGIN_DISABLED, &actor.0, &info, Some(&before));
+        note_change(&admin.audit, names::PLUGIN_DISABLED, &actor.0, &info, Some(&before)).await;
         ask_again(&admin, admin.reauthorize);
         Ok(Outcome::Done(Json(shown(&info))))
     })
@@ -204,7 +205,7 @@ pub async fn reset(
     finished(async move {
         let outcome = admin.host.reset(&name, &actor.0, reauthorize).await;
         let info = outcome.map_err(|error| not_done(&admin, &actor, &name, &before, &error))?;
-        note_change(&admin.audit, names::PLUGIN_RESET, &actor.0, &info, Some(&before));
+        note_change(&admin.audit, names::PLUGIN_RESET, &actor.0, &info, Some(&before)).await;
         ask_again(&admin, reauthorize);
         Ok(Outcome::Done(Json(shown(&info))))
     })

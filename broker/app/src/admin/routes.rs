@@ -85,7 +85,7 @@ pub async fn load(
     finished(async move {
         match admin.host.load(wanted, position, &actor.0).await {
             Ok(info) => {
-                note_change(&admin.audit, names::PLUGIN_LOADED, &actor.0, &info, None);
+                note_change(&admin.audit, names::PLUGIN_LOADED, &actor.0, &info, None).await;
                 ask_again(&admin, reauthorize);
                 Ok(Outcome::Done((StatusCode::CREATED, Json(shown(&info)))))
             }
@@ -117,7 +117,7 @@ pub async fn swap(
         let reauthorize = wanted.reauthorize;
         match admin.host.swap(&name, wanted).await {
             Ok(info) => {
-                note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before.digest));
+                note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before.digest)).await;
                 ask_again(&admin, reauthorize);
                 Ok(Outcome::Done(Json(shown(&info))))
             }
@@ -148,7 +148,7 @@ pub async fn unload(
     let actor = change.actor;
     finished(async move {
         admin.host.unload(&name, query.force).await.map_err(|error| stays(&name, error))?;
-        note_change(&admin.audit, names::PLUGIN_UNLOADED, &actor.0, &info, Some(&info.digest));
+        note_change(&admin.audit, names::PLUGIN_UNLOADED, &actor.0, &info, Some(&info.digest)).await;
         ask_again(&admin, admin.reauthorize);
         Ok(Outcome::Done(Json(json!({ "name": info.name, "digest": info.digest }))))
     })

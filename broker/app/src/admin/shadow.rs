@@ -108,7 +108,7 @@ pub async fn promote(
     finished(async move {
         let outcome = admin.host.promote(&name, &actor.0, reauthorize).await;
         let info = outcome.map_err(|error| not_done(&admin, &actor, &name, &report.digest, &error))?;
-        note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before.digest));
+        note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before.digest)).await;
         ask_again(&admin, reauthorize);
         Ok(Outcome::Done(Json(shown(&info))))
     })

@@ -104,7 +104,7 @@ pub async fn start(config: &Config, host: &PluginHost, audit: &AuditLog) {
         match outcome {
             StartOutcome::Live { info, kept } => {
                 tracing::info!(plugin = %name, digest = %info.digest, hooks = ?info.hooks, kept, "plugin is live");
-                note_change(audit, names::PLUGIN_LOADED, "system", &info, None);
+                note_change(audit, names::PLUGIN_LOADED, "system", &info, None).await;
                 if kept && info.configured {
                     tracing::warn!(
                         plugin = %name,

@@ -134,7 +134,7 @@ impl Folder {
             Ok(info) => {
                 tracing::info!(plugin = name, %digest, file = %file.display(), "taken over from the watched folder");
                 let what = if before.is_some() { names::PLUGIN_SWAPPED } else { names::PLUGIN_LOADED };
-                note_change(audit, what, ACTOR, &info, before.as_ref().map(|info| &*info.digest));
+                note_change(audit, what, ACTOR, &info, before.as_ref().map(|info| &*info.digest)).await;
                 ask_again(&self.admin, self.admin.reauthorize);
             }
             Err(error) => self.refused(file, &name, Some(&digest), &error),
