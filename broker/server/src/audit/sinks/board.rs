@@ -104,15 +104,12 @@ impl AuditLog {
                 return None;
             }
         };
-        // From its first moment: a crash before its task has begun must not skip anything.
-        match source.cursor() {
-            Ok(None) => {
-                if let Err(problem) = source.keep(self.begin) {
-                    tracing::error!(sink = name, problem, "the sink's cursor is not kept");
-                }
-            }
-            // The task asks again, and says what is wrong.
-            Ok(Some(_)) | Err(_) => {}
+        // From its first moment: a crash before its task has begun must not skip anything. What is wrong with a cursor
+        // that is there, the task says.
+        if source.cursor() == Ok(None)
+            && let Err(problem) = source.keep(self.begin)
+        {
+            tracing::error!(sink = name, problem, "the sink's cursor is not kept");
         }
         let board = Arc::clone(&self.board);
         let sink = Sink {
