@@ -120,6 +120,55 @@ pub fn find(
     Ok(found)
 }
 
+/// Looks through the records before `before`, the newest first, for at most `limit` that are `wanted`, and at no more than
+/// `scan` of them. `after` of what is found is the oldest that was looked at.
+pub fn find_newest(
+    view: &View,
+    before: u64,
+    (limit, scan): (usize, usize),
+    reveal: &mut dyn FnMut(&str, &str) -> Option<String>,
+    wanted: &dyn Fn(&Record) -> bool,
+) -> Result<Found, ReadError> {
+    let end = view.end();
+    let mut found = Found { after: before.min(end.written.saturating_add(1)), ..Found::default() };
+    let mut left = scan as u64;
+    let mut reader = view.reader(0);
+    loop {
+        let newest = found.after.saturating_sub(1);
+        if newest < view.end().oldest || newest == 0 {
+            found.is_end = true;
+            return Ok(found);
+        }
+        if left == 0 {
+            return Ok(found);
+        }
+        let many = left.min(BATCH as u64).min(newest);
+        left -= many;
+        let mut window = Vec::new();
+        reader.seek(newest - many);
+        while reader.after() < newest {
+            let batch = reader.batch(BATCH, BATCH_BYTES)?;
+            if batch.records.is_empty() {
+                break;
+            }
+            window.extend(batch.records.into_iter().filter(|stored| stored.sequence <= newest));
+        }
+        for stored in window.into_iter().rev() {
+            found.after = stored.sequence;
+            let Ok(mut record) = stored.parse() else { continue };
+            show(&mut record, reveal);
+            if wanted(&record) {
+                found.records.push(record);
+                if found.records.len() >= limit {
+                    return Ok(found);
+                }
+            }
+        }
+        // What retention deleted meanwhile is passed over.
+        found.after = found.after.min(newest - many + 1);
+    }
+}
+
 /// The last record that is certainly before `since`: the one before the newest segment that begins before it.
 fn before(view: &View, since: &str) -> Result<u64, ReadError> {
     for first in view.firsts().into_iter().rev() {

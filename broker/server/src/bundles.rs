@@ -18,7 +18,7 @@ use mqgate_identity::registry::{ServerBundle, Storage, StorageError};
 
 use self::replace::Old;
 use crate::admin::ADMIN_TLS;
-use crate::audit::{AuditLog, AuditRefused, request};
+use crate::audit::{AuditLog, AuditRefused, before_and_after, request};
 use crate::clock;
 use crate::metrics::GateMetrics;
 use crate::retirement::{Retirement, RetirementError, RetirementSlot};
@@ -376,7 +376,8 @@ impl Bundles {
             })
             .await?;
             this.state().bundles.remove(&key);
-            this.audit.record_durable(about(names::SERVER_CERT_REMOVED, &info, &actor)).await?;
+            let event = about(names::SERVER_CERT_REMOVED, &info, &actor);
+            this.audit.record_durable(before_and_after(event, Some(&info), None::<&BundleInfo>)).await?;
             Ok(info)
         })
         .await
@@ -392,7 +393,7 @@ impl Bundles {
         finished(async move {
             let _writing = this.writing.lock().await;
             this.audit.check()?;
-            this.builtin()?;
+            let before = this.builtin()?;
             if !enabled {
                 this.check_not_last(&CertificateSource::Builtin)?;
             }
@@ -405,7 +406,8 @@ impl Bundles {
             this.apply(&CertificateSource::Builtin, |bound| bound.enabled = enabled)?;
             let event = if enabled { names::SERVER_CERT_ENABLED } else { names::SERVER_CERT_DISABLED };
             let info = this.builtin()?;
-            this.audit.record_durable(about(event, &info, &actor)).await?;
+            let event = before_and_after(about(event, &info, &actor), Some(&before), Some(&info));
+            this.audit.record_durable(event).await?;
             Ok(info)
         })
         .await
@@ -428,13 +430,19 @@ impl Bundles {
         })
         .await?;
         let known = Known { record, certificate };
-        self.state().bundles.insert(key(&known.record.namespace, &known.record.name), known.clone());
+        let before = {
+            let mut state = self.state();
+            let before =
+                state.bundles.insert(key(&known.record.namespace, &known.record.name), known.clone());
+            before.map(|before| info(&state, &before))
+        };
         self.apply_beside(&source(&known.record), old.as_ref(), |bound| {
             bound.certificate = known.certificate.clone();
             bound.enabled = known.record.enabled;
         })?;
         let info = info(&self.state(), &known);
-        self.audit.record_durable(about(event, &info, actor)).await?;
+        let event = before_and_after(about(event, &info, actor), before.as_ref(), Some(&info));
+        self.audit.record_durable(event).await?;
         Ok(info)
     }
 

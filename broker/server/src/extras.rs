@@ -16,6 +16,7 @@ use mqgate_protocol::message::Message;
 use mqgate_protocol::outbox::DropReason;
 use prometheus::{IntCounter, IntGauge, Registry};
 
+use crate::audit::before_and_after;
 use crate::bans::{Ban, Bans, Kind, Subject};
 use crate::broker::Broker;
 use crate::clock;
@@ -334,6 +335,14 @@ fn subject_of(handle: &ConnectionHandle) -> Subject<'_> {
 
 /// What is written down about a ban.
 pub(crate) fn ban_event(name: &'static str, ban: &Ban, actor: &str) -> AuditEvent {
+    let event = ban_fields(name, ban, actor);
+    match name {
+        names::BAN_REMOVED => before_and_after(event, Some(ban), None::<&Ban>),
+        _ => before_and_after(event, None::<&Ban>, Some(ban)),
+    }
+}
+
+fn ban_fields(name: &'static str, ban: &Ban, actor: &str) -> AuditEvent {
     let mut event = AuditEvent::new(name, Outcome::Success, Reason::Banned)
         .actor(actor)
         .field("ban", &*ban.id)

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mqgate_identity::audit::AuditEvent;
+use mqgate_identity::audit::{AuditEvent, Outcome};
 use mqgate_identity::certificate::{CertificateError, CertificateFingerprint};
 use mqgate_identity::evaluation::{PathPolicy, Rejection};
 use mqgate_identity::reason::Reason;
@@ -44,7 +44,7 @@ pub(crate) use self::flight::Flight;
 use self::flight::Flights;
 use self::rotation::Rotation;
 pub use self::rotation::{OnMaxActive, RotationSettings};
-use crate::audit::{AuditLog, AuditRefused, request};
+use crate::audit::{AuditLog, AuditRefused, Underway, request};
 use crate::clock;
 use crate::live::Live;
 use crate::metrics::GateMetrics;
@@ -443,18 +443,19 @@ impl Registry {
             }
             to_store.events.push(change.event.clone());
         }
-        let written = self.store(to_store).await;
+        let records = changes.iter().map(|change| change.audit.clone()).collect();
+        let written = self.store_beside(to_store, records).await;
         for change in &changes {
             let Some(id) = change.after.as_ref().or(change.before.as_ref()).map(|record| record.id) else {
                 continue;
             };
             match &written {
-                Ok(()) => self.cache.put(id, change.after.clone()),
+                Ok(_) => self.cache.put(id, change.after.clone()),
                 // Whatever is stored now, it is not known here.
                 Err(_) => self.cache.forget(&id),
             }
         }
-        written?;
+        let underway = written?;
         for change in &changes {
             self.count(change);
             match &change.after {
@@ -472,18 +473,57 @@ impl Registry {
                 }
             }
         }
-        self.record_all(changes.into_iter().map(|change| change.audit).collect()).await
+        let safe = match underway {
+            Ok(underway) => self.audit.safe(underway).await.map(drop),
+            Err(refused) => Err(refused),
+        };
+        safe.map_err(unwritten)
+    }
+
+    /// As [`Self::store`], its audit records on their way to the disk at the same time as it: who waits for both waits for
+    /// the slower one. Where the change did not become safe, a record that says so follows those that tell of it.
+    async fn store_beside(
+        &self,
+        changes: RegistryChanges,
+        records: Vec<AuditEvent>,
+    ) -> Result<Result<Underway, AuditRefused>, StorageError> {
+        let audit = Arc::clone(&self.audit);
+        let stored = self.blocking(move |storage| {
+            let mut underway = None;
+            let mut begin = || underway = Some(begin_all(&audit, records.clone()));
+            let newest = storage.commit_beside(&changes, &mut begin);
+            match (newest, underway) {
+                (Ok(newest), Some(underway)) => Ok((newest, underway)),
+                (Ok(newest), None) => Ok((newest, begin_all(&audit, records))),
+                (Err(error), None) => Err(error),
+                (Err(error), Some(_)) => {
+                    for mut record in records {
+                        record.outcome = Outcome::Error;
+                        record.reason = Reason::RegistryUnavailable;
+                        audit.record(record.field("detail", format!("the change may not last: {error}")));
+                    }
+                    Err(error)
+                }
+            }
+        });
+        let (newest, underway) = stored.await?;
+        self.announce_newest(newest);
+        Ok(underway)
     }
 
     /// Writes records and events in one step, and wakes who watches.
     async fn store(&self, changes: RegistryChanges) -> Result<(), StorageError> {
         let newest = self.blocking(move |storage| storage.commit(&changes)).await?;
+        self.announce_newest(newest);
+        Ok(())
+    }
+
+    fn announce_newest(&self, newest: u64) {
         self.newest_event.send_if_modified(|known| {
             let is_newer = newest > *known;
             *known = newest.max(*known);
             is_newer
         });
-        Ok(())
     }
 
     /// Events with a number above `after`, in order, at most `limit`.
@@ -581,17 +621,7 @@ impl Registry {
     }
 
     async fn record(&self, event: AuditEvent) -> Result<(), RegistryError> {
-        self.audit.record_durable(event).await.map(drop).map_err(|refused| {
-            tracing::error!(%refused, "a change of the registry was made and is not in the audit log");
-            RegistryError::Audit(refused)
-        })
-    }
-
-    /// In order; the last one is safe on the disk, and with it those before.
-    async fn record_all(&self, mut events: Vec<AuditEvent>) -> Result<(), RegistryError> {
-        let Some(last) = events.pop() else { return Ok(()) };
-        events.into_iter().for_each(|event| self.audit.record(event));
-        self.record(last).await
+        self.audit.record_durable(event).await.map(drop).map_err(unwritten)
     }
 
     /// The name of a CA for metrics and people.
@@ -603,6 +633,18 @@ impl Registry {
         let ca = self.ca_name(ca);
         self.metrics.device_certificates.with_label_values(&[NAMESPACE, &*ca, device_state(state)])
     }
+}
+
+/// In order; when the last one is safe on the disk, those before are.
+fn begin_all(audit: &AuditLog, mut records: Vec<AuditEvent>) -> Result<Underway, AuditRefused> {
+    let Some(last) = records.pop() else { return Ok(Underway::over()) };
+    records.into_iter().for_each(|record| audit.record(record));
+    audit.begin_durable(last)
+}
+
+fn unwritten(refused: AuditRefused) -> RegistryError {
+    tracing::error!(%refused, "a change of the registry was made and is not in the audit log");
+    RegistryError::Audit(refused)
 }
 
 #[cfg(test)]

@@ -297,7 +297,11 @@ pub(crate) struct MemoryStorage {
     /// Whoever holds it makes writes wait.
     pub(crate) slow: Mutex<()>,
     pub(crate) writes_begun: AtomicUsize,
+    /// What making a change safe on the disk comes to, after it was applied.
+    pub(crate) synchronising: Mutex<Option<Synchronising>>,
 }
+
+type Synchronising = Box<dyn Fn() -> Result<(), StorageError> + Send>;
 
 impl MemoryStorage {
     fn check(&self) -> Result<(), StorageError> {
@@ -356,6 +360,17 @@ impl Storage for MemoryStorage {
         records.truncate(limit);
         let next = records.last().filter(|_| more).map(|last| Cursor::new(last.id.0.to_vec()));
         Ok(DevicePage { records, next, index: QueryIndex::Id })
+    }
+
+    fn commit_beside(
+        &self,
+        changes: &RegistryChanges,
+        applied: &mut dyn FnMut(),
+    ) -> Result<u64, StorageError> {
+        let newest = self.commit(changes)?;
+        applied();
+        let synchronising = self.synchronising.lock().unwrap();
+        synchronising.as_ref().map_or(Ok(()), |synchronise| synchronise()).map(|()| newest)
     }
 
     fn commit(&self, changes: &RegistryChanges) -> Result<u64, StorageError> {

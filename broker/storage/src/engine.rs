@@ -113,6 +113,16 @@ impl Engine {
         space: &Space,
         change: impl FnOnce(&mut Batch) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.write_beside(space, change, &mut || ())
+    }
+
+    /// The same; calls `applied` when the batch is written and the disk is yet to be synchronised.
+    pub(crate) fn write_beside<T, E: From<StorageError>>(
+        &self,
+        space: &Space,
+        change: impl FnOnce(&mut Batch) -> Result<T, E>,
+        applied: &mut dyn FnMut(),
+    ) -> Result<T, E> {
         let (answer, number) = {
             let _writer = guard(&space.writer);
             self.check_usable()?;
@@ -137,6 +147,7 @@ impl Engine {
             space.number.store(number, Ordering::Release);
             (answer, number)
         };
+        applied();
         self.synchronise(space, number)?;
         Ok(answer)
     }

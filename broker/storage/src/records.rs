@@ -84,13 +84,22 @@ impl Storage for FjallStorage {
     }
 
     fn commit(&self, changes: &RegistryChanges) -> Result<u64, StorageError> {
+        self.commit_beside(changes, &mut || ())
+    }
+
+    fn commit_beside(
+        &self,
+        changes: &RegistryChanges,
+        applied: &mut dyn FnMut(),
+    ) -> Result<u64, StorageError> {
         let space = &self.engine.registry;
-        self.engine.write(space, |batch| {
+        let change = |batch: &mut Batch| {
             for write in &changes.writes {
                 write_one(space, batch, write)?;
             }
             outbox::append(space, batch, &changes.events, self.outbox_events)
-        })
+        };
+        self.engine.write_beside(space, change, applied)
     }
 
     fn touch_device_certificates(

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use mqgate_identity::audit::{AuditEvent, Outcome, names};
-use mqgate_identity::reason::Reason;
 use mqgate_server::admin::api::Outcome as Made;
-use mqgate_server::admin::{Actor, Api, Change, Code, Doc, Impact, Page, Problem, Scope};
+use mqgate_server::admin::{Api, Change, Code, Doc, Impact, Page, Problem, Scope, note};
 use mqgate_server::audit::AuditLog;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -84,10 +82,11 @@ async fn start(
     change: Change,
     Path(name): Path<String>,
 ) -> Result<Made<Json<Started>>, Problem> {
+    let impact = admin.impact("bridge.start", &name)?;
     if change.dry_run {
-        return admin.tried("bridge.start", &name);
+        return Ok(impact.into());
     }
-    admin.note(&change.actor, "bridge.start", &name).await?;
+    note(&admin.audit, &change.actor, &impact, &[("bridge", &name)]).await?;
     let started = admin.bridges.start(&name).map_err(no_such_bridge)?;
     Ok(Made::Done(Json(Started { started })))
 }
@@ -97,10 +96,11 @@ async fn stop(
     change: Change,
     Path(name): Path<String>,
 ) -> Result<Made<Json<Stopped>>, Problem> {
+    let impact = admin.impact("bridge.stop", &name)?;
     if change.dry_run {
-        return admin.tried("bridge.stop", &name);
+        return Ok(impact.into());
     }
-    admin.note(&change.actor, "bridge.stop", &name).await?;
+    note(&admin.audit, &change.actor, &impact, &[("bridge", &name)]).await?;
     let stopped = admin.bridges.stop(&name).await.map_err(no_such_bridge)?;
     Ok(Made::Done(Json(Stopped { stopped })))
 }
@@ -110,32 +110,18 @@ async fn reconnect(
     change: Change,
     Path(name): Path<String>,
 ) -> Result<Made<Json<Reconnecting>>, Problem> {
+    let impact = admin.impact("bridge.reconnect", &name)?;
     if change.dry_run {
-        return admin.tried("bridge.reconnect", &name);
+        return Ok(impact.into());
     }
-    admin.note(&change.actor, "bridge.reconnect", &name).await?;
+    note(&admin.audit, &change.actor, &impact, &[("bridge", &name)]).await?;
     let reconnecting = admin.bridges.reconnect(&name).map_err(no_such_bridge)?;
     Ok(Made::Done(Json(Reconnecting { reconnecting })))
 }
 
 impl BridgeAdmin {
-    fn tried<T>(&self, action: &'static str, name: &str) -> Result<Made<T>, Problem> {
-        let bridge = self.bridges.show(name).map_err(no_such_bridge)?;
-        Ok(Impact::of(action, name).before(&bridge)?.into())
-    }
-
-    /// Writes down what is about to be done: it is on the disk when this returns; without that it must not be.
-    async fn note(&self, actor: &Actor, action: &'static str, name: &str) -> Result<(), Problem> {
-        self.bridges.show(name).map_err(no_such_bridge)?;
-        let event = AuditEvent::new(names::ADMIN_ACTION, Outcome::Success, Reason::AdminAction)
-            .actor(&*actor.0)
-            .field("action", action)
-            .field("bridge", name);
-        self.audit.admit_durable(event).await.map(drop).map_err(|refused| {
-            let detail =
-                format!("{refused}: what cannot be written down is not done; free space for the audit log");
-            Problem::new(Code::AuditUnavailable, detail)
-        })
+    fn impact(&self, action: &'static str, name: &str) -> Result<Impact, Problem> {
+        Impact::of(action, name).before(&self.bridges.show(name).map_err(no_such_bridge)?)
     }
 }
 

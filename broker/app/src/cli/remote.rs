@@ -208,6 +208,11 @@ impl Remote {
 
     /// Every item of a list, page by page.
     pub fn all(&self, path: &str) -> Result<Vec<Value>> {
+        self.first(path, usize::MAX)
+    }
+
+    /// The first items of a list, page by page.
+    pub fn first(&self, path: &str, most: usize) -> Result<Vec<Value>> {
         let mut items = Vec::new();
         let mut after = String::new();
         loop {
@@ -217,8 +222,9 @@ impl Remote {
                 after => self.get(&format!("{path}{separator}after={after}"))?,
             };
             items.extend(page["items"].as_array().cloned().unwrap_or_default());
+            items.truncate(most);
             match page["next"].as_str() {
-                Some(next) if next != after => next.clone_into(&mut after),
+                Some(next) if next != after && items.len() < most => next.clone_into(&mut after),
                 _ => return Ok(items),
             }
         }

@@ -98,6 +98,17 @@ pub trait Storage: Send + Sync {
     fn query_device_certificates(&self, query: &DeviceQuery) -> Result<DevicePage, StorageError>;
     /// Makes a change; answers the number of the last event in the outbox after it.
     fn commit(&self, changes: &RegistryChanges) -> Result<u64, StorageError>;
+    /// The same; calls `applied` when nothing but the disk can refuse the change any more, and before it is safe there, so
+    /// that what goes with it can be made safe at the same time. Not called where nothing is written.
+    fn commit_beside(
+        &self,
+        changes: &RegistryChanges,
+        applied: &mut dyn FnMut(),
+    ) -> Result<u64, StorageError> {
+        let newest = self.commit(changes)?;
+        applied();
+        Ok(newest)
+    }
     /// Notes when certificates were last seen. No revision changes, and unknown ones are passed over.
     fn touch_device_certificates(
         &self,

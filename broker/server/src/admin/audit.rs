@@ -17,7 +17,7 @@ use super::{AdminParts, Code, Page, Problem, Scope, bad_json};
 use crate::audit::EraseError;
 
 /// Records that are looked at for one page: a search for what is rare takes several.
-const SCAN: usize = 20_000;
+pub(super) const SCAN: usize = 20_000;
 
 pub(super) fn routes() -> Api<AdminParts> {
     Api::new("Audit log")
@@ -185,7 +185,7 @@ async fn records(
 }
 
 /// The log, for file accesses that may take a while.
-async fn reading<T: Send + 'static>(
+pub(super) async fn reading<T: Send + 'static>(
     parts: &AdminParts,
     read: impl FnOnce(&View) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
@@ -195,7 +195,7 @@ async fn reading<T: Send + 'static>(
     read.unwrap_or_else(|error| Err(Problem::new(Code::Internal, error.to_string())))
 }
 
-fn unreadable(error: ReadError) -> Problem {
+pub(super) fn unreadable(error: ReadError) -> Problem {
     Problem::new(Code::AuditUnreadable, error.to_string())
 }
 

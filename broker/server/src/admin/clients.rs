@@ -158,10 +158,13 @@ async fn kick(
     if handles.is_empty() {
         return Err(not_connected());
     }
+    let before: Vec<Client> = handles.iter().map(|handle| Client::from(&**handle)).collect();
+    let impact =
+        Impact::of("client.kick", &*client_id).before(&before)?.affects("connections", handles.len());
     if change.dry_run {
-        return Ok(Impact::of("client.kick", client_id).affects("connections", handles.len()).into());
+        return Ok(impact.into());
     }
-    note(&parts.audit, &change.actor, "client.kick", &[("client_id", &client_id)]).await?;
+    note(&parts.audit, &change.actor, &impact, &[("client_id", &client_id)]).await?;
     let count = connections.disconnect_where(
         |handle| query.picks(handle, &client_id),
         ReasonCode::ADMINISTRATIVE_ACTION,

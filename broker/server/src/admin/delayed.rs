@@ -88,13 +88,14 @@ async fn cancel(
         let detail = "no message with this id waits; `mqgate message delayed` shows those that do";
         Problem::new(Code::NoSuchMessage, detail)
     };
+    // Lists begin behind an id.
+    let found = parts.broker.extras.delayed.list(id.saturating_sub(1), 1);
+    let waiting = found.first().filter(|waiting| waiting.id == id).ok_or_else(none)?;
+    let impact = Impact::of("delayed.cancel", id.to_string()).before(&Line::of(waiting, &parts))?;
     if change.dry_run {
-        // Lists begin behind an id.
-        let found = parts.broker.extras.delayed.list(id.saturating_sub(1), 1);
-        let waiting = found.first().filter(|waiting| waiting.id == id).ok_or_else(none)?;
-        return Ok(Impact::of("delayed.cancel", id.to_string()).before(&Line::of(waiting, &parts))?.into());
+        return Ok(impact.into());
     }
-    note(&parts.audit, &change.actor, "delayed.cancel", &[("id", &id.to_string())]).await?;
+    note(&parts.audit, &change.actor, &impact, &[("id", &id.to_string())]).await?;
     let cancelled = parts.broker.cancel_delayed(id).ok_or_else(none)?;
     Ok(Outcome::Done(Json(Line::of(&cancelled, &parts))))
 }

@@ -58,7 +58,7 @@ fn described() -> Api<Parts> {
             Scope::EventsRead,
             "What happens, as Server-Sent Events; each is a CloudEvent, and `gap` says that something was missed.",
         )
-        .media("text/event-stream")
+        .media(&["text/event-stream"])
         .problems(&[Code::BadEventId, Code::TooManyWatchers]),
         watch,
     )

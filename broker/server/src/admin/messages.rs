@@ -60,6 +60,8 @@ struct PublishBody {
     content_type: Option<String>,
     response_topic: Option<String>,
     #[serde(default)]
+    /// Name and value of each.
+    #[schemars(with = "Vec<[String; 2]>")]
     user_properties: Vec<(String, String)>,
 }
 
@@ -130,11 +132,12 @@ async fn publish(
     };
     let publish =
         Publish { dup: false, qos, retain: body.retain, topic: None, packet_id: None, payload, properties };
+    let receivers = parts.broker.router.receivers(&topic).len();
+    let impact = Impact::of("message.publish", &*body.topic).affects("receivers", receivers);
     if change.dry_run {
-        let receivers = parts.broker.router.receivers(&topic).len();
-        return Ok(Impact::of("message.publish", body.topic).affects("receivers", receivers).into());
+        return Ok(impact.into());
     }
-    note(&parts.audit, &change.actor, "message.publish", &[("topic", &body.topic), ("bytes", &size)]).await?;
+    note(&parts.audit, &change.actor, &impact, &[("topic", &body.topic), ("bytes", &size)]).await?;
     // No session has this key: the message is nobody's own.
     let message = Message::published(topic, publish, SessionKey(0), parts.broker.now());
     let routed = match when {

@@ -197,16 +197,16 @@ fn shortened(text: &str) -> String {
     text.chars().take(256).collect()
 }
 
-/// Writes down a change that is about to be made: it is on the disk when this returns; without that it must not be.
-async fn note(
+/// Writes down a change that is about to be made, with what is before and after it: it is on the disk when this returns;
+/// without that it must not be made.
+pub async fn note(
     audit: &AuditLog,
     actor: &Actor,
-    action: &'static str,
+    change: &Impact,
     fields: &[(&'static str, &str)],
 ) -> Result<(), Problem> {
-    let mut event = AuditEvent::new(names::ADMIN_ACTION, Outcome::Success, Reason::AdminAction)
-        .actor(&*actor.0)
-        .field("action", action);
+    let event = AuditEvent::new(names::ADMIN_ACTION, Outcome::Success, Reason::AdminAction);
+    let mut event = change.written_down(event.actor(&*actor.0));
     for (name, value) in fields {
         match *name {
             "client_id" => event.client_id = Some(shortened(value)),

@@ -25,7 +25,7 @@ pub(super) fn routes() -> Api<AdminParts> {
 pub(super) fn metrics_route() -> Api<AdminParts> {
     Api::new("Pages").route(
         Doc::page("/metrics", "page.metrics", "Numbers for Prometheus; `metrics.require_token` guards them.")
-            .media("text/plain")
+            .media(&["text/plain"])
             .problems(&[Code::MetricsFailed]),
         metrics,
     )

@@ -104,6 +104,8 @@ struct Shown {
     content_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response_topic: Option<String>,
+    /// Name and value of each.
+    #[schemars(with = "Vec<[String; 2]>")]
     user_properties: Vec<(String, String)>,
 }
 
@@ -146,6 +148,9 @@ struct RemoveQuery {
     filter: String,
 }
 
+/// Topics that a deletion names; the others are counted.
+const NAMED: usize = 20;
+
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeletedMessages")]
 struct Deleted {
@@ -163,12 +168,14 @@ async fn remove(
     if found.is_empty() {
         return Err(none());
     }
+    let topics: Vec<&str> = found.iter().take(NAMED).map(|message| message.topic.as_str()).collect();
+    let impact = Impact::of("retained.delete", &*query.filter).before(&topics)?;
+    let impact = impact.affects("messages", found.len());
     if change.dry_run {
-        return Ok(Impact::of("retained.delete", query.filter).affects("messages", found.len()).into());
+        return Ok(impact.into());
     }
     let count = found.len().to_string();
-    note(&parts.audit, &change.actor, "retained.delete", &[("filter", &query.filter), ("count", &count)])
-        .await?;
+    note(&parts.audit, &change.actor, &impact, &[("filter", &query.filter), ("count", &count)]).await?;
     let removed = parts.broker.router.forget_retained(found.iter().map(|message| &message.topic));
     Ok(Outcome::Done(Json(Deleted { deleted: removed })))
 }

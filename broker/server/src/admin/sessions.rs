@@ -135,14 +135,15 @@ async fn remove(
     Query(query): Query<DeviceQuery>,
 ) -> Result<Outcome<Json<Deleted>>, Problem> {
     let name = resolve(&parts, &client_id, query.device_id.as_deref())?;
+    let session = parts.broker.session(&name).await.ok_or_else(no_session)?;
+    let impact = Impact::of("session.delete", &*client_id).before(&session)?;
+    let impact = impact.affects("connections", usize::from(session.connected));
+    let impact = impact.affects("messages", session.queued_messages);
     if change.dry_run {
-        let session = parts.broker.session(&name).await.ok_or_else(no_session)?;
-        let impact = Impact::of("session.delete", client_id).before(&session)?;
-        let impact = impact.affects("connections", usize::from(session.connected));
-        return Ok(impact.affects("messages", session.queued_messages).into());
+        return Ok(impact.into());
     }
     let about = [("client_id", client_id.as_str()), ("device_id", &name.device_id)];
-    note(&parts.audit, &change.actor, "session.delete", &about).await?;
+    note(&parts.audit, &change.actor, &impact, &about).await?;
     match parts.broker.end_session(&name).await {
         true => Ok(Outcome::Done(Json(Deleted { client_id, device_id: name.device_id.to_string() }))),
         false => Err(no_session()),

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use mqgate_codec::{QoS, ReasonCode, SubscriptionOptions, TopicFilter, TopicName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::api::{Api, Change, Cursor, Doc, Impact, Limit, Outcome};
 use super::sessions::resolve;
@@ -224,20 +225,28 @@ async fn add(
     options.no_local = body.no_local && filter.share_name().is_none();
     options.retain_as_published = body.retain_as_published;
     let name = resolve(&parts, &body.client_id, body.device_id.as_deref())?;
+    // Whether its permit covers the filter, only the client's connection knows.
+    let session = parts.broker.session(&name).await.ok_or_else(super::sessions::no_session)?;
+    if !session.connected {
+        return Err(not_subscribed(NotSubscribed::Away));
+    }
+    let mut impact = Impact::of("subscription.add", &*body.filter).affects("subscriptions", 1);
+    if let Some(before) = session.subscriptions.iter().find(|one| one.filter == body.filter) {
+        impact = impact.before(before)?;
+    }
+    let after = json!({
+        "filter": body.filter,
+        "qos": body.qos,
+        "no_local": options.no_local,
+        "retain_as_published": options.retain_as_published,
+    });
+    let impact = impact.after(&after)?;
     if change.dry_run {
-        // Whether its permit covers the filter, only the client's connection knows.
-        let session = parts.broker.session(&name).await.ok_or_else(super::sessions::no_session)?;
-        if !session.connected {
-            return Err(not_subscribed(NotSubscribed::Away));
-        }
-        return Ok(Impact::of("subscription.add", body.filter)
-            .affects("subscriptions", 1)
-            .warn("the client's permit is asked only when it is done")
-            .into());
+        return Ok(impact.warn("the client's permit is asked only when it is done").into());
     }
     let about =
         [("client_id", body.client_id.as_str()), ("device_id", &name.device_id), ("filter", &body.filter)];
-    note(&parts.audit, &change.actor, "subscription.add", &about).await?;
+    note(&parts.audit, &change.actor, &impact, &about).await?;
     let qos = parts.broker.subscribe_client(&name, filter, options).await.map_err(not_subscribed)?;
     let added = Added {
         client_id: body.client_id,
@@ -294,15 +303,16 @@ async fn remove(
     Query(query): Query<RemoveQuery>,
 ) -> Result<Outcome<Json<Removed>>, Problem> {
     let name = resolve(&parts, &query.client_id, query.device_id.as_deref())?;
+    let session = parts.broker.session(&name).await.ok_or_else(super::sessions::no_session)?;
+    let found = session.subscriptions.iter().find(|one| one.filter == query.filter);
+    let impact = Impact::of("subscription.remove", &query.filter);
+    let impact = impact.before(found.ok_or_else(no_subscription)?)?;
     if change.dry_run {
-        let session = parts.broker.session(&name).await.ok_or_else(super::sessions::no_session)?;
-        let found = session.subscriptions.iter().find(|one| one.filter == query.filter);
-        let found = found.ok_or_else(no_subscription)?;
-        return Ok(Impact::of("subscription.remove", &query.filter).before(found)?.into());
+        return Ok(impact.into());
     }
     let about =
         [("client_id", query.client_id.as_str()), ("device_id", &name.device_id), ("filter", &query.filter)];
-    note(&parts.audit, &change.actor, "subscription.remove", &about).await?;
+    note(&parts.audit, &change.actor, &impact, &about).await?;
     match parts.broker.unsubscribe_client(&name, &query.filter).await {
         true => Ok(Outcome::Done(Json(Removed { client_id: query.client_id, filter: query.filter }))),
         false => Err(no_subscription()),

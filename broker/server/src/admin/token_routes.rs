@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use mqgate_identity::time::UnixMillis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::api::{Api, Change, Cursor, Doc, Impact, Limit, Outcome, Rights};
 use super::scope::{Grants, Role, Scope};
@@ -140,21 +141,15 @@ async fn create(
     let words = |words: Vec<&str>| words.join(",");
     let roles = words(new.roles.iter().map(|role| role.as_str()).collect());
     let scopes = words(new.scopes.iter().map(|scope| scope.as_str()).collect());
+    let after = json!({ "name": name, "roles": roles, "scopes": scopes, "expires_at": new.expires_at });
+    let impact = Impact::of("token.create", &*name).after(&after)?;
     if change.dry_run {
-        let impact = Impact::of("token.create", name);
         return Ok(match new.roles.contains(&Role::Admin) && new.expires_at.is_none() {
             true => impact.warn("it would be an administrator's, for ever").into(),
             false => impact.into(),
         });
     }
-    let expires = new.expires_at.map_or_else(String::new, |at| at.0.to_string());
-    note(
-        &parts.audit,
-        &change.actor,
-        "token.create",
-        &[("token", &name), ("roles", &roles), ("scopes", &scopes), ("expires_at", &expires)],
-    )
-    .await?;
+    note(&parts.audit, &change.actor, &impact, &[("token", &name)]).await?;
     let (tokens, actor) = (parts.tokens, change.actor.0.to_string());
     let made = tokio::task::spawn_blocking(move || tokens.create(new, &actor)).await;
     let (token, secret) = made.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
@@ -167,10 +162,11 @@ async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Outcome<Json<TokenInfo>>, Problem> {
     let token = parts.tokens.show(&id)?;
+    let impact = Impact::of("token.revoke", &token.name).before(&token)?;
     if change.dry_run {
-        return Ok(Impact::of("token.revoke", &token.name).before(&token)?.into());
+        return Ok(impact.into());
     }
-    note(&parts.audit, &change.actor, "token.revoke", &[("token", &token.name), ("id", &token.id)]).await?;
+    note(&parts.audit, &change.actor, &impact, &[("token", &token.name), ("id", &token.id)]).await?;
     let tokens = parts.tokens;
     let revoked = tokio::task::spawn_blocking(move || tokens.revoke(&token.id)).await;
     Ok(Outcome::Done(Json(revoked.map_err(|error| Problem::new(Code::Internal, error.to_string()))??)))

@@ -52,7 +52,7 @@ pub(super) fn routes() -> Api<AdminParts> {
         )
         .route(
             Doc::get("/traces/{name}/file", "trace.read", Scope::TracesRead, "What a trace has written.")
-                .media("text/plain; charset=utf-8")
+                .media(&["text/plain; charset=utf-8"])
                 .problems(&[Code::NoSuchFile]),
             read,
         )
@@ -125,7 +125,7 @@ async fn list(State(parts): State<AdminParts>) -> Json<Page<Line>> {
 }
 
 /// What to trace.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StartBody {
     name: String,
@@ -157,6 +157,7 @@ async fn start(
     body: Result<Json<StartBody>, JsonRejection>,
 ) -> Result<Outcome<(StatusCode, Json<Line>)>, Problem> {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
+    let impact = Impact::of("trace.start", &*body.name).after(&body)?;
     let certificate = body.fingerprint.as_deref().map(|text| {
         CertificateFingerprint::from_hex(text).ok_or_else(|| {
             Problem::new(Code::BadFingerprint, "a certificate's fingerprint is its SHA-256, 64 hex digits")
@@ -179,10 +180,9 @@ async fn start(
     let traces = &parts.broker.extras.traces;
     traces.check(&wanted).map_err(|error| Problem::from(error).about(&wanted.name))?;
     if change.dry_run {
-        return Ok(Impact::of("trace.start", wanted.name).into());
+        return Ok(impact.into());
     }
-    note(&parts.audit, &change.actor, "trace.start", &[("name", &wanted.name), ("payloads", payloads)])
-        .await?;
+    note(&parts.audit, &change.actor, &impact, &[("name", &wanted.name), ("payloads", payloads)]).await?;
     let broker = Arc::clone(&parts.broker);
     let started = tokio::task::spawn_blocking(move || broker.extras.traces.start(wanted)).await;
     let trace = started.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
@@ -195,12 +195,13 @@ async fn stop(
     Path(name): Path<String>,
 ) -> Result<Outcome<Json<Line>>, Problem> {
     let traces = &parts.broker.extras.traces;
+    let running = traces.list().into_iter().find(|trace| trace.wanted.name == name);
+    let line = running.map(|trace| Line::from(&*trace)).ok_or_else(no_such_trace)?;
+    let impact = Impact::of("trace.stop", &*name).before(&line)?;
     if change.dry_run {
-        let running = traces.list().into_iter().find(|trace| trace.wanted.name == name);
-        let line = running.map(|trace| Line::from(&*trace)).ok_or_else(no_such_trace)?;
-        return Ok(Impact::of("trace.stop", name).before(&line)?.into());
+        return Ok(impact.into());
     }
-    note(&parts.audit, &change.actor, "trace.stop", &[("name", &name)]).await?;
+    note(&parts.audit, &change.actor, &impact, &[("name", &name)]).await?;
     let stopped = traces.stop(&name);
     stopped.map(|trace| Outcome::Done(Json(Line::from(&*trace)))).ok_or_else(no_such_trace)
 }
@@ -237,10 +238,11 @@ async fn remove(
 ) -> Result<Outcome<Json<Deleted>>, Problem> {
     let traces = &parts.broker.extras.traces;
     let file = traces.file(&name).ok_or_else(no_such_file)?;
+    let impact = Impact::of("trace.delete", &*name);
     if change.dry_run {
-        return Ok(Impact::of("trace.delete", name).into());
+        return Ok(impact.into());
     }
-    note(&parts.audit, &change.actor, "trace.delete", &[("name", &name)]).await?;
+    note(&parts.audit, &change.actor, &impact, &[("name", &name)]).await?;
     drop(traces.stop(&name));
     let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(file)).await;
     match removed {

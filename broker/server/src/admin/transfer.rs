@@ -16,13 +16,16 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::api::{Api, Change, Doc};
+use super::api::{Api, Change, Doc, Impact};
 use super::device_certs::Filter;
 use super::serving::{OpenStream, Streaming};
 use super::{AdminParts, Code, Page, Problem, Scope};
 use crate::clock;
 use crate::import::{About, Format, Importer, KeyError, Options, Progress, Report, RowError};
 
+const NDJSON: &str = "application/x-ndjson";
+const CSV: &str = "text/csv; charset=utf-8";
+const PEM: &str = "application/x-pem-file";
 /// Pages that wait for the reader of an export.
 const PAGES_AHEAD: usize = 2;
 
@@ -66,7 +69,7 @@ pub(super) fn routes() -> Api<AdminParts> {
         )
         .route(
             Doc::get("/exports", "export.read", Scope::CertsRead, "Certificates by filters, as a file.")
-                .media("application/x-ndjson")
+                .media(&[NDJSON, CSV, PEM])
                 .problems(&[Code::BadParameter, Code::BadQuery, Code::RegistryUnavailable]),
             export,
         )
@@ -178,7 +181,8 @@ async fn cancel(
     if change.dry_run {
         return Ok(Json(known));
     }
-    super::note(&parts.audit, &change.actor, "import.cancel", &[("key", &key)]).await?;
+    let impact = Impact::of("import.cancel", &*key).before(&known)?;
+    super::note(&parts.audit, &change.actor, &impact, &[("key", &key)]).await?;
     parts.imports.cancel(&key, &change.actor.0, clock::now()).map(Json).ok_or_else(no_such_import)
 }
 
@@ -233,9 +237,9 @@ async fn export(
         }
     });
     let media = match format {
-        Format::Ndjson => "application/x-ndjson",
-        Format::Csv => "text/csv; charset=utf-8",
-        Format::Pem => "application/x-pem-file",
+        Format::Ndjson => NDJSON,
+        Format::Csv => CSV,
+        Format::Pem => PEM,
     };
     let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(media))];
     Ok((headers, Body::new(Pieces { receiver, _open: streaming.begin() })).into_response())

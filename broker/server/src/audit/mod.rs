@@ -9,6 +9,7 @@
 mod bounds;
 pub mod coalesce;
 mod deliver;
+mod difference;
 mod publish;
 pub mod request;
 pub mod sinks;
@@ -36,6 +37,7 @@ use mqgate_identity::time::UnixMillis;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use self::coalesce::Coalescer;
+pub(crate) use self::difference::{before_and_after, differing};
 use self::publish::Publisher;
 use self::sinks::board::Board;
 use self::writer::Command;
@@ -201,6 +203,22 @@ struct Waiter {
     done: oneshot::Sender<()>,
     /// What the event is about happens only if somebody still waits then.
     is_before: bool,
+}
+
+/// A record on its way to the disk.
+#[must_use]
+#[derive(Debug)]
+pub struct Underway {
+    sequence: u64,
+    /// `None`: nobody has to wait for it.
+    written: Option<oneshot::Receiver<()>>,
+}
+
+impl Underway {
+    /// Of no record.
+    pub(crate) const fn over() -> Self {
+        Self { sequence: 0, written: None }
+    }
 }
 
 /// How full the queue may be for whom.
@@ -401,7 +419,7 @@ impl AuditLog {
         match mode.unwrap_or(otherwise) {
             Mode::Durable => {
                 self.check()?;
-                self.durably(event, true).await
+                self.safe(self.begin(event, true)?).await
             }
             Mode::Batched => self.batched(event),
             Mode::BestEffort => Ok(self.batched(event).unwrap_or(0)),
@@ -421,22 +439,27 @@ impl AuditLog {
 
     /// Takes evidence of something that happened already, and returns when it is safe on the disk: before the answer.
     pub async fn record_durable(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
-        let Some((event, mode)) = self.shared.ruled(event) else { return Ok(0) };
-        match mode.unwrap_or(Mode::Durable) {
-            Mode::Durable => self.durably(event, false).await,
-            Mode::Batched => self.shared.accept(event, Room::All, None),
-            Mode::BestEffort => Ok(self.shared.accept(event, Room::All, None).unwrap_or(0)),
-        }
+        self.safe(self.begin_durable(event)?).await
     }
 
-    async fn durably(&self, event: AuditEvent, is_before: bool) -> Result<u64, AuditRefused> {
-        if self.shared.settings.path.is_none() {
-            return self.shared.accept(event, Room::All, None);
-        }
-        let (done, written) = oneshot::channel();
-        let sequence = self.shared.accept(event, Room::All, Some(Waiter { done, is_before }))?;
+    /// The first half of [`AuditLog::record_durable`], which never waits; [`AuditLog::safe`] is the other.
+    pub fn begin_durable(&self, event: AuditEvent) -> Result<Underway, AuditRefused> {
+        let (sequence, written) = match self.shared.ruled(event) {
+            None => (0, None),
+            Some((event, None | Some(Mode::Durable))) => return self.begin(event, false),
+            Some((event, Some(Mode::Batched))) => (self.shared.accept(event, Room::All, None)?, None),
+            Some((event, Some(Mode::BestEffort))) => {
+                (self.shared.accept(event, Room::All, None).unwrap_or(0), None)
+            }
+        };
+        Ok(Underway { sequence, written })
+    }
+
+    /// Returns when the record is safe on the disk.
+    pub async fn safe(&self, underway: Underway) -> Result<u64, AuditRefused> {
+        let Some(written) = underway.written else { return Ok(underway.sequence) };
         match tokio::time::timeout(self.shared.settings.durable_timeout, written).await {
-            Ok(Ok(())) => Ok(sequence),
+            Ok(Ok(())) => Ok(underway.sequence),
             Ok(Err(_)) => Err(AuditRefused::Closed),
             Err(_) => Err(AuditRefused::WriteFailed),
         }
@@ -445,6 +468,13 @@ impl AuditLog {
     /// Every record from now on. Who is slow loses the oldest and is told how many.
     pub fn follow(&self) -> broadcast::Receiver<Arc<AuditEvent>> {
         self.shared.followers.subscribe()
+    }
+
+    fn begin(&self, event: AuditEvent, is_before: bool) -> Result<Underway, AuditRefused> {
+        let is_kept = self.shared.settings.path.is_some();
+        let (done, written) = if is_kept { Some(oneshot::channel()).unzip() } else { (None, None) };
+        let waiter = done.map(|done| Waiter { done, is_before });
+        Ok(Underway { sequence: self.shared.accept(event, Room::All, waiter)?, written })
     }
 
     /// Whether new admissions can be written down; why not otherwise.

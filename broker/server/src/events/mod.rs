@@ -131,7 +131,8 @@ impl Events {
         let oldest = ring.kept.front().map_or(ring.number + 1, |seen| seen.at.number);
         let missed = oldest.saturating_sub(number.saturating_add(1));
         // The ring has no gaps: numbers are places.
-        let skip = usize::try_from(number.saturating_add(missed + 1).saturating_sub(oldest)).unwrap_or(usize::MAX);
+        let skip =
+            usize::try_from(number.saturating_add(missed + 1).saturating_sub(oldest)).unwrap_or(usize::MAX);
         Batch { seen: ring.kept.iter().skip(skip).take(most).cloned().collect(), missed }
     }
 

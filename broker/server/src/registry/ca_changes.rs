@@ -21,6 +21,7 @@ use super::ask::{Ask, Changed, ChangedCa};
 use super::cas::{about, only_certificate};
 use super::changes::{Called, Verdict};
 use super::{Registry, RegistryChange, RegistryError, finished};
+use crate::audit::before_and_after;
 use crate::clock;
 use crate::metrics::gate::ca_state;
 
@@ -146,7 +147,7 @@ impl Registry {
         for (lint, detail) in self.lint_ca(&after) {
             tracing::warn!(ca = after.name, lint = lint.as_str(), detail, "a CA is odd");
         }
-        self.record(described(audit, from, &after, ask.actor)).await?;
+        self.record(described(audit, before.as_ref(), &after, ask.actor)).await?;
         Ok(Changed { before, after })
     }
 
@@ -299,7 +300,8 @@ impl Registry {
         changes.events.push(NewEvent::ca(EventKind::CaDeleted, Some(ca.state), &ca, actor, now));
         self.change_cas(changes, |cas| cas.retain(|other| other.id != id)).await?;
         self.tell(RegistryChange::CaRemoved { ca: id });
-        self.record(about(names::CA_REMOVED, &ca, actor)).await
+        let event = about(names::CA_REMOVED, &ca, actor);
+        self.record(before_and_after(event, Some(&ca), None::<&CaCertificate>)).await
     }
 
     /// Certificates registered under a CA.
@@ -378,7 +380,7 @@ impl Registry {
         });
         changes.events.push(NewEvent::ca(kind, Some(before.state), &after, ask.actor, now));
         changes.writes.extend(also);
-        let event = described(audit, Some(before.state), &after, ask.actor);
+        let event = described(audit, Some(&before), &after, ask.actor);
         let (this, changed, actor) = (Arc::clone(self), after.clone(), ask.actor.to_owned());
         finished(async move {
             this.change_cas(changes, |cas| put(cas, &changed)).await?;
@@ -427,9 +429,15 @@ fn used(code: &RegistrationCode, ca: CertificateFingerprint, now: UnixMillis) ->
     RecordWrite::Code { record: Box::new(use_code(code, ca, now)), expected: Some(code.revision) }
 }
 
-fn described(name: &'static str, from: Option<CaState>, ca: &CaCertificate, actor: &str) -> AuditEvent {
-    let from = from.map_or("none", ca_state);
-    let mut event = about(name, ca, actor).field("from", from).field("to", ca_state(ca.state));
+fn described(
+    name: &'static str,
+    before: Option<&CaCertificate>,
+    ca: &CaCertificate,
+    actor: &str,
+) -> AuditEvent {
+    let from = before.map_or("none", |before| ca_state(before.state));
+    let event = about(name, ca, actor).field("from", from).field("to", ca_state(ca.state));
+    let mut event = before_and_after(event, before, Some(ca));
     event.reason = Reason::Ok;
     if let Some(VerifiedBy::Skipped { by }) = &ca.verified_by {
         event = event.field("proof_skipped_by", &**by);

@@ -20,6 +20,7 @@ use mqgate_identity::time::UnixMillis;
 
 use super::ca_changes::CaProof;
 use super::{CaRegistration, Registry, RegistryChange, RegistryError, finished};
+use crate::audit::before_and_after;
 use crate::clock;
 use crate::metrics::gate::{NAMESPACE, ca_state};
 use crate::retirement::{Old, OldMaterial, Retiring};
@@ -379,9 +380,11 @@ impl Registry {
         retiring: Option<&Retiring>,
         actor: &str,
     ) -> Result<(), RegistryError> {
-        let mut event = about(names::CA_REMOVED, old, actor);
+        let gone = about(names::CA_REMOVED, old, actor);
+        let mut event = before_and_after(gone, Some(old), None::<&CaCertificate>);
         if let Some(new) = new {
-            self.record(about(names::CA_ADDED, new, actor).field("replaces", &*old.name)).await?;
+            let came = about(names::CA_ADDED, new, actor).field("replaces", &*old.name);
+            self.record(before_and_after(came, None::<&CaCertificate>, Some(new))).await?;
             event = event.field("replaced_by", new.id.to_hex());
         }
         if let Some(retiring) = retiring {

@@ -1,5 +1,6 @@
 //! Changes of device certificates that are registered.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
@@ -10,13 +11,15 @@ use mqgate_identity::registry::rules::{
     purge, quarantine, reinstate, reject, release, revoke,
 };
 use mqgate_identity::registry::{
-    CaCertificate, DeviceCertificate, DeviceQuery, DeviceState, EventKind, NewEvent,
+    CaCertificate, DeviceCertificate, DeviceQuery, DeviceState, EventKind, NewEvent, Quarantine, Supersession,
 };
 use mqgate_identity::time::UnixMillis;
+use serde::Serialize;
 
 use super::ask::{Ask, Changed, ChangedDevice};
 use super::devices::about;
 use super::{Change, Registry, RegistryError};
+use crate::audit::before_and_after;
 use crate::clock;
 use crate::metrics::gate::device_state;
 
@@ -280,6 +283,40 @@ impl Registry {
     }
 }
 
+/// What may change in a record, as its audit record has it.
+#[derive(Serialize)]
+pub(super) struct Changing<'a> {
+    state: DeviceState,
+    ca_id: CertificateFingerprint,
+    tenant: Option<&'a str>,
+    client_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tags: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    attributes: &'a BTreeMap<String, String>,
+    superseded: Option<&'a Supersession>,
+    quarantined: Option<&'a Quarantine>,
+    revocation_reason: Option<&'a str>,
+    pending_until: Option<UnixMillis>,
+}
+
+impl<'a> Changing<'a> {
+    pub(super) fn of(record: &'a DeviceCertificate) -> Self {
+        Self {
+            state: record.state,
+            ca_id: record.ca_id,
+            tenant: record.tenant.as_deref(),
+            client_id: record.client_id.as_deref(),
+            tags: &record.tags,
+            attributes: &record.attributes,
+            superseded: record.superseded.as_ref(),
+            quarantined: record.quarantined.as_ref(),
+            revocation_reason: record.revocation_reason.as_deref(),
+            pending_until: record.pending_until,
+        }
+    }
+}
+
 fn described(
     before: Arc<DeviceCertificate>,
     after: Option<Arc<DeviceCertificate>>,
@@ -295,6 +332,8 @@ fn described(
     let to = after.as_ref().map_or("none", |after| device_state(after.state));
     audit = audit.field("from", device_state(before.state)).field("to", to);
     let audit = about(audit, shown);
+    let audit =
+        before_and_after(audit, Some(&Changing::of(&before)), after.as_deref().map(Changing::of).as_ref());
     let mut event = NewEvent::device(called.kind, Some(before.state), shown, actor, now);
     if let Some(other) = called.other {
         event = event.with_other(other);

@@ -21,10 +21,11 @@ use mqgate_identity::registry::{
 };
 
 use super::ask::{Ask, Changed, ChangedDevice};
-use super::changes::{Called, Verdict};
+use super::changes::{Called, Changing, Verdict};
 use super::flight::{Flight, Subject};
 use super::rotation::RotationSettings;
 use super::{Change, Registry, RegistryError, finished};
+use crate::audit::before_and_after;
 use crate::clock;
 use crate::gate::{Accepted, event_about};
 use crate::metrics::gate::device_state;
@@ -411,7 +412,9 @@ impl Registry {
             (_, Some(_)) => (names::DEVICE_REGISTERED, Reason::Ok, EventKind::CertRenewed),
             (_, None) => (names::DEVICE_REGISTERED, Reason::Ok, EventKind::CertRegistered),
         };
-        let mut audit = about(event(name, reason), &after);
+        let audit = about(event(name, reason), &after);
+        let was = before.as_deref().map(Changing::of);
+        let mut audit = before_and_after(audit, was.as_ref(), Some(&Changing::of(&after)));
         let from = before.as_ref().map(|before| before.state);
         let mut outbox = NewEvent::device(kind, from, &after, actor, now);
         if let Some(older) = renews {

@@ -48,6 +48,15 @@ Examples:
     /// What happened to a certificate, and who did it
     #[command(after_help = "Example:\n  mqgate cert history device-7")]
     History(One),
+    /// What was decided about who came with a certificate, the latest first: from the audit log
+    #[command(after_help = "Example:\n  mqgate cert decisions device-7 --most 5")]
+    Decisions {
+        #[command(flatten)]
+        one: One,
+        /// So many
+        #[arg(long, default_value_t = 50)]
+        most: usize,
+    },
     /// Who is connected with a certificate
     #[command(after_help = "Example:\n  mqgate cert sessions device-7")]
     Sessions(One),
@@ -345,6 +354,12 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
         Command::List { filter, remote } => list(&filter, &remote, config),
         Command::Show(one) => show(&one, config),
         Command::History(one) => about(&one, config, "history", show::history),
+        Command::Decisions { one, most } => {
+            let remote = Remote::new(&one.remote, config)?;
+            let id = resolve(&remote, &one.id, &[])?;
+            let path = format!("/device-certs/{id}/decisions?limit={}", most.clamp(1, 1_000));
+            show::decisions(remote.first(&path, most)?, one.remote.json)
+        }
         Command::Sessions(one) => about(&one, config, "sessions", show::sessions),
         Command::Register {
             file,

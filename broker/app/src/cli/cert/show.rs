@@ -81,6 +81,34 @@ pub fn history(items: Vec<Value>, json: bool) -> Result<()> {
     table(&["AT", "WHAT", "FROM", "TO", "ACTOR", "REVISION", "REASON"], &rows)
 }
 
+pub fn decisions(items: Vec<Value>, json: bool) -> Result<()> {
+    if json {
+        return output::json(&Value::Array(items));
+    }
+    if items.is_empty() {
+        return say("nothing was decided about it that the audit log still has");
+    }
+    let rows: Vec<Vec<String>> = items
+        .iter()
+        .map(|item| {
+            let verdict = |plugin: &Value| format!("{}={}", text(plugin, "name"), text(plugin, "result"));
+            let plugins = item["plugins"].as_array().into_iter().flatten().map(verdict);
+            vec![
+                text(item, "seq"),
+                text(item, "time"),
+                text(item, "name"),
+                text(item, "outcome"),
+                text(item, "reason"),
+                text(item, "client_id"),
+                text(item, "listener"),
+                text(item, "peer"),
+                plugins.collect::<Vec<_>>().join(" "),
+            ]
+        })
+        .collect();
+    table(&["SEQ", "AT", "WHAT", "OUTCOME", "REASON", "CLIENT ID", "LISTENER", "ADDRESS", "PLUGINS"], &rows)
+}
+
 pub fn sessions(items: Vec<Value>, json: bool) -> Result<()> {
     if json {
         return output::json(&Value::Array(items));

@@ -10,6 +10,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use mqgate_identity::audit::AuditEvent;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ use super::super::door::Actor;
 use super::super::problem::{Code, Problem};
 use super::super::scope::{Grants, Scope};
 use super::describe::{Answers, Sketch, Takes};
+use crate::audit::differing;
 
 /// Put into the request by the guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,6 +244,12 @@ impl Impact {
     pub fn affects(mut self, what: &'static str, count: usize) -> Self {
         self.affects.insert(what, count as u64);
         self
+    }
+
+    /// The record of the change: what a try would have said of it.
+    pub(in crate::admin) fn written_down(&self, event: AuditEvent) -> AuditEvent {
+        let event = event.field("action", self.action);
+        differing(event, self.before.clone(), self.after.clone())
     }
 
     #[must_use]

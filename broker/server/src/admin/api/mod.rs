@@ -76,8 +76,8 @@ pub struct Doc {
     pub status: u16,
     /// Those that are particular to it.
     pub problems: &'static [Code],
-    /// Of an answer that is no JSON.
-    pub media: Option<&'static str>,
+    /// Of an answer that is no JSON, or not always.
+    pub media: &'static [&'static str],
     /// The answer holds a secret: none is kept, so there is no `Idempotency-Key`.
     pub secret: bool,
 }
@@ -91,7 +91,7 @@ impl Doc {
         access: Access,
         summary: &'static str,
     ) -> Self {
-        let (problems, media): (&[Code], _) = (&[], None);
+        let (problems, media): (&[Code], &[&str]) = (&[], &[]);
         Self { method, path, id, summary, access, effect, status: 200, problems, media, secret: false }
     }
 
@@ -160,10 +160,10 @@ impl Doc {
         self
     }
 
-    /// The answer is no JSON but this.
+    /// The answer is no JSON but one of these.
     #[must_use]
-    pub fn media(mut self, media: &'static str) -> Self {
-        self.media = Some(media);
+    pub fn media(mut self, media: &'static [&'static str]) -> Self {
+        self.media = media;
         self
     }
 

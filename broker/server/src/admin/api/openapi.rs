@@ -21,7 +21,7 @@ pub(in crate::admin) fn routes() -> Api<Text> {
     Api::new("API").route(
         Doc::get("/openapi.json", "api.describe", Scope::StatusRead, "This description.")
             .for_anyone()
-            .media("application/json"),
+            .media(&["application/json"]),
         show,
     )
 }
@@ -178,8 +178,10 @@ fn responses(doc: &Doc, sketch: &Sketch, impact: &Value, problem: &Value) -> Val
     let mut responses = Map::new();
     let mut success = json!({ "description": "Done." });
     if let Some(schema) = &sketch.answer {
-        let media = doc.media.unwrap_or("application/json");
-        success["content"] = json!({ media: { "schema": schema } });
+        let media = if doc.media.is_empty() { &["application/json"] } else { doc.media };
+        let content: Map<String, Value> =
+            media.iter().map(|media| ((*media).to_owned(), json!({ "schema": schema }))).collect();
+        success["content"] = content.into();
     }
     if sketch.tagged {
         success["headers"] = json!({

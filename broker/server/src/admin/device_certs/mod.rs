@@ -1,6 +1,7 @@
 //! Device certificates: list, register, show, change, delete; what happened to one, and who uses it.
 
 mod batch;
+mod decisions;
 mod filter;
 mod lists;
 mod shown;
@@ -78,7 +79,7 @@ pub(super) fn routes() -> Api<AdminParts> {
         )
         .route(
             Doc::get("/device-certs/{id}/pem", "device.pem", read, "The certificate as PEM.")
-                .media("application/x-pem-file")
+                .media(&["application/x-pem-file"])
                 .problems(REGISTRY),
             pem,
         )
@@ -99,6 +100,7 @@ pub(super) fn routes() -> Api<AdminParts> {
         )
         .merge(verbs::routes())
         .merge(batch::routes())
+        .merge(decisions::routes())
         .merge(lists::routes())
 }
 
