@@ -6,6 +6,7 @@
 //! that were refused, in one place for all routes (`refusals`).
 
 pub mod api;
+mod asked;
 mod audit;
 mod bans;
 mod bundles;

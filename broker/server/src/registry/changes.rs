@@ -122,7 +122,7 @@ impl Registry {
         self.change_with(id, others, &ask, called, &rule).await
     }
 
-    /// Makes a certificate good again that another took the place of.
+    /// Makes a certificate good again that another took the place of, but for a hold.
     pub async fn reinstate<'a>(
         self: &Arc<Self>,
         id: CertificateFingerprint,

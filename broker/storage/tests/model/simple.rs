@@ -252,9 +252,12 @@ impl Model {
                 if known.superseded_until.is_some()
                     && !expired
                     && ca != Ca::Revoked
-                    && (before == Active || !compromised) =>
+                    && (before == Active || known.held || !compromised) =>
             {
-                (known.state, known.held, known.superseded_until) = (Active, false, None);
+                known.superseded_until = None;
+                if !known.held {
+                    known.state = Active;
+                }
             }
             (Op::Quarantine, Active | PendingActivation) if known.quarantined => return Unchanged,
             (Op::Quarantine, Active | PendingActivation) => known.quarantined = true,

@@ -222,7 +222,7 @@ pub fn end_supersession(record: &DeviceCertificate, now: UnixMillis) -> DeviceRe
     }
 }
 
-/// A superseded certificate is good again, beside its successor.
+/// A superseded certificate is good again, beside its successor; one that is also on hold stays so.
 pub fn reinstate(record: &DeviceCertificate, ca: Option<&CaCertificate>, now: UnixMillis) -> DeviceResult {
     match (record.state, record.superseded) {
         (DeviceState::Revoked, _) => Err(RuleError::Revoked),
@@ -233,9 +233,11 @@ pub fn reinstate(record: &DeviceCertificate, ca: Option<&CaCertificate>, now: Un
             check_not_expired(record.not_after, now)?;
             check_ca_known(ca)?;
             Ok(write(record, now, |next| {
-                next.state = DeviceState::Active;
                 next.superseded = None;
-                next.revocation_reason = None;
+                // A hold is somebody else's word: it is lifted by itself.
+                if next.revocation_reason.is_none() {
+                    next.state = DeviceState::Active;
+                }
             }))
         }
     }

@@ -213,6 +213,13 @@ pub fn device_events()
                 of_device(&record, reinstate(&record, ca, NOW))
             }),
         ),
+        (
+            "reinstate, superseded, on hold",
+            Box::new(move |record, ca| {
+                let record = superseded(&held(record));
+                of_device(&record, reinstate(&record, ca, NOW))
+            }),
+        ),
         ("quarantine", Box::new(|record, _| of_device(record, quarantine(record, "a clone", NOW)))),
         ("release", Box::new(|record, _| of_device(record, release(record, NOW)))),
         (

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::api::{Api, Change, Doc, MaybeJson};
-use super::super::device_certs::asked;
+use super::super::asked::asked;
 use super::super::{AdminParts, Code, Page, Problem, Scope};
 use crate::units::duration;
 

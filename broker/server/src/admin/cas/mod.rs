@@ -18,12 +18,15 @@ use serde::Deserialize;
 
 use self::settings::SettingsBody;
 use self::shown::{Mode, Shown};
-use super::api::{Api, Change, Doc, IfMatch, Impact, MaybeJson, Outcome, Rights, Tagged};
-use super::device_certs::{asked, fingerprint_or, reason, refused};
+use super::api::{Api, Change, Doc, Impact, MaybeJson, Outcome, Rights, Tagged};
+use super::asked::{Asked, asked};
+use super::device_certs::{fingerprint_or, reason, refused};
 use super::grace::Grace;
 use super::{AdminParts, Code, Page, Problem, Scope, bad_json};
 use crate::registry::{CaProof, CaRegistration, ChangedCa, RegistryError};
 
+/// A change of one CA, by its SHA-256 or its name.
+type One = Asked<CaCertificate>;
 type Answer = Result<Outcome<Tagged<Shown>>, Problem>;
 
 /// What the rules, the trust set and the storage may say.
@@ -138,7 +141,7 @@ async fn list(State(parts): State<AdminParts>) -> Json<Page<Shown>> {
 }
 
 /// By fingerprint or by name.
-fn find(parts: &AdminParts, id: &str) -> Result<CaCertificate, Problem> {
+pub(super) fn find(parts: &AdminParts, id: &str) -> Result<CaCertificate, Problem> {
     let fingerprint = CertificateFingerprint::from_hex(id);
     let cas = parts.registry.cas();
     // One that retires leaves its name to its successor.
@@ -257,19 +260,13 @@ fn tried(parts: &AdminParts, action: &'static str, changed: &ChangedCa) -> Resul
 }
 
 /// The answer to a change, made or tried.
-async fn settled(
-    parts: &AdminParts,
-    change: &Change,
-    if_match: &IfMatch,
-    action: &'static str,
-    changed: Result<ChangedCa, RegistryError>,
-) -> Answer {
-    let changed = changed.map_err(|error| refused(error, if_match))?;
-    if change.dry_run {
-        let tried = tried(parts, action, &changed)?;
-        return Ok(impact::affected(parts, tried, &changed.after).await?.into());
+async fn settled(one: &One, action: &'static str, changed: Result<ChangedCa, RegistryError>) -> Answer {
+    let changed = changed.map_err(|error| refused(error, &one.if_match))?;
+    if one.change.dry_run {
+        let tried = tried(&one.parts, action, &changed)?;
+        return Ok(impact::affected(&one.parts, tried, &changed.after).await?.into());
     }
-    Ok(Outcome::Done(Tagged::new(changed.revision, Shown::of(changed.after, parts))))
+    Ok(Outcome::Done(Tagged::new(changed.revision, Shown::of(changed.after, &one.parts))))
 }
 
 /// What is left out stays as it is; `null` lets a setting go.
@@ -298,15 +295,8 @@ struct PatchBody {
     registrar: Option<Option<String>>,
 }
 
-async fn patch(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    body: Result<Json<PatchBody>, JsonRejection>,
-) -> Answer {
+async fn patch(one: One, body: Result<Json<PatchBody>, JsonRejection>) -> Answer {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
-    let ca = find(&parts, &id)?;
     let settings = SettingsBody {
         auto_registration: body.auto_registration,
         on_deactivate: body.on_deactivate,
@@ -320,15 +310,15 @@ async fn patch(
     };
     let patch = mqgate_identity::registry::rules::CaPatch {
         name: body.name,
-        settings: Some(settings.over(ca.settings.clone())),
+        settings: Some(settings.over(one.of.settings.clone())),
         tags: body.tags,
         trust_domain: body.trust_domain,
     };
     // Settings are written as a whole: over the revision that they were read from.
-    let ask = asked(&change, Some(&if_match));
-    let ask = ask.expecting(ask.expected.or(Some(ca.revision)));
-    let changed = parts.registry.change_ca(ca.id, &patch, ask).await;
-    settled(&parts, &change, &if_match, "ca.change", changed).await
+    let ask = one.ask();
+    let ask = ask.expecting(ask.expected.or(Some(one.of.revision)));
+    let changed = one.parts.registry.change_ca(one.of.id, &patch, ask).await;
+    settled(&one, "ca.change", changed).await
 }
 
 /// The proof.
@@ -342,38 +332,24 @@ struct VerifyBody {
     skip_verification: bool,
 }
 
-async fn verify(
-    State(parts): State<AdminParts>,
-    change: Change,
-    rights: Rights,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    body: Result<Json<VerifyBody>, JsonRejection>,
-) -> Answer {
+async fn verify(one: One, rights: Rights, body: Result<Json<VerifyBody>, JsonRejection>) -> Answer {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
-    let id = find(&parts, &id)?.id;
-    let ask = asked(&change, Some(&if_match));
+    let ask = one.ask();
     let changed = match proof(body.verification_pem, body.skip_verification, &rights)? {
         CaProof::None => {
             let detail = "`verification_pem` is missing: a certificate that the CA signed, its common name a code of \
                           `POST /ca-registration-codes` (`mqgate ca code new`)";
             return Err(Problem::new(Code::BadBody, detail));
         }
-        CaProof::Certificate(pem) => parts.registry.verify_ca(id, &pem, ask).await,
-        CaProof::Skip => parts.registry.trust_ca(id, ask).await,
+        CaProof::Certificate(pem) => one.parts.registry.verify_ca(one.of.id, &pem, ask).await,
+        CaProof::Skip => one.parts.registry.trust_ca(one.of.id, ask).await,
     };
-    settled(&parts, &change, &if_match, "ca.verify", changed).await
+    settled(&one, "ca.verify", changed).await
 }
 
-async fn activate(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-) -> Answer {
-    let id = find(&parts, &id)?.id;
-    let changed = parts.registry.activate_ca(id, asked(&change, Some(&if_match))).await;
-    settled(&parts, &change, &if_match, "ca.activate", changed).await
+async fn activate(one: One) -> Answer {
+    let changed = one.parts.registry.activate_ca(one.of.id, one.ask()).await;
+    settled(&one, "ca.activate", changed).await
 }
 
 /// What ends.
@@ -384,17 +360,10 @@ struct DeactivateBody {
     mode: Option<Mode>,
 }
 
-async fn deactivate(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    MaybeJson(body): MaybeJson<DeactivateBody>,
-) -> Answer {
-    let id = find(&parts, &id)?.id;
+async fn deactivate(one: One, MaybeJson(body): MaybeJson<DeactivateBody>) -> Answer {
     let mode = body.and_then(|body| body.mode).map(Into::into);
-    let changed = parts.registry.deactivate_ca(id, mode, asked(&change, Some(&if_match))).await;
-    settled(&parts, &change, &if_match, "ca.deactivate", changed).await
+    let changed = one.parts.registry.deactivate_ca(one.of.id, mode, one.ask()).await;
+    settled(&one, "ca.deactivate", changed).await
 }
 
 /// Why.
@@ -405,18 +374,11 @@ struct RevokeBody {
     reason: Option<String>,
 }
 
-async fn revoke(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    MaybeJson(body): MaybeJson<RevokeBody>,
-) -> Answer {
-    let id = find(&parts, &id)?.id;
+async fn revoke(one: One, MaybeJson(body): MaybeJson<RevokeBody>) -> Answer {
     let asked_for = body.and_then(|body| body.reason);
     let reason = reason(Some(asked_for.as_deref().unwrap_or("cACompromise")))?;
-    let changed = parts.registry.revoke_ca(id, reason, asked(&change, Some(&if_match))).await;
-    settled(&parts, &change, &if_match, "ca.revoke", changed).await
+    let changed = one.parts.registry.revoke_ca(one.of.id, reason, one.ask()).await;
+    settled(&one, "ca.revoke", changed).await
 }
 
 /// What becomes of the certificates of a CA that goes.
@@ -440,34 +402,23 @@ struct RemoveQuery {
 }
 
 /// A CA in use is removed with a grace; one that is out of use goes at once.
-async fn remove(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    Query(query): Query<RemoveQuery>,
-) -> Answer {
-    let ca = find(&parts, &id)?;
-    if_match.check(ca.revision)?;
-    let in_use = ca.revision == 0 || matches!(ca.state, CaState::Active | CaState::Retiring);
+async fn remove(one: One, Query(query): Query<RemoveQuery>) -> Answer {
+    one.if_match.check(one.of.revision)?;
+    let in_use = one.of.revision == 0 || matches!(one.of.state, CaState::Active | CaState::Retiring);
     if query.cascade.is_none() && in_use {
-        return remove_in_use(&parts, &change, ca, &query).await;
+        return remove_in_use(one, &query).await;
     }
     let cascade = match (query.cascade, query.force) {
         (Some(CascadeWord::Revoke), _) => Cascade::Revoke,
         (Some(CascadeWord::Orphan), _) | (None, true) => Cascade::Orphan,
         (None, false) => Cascade::Refuse,
     };
-    let changed = parts.registry.delete_ca(ca.id, cascade, asked(&change, Some(&if_match))).await;
-    settled(&parts, &change, &if_match, "ca.remove", changed).await
+    let changed = one.parts.registry.delete_ca(one.of.id, cascade, one.ask()).await;
+    settled(&one, "ca.remove", changed).await
 }
 
-async fn remove_in_use(
-    parts: &AdminParts,
-    change: &Change,
-    ca: CaCertificate,
-    query: &RemoveQuery,
-) -> Answer {
+async fn remove_in_use(one: One, query: &RemoveQuery) -> Answer {
+    let Asked { parts, change, of: ca, .. } = one;
     let force = if query.force { Force::Yes } else { Force::No };
     if change.dry_run {
         if ca.revision == 0 {
@@ -479,13 +430,13 @@ async fn remove_in_use(
         }
         let devices = parts.registry.ca_impact(ca.id).await?.not_deleted();
         mqgate_identity::registry::rules::check_remove_ca(devices, force).map_err(RegistryError::Rule)?;
-        let tried = Impact::of("ca.remove", &*ca.name).before(&Shown::of(ca.clone(), parts))?;
-        return Ok(impact::affected(parts, tried, &ca).await?.into());
+        let tried = Impact::of("ca.remove", &*ca.name).before(&Shown::of(ca.clone(), &parts))?;
+        return Ok(impact::affected(&parts, tried, &ca).await?.into());
     }
     let grace = query.grace.map(|grace| grace.0);
     let removed = parts.registry.remove_ca(ca.id, force, grace, &change.actor.0).await?;
     let revision = removed.old.revision;
-    let shown = Shown { transition: removed.retiring, ..Shown::of(removed.old, parts) };
+    let shown = Shown { transition: removed.retiring, ..Shown::of(removed.old, &parts) };
     Ok(Outcome::Done(Tagged::new(revision, shown)))
 }
 
@@ -506,16 +457,13 @@ struct ReplaceQuery {
 
 /// Answers the new one.
 async fn replace(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
+    one: One,
     Query(query): Query<ReplaceQuery>,
     body: Result<Json<ReplaceBody>, JsonRejection>,
 ) -> Answer {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
-    let ca = find(&parts, &id)?;
-    if_match.check(ca.revision)?;
+    one.if_match.check(one.of.revision)?;
+    let Asked { parts, change, of: ca, .. } = one;
     if change.dry_run {
         let tried = Impact::of("ca.replace", &*ca.name).before(&Shown::of(ca.clone(), &parts))?;
         return Ok(impact::affected(&parts, tried, &ca).await?.into());

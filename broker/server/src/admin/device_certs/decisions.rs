@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::super::api::{Api, Cursor, Doc, Limit};
+use super::super::asked::fingerprint;
 use super::super::audit::{SCAN, reading, unreadable};
 use super::super::{AdminParts, Code, Page, Problem, Scope};
-use super::fingerprint;
 
 const LIST: &str = "device-cert-decisions";
 

@@ -6,10 +6,11 @@ use mqgate_identity::registry::{DeviceCertificate, DeviceState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::api::{Api, Change, Cursor, Doc, IfMatch, Limit, Outcome, Tagged};
+use super::super::api::{Api, Cursor, Doc, Limit, Outcome, Tagged};
 use super::super::{AdminParts, Code, Page, Problem, Scope};
 use super::filter::Filter;
-use super::{Shown, answer, asked, fingerprint, page, verbs};
+use super::verbs::{One, settled};
+use super::{Shown, page, verbs};
 use crate::directory::Mark;
 use crate::registry::RegistryError;
 
@@ -107,16 +108,9 @@ async fn tombstones(
     of_state(&parts, TOMBSTONES, DeviceState::Tombstone, query).await
 }
 
-async fn purge(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-) -> Result<Outcome<Tagged<Shown>>, Problem> {
-    let ask = asked(&change, Some(&if_match));
-    let purged = parts.registry.purge(fingerprint(&id)?, ask).await;
-    let purged = purged.map_err(|error| verbs::refused(error, &if_match))?;
-    answer(&parts, &change, "tombstone.purge", &purged)
+async fn purge(one: One) -> Result<Outcome<Tagged<Shown>>, Problem> {
+    let purged = one.parts.registry.purge(one.of, one.ask()).await;
+    settled(&one, "tombstone.purge", purged)
 }
 
 async fn pending(
@@ -127,14 +121,8 @@ async fn pending(
 }
 
 /// Only what waits is approved: what was deactivated is somebody else's decision.
-async fn approve(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-) -> Result<Outcome<Tagged<Shown>>, Problem> {
-    let id = fingerprint(&id)?;
-    let record = parts.registry.device(id).await?.ok_or(RegistryError::NotFound)?;
+async fn approve(one: One) -> Result<Outcome<Tagged<Shown>>, Problem> {
+    let record = one.parts.registry.device(one.of).await?.ok_or(RegistryError::NotFound)?;
     match record.state {
         DeviceState::PendingActivation | DeviceState::Active => {}
         DeviceState::Inactive => {
@@ -151,22 +139,13 @@ async fn approve(
             return Err(Problem::new(Code::CertTombstoned, detail));
         }
     }
-    let ask = asked(&change, Some(&if_match));
-    let approved = parts.registry.activate(id, ask).await;
-    let approved = approved.map_err(|error| verbs::refused(error, &if_match))?;
-    answer(&parts, &change, "provisioning.approve", &approved)
+    let approved = one.parts.registry.activate(one.of, one.ask()).await;
+    settled(&one, "provisioning.approve", approved)
 }
 
-async fn reject(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-) -> Result<Outcome<Tagged<Shown>>, Problem> {
-    let ask = asked(&change, Some(&if_match));
-    let rejected = parts.registry.reject(fingerprint(&id)?, ask).await;
-    let rejected = rejected.map_err(|error| verbs::refused(error, &if_match))?;
-    answer(&parts, &change, "provisioning.reject", &rejected)
+async fn reject(one: One) -> Result<Outcome<Tagged<Shown>>, Problem> {
+    let rejected = one.parts.registry.reject(one.of, one.ask()).await;
+    settled(&one, "provisioning.reject", rejected)
 }
 
 /// A device, seen through its certificates.

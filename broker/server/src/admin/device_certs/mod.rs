@@ -26,11 +26,12 @@ use serde::{Deserialize, Serialize};
 pub(in crate::admin) use self::filter::Filter;
 pub(in crate::admin) use self::shown::Shown;
 pub(in crate::admin) use self::verbs::{reason, refused};
-use super::api::{Api, Change, Cursor, Doc, IfMatch, Impact, Limit, Outcome, Tagged};
+use super::api::{Api, Change, Cursor, Doc, Impact, Limit, Outcome, Tagged};
+use super::asked::{asked, fingerprint};
 use super::clients::Client;
 use super::{AdminParts, Code, Page, Problem, Scope, bad_json};
 use crate::directory::Mark;
-use crate::registry::{Ask, Changed, ChangedDevice, DryRun, ManualRegistration, RegistryError};
+use crate::registry::{Changed, ChangedDevice, ManualRegistration, RegistryError};
 
 const LIST: &str = "device-certs";
 const HISTORY: &str = "device-cert-history";
@@ -176,11 +177,6 @@ fn just_before(digits: &str) -> Option<CertificateFingerprint> {
     None
 }
 
-pub(in crate::admin) fn fingerprint(text: &str) -> Result<CertificateFingerprint, Problem> {
-    CertificateFingerprint::from_hex(text)
-        .ok_or_else(|| Problem::new(Code::BadId, "a certificate's id is its SHA-256, 64 hex digits"))
-}
-
 /// The fingerprint that a text is, or what `named` makes of it.
 pub(in crate::admin) fn fingerprint_or(
     text: &str,
@@ -256,12 +252,6 @@ async fn register(
     let status = if changed.is_new() { StatusCode::CREATED } else { StatusCode::OK };
     let record = DeviceCertificate::clone(&changed);
     Ok((status, Tagged::new(record.revision, Shown::of(record, &parts))).into_response())
-}
-
-/// What a change asks the registry for.
-pub(in crate::admin) fn asked<'a>(change: &'a Change, if_match: Option<&IfMatch>) -> Ask<'a> {
-    let dry_run = if change.dry_run { DryRun::Yes } else { DryRun::No };
-    Ask::by(&change.actor.0).expecting(if_match.and_then(IfMatch::expected)).dry_run(dry_run)
 }
 
 /// What a change would do.

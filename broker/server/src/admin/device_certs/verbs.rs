@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use axum::extract::Query;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State};
+use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::rules::{DevicePatch, Force, RevocationReason};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
-use super::super::api::{Api, Change, Doc, IfMatch, MaybeJson, Outcome, Tagged};
+use super::super::api::{Api, Doc, IfMatch, MaybeJson, Outcome, Tagged};
+use super::super::asked::Asked;
 use super::super::{AdminParts, Code, Problem, Scope, bad_json};
-use super::{Shown, answer, asked, fingerprint};
+use super::{Shown, answer};
 use crate::registry::{ChangedDevice, RegistryError};
 
+/// A change of one certificate.
+pub(super) type One = Asked<CertificateFingerprint>;
 type Answer = Result<Outcome<Tagged<Shown>>, Problem>;
 
 /// What the rules and the storage may say.
@@ -136,37 +140,23 @@ pub(in crate::admin) fn refused(error: RegistryError, if_match: &IfMatch) -> Pro
 }
 
 /// The answer to a change, made or tried.
-fn settled(
-    parts: &AdminParts,
-    change: &Change,
-    if_match: &IfMatch,
+pub(super) fn settled(
+    one: &One,
     action: &'static str,
     changed: Result<ChangedDevice, RegistryError>,
 ) -> Answer {
-    let changed = changed.map_err(|error| refused(error, if_match))?;
-    answer(parts, change, action, &changed)
+    let changed = changed.map_err(|error| refused(error, &one.if_match))?;
+    answer(&one.parts, &one.change, action, &changed)
 }
 
-async fn activate(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-) -> Answer {
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.activate(fingerprint(&id)?, ask).await;
-    settled(&parts, &change, &if_match, "device.activate", changed)
+async fn activate(one: One) -> Answer {
+    let changed = one.parts.registry.activate(one.of, one.ask()).await;
+    settled(&one, "device.activate", changed)
 }
 
-async fn deactivate(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-) -> Answer {
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.deactivate(fingerprint(&id)?, ask).await;
-    settled(&parts, &change, &if_match, "device.deactivate", changed)
+async fn deactivate(one: One) -> Answer {
+    let changed = one.parts.registry.deactivate(one.of, one.ask()).await;
+    settled(&one, "device.deactivate", changed)
 }
 
 /// Why a certificate is revoked.
@@ -187,39 +177,20 @@ pub(in crate::admin) fn reason(asked: Option<&str>) -> Result<RevocationReason, 
     })
 }
 
-async fn revoke(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    MaybeJson(body): MaybeJson<RevokeBody>,
-) -> Answer {
+async fn revoke(one: One, MaybeJson(body): MaybeJson<RevokeBody>) -> Answer {
     let reason = reason(body.and_then(|body| body.reason).as_deref())?;
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.revoke(fingerprint(&id)?, reason, ask).await;
-    settled(&parts, &change, &if_match, "device.revoke", changed)
+    let changed = one.parts.registry.revoke(one.of, reason, one.ask()).await;
+    settled(&one, "device.revoke", changed)
 }
 
-async fn reject(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-) -> Answer {
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.reject(fingerprint(&id)?, ask).await;
-    settled(&parts, &change, &if_match, "device.reject", changed)
+async fn reject(one: One) -> Answer {
+    let changed = one.parts.registry.reject(one.of, one.ask()).await;
+    settled(&one, "device.reject", changed)
 }
 
-async fn reinstate(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-) -> Answer {
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.reinstate(fingerprint(&id)?, ask).await;
-    settled(&parts, &change, &if_match, "device.reinstate", changed)
+async fn reinstate(one: One) -> Answer {
+    let changed = one.parts.registry.reinstate(one.of, one.ask()).await;
+    settled(&one, "device.reinstate", changed)
 }
 
 /// The client id that a certificate may use from now on.
@@ -230,18 +201,11 @@ struct BindBody {
     client_id: Option<String>,
 }
 
-async fn bind(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    body: Result<Json<BindBody>, JsonRejection>,
-) -> Answer {
+async fn bind(one: One, body: Result<Json<BindBody>, JsonRejection>) -> Answer {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     let patch = DevicePatch { client_id: Some(body.client_id), ..DevicePatch::default() };
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.change_device(fingerprint(&id)?, &patch, ask).await;
-    settled(&parts, &change, &if_match, "device.bind", changed)
+    let changed = one.parts.registry.change_device(one.of, &patch, one.ask()).await;
+    settled(&one, "device.bind", changed)
 }
 
 /// For who looks at it.
@@ -251,32 +215,19 @@ struct QuarantineBody {
     why: Option<String>,
 }
 
-async fn quarantine(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    MaybeJson(body): MaybeJson<QuarantineBody>,
-) -> Answer {
+async fn quarantine(one: One, MaybeJson(body): MaybeJson<QuarantineBody>) -> Answer {
     let why = body.and_then(|body| body.why);
     let why: String = why.as_deref().unwrap_or("by an operator").chars().take(LONGEST_WHY).collect();
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.quarantine(fingerprint(&id)?, &why, ask).await;
-    settled(&parts, &change, &if_match, "device.quarantine", changed)
+    let changed = one.parts.registry.quarantine(one.of, &why, one.ask()).await;
+    settled(&one, "device.quarantine", changed)
 }
 
 /// Characters of the text that goes with a quarantine.
 const LONGEST_WHY: usize = 256;
 
-async fn release(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-) -> Answer {
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.release(fingerprint(&id)?, ask).await;
-    settled(&parts, &change, &if_match, "device.release", changed)
+async fn release(one: One) -> Answer {
+    let changed = one.parts.registry.release(one.of, one.ask()).await;
+    settled(&one, "device.release", changed)
 }
 
 /// What is left out stays as it is; `null` lets it go.
@@ -301,19 +252,12 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Str
     Option::deserialize(deserializer).map(Some)
 }
 
-pub(super) async fn patch(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    body: Result<Json<PatchBody>, JsonRejection>,
-) -> Answer {
+pub(super) async fn patch(one: One, body: Result<Json<PatchBody>, JsonRejection>) -> Answer {
     let Json(body) = body.map_err(|rejection| bad_json(&rejection))?;
     let PatchBody { client_id, tenant, tags, attributes } = body;
     let patch = DevicePatch { client_id, tenant, tags, attributes };
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.change_device(fingerprint(&id)?, &patch, ask).await;
-    settled(&parts, &change, &if_match, "device.change", changed)
+    let changed = one.parts.registry.change_device(one.of, &patch, one.ask()).await;
+    settled(&one, "device.change", changed)
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -323,15 +267,8 @@ pub(super) struct RemoveQuery {
     force: bool,
 }
 
-pub(super) async fn remove(
-    State(parts): State<AdminParts>,
-    change: Change,
-    if_match: IfMatch,
-    Path(id): Path<String>,
-    Query(query): Query<RemoveQuery>,
-) -> Answer {
+pub(super) async fn remove(one: One, Query(query): Query<RemoveQuery>) -> Answer {
     let force = if query.force { Force::Yes } else { Force::No };
-    let ask = asked(&change, Some(&if_match));
-    let changed = parts.registry.delete(fingerprint(&id)?, force, ask).await;
-    settled(&parts, &change, &if_match, "device.delete", changed)
+    let changed = one.parts.registry.delete(one.of, force, one.ask()).await;
+    settled(&one, "device.delete", changed)
 }

@@ -103,3 +103,76 @@ async fn what_a_request_did_is_found_by_its_name() {
         assert_eq!((items.len(), items[0]["name"].as_str()), (1, Some(name)), "{id}: {}", found.body);
     }
 }
+
+#[tokio::test]
+async fn what_was_decided_about_a_certificate_the_newest_first() {
+    let (world, ca) = World::new(false).await;
+    let (one, other) = (ca.device("one").id(), ca.device("other").id());
+    let record = |name, id, client_id: &str| {
+        let mut event = AuditEvent::new(name, Outcome::Success, Reason::Ok);
+        event.certificate_fingerprint = Some(id);
+        event.client_id = Some(client_id.to_owned());
+        world.audit.record(event);
+    };
+    record(names::HANDSHAKE_FAILED, one, "1");
+    record(names::DEVICE_REGISTERED, one, "2");
+    record(names::CONNECTION_ACCEPTED, other, "-");
+    record(names::CONNECTION_CLOSED, one, "-");
+    record(names::CONNECTION_REFUSED, one, "3");
+    let path = format!("GET /api/v1/device-certs/{}/decisions", one.to_hex());
+    until(&world, &path, |answer| answer.body["items"].as_array().is_some_and(|items| items.len() == 3))
+        .await;
+    let mut seen = Vec::new();
+    let mut asked = format!("{path}?limit=2");
+    loop {
+        let page = world.ask(&asked, &Value::Null).await;
+        let items = page.body["items"].as_array().unwrap();
+        assert!(items.len() <= 2);
+        seen.extend(items.iter().map(|item| item["client_id"].as_str().unwrap().to_owned()));
+        match page.body["next"].as_str() {
+            Some(next) => asked = format!("{path}?limit=2&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["3", "2", "1"]);
+    let bad = world.ask("GET /api/v1/device-certs/seven/decisions", &Value::Null).await;
+    assert_eq!((bad.status, &bad.body["code"]), (400, &json!("bad_id")), "{}", bad.body);
+}
+
+#[tokio::test]
+async fn a_change_is_written_down_with_what_is_before_and_after_it() {
+    let (world, ca) = World::new(false).await;
+    let device = ca.device("device-7");
+    let body = json!({ "pem": device.pem(), "tags": ["lot-1"] });
+    assert_eq!(world.ask("POST /api/v1/device-certs", &body).await.status, 201);
+    let patch = json!({ "tags": ["lot-2"], "client_id": "c-7" });
+    let path = format!("PATCH /api/v1/device-certs/{}", device.id().to_hex());
+    assert_eq!(world.ask(&path, &patch).await.status, 200);
+    let token = json!({ "name": "night-shift", "roles": ["viewer"] });
+    assert_eq!(world.ask("POST /api/v1/tokens", &token).await.status, 201);
+    assert_eq!(world.ask("DELETE /api/v1/tokens/night-shift", &Value::Null).await.status, 200);
+    world.audit.close();
+    let text = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).unwrap();
+    let sides: Vec<(String, Value, Value)> = text
+        .lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let side = |name: &str| {
+                let text = line["fields"][name].as_str();
+                text.map_or(Value::Null, |text| serde_json::from_str(text).unwrap())
+            };
+            let action = line["fields"]["action"].as_str().or(line["name"].as_str()).unwrap();
+            (action.to_owned(), side("before"), side("after"))
+        })
+        .collect();
+    let find = |wanted: &str| sides.iter().find(|(action, ..)| action == wanted).unwrap();
+    let (_, before, after) = find("device.registered");
+    assert_eq!((before, &after["tags"]), (&Value::Null, &json!(["lot-1"])));
+    let (_, before, after) = find("device.changed");
+    assert_eq!(*before, json!({ "tags": ["lot-1"] }));
+    assert_eq!(*after, json!({ "tags": ["lot-2"], "client_id": "c-7" }));
+    let (_, before, after) = find("token.create");
+    assert_eq!((before, &after["name"]), (&Value::Null, &json!("night-shift")));
+    let (_, before, after) = find("token.revoke");
+    assert_eq!((&before["name"], after), (&json!("night-shift"), &Value::Null));
+}
