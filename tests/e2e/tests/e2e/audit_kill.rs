@@ -133,7 +133,8 @@ async fn kills(times: u32) {
             (0..3).map(|number| broker.pki.device(&format!("device-{round}-{number}"))).collect();
         let mut load = tokio::task::JoinSet::new();
         for device in &devices {
-            let options = broker.options(&device.fingerprint[..20], device);
+            let fingerprint = device.fingerprint.clone();
+            let options = broker.options(&fingerprint[..20], device);
             // Comes in again and again until the broker is gone.
             load.spawn(async move {
                 let mut came_in = false;
@@ -141,18 +142,13 @@ async fn kills(times: u32) {
                     came_in = true;
                     drop(client);
                 }
-                came_in
+                came_in.then_some(fingerprint)
             });
         }
         let first = devices[0].fingerprint.clone();
         broker.audited("the first", |line| line["fingerprint"] == first.as_str()).await;
         broker.kill_and_restart();
-        let came_in = load.join_all().await;
-        for (device, came_in) in devices.iter().zip(came_in) {
-            if came_in {
-                registered.push(device.fingerprint.clone());
-            }
-        }
+        registered.extend(load.join_all().await.into_iter().flatten());
         let (holds, report) = verify(&broker, &[broker.folder.join("audit.jsonl").to_str().unwrap()]);
         assert!(holds, "round {round}: {report}");
     }
