@@ -69,7 +69,9 @@ fn serve(stream: TcpStream, status: &AtomicU16, taken: &Mutex<Vec<Posted>>) -> s
     while reader.read_line(&mut head)? > 2 {}
     let head = head.to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
-    let mut body = vec![0; length.unwrap_or(0)];
+    // Without one it broke off: whoever sent it was killed.
+    let Some(length) = length else { return Ok(()) };
+    let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let status = status.load(Ordering::SeqCst);
     if status == 200 {
