@@ -43,7 +43,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const FENCED: &[(&str, &[&str])] = &[
     ("wasmtime", &["mqgate-plugin-host"]),
     ("fjall", &["mqgate-storage"]),
-    ("aws-lc-rs", &["mqgate-audit"]),
+    ("aws-lc-rs", &["mqgate-audit", "mqgate-plugin-host"]),
     ("rustls", &["mqgate-server", "mqgate-client", "mqgate-e2e"]),
     ("tokio-rustls", &["mqgate-server", "mqgate-client", "mqgate-e2e"]),
     ("clap", &["mqgate", "xtask"]),
