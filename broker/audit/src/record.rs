@@ -146,7 +146,10 @@ pub fn encode(event: &AuditEvent, place: &Place<'_>, out: &mut Vec<u8>) {
 fn fields(fields: &[Attribute], place: &Place<'_>, out: &mut Vec<u8>) {
     let mut sorted: Vec<&Attribute> = fields.iter().collect();
     // RFC 8785, section 3.2.3: by UTF-16 code units. Of two with one name the later holds.
-    sorted.sort_by(|a, b| a.name.encode_utf16().cmp(b.name.encode_utf16()));
+    sorted.sort_by(|a, b| match a.name.is_ascii() && b.name.is_ascii() {
+        true => a.name.cmp(&b.name),
+        false => a.name.encode_utf16().cmp(b.name.encode_utf16()),
+    });
     let mut object = Members { out, first: true };
     object.out.push(b'{');
     for (at, field) in sorted.iter().enumerate() {
@@ -241,6 +244,13 @@ impl Members<'_> {
 fn string(text: &str, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
+    // Nearly every text is plain. Looked at without an end in the middle, so that many bytes are compared at once.
+    let escaped = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    if !text.bytes().fold(false, |any, byte| any | escaped(byte)) {
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     let mut plain = 0;
     for (at, byte) in text.bytes().enumerate() {
         let short = match byte {

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Line, Lines, Part};
@@ -28,9 +27,8 @@ pub struct Sealed {
     /// Sequence numbers of its first and last record.
     pub first: u64,
     pub last: u64,
-    /// Length and SHA-256 of the file with the records.
+    /// Length of the file with the records; its lines are what `nodes` are made of.
     pub bytes: u64,
-    pub sha256: Hash,
     /// Hash of its last record.
     pub last_leaf: Hash,
     /// The largest perfect subtrees over its records, from left to right.
@@ -95,8 +93,6 @@ pub(crate) struct Active {
     /// Bytes of whole records: what failed half-way is cut off again.
     bytes: u64,
     index_bytes: u64,
-    /// Over the file of records.
-    digest: Context,
     /// The records of this segment.
     range: Range,
     last_leaf: Hash,
@@ -132,7 +128,6 @@ impl Active {
             checkpoints,
             bytes: 0,
             index_bytes: INDEX_HEADER,
-            digest: Context::new(&SHA256),
             range: Range::empty(first - 1),
             last_leaf: prev,
             buffers: (Vec::new(), Vec::new()),
@@ -179,7 +174,6 @@ impl Active {
             first: self.first,
             last: self.range.end(),
             bytes: self.bytes,
-            sha256: Hash::finish(self.digest.clone()),
             last_leaf: self.last_leaf,
             nodes: self.range.hashes(),
             note: note.note.clone(),
@@ -229,7 +223,6 @@ impl Appending<'_> {
             segment.index.set_len(segment.index_bytes)?;
             return Err(error);
         }
-        segment.digest.update(lines);
         segment.bytes += lines.len() as u64;
         segment.index_bytes += entries.len() as u64;
         segment.range = range;
@@ -370,7 +363,6 @@ impl Recovery<'_> {
             checkpoints,
             bytes: scan.bytes,
             index_bytes,
-            digest: scan.digest,
             range: scan.range,
             last_leaf: scan.prev,
             buffers: (Vec::new(), Vec::new()),
@@ -423,7 +415,6 @@ impl Recovery<'_> {
             bytes: 0,
             range: Range::empty(first - 1),
             prev: self.before.prev,
-            digest: Context::new(&SHA256),
             index: index_header(first).to_vec(),
         };
         let mut tree = self.before.tree.clone();
@@ -442,8 +433,6 @@ impl Recovery<'_> {
             if !follows || (end == total && !is_sound) {
                 break;
             }
-            scan.digest.update(line);
-            scan.digest.update(b"\n");
             scan.bytes = end;
             scan.index.extend_from_slice(&line_start.to_be_bytes());
             scan.index.extend_from_slice(&leaf.0);
@@ -483,7 +472,6 @@ struct Scan {
     bytes: u64,
     range: Range,
     prev: Hash,
-    digest: Context,
     index: Vec<u8>,
 }
 

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use mqgate_identity::audit::names;
 
 use crate::files::{self, Line, Lines, Part, SEGMENTS};
@@ -73,7 +72,6 @@ pub(super) fn verify(
         report,
     };
     walk.open_index()?;
-    let mut digest = Context::new(&SHA256);
     let mut own = Range::empty(begin);
     let mut bytes = 0;
     let mut lines = Lines::new(file, 0);
@@ -82,8 +80,6 @@ pub(super) fn verify(
         let Some(line) = lines.next_line()? else { break };
         match line {
             Line::Whole(line) => {
-                digest.update(line);
-                digest.update(b"\n");
                 let start = bytes;
                 bytes += line.len() as u64 + 1;
                 walk.line(number, line, start, &mut own)?;
@@ -116,8 +112,7 @@ pub(super) fn verify(
         return Ok(());
     }
     // The records hold together. So either the list is wrong, or all of them were written anew.
-    let is_same = Hash::finish(digest) == sealed.sha256 && bytes == sealed.bytes;
-    if !is_same || Some(&own) != sealed.range().as_ref() || course.prev != Some(sealed.last_leaf) {
+    if bytes != sealed.bytes || Some(&own) != sealed.range().as_ref() || course.prev != Some(sealed.last_leaf) {
         let what = format!(
             "what it says of the records {} to {} is not what {records} has",
             sealed.first, sealed.last
