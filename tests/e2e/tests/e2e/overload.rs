@@ -54,8 +54,8 @@ fn behaving(broker: &Broker, qos: &str) -> Child {
 /// Attacks a broker while others behave, who lose nothing; memory grows by no more than `most`.
 fn attacked(broker: &Broker, attack: Attack, scale: f64, most: u64) -> Field {
     let before = broker.memory();
-    // More than a debug build can do.
-    let field = Field::new(broker.port(), scale, 20_000.0);
+    // More than anything can do.
+    let field = Field::new(broker.port(), scale, 1_000_000.0);
     attack(&field).expect("the attack gets under way");
     for child in ["0", "1"].map(|qos| behaving(broker, qos)) {
         let output = child.wait_with_output().expect("it ends");
