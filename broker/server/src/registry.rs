@@ -580,7 +580,7 @@ impl Registry {
         work: impl FnOnce(&dyn Storage) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
         let storage = Arc::clone(&self.storage);
-        let answer = tokio::task::spawn_blocking(move || work(&*storage))
+        let answer = request::spawn_blocking(move || work(&*storage))
             .await
             .unwrap_or_else(|error| Err(StorageError::Unavailable(format!("the storage panicked: {error}"))));
         let failing = matches!(answer, Err(StorageError::Unavailable(_) | StorageError::Corrupt(_)));

@@ -112,7 +112,8 @@ pub(super) fn verify(
         return Ok(());
     }
     // The records hold together. So either the list is wrong, or all of them were written anew.
-    if bytes != sealed.bytes || Some(&own) != sealed.range().as_ref() || course.prev != Some(sealed.last_leaf) {
+    if bytes != sealed.bytes || Some(&own) != sealed.range().as_ref() || course.prev != Some(sealed.last_leaf)
+    {
         let what = format!(
             "what it says of the records {} to {} is not what {records} has",
             sealed.first, sealed.last

@@ -63,6 +63,15 @@ pub fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) 
     tokio::spawn(carried(work))
 }
 
+/// Like `tokio::task::spawn_blocking`; what is done there is done for the same request.
+pub fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let id = current();
+    tokio::task::spawn_blocking(move || match id {
+        Some(id) => CURRENT.sync_scope(id, work),
+        None => work(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +93,8 @@ mod tests {
         assert_eq!(current(), None);
         let id = RequestId::random();
         let seen = id.clone().within(async { spawn(async { current() }).await.unwrap() });
+        assert_eq!(seen.await, Some(id.clone()));
+        let seen = id.clone().within(async { spawn_blocking(current).await.unwrap() });
         assert_eq!(seen.await, Some(id));
     }
 }
