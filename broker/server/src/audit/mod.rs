@@ -11,34 +11,33 @@ pub mod coalesce;
 mod deliver;
 mod difference;
 mod publish;
+mod queue;
 pub mod request;
 pub mod sinks;
 mod writer;
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use mqgate_audit::keys::KeyError;
 use mqgate_audit::log::{Log, LogError, PersonalSettings};
 use mqgate_audit::publish::Folder;
 use mqgate_audit::subjects::{Personal, Subject};
 use mqgate_audit::{Checkpoint, View};
-use mqgate_identity::audit::policy::{self, Level, Mode, Policy};
-use mqgate_identity::audit::{AuditEvent, Category, Outcome, names};
+use mqgate_identity::audit::policy::{Mode, Policy};
+use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
-use mqgate_identity::time::UnixMillis;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use self::coalesce::Coalescer;
 pub(crate) use self::difference::{before_and_after, differing};
 use self::publish::Publisher;
+use self::queue::{Entry, Room, Shared, Waiter};
 use self::sinks::board::Board;
 use self::writer::Command;
 use crate::clock;
@@ -157,54 +156,6 @@ type Repeat = (IpAddr, Reason, Option<CertificateFingerprint>);
 /// Refusals that are alike, within this, are one record with a count.
 const REPEAT: Duration = Duration::from_secs(10);
 const REPEATS: usize = 4096;
-/// Records that who follows may be behind.
-const FOLLOWED: usize = 4096;
-
-pub(crate) struct Shared {
-    settings: AuditSettings,
-    metrics: Option<Arc<GateMetrics>>,
-    state: Mutex<State>,
-    /// Wakes the writer thread.
-    work: Condvar,
-    /// The last attempt to write the log failed.
-    failing: AtomicBool,
-    /// What is written down, and how.
-    policy: Arc<ArcSwap<Policy>>,
-    /// For who follows what happens, and is told when it was too slow.
-    followers: broadcast::Sender<Arc<AuditEvent>>,
-    /// The last record written, and the last that is safe on the disk.
-    written: watch::Sender<u64>,
-    durable: watch::Sender<u64>,
-    checkpoint: watch::Sender<Option<Arc<Checkpoint>>>,
-}
-
-#[derive(Default)]
-struct State {
-    last_sequence: u64,
-    last_at: UnixMillis,
-    queue: VecDeque<Entry>,
-    queue_bytes: usize,
-    commands: Vec<Command>,
-    /// Not accepted since the last `audit.dropped`.
-    unannounced: u64,
-    closed: bool,
-}
-
-struct Entry {
-    event: Arc<AuditEvent>,
-    /// Told when the event is safe on the disk.
-    durable: Option<Waiter>,
-    /// What is deleted then: everything up to this record.
-    retire: Option<u64>,
-}
-
-/// Somebody who waits until an event is safe on the disk.
-struct Waiter {
-    done: oneshot::Sender<()>,
-    /// What the event is about happens only if somebody still waits then.
-    is_before: bool,
-}
-
 /// A record on its way to the disk.
 #[must_use]
 #[derive(Debug)]
@@ -219,15 +170,6 @@ impl Underway {
     pub(crate) const fn over() -> Self {
         Self { sequence: 0, written: None }
     }
-}
-
-/// How full the queue may be for whom.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
-    /// Evidence of what happened already.
-    All,
-    /// Permission for what is to happen: leaves the last quarter to the others.
-    MostOfIt,
 }
 
 impl Default for AuditLog {
@@ -517,142 +459,6 @@ impl AuditLog {
 impl Drop for AuditLog {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-impl Shared {
-    fn new(settings: AuditSettings, metrics: Option<Arc<GateMetrics>>) -> Self {
-        Self {
-            settings,
-            metrics,
-            state: Mutex::default(),
-            work: Condvar::new(),
-            failing: AtomicBool::new(false),
-            policy: Arc::default(),
-            followers: broadcast::Sender::new(FOLLOWED),
-            written: watch::Sender::new(0),
-            durable: watch::Sender::new(0),
-            checkpoint: watch::Sender::new(None),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that can panic runs under this lock; a poisoned one still holds consistent data.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the rules leave of an event, and how safe it is to be; `None`: it is not written down.
-    fn ruled(&self, mut event: AuditEvent) -> Option<(AuditEvent, Option<Mode>)> {
-        if let Some(id) = request::current() {
-            event = event.field(request::FIELD, id.as_str());
-        }
-        let rules = self.policy.load();
-        if rules.rules().is_empty() {
-            return Some((event, None));
-        }
-        let category = Category::of(event.name).as_str();
-        let decision = rules.decide(&policy::Subject::of(&event, category));
-        if decision.level == Level::None {
-            return None;
-        }
-        decision.level.apply(&mut event);
-        if decision.sample > 1 {
-            event = event.field("sample", decision.sample.to_string());
-        }
-        Some((event, decision.mode))
-    }
-
-    /// For one more event after `others`.
-    fn has_room(&self, state: &State, room: Room, others: usize) -> bool {
-        let part = |of: usize| match room {
-            Room::All => of,
-            Room::MostOfIt => of - of / 4,
-        };
-        state.queue.len() + others < part(self.settings.queue)
-            && state.queue_bytes < part(self.settings.queue_bytes)
-    }
-
-    fn count_drop(&self, reason: &str) {
-        if let Some(metrics) = &self.metrics {
-            metrics.audit_dropped.with_label_values(&["file", reason]).inc();
-        }
-    }
-
-    fn accept(&self, event: AuditEvent, room: Room, durable: Option<Waiter>) -> Result<u64, AuditRefused> {
-        self.accept_with(event, room, durable, None)
-    }
-
-    fn accept_with(
-        &self,
-        mut event: AuditEvent,
-        room: Room,
-        durable: Option<Waiter>,
-        retire: Option<u64>,
-    ) -> Result<u64, AuditRefused> {
-        bounds::clip(&mut event);
-        let sequence = {
-            let mut state = self.lock();
-            if state.closed {
-                return Err(AuditRefused::Closed);
-            }
-            if !self.has_room(&state, room, 0) {
-                state.unannounced += 1;
-                drop(state);
-                self.count_drop("queue_full");
-                return Err(AuditRefused::QueueFull);
-            }
-            // The loss comes before what follows it, as soon as both fit.
-            if state.unannounced > 0 && self.has_room(&state, room, 1) {
-                let lost = std::mem::take(&mut state.unannounced);
-                let event = AuditEvent::new(names::AUDIT_DROPPED, Outcome::Error, Reason::ServerBusy)
-                    .field("sink", "file")
-                    .field("cause", "queue_full")
-                    .field("count", lost.to_string());
-                self.append(&mut state, event, None, None);
-            }
-            self.append(&mut state, event, durable, retire)
-        };
-        self.work.notify_one();
-        Ok(sequence)
-    }
-
-    /// What the thread that writes has to say itself: it is written also when nobody else may say anything any more.
-    fn add(&self, event: AuditEvent) {
-        let mut state = self.lock();
-        if self.has_room(&state, Room::All, 0) {
-            self.append(&mut state, event, None, None);
-        } else {
-            state.unannounced += 1;
-            drop(state);
-            self.count_drop("queue_full");
-        }
-    }
-
-    fn append(
-        &self,
-        state: &mut State,
-        mut event: AuditEvent,
-        durable: Option<Waiter>,
-        retire: Option<u64>,
-    ) -> u64 {
-        state.last_sequence += 1;
-        // A clock that is set back must not make the record go back.
-        state.last_at = state.last_at.max(clock::now());
-        event.sequence = state.last_sequence;
-        event.at = state.last_at;
-        if let Some(metrics) = &self.metrics {
-            let labels = [Category::of(event.name).as_str(), event.outcome.as_str()];
-            metrics.audit_records.with_label_values(&labels).inc();
-        }
-        let event = Arc::new(event);
-        // Without a follower it goes nowhere.
-        let _ = self.followers.send(Arc::clone(&event));
-        let weight = bounds::weight(&event);
-        if self.settings.path.is_some() {
-            state.queue_bytes += weight;
-            state.queue.push_back(Entry { event, durable, retire });
-        }
-        state.last_sequence
     }
 }
 

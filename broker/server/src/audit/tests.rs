@@ -1,9 +1,10 @@
 use std::path::Path;
 use std::sync::atomic::Ordering as AtomicOrdering;
 
-use mqgate_identity::audit::policy::{Match, Rule};
+use mqgate_identity::audit::policy::{Level, Match, Rule};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::hooks::{AuditSink, ChainMember, FailureKind, HookFailure, HookFuture, Value};
+use mqgate_identity::time::UnixMillis;
 use tokio_util::sync::CancellationToken;
 
 use super::coalesce::Coalescer;
