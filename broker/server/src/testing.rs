@@ -59,6 +59,17 @@ impl TestCa {
         Self { issuer, name: name.into() }
     }
 
+    /// A CA that is good until this second.
+    pub(crate) fn until(name: &str, end: u64) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(end);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { issuer, name: name.into() }
+    }
+
     /// A CA whose certificate this one signed.
     pub(crate) fn below(&self, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();

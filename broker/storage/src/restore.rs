@@ -1,9 +1,10 @@
 //! Puts a backup back into a registry in use. What is revoked or deleted here stays so, and what is revoked in the
-//! backup becomes so: revocation wins.
+//! backup becomes so, whoever has a key that the backup knows to be compromised included: revocation wins.
 
-use mqgate_identity::registry::rules::{Transition, merge_ca, merge_device};
+use mqgate_identity::registry::rules::{Transition, merge_ca, merge_device, revoke};
 use mqgate_identity::registry::{
-    DeviceCertificate, DeviceState, EventKind, NewEvent, RecordWrite, RegistryChanges, Storage, StorageError,
+    DeviceCertificate, DeviceQuery, DeviceState, EventKind, NewEvent, RecordWrite, RegistryChanges,
+    RevocationReason, Storage, StorageError,
 };
 use mqgate_identity::time::UnixMillis;
 
@@ -35,6 +36,9 @@ pub fn restore(
     loop {
         let page = backup.device_certificates(after.as_ref(), STEP)?;
         restore_devices(current, &page, actor, now, &mut report)?;
+        for record in page.iter().filter(|record| record.is_key_compromised()) {
+            revoke_same_key(current, record, actor, now, &mut report)?;
+        }
         match page.last() {
             Some(last) if page.len() == STEP => after = Some(last.id),
             Some(_) | None => return Ok(report),
@@ -91,6 +95,53 @@ fn is_about_a_record(error: &StorageError) -> bool {
     }
 }
 
+/// Revokes what is in use here with a key of which the backup says that it is compromised. Where the registry was
+/// lost, a certificate with it may have been registered since.
+fn revoke_same_key(
+    current: &dyn Storage,
+    compromised: &DeviceCertificate,
+    actor: &str,
+    now: UnixMillis,
+    report: &mut RestoreReport,
+) -> Result<(), StorageError> {
+    let reason = compromised.revocation_reason.as_deref().and_then(RevocationReason::parse);
+    let query = DeviceQuery {
+        spki_sha256: Some(compromised.spki_sha256.clone()),
+        states: vec![DeviceState::PendingActivation, DeviceState::Active, DeviceState::Inactive],
+        ..DeviceQuery::default()
+    };
+    for left in (0..TRIES).rev() {
+        let (mut changes, mut cursor) = (RegistryChanges::default(), None);
+        loop {
+            let page = current.query_device_certificates(&DeviceQuery { cursor, ..query.clone() })?;
+            for record in &page.records {
+                let revoked = revoke(record, reason.unwrap_or_default(), None, now);
+                let Ok(Transition::Write(write)) = revoked else { continue };
+                let kind = EventKind::CertRevoked;
+                changes.events.push(NewEvent::device(kind, Some(record.state), &write.record, actor, now));
+                let record = Box::new(write.record);
+                changes.writes.push(RecordWrite::Device { record, expected: write.expected });
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        if changes.writes.is_empty() {
+            return Ok(());
+        }
+        match current.commit(&changes) {
+            Ok(_) => {
+                report.changed += changes.writes.len() as u64;
+                return Ok(());
+            }
+            Err(StorageError::Conflict { .. }) if left > 0 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Adds what has to be written for one record.
 fn merge(
     current: &dyn Storage,
@@ -109,6 +160,7 @@ fn merge(
     let kind = match (from, write.record.state) {
         (None, _) => EventKind::CertRegistered,
         (Some(from), DeviceState::Revoked) if from != DeviceState::Revoked => EventKind::CertRevoked,
+        (Some(from), DeviceState::Tombstone) if from != DeviceState::Tombstone => EventKind::CertDeleted,
         (Some(_), _) => EventKind::CertChanged,
     };
     match from {

@@ -428,7 +428,7 @@ fn events_are_written_with_the_change_and_the_newest_are_kept() {
 }
 
 #[test]
-fn a_backup_does_not_undo_a_revocation() {
+fn backup_restore_of_an_old_registry_undoes_no_revocation() {
     let (_directory, path) = fresh();
     let (_other, backup_path) = fresh();
     let (storage, backup) = (open(&path), open(&backup_path));
@@ -470,4 +470,56 @@ fn a_backup_does_not_undo_a_revocation() {
     assert_eq!(kinds, ["certs.registered", "certs.revoked"]);
     let again = restore(&storage, &backup, "admin:x", UnixMillis(10)).unwrap();
     assert_eq!((again.added, again.changed), (0, 0));
+}
+
+/// Edge case: the registry was lost, and devices registered themselves before the backup was put back.
+#[test]
+fn backup_restore_over_a_registry_that_was_lost_and_begun_anew() {
+    let (_directory, path) = fresh();
+    let (_other, backup_path) = fresh();
+    let (storage, backup) = (open(&path), open(&backup_path));
+    let old = |number, state, reason: Option<&str>| DeviceCertificate {
+        revocation_reason: reason.map(str::to_owned),
+        ..device(number, "a", state, 1)
+    };
+    let key = || "ab".repeat(32);
+    for record in [
+        old(1, DeviceState::Tombstone, None),
+        DeviceCertificate { spki_sha256: key(), ..old(2, DeviceState::Revoked, Some("keyCompromise")) },
+        old(3, DeviceState::Revoked, Some("superseded")),
+        old(4, DeviceState::Tombstone, None),
+    ] {
+        backup.put_device_certificate(&record, None).unwrap();
+    }
+    // All of them came back since, and one with the key that is known to be compromised.
+    let new = |number| DeviceCertificate {
+        registered_at: UnixMillis(100),
+        updated_at: UnixMillis(100),
+        ..device(number, "a", DeviceState::Active, 1)
+    };
+    for record in [
+        new(1),
+        new(3),
+        DeviceCertificate { source: RegistrationSource::Api, ..new(4) },
+        DeviceCertificate { spki_sha256: key(), ..new(5) },
+        new(6),
+    ] {
+        storage.put_device_certificate(&record, None).unwrap();
+    }
+    let report = restore(&storage, &backup, "admin:x", UnixMillis(200)).unwrap();
+    assert_eq!(report, RestoreReport { added: 1, changed: 3, kept: 1, refused: 0 });
+    let record = |number| storage.device_certificate(&id(number)).unwrap().unwrap();
+    assert_eq!(record(1).state, DeviceState::Tombstone, "it registered itself past its tombstone");
+    assert_eq!(record(3).state, DeviceState::Revoked);
+    assert_eq!(record(4).state, DeviceState::Active, "an operator registered it");
+    assert_eq!((record(5).state, record(5).is_key_compromised()), (DeviceState::Revoked, true));
+    assert_eq!(record(6).state, DeviceState::Active);
+    let another = DeviceCertificate { spki_sha256: key(), ..new(7) };
+    let write = RecordWrite::Device { record: Box::new(another), expected: None };
+    assert_eq!(refused(storage.commit(&RegistryChanges::write(write))), "key 2");
+    let kinds: Vec<_> =
+        storage.events(0, 100).unwrap().events.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["certs.deleted", "certs.registered", "certs.revoked", "certs.revoked"]);
+    let again = restore(&storage, &backup, "admin:x", UnixMillis(300)).unwrap();
+    assert_eq!(again, RestoreReport { added: 0, changed: 0, kept: 4, refused: 0 });
 }

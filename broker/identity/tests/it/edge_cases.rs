@@ -6,6 +6,7 @@ use std::time::Duration;
 use mqgate_identity::certificate::CertificateFacts;
 use mqgate_identity::evaluation::{PathLint, PathPolicy, TrustAnchors, evaluate};
 use mqgate_identity::reason::Reason;
+use mqgate_identity::registry::common_name;
 use mqgate_identity::time::UnixSeconds;
 use rcgen::{CustomExtension, DnType, DnValue, Issuer, KeyPair, date_time_ymd};
 
@@ -132,6 +133,8 @@ fn no_cn_many_cns_nul_bidi_non_utf8() {
     let root = Authority::root("root");
     let texts = |params: rcgen::CertificateParams| -> Vec<Option<String>> {
         let facts = CertificateFacts::parse(&root.sign(params)).unwrap();
+        let last = facts.subject.attributes.iter().rfind(|attribute| attribute.oid == "2.5.4.3");
+        assert_eq!(common_name(&facts), last.and_then(|last| last.text.clone()), "the last one counts");
         let names = facts.subject.attributes.iter().filter(|attribute| attribute.oid == "2.5.4.3");
         names.map(|attribute| attribute.text.clone()).collect()
     };

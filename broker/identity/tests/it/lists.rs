@@ -276,7 +276,7 @@ fn a_list_of_a_part_is_about_that_part() {
 }
 
 #[test]
-fn what_is_not_a_complete_list_is_refused_by_name() {
+fn delta_indirect_and_partial_lists_are_refused_by_name() {
     let key = KeyPair::generate().unwrap();
     let plain = || ListDraft::new(root_name(), &[5]);
     let idp = |parts: &[&[u8]]| plain().with(extension(IDP, true, sequence(parts)));

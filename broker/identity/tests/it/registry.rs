@@ -577,6 +577,18 @@ fn revocation_wins_when_a_backup_is_restored() {
             }
         }
     }
+    // Nobody registers himself past a tombstone; an operator may take one back.
+    let buried = transitions::device(DeviceState::Tombstone);
+    for (source, expected) in [
+        (RegistrationSource::Jit, DeviceState::Tombstone),
+        (RegistrationSource::Api, DeviceState::Active),
+        (RegistrationSource::Import, DeviceState::Active),
+    ] {
+        let at = UnixMillis(50);
+        let current =
+            DeviceCertificate { source, updated_at: at, ..transitions::device(DeviceState::Active) };
+        assert_eq!(merge_device(Some(&current), &buried, later).record().state, expected, "{source:?}");
+    }
     let backup = transitions::device(DeviceState::Active);
     let Transition::Write(write) = merge_device(None, &backup, later) else { panic!("it is put back") };
     assert_eq!((write.expected, write.record.revision), (None, 1));

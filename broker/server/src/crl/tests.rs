@@ -162,6 +162,54 @@ async fn files_and_folders_are_read_again_when_they_change() {
     assert!(audited.contains("crl.updated") && audited.contains("crl.refused"), "{audited}");
 }
 
+/// What is no list is never taken for a list of nobody.
+#[tokio::test]
+async fn crl_stale_unreachable_der_or_pem_empty_or_of_a_wrong_issuer() {
+    type Content = fn(&World, &TestCertificate) -> Vec<u8>;
+    let cases: [(&str, Content, Reason, bool); 11] = [
+        ("PEM", |world, _| pem(&world.ca.crl(1, 2090, &[])).into_bytes(), Reason::Ok, false),
+        ("DER", |world, _| world.ca.crl(1, 2090, &[]), Reason::Ok, false),
+        ("DER, it is on it", |world, device| world.ca.crl(1, 2090, &[device]), Reason::CertRevokedCrl, false),
+        ("stale", |world, _| world.ca.crl(1, 2025, &[]), Reason::CrlStale, false),
+        ("wrong issuer", |_, _| TestCa::new("strangers").crl(1, 2090, &[]), Reason::CrlUnknown, false),
+        ("forged", |_, _| TestCa::new("devices").crl(1, 2090, &[]), Reason::CrlUnknown, true),
+        ("empty", |_, _| Vec::new(), Reason::CrlUnknown, true),
+        ("PEM of something else", |_, device| device.pem().into_bytes(), Reason::CrlUnknown, true),
+        ("DER of something else", |_, device| device.der.clone(), Reason::CrlUnknown, true),
+        ("half of DER", |world, _| world.ca.crl(1, 2090, &[])[..100].to_vec(), Reason::CrlUnknown, true),
+        (
+            "half of PEM",
+            |world, _| pem(&world.ca.crl(1, 2090, &[])).as_bytes()[..100].to_vec(),
+            Reason::CrlUnknown,
+            true,
+        ),
+    ];
+    for (name, content, expected, is_problem) in cases {
+        let world = World::new();
+        let device = world.ca.device("device");
+        let file = world.folder.path().join("list.crl");
+        std::fs::write(&file, content(&world, &device)).unwrap();
+        let service = world.open(CrlSettings { files: vec![file], ..world.settings() });
+        assert_eq!(world.reason(&device), expected, "{name}");
+        let status = service.status().remove(0);
+        assert_eq!(status.problem.is_some(), is_problem, "{name}: {:?}", status.problem);
+        assert_eq!(status.stale, expected == Reason::CrlStale, "{name}");
+        let ours = matches!(expected, Reason::Ok | Reason::CertRevokedCrl | Reason::CrlStale);
+        assert_eq!(status.ca.as_deref(), ours.then_some("devices"), "{name}: an operator sees whose it is");
+        assert_eq!(world.audited().contains("crl.refused"), is_problem, "{name}");
+    }
+    // A port that nobody listens at any more.
+    let world = World::new();
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let settings = CrlSettings { urls: vec![format!("http://127.0.0.1:{port}/ca.crl")], ..world.settings() };
+    let service = world.open(settings);
+    let running = tokio::spawn(Arc::clone(&service).run(world.shutdown.clone()));
+    until(|| service.status().first().is_some_and(|status| status.problem.is_some())).await;
+    assert_eq!(world.reason(&world.ca.device("device")), Reason::CrlUnknown);
+    world.shutdown.cancel();
+    running.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_list_is_fetched_conditionally_and_outlives_its_server() {
     let world = World::new();

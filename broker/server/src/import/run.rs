@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rows_become_records_and_a_second_time_they_do_not() {
+    async fn import_with_partial_failure_and_again() {
         let world = World::new().await;
         let rows = (0..GROUP + 3).map(|number| world.row(&format!("d{number}"), "")).collect::<String>();
         let expired = format!("{{\"pem\":\"{}\"}}\n", world.ca.expired("late").pem().replace('\n', "\\n"));
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_is_there_twice_is_registered_once_and_the_others_are_in() {
+    async fn duplicate_import_rows_are_one_record_and_the_others_are_in() {
         let world = World::new().await;
         let (a, b) = (world.row("a", ""), world.row("b", ""));
         let report = world.import(options(Format::Ndjson), &format!("{a}{b}{a}")).await.unwrap();

@@ -181,7 +181,7 @@ async fn a_list_of_revoked_certificates_concerns_those_it_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_certificate_ends_its_connection_or_is_noted() {
+async fn expiry_while_connected_ends_the_connection_or_is_noted() {
     for (on_expiry, expected) in
         [(OnExpiry::Disconnect, Some(Reason::CertExpired)), (OnExpiry::Warn, None), (OnExpiry::Ignore, None)]
     {

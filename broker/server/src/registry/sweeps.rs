@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
     use crate::audit::AuditLog;
-    use crate::registry::{ManualRegistration, RegistrySettings};
+    use crate::registry::{CaProof, CaRegistration, ManualRegistration, RegistrySettings};
     use crate::testing::{MemoryStorage, TestCa, metrics};
     use crate::trust::TrustStore;
 
@@ -267,7 +267,12 @@ mod tests {
         async fn told(&self, since: &mut u64) -> Vec<(EventKind, String, String)> {
             let page = self.registry.events(*since, 10_000).await.unwrap();
             *since = page.newest;
-            let expiry = [EventKind::CertExpiring, EventKind::CertExpired];
+            let expiry = [
+                EventKind::CertExpiring,
+                EventKind::CertExpired,
+                EventKind::CaExpiring,
+                EventKind::CaExpired,
+            ];
             let events = page.events.into_iter().filter(|event| expiry.contains(&event.kind));
             events
                 .map(|event| match event.data {
@@ -302,6 +307,14 @@ mod tests {
         }
         let inactive = world.expires_in("inactive", 7 * DAY - 10).await;
         world.registry.deactivate(inactive, "admin:test").await.unwrap();
+        let end = clock::now().seconds().0 + 7 * DAY - 10;
+        let request = CaRegistration {
+            pem: TestCa::until("factory", end as u64).pem(),
+            name: "factory".into(),
+            proof: CaProof::Skip,
+            ..CaRegistration::default()
+        };
+        world.registry.register_ca(request, "admin:test").await.unwrap();
         // Whatever is near its end when the first sweep is made is told of at its next warning.
         world.registry.sweep_expiry(&days()).await.unwrap();
         assert_eq!(world.told(&mut since).await, []);
@@ -321,6 +334,7 @@ mod tests {
                 expiring("at-30", 30),
                 expiring("at-60", 60),
                 expiring("at-7", 7),
+                (EventKind::CaExpiring, "factory".to_owned(), String::new()),
                 (EventKind::CertExpired, "over".to_owned(), "it has expired".to_owned()),
             ]
         );

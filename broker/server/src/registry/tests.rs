@@ -1,3 +1,4 @@
+mod names;
 mod side_by_side;
 
 use std::sync::Mutex;

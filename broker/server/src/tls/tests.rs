@@ -292,7 +292,7 @@ async fn a_resumed_session_is_judged_again() {
 }
 
 #[tokio::test]
-async fn a_changed_trust_set_counts_at_once_and_ends_resumption() {
+async fn ticket_keys_end_with_the_trust_set() {
     let world = World::new();
     let server = world.server(resuming());
     let device = world.device_ca.device("device-7");
@@ -310,9 +310,23 @@ async fn a_changed_trust_set_counts_at_once_and_ends_resumption() {
     }
 }
 
+#[tokio::test]
+async fn ticket_keys_are_of_one_listener() {
+    let world = World::new();
+    let (one, other) = (world.server(resuming()), world.server(resuming()));
+    let device = world.device_ca.device("device-7");
+    for version in BOTH {
+        let client = world.client(version, Some(&device));
+        for (server, resumed) in [(&one, false), (&one, true), (&other, false), (&other, true)] {
+            let (handshaken, _) = connect(server, &client).await;
+            assert_eq!(handshaken.unwrap().session.resumed, resumed, "{version:?}");
+        }
+    }
+}
+
 /// Data of a first flight would come before the key was proved, and could be sent twice.
 #[tokio::test]
-async fn no_early_data() {
+async fn no_early_data_0_rtt() {
     let world = World::new();
     let server = world.server(resuming());
     let device = world.device_ca.device("device-7");
@@ -458,7 +472,7 @@ fn wrong_material_says_which_file_and_why() {
 }
 
 #[tokio::test]
-async fn a_certificate_revoked_between_two_sessions_is_out_also_when_the_session_is_resumed() {
+async fn resumed_session_revoked_since() {
     use crate::audit::AuditLog;
     use crate::gate::{Accepted, Admission, Gate, GateSettings, ListenerPolicy, RegistrationMode};
     use crate::registry::{ManualRegistration, Registry, RegistrySettings};

@@ -330,8 +330,16 @@ impl<'a> World<'a> {
             };
             let of_backup = backup.device_certificate(&record.id).unwrap();
             let was = before.get(&number);
+            // Whoever has a key that the backup knows to be compromised, too.
+            let has_bad_key = record.state != DeviceState::Tombstone
+                && (0..CERTIFICATES).any(|other| {
+                    let is_same = self.pki.certificates[other].1 == self.pki.certificates[number].1;
+                    let of_backup = is_same.then(|| backup.device_certificate(&self.id(other)).unwrap());
+                    of_backup.flatten().is_some_and(|known| known.is_key_compromised())
+                });
             let must_be = was.is_some_and(|known| known.revoked)
-                || of_backup.as_ref().is_some_and(DeviceCertificate::is_revoked);
+                || of_backup.as_ref().is_some_and(DeviceCertificate::is_revoked)
+                || has_bad_key;
             assert_eq!(record.is_revoked(), must_be, "{number}: {was:?} {of_backup:?}");
             if was.is_some_and(|known| known.state == DeviceState::Tombstone) && !must_be {
                 assert_eq!(record.state, DeviceState::Tombstone);

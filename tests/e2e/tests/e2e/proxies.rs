@@ -70,7 +70,7 @@ proxy_protocol = { from = ["127.0.0.0/8"], identity = "certificate" }
 "#;
 
 #[tokio::test]
-async fn a_certificate_in_a_header_is_judged_like_one_in_a_handshake() {
+async fn proxy_terminated_mtls_with_a_certificate_in_the_header() {
     let broker = Broker::builder().with_teller().with_bundled_plugins().config(PROXIED).start().await;
     let port = broker.port_of("proxied").await;
     let device = broker.pki.device("proxy");
@@ -112,7 +112,7 @@ async fn a_certificate_in_a_header_is_judged_like_one_in_a_handshake() {
 }
 
 #[tokio::test]
-async fn a_header_that_proves_nothing_lets_nobody_in() {
+async fn proxy_terminated_mtls_with_a_header_that_proves_nothing() {
     let broker = Broker::builder().with_bundled_plugins().config(PROXIED).start().await;
     let port = broker.port_of("proxied").await;
     let refusals = async |reason: &str| {
@@ -135,7 +135,7 @@ async fn a_header_that_proves_nothing_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn a_common_name_that_the_proxy_has_verified() {
+async fn proxy_terminated_mtls_with_a_common_name_only() {
     let policy =
         "\n[[plugins.config.rules]]\nmatch = { cn = \"meter-*\" }\npublish = [\"t\"]\nsubscribe = [\"t\"]\n";
     let listener = r#"

@@ -77,7 +77,7 @@ async fn import_and_again(rows: usize, lines: [usize; 3]) {
 }
 
 #[tokio::test]
-async fn three_bad_rows_are_named_and_the_others_are_in() {
+async fn import_with_partial_failure_three_bad_rows_are_named() {
     // More than one part of the command's, and more than one group of the broker's.
     import_and_again(1_203, [2, 600, 1_202]).await;
 }
@@ -135,7 +135,7 @@ async fn every_format_says_the_same() {
 }
 
 #[tokio::test]
-async fn an_import_that_was_cut_short_goes_on_where_it_was() {
+async fn import_that_was_cut_short_goes_on_where_it_was() {
     let broker = Broker::builder().start().await;
     let file = broker.folder.join("fleet.ndjson");
     ndjson(&file, &broker.pki, 40, &[]);

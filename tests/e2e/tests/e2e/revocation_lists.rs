@@ -30,7 +30,7 @@ async fn gets_in(broker: &Broker, device: &Identity) -> bool {
 }
 
 #[tokio::test]
-async fn a_list_that_arrives_shuts_out_whom_it_names() {
+async fn revoked_in_a_list_active_in_the_registry() {
     let broker = start("", "[crl]\ndirectories = [\"lists\"]", |folder, pki| {
         fs::write(folder.join("lists/ca.pem"), pki.revocation_list(1, 2090, &[])).unwrap();
     })
@@ -49,6 +49,8 @@ async fn a_list_that_arrives_shuts_out_whom_it_names() {
     broker.admin().run(&["crl", "refresh"]);
     eventually("the new list is in force", async || (!gets_in(&broker, &bad).await).then_some(())).await;
     assert!(gets_in(&broker, &good).await);
+    let kept = broker.admin().json(&["cert", "show", &bad.fingerprint]);
+    assert_eq!(kept["state"], "ACTIVE", "what a list says is not written into the record");
     let refused = broker
         .audited("the refusal", |line| {
             line["name"] == "tls.handshake_failed" && line["reason"] == "cert_revoked_crl"
@@ -78,7 +80,7 @@ async fn a_list_that_arrives_shuts_out_whom_it_names() {
 }
 
 #[tokio::test]
-async fn without_a_list_that_is_good_nobody_gets_in_unless_the_policy_says_so() {
+async fn crl_stale_lets_nobody_in_unless_the_policy_says_so() {
     let tables = "[crl]\nfiles = [\"lists/ca.pem\"]";
     for (more, gets_in_with_old) in [("", false), ("\nstale = \"fail-open\"", true)] {
         let broker = start("", &format!("{tables}{more}"), |folder, pki| {

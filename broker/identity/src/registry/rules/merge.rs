@@ -2,7 +2,9 @@
 //! the backup can connect afterwards, whichever of the two is newer.
 
 use super::{Transition, Write};
-use crate::registry::{CaCertificate, CaState, CaTombstone, DeviceCertificate, DeviceState};
+use crate::registry::{
+    CaCertificate, CaState, CaTombstone, DeviceCertificate, DeviceState, RegistrationSource,
+};
 use crate::time::UnixMillis;
 
 /// `current`: the stored record; `backup`: what the backup has.
@@ -30,6 +32,10 @@ pub fn merge_device(
         }
         // Deleted since the backup was made: it stays deleted.
         None if current.state == DeviceState::Tombstone => next = current.clone(),
+        // Nothing registers itself past a tombstone: this was done where the tombstone had been lost.
+        None if backup.state == DeviceState::Tombstone && current.source == RegistrationSource::Jit => {
+            next = backup.clone();
+        }
         None => {}
     }
     next.last_seen = current.last_seen.max(backup.last_seen);

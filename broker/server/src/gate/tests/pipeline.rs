@@ -430,6 +430,23 @@ async fn cert_string_in_a_topic_template() {
         }
     }
     soon(async || world.events().await.contains(&EventKind::CertTopicInjection).then_some(())).await;
+    // From the certificate itself: its common name is the client id.
+    let gate = world.gate_with(&[&registers("d"), &may], |settings| {
+        settings.bind_client_id = BindClientId::CommonName;
+    });
+    for name in ["a/b", "+", "#", "$SYS", "plain"] {
+        let accepted = world.accepted("auto", Some(&world.ca.device(name)));
+        let admission = gate.admit(&accepted, &connect("")).await;
+        let Admission::Admitted(permit) = admission else { panic!("{name:?}: {admission:?}") };
+        assert_eq!(&*permit.client_id, name);
+        for topic in ["devices/a/b/x", "devices/x/y", "devices/$SYS/x", "devices/plain/x"] {
+            let of_plain = name == "plain" && topic == "devices/plain/x";
+            let topic = mqgate_codec::TopicName::parse(topic.into()).unwrap();
+            let may = permit.may_publish(&topic, mqgate_codec::QoS::AtMostOnce, false);
+            assert_eq!(may, of_plain, "{name:?} reaches {topic:?}");
+        }
+    }
+    assert_eq!(world.says(&gate, &world.ca.device("a\0b"), "").await, "refused provision_denied 0x87");
 }
 
 #[tokio::test]
@@ -441,6 +458,48 @@ async fn same_cert_on_two_listeners_is_one_record() {
     let elsewhere = gate.admit(&world.accepted("manual", Some(&device)), &connect("c")).await;
     assert_eq!(said(&elsewhere), "admitted c as d");
     assert_eq!(world.registry.devices(None, 9).await.unwrap().len(), 1);
+}
+
+/// What one place of this broker has registered is known at all others at once, also where it was asked for in vain.
+#[tokio::test]
+async fn registered_here_and_connecting_elsewhere_at_once() {
+    let world = World::new().await;
+    let gate = world.gate_with(&[&registers("d"), &allow()], |_| {});
+    let (by_itself, by_hand) = (world.ca.device("d"), world.ca.device("e"));
+    let elsewhere =
+        async |device| said(&gate.admit(&world.accepted("manual", Some(device)), &connect("c")).await);
+    for device in [&by_itself, &by_hand] {
+        assert_eq!(elsewhere(device).await, "refused cert_not_registered 0x87");
+    }
+    assert_eq!(world.says(&gate, &by_itself, "c").await, "admitted c as d");
+    assert_eq!(elsewhere(&by_itself).await, "admitted c as d");
+    world.register(&by_hand, None).await;
+    assert_eq!(elsewhere(&by_hand).await, "admitted c as e");
+}
+
+/// What is left of a partition where there is one node: its storage does not answer.
+#[tokio::test]
+async fn cut_off_from_the_storage_nobody_registers() {
+    let world = World::new().await;
+    let gate = world.gate_with(&[&registers("d"), &allow()], |_| {});
+    let (known, revoked, new) = (world.ca.device("known"), world.ca.device("revoked"), world.ca.device("d"));
+    world.register(&known, Some("k")).await;
+    world.register(&revoked, Some("r")).await;
+    let unbound = world.ca.device("unbound");
+    world.register(&unbound, None).await;
+    assert_eq!(world.says(&gate, &known, "k").await, "admitted k as known");
+    assert_eq!(world.says(&gate, &unbound, "u").await, "admitted u as unbound");
+    world.registry.revoke(revoked.id(), RevocationReason::Unspecified, "admin:test").await.unwrap();
+    world.storage.failing.store(true, Ordering::SeqCst);
+    assert_eq!(world.says(&gate, &new, "c").await, "refused registry_unavailable 0x88");
+    // What is remembered counts: who was let in is, who was revoked is not.
+    assert_eq!(world.says(&gate, &known, "k").await, "admitted k as known");
+    assert_eq!(world.says(&gate, &revoked, "r").await, "refused cert_revoked 0x87");
+    // Whose client id it is cannot be asked.
+    assert_eq!(world.says(&gate, &unbound, "u").await, "refused registry_unavailable 0x88");
+    world.storage.failing.store(false, Ordering::SeqCst);
+    assert!(world.record(&new).await.is_none(), "nothing is registered afterwards either");
+    assert_eq!(world.says(&gate, &new, "c").await, "admitted c as d");
 }
 
 /// A broker that knows who is connected, so that copies are found.
@@ -455,6 +514,19 @@ fn watched(world: &World, gate: &Arc<Gate>, policy: OnShared) -> Arc<Broker> {
     let settings = SharingSettings { policy, ..SharingSettings::default() };
     gate.finds_shared_by(Sharing::new(&broker, &prometheus::Registry::new(), settings).unwrap());
     broker
+}
+
+#[tokio::test]
+async fn same_cert_two_devices_different_client_ids_where_one_is_bound() {
+    let world = World::new().await;
+    let gate = world.gate_with(&[&allow()], |_| {});
+    let _broker = watched(&world, &gate, OnShared::Alert);
+    let device = world.ca.device("d");
+    world.register(&device, Some("a")).await;
+    assert_eq!(world.says(&gate, &device, "a").await, "admitted a as d");
+    assert_eq!(world.says(&gate, &device, "b").await, "refused clientid_mismatch 0x85");
+    soon(async || world.events().await.contains(&EventKind::CertBindingViolation).then_some(())).await;
+    assert!(!world.events().await.contains(&EventKind::CertSharedDetected), "the other never got so far");
 }
 
 #[tokio::test]

@@ -88,7 +88,12 @@ async fn a_device_has_so_many_certificates_in_use() {
 async fn renewal_with_the_same_key() {
     let world = World::new().await;
     let tagged = Registration {
-        identity: Identity { tags: vec!["meter".into()], ..identity("d") },
+        identity: Identity {
+            tags: vec!["meter".into()],
+            tenant: Some("acme".into()),
+            attributes: vec![Attribute { name: "site".into(), value: Value::Text("north".into()) }],
+            ..identity("d")
+        },
         ..registration("d", ConflictPolicy::AddCertificate)
     };
     let tagged = registrar(Ok(RegistrationDecision::Register(tagged)));
@@ -97,7 +102,7 @@ async fn renewal_with_the_same_key() {
     });
     let old = world.ca.device("d");
     assert_eq!(world.says(&gate, &old, "mine").await, "admitted mine as d");
-    // Another certificate for the same key; nothing is said of tags and client ids any more.
+    // Another certificate for the same key; nothing is said of all that any more.
     let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(rcgen::DnType::CommonName, "d");
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
@@ -109,6 +114,8 @@ async fn renewal_with_the_same_key() {
     assert_eq!(world.says(&plain, &renewed, "").await, "admitted mine as d", "it inherits the binding");
     let record = world.record(&renewed).await.unwrap();
     assert_eq!((record.client_id.as_deref(), record.tags), (Some("mine"), vec!["meter".to_owned()]));
+    assert_eq!(record.tenant.as_deref(), Some("acme"));
+    assert_eq!(record.attributes.get("site").map(String::as_str), Some("north"));
     assert!(world.events().await.contains(&EventKind::CertRenewed));
 }
 
@@ -145,10 +152,19 @@ async fn same_cn_different_trust_domain_is_another_device() {
     let stranger = world.registered_ca("stranger", CaSettings::default()).await;
     let theirs = stranger.device("pump-1");
     let comes = world.comes_under(&stranger, &theirs);
-    let said = said(&gate.admit(&comes, &connect("pump-1")).await);
-    assert_eq!(said, "refused clientid_mismatch 0x85", "the client id is bound to another device");
+    let refused = said(&gate.admit(&comes, &connect("pump-1")).await);
+    assert_eq!(refused, "refused clientid_mismatch 0x85", "the client id is bound to another device");
     soon(async || world.events().await.contains(&EventKind::CertIdentityConflict).then_some(())).await;
-    // Nor is ours superseded by it.
+    // Under client ids of their own they are let in, and supersede each other and not ours.
+    let free = world.gate_with(&[&hook, &allow()], |settings| settings.rotation.overlap = Duration::ZERO);
+    let newer = stranger.device("pump-1");
+    for (device, client_id) in [(&theirs, "x"), (&newer, "y")] {
+        let comes = world.comes_under(&stranger, device);
+        let admitted = said(&free.admit(&comes, &connect(client_id)).await);
+        assert_eq!(admitted, format!("admitted {client_id} as pump-1"));
+        later().await;
+    }
+    soon(async || (world.record(&theirs).await.unwrap().state == DeviceState::Inactive).then_some(())).await;
     assert_eq!(world.record(&ours).await.unwrap().superseded, None);
     assert_eq!(world.says(&gate, &ours, "pump-1").await, "admitted pump-1 as pump-1");
 }
