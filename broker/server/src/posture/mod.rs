@@ -218,7 +218,14 @@ impl Posture {
         if let Err(error) = self.keep().await {
             tracing::error!(%error, "the findings of the posture checks are not kept");
         }
-        tracing::info!(?round, "posture checks are done");
+        tracing::info!(
+            appeared = round.appeared,
+            disappeared = round.disappeared,
+            records = round.records,
+            complete = round.complete,
+            milliseconds = round.milliseconds,
+            "posture checks are done"
+        );
         round
     }
 

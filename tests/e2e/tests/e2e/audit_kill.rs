@@ -83,18 +83,25 @@ fn journal(path: &Path) -> Seen {
     seen
 }
 
-/// A subscriber of another broker, to which records are published.
+/// A subscriber of another broker, to which records are published. It has a thread of its own: while a test waits for a
+/// process, what is not read would be too much for its queue.
 async fn subscriber(other: &Broker) -> Seen {
-    let (mut client, _) = Client::connect(other.plain_options("archive")).await.unwrap();
-    client.subscribe(&[("open/audit/#", QoS::AtLeastOnce)]).await.unwrap();
-    let seen = Seen::default();
+    let (seen, options) = (Seen::default(), other.plain_options("archive"));
     let taken = Arc::clone(&seen);
-    tokio::spawn(async move {
-        while let Event::Message(message) = client.recv().await {
-            let record: Value = serde_json::from_slice(&message.payload).unwrap();
-            note(&taken, record["seq"].as_u64().unwrap());
-        }
+    let (tell, ready) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let (mut client, _) = Client::connect(options).await.unwrap();
+            client.subscribe(&[("open/audit/#", QoS::AtLeastOnce)]).await.unwrap();
+            tell.send(()).unwrap();
+            while let Event::Message(message) = client.recv().await {
+                let record: Value = serde_json::from_slice(&message.payload).unwrap();
+                note(&taken, record["seq"].as_u64().unwrap());
+            }
+        });
     });
+    ready.await.unwrap();
     seen
 }
 
