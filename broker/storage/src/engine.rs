@@ -363,6 +363,6 @@ fn read_error(error: &fjall::Error, what: String) -> StorageError {
 }
 
 /// A panic while one of these was held cannot have left half a change: changes are applied in one step.
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -59,8 +59,11 @@ pub(crate) fn device_key(device_id: &str, id: &CertificateFingerprint) -> Vec<u8
     [&device_prefix(device_id)[..], &id.0].concat()
 }
 
+/// Counts begin with it.
+pub(crate) const COUNTS: &[u8] = b"n";
+
 pub(crate) fn count_key(ca: &CertificateFingerprint, state: DeviceState) -> Vec<u8> {
-    [b"n", &ca.0[..], &[state_letter(state)]].concat()
+    [COUNTS, &ca.0[..], &[state_letter(state)]].concat()
 }
 
 /// The id at the end of an index's key.

@@ -5,6 +5,7 @@
 //! nothing had happened. So that damage is never taken for absence, every record carries a checksum
 //! ([`envelope`]), and a file beside the database says up to which write it must be complete ([`manifest`]).
 
+mod counts;
 mod directory;
 mod engine;
 mod envelope;
@@ -24,6 +25,7 @@ use std::path::Path;
 use mqgate_identity::registry::{DEFAULT_OUTBOX_EVENTS, StorageError};
 use mqgate_identity::time::UnixMillis;
 
+use self::counts::Counts;
 use self::engine::Engine;
 pub use self::restore::{RestoreReport, restore};
 
@@ -55,6 +57,7 @@ impl Default for StorageOptions {
 /// when it returns, and writers that wait at the same time share one synchronisation of the disk.
 pub struct FjallStorage {
     engine: Engine,
+    counts: Counts,
     outbox_events: u64,
     migrated: u64,
 }
@@ -65,7 +68,8 @@ impl FjallStorage {
     pub fn open(path: &Path, options: StorageOptions) -> Result<Self, StorageError> {
         let engine = Engine::open(path, options)?;
         let migrated = migrate::run(&engine)?;
-        Ok(Self { engine, outbox_events: options.outbox_events, migrated })
+        let counts = Counts::load(&engine.registry)?;
+        Ok(Self { engine, counts, outbox_events: options.outbox_events, migrated })
     }
 
     /// Device certificates that an older version wrote, and that were brought up to date when it was opened.

@@ -1,6 +1,7 @@
 //! The records: device certificates, CAs, registration codes, bundles of servers, counts and settings, as JSON.
 //! What their keys look like is in [`crate::keys`].
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use mqgate_identity::certificate::CertificateFingerprint;
@@ -15,9 +16,9 @@ use serde::de::DeserializeOwned;
 
 use crate::engine::{Batch, Space};
 use crate::keys::{
-    STATES, bundle_key, code_key, count_key, device_prefix, id_key, name_of_key, setting_key, trailing_id,
+    bundle_key, code_key, count_key, device_prefix, id_key, name_of_key, setting_key, trailing_id,
 };
-use crate::{FjallStorage, index, keys, kv, outbox, query, seen};
+use crate::{FjallStorage, counts, index, keys, kv, outbox, query, seen};
 
 impl Storage for FjallStorage {
     fn device_certificate(
@@ -93,13 +94,19 @@ impl Storage for FjallStorage {
         applied: &mut dyn FnMut(),
     ) -> Result<u64, StorageError> {
         let space = &self.engine.registry;
+        let moved = RefCell::default();
         let change = |batch: &mut Batch| {
             for write in &changes.writes {
                 write_one(space, batch, write)?;
             }
+            *moved.borrow_mut() = counts::moved(space, batch)?;
             outbox::append(space, batch, &changes.events, self.outbox_events)
         };
-        self.engine.write_beside(space, change, applied)
+        let mut written = || {
+            self.counts.add(&moved.borrow());
+            applied();
+        };
+        self.engine.write_beside(space, change, &mut written)
     }
 
     fn touch_device_certificates(
@@ -180,19 +187,7 @@ impl Storage for FjallStorage {
         &self,
     ) -> Result<BTreeMap<(CertificateFingerprint, DeviceState), u64>, StorageError> {
         self.engine.check_usable()?;
-        let mut counts = BTreeMap::new();
-        for entry in self.engine.registry.scan(b"n", None, name_of_key) {
-            let (key, payload) = entry?;
-            let corrupt = || StorageError::Corrupt(name_of_key(&key));
-            let (ca, state) = key[1..].split_at_checked(32).ok_or_else(corrupt)?;
-            let ca = CertificateFingerprint(ca.try_into().map_err(|_| corrupt())?);
-            let state = STATES.iter().find(|known| state == [known.0]).ok_or_else(corrupt)?.1;
-            let count = u64::from_be_bytes(payload.try_into().map_err(|_| corrupt())?);
-            if count > 0 {
-                counts.insert((ca, state), count);
-            }
-        }
-        Ok(counts)
+        Ok(self.counts.all())
     }
 
     fn setting(&self, key: &str) -> Result<Option<Vec<u8>>, StorageError> {
