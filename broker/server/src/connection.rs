@@ -312,14 +312,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         self.machine.set_reading(self.now, reads);
         let inflight = self.machine.session().map_or(self.inflight, inflight);
         if inflight != self.inflight {
-            let (count, bytes) = inflight;
-            let change = count as i64 - self.inflight.0 as i64;
-            self.tally.inflight(change, bytes as i64 - self.inflight.1 as i64);
+            self.tell_inflight(inflight);
             if let Some(mailbox) = &self.mailbox {
-                mailbox.set_unacknowledged(count);
+                mailbox.set_unacknowledged(inflight.0);
             }
         }
-        self.inflight = inflight;
         if self.detach_at.is_none() && (inflight.0 > 0 || self.stalled.is_some()) {
             self.detach_at = Some(self.now.after(DETACH_AFTER));
         }
@@ -630,6 +627,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         if barred && self.begun {
             self.output.release();
         }
+    }
+
+    /// Tells the gauges how many of the session's messages are inflight, and their bytes.
+    fn tell_inflight(&mut self, (count, bytes): (usize, usize)) {
+        let change = (count as i64 - self.inflight.0 as i64, bytes as i64 - self.inflight.1 as i64);
+        self.tally.inflight(change.0, change.1);
+        self.inflight = (count, bytes);
     }
 
     /// The session and its mailbox, once the machine has let go of them.

@@ -10,7 +10,7 @@ use mqgate_identity::reason::Reason;
 use mqgate_protocol::connection::{Closing, Denied, DeniedAction, Initiator};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::Driver;
+use super::{Driver, inflight};
 use crate::audit::coalesce::Coalescer;
 use crate::broker::Broker;
 use crate::clock;
@@ -35,6 +35,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 if self.searching.is_some() {
                     Box::pin(self.finish_search(&mut handover.session)).await;
                 }
+                // Before whoever has the session next counts: the last packets may have acknowledged something.
+                self.tell_inflight(inflight(&handover.session));
+                self.tally.add_to(&self.broker.metrics);
                 self.broker.sessions.leave(&self.handle, handover, self.broker.now());
             }
             None => {

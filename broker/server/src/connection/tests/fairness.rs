@@ -192,8 +192,8 @@ async fn what_waits_for_all_is_bounded_and_who_reads_loses_nothing() {
     }
     quick.disconnect().await;
     publisher.disconnect().await;
-    for gauge in ["mqgate_queued_bytes", "mqgate_queued_messages", "mqgate_output_bytes"] {
-        assert_eq!(world.metric(gauge), 0.0, "{gauge}");
+    for what in ["queued_bytes", "queued_messages", "output_bytes", "inflight_bytes", "inflight_messages"] {
+        assert_eq!(world.metric(&format!("mqgate_{what}")), 0.0, "{what}");
     }
 }
 
@@ -244,4 +244,29 @@ async fn a_search_that_is_cut_short_is_counted() {
     assert_eq!(cut(Limits { retained_backlog: 5, ..usual() }, 5).await, 1.0);
     // `r` is one of them.
     assert_eq!(cut(Limits { retained_visits_per_subscribe: 11, ..usual() }, 10).await, 1.0);
+}
+
+/// What was counted is forgotten also if it is acknowledged with the last packets.
+#[tokio::test(start_paused = true)]
+async fn nothing_stays_counted_that_the_last_packets_acknowledged() {
+    let world = World::new();
+    let mut publisher = world.client("p").await;
+    let inflight =
+        || ["mqgate_inflight_messages", "mqgate_inflight_bytes"].map(|gauge| world.metric(gauge) as u64);
+    for hello in [Hello::v5("clean"), Hello::v5("lasting").lasting(60), Hello::v5("lasting").lasting(60)] {
+        let (mut peer, _) = world.connect(&hello).await;
+        peer.subscribe("t", qos(1)).await;
+        publisher.publish(message("t", "12345", QoS::AtLeastOnce)).await;
+        let Packet::Publish(publish) = peer.next().await else { panic!() };
+        assert_eq!(inflight(), [1, 6]);
+        let mut last = BytesMut::new();
+        let acknowledgement = Packet::PubAck(Ack::success(publish.packet_id.unwrap()));
+        encode(&acknowledgement, ProtocolVersion::V5, &mut last).unwrap();
+        encode(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)), ProtocolVersion::V5, &mut last)
+            .unwrap();
+        peer.send_bytes(&last).await;
+        assert_eq!(peer.receive().await, None);
+        peer.gone().await;
+        assert_eq!(inflight(), [0, 0]);
+    }
 }
