@@ -24,6 +24,8 @@ pub struct Inflight {
 struct Entry {
     packet_id: PacketId,
     state: State,
+    /// It has memory of its own, or is large.
+    detached: bool,
 }
 
 #[derive(Debug)]
@@ -114,7 +116,7 @@ impl Inflight {
         }
         let packet_id = self.free_packet_id();
         self.bytes += outgoing.message.size();
-        self.entries.push_back(Entry { packet_id, state: State::Published(outgoing.clone()) });
+        self.entries.push_back(Entry { packet_id, state: State::Published(outgoing.clone()), detached: false });
         self.sent += 1;
         delivery(outgoing, Some(packet_id), false)
     }
@@ -256,7 +258,8 @@ impl Inflight {
 
     /// Gives small messages memory of their own, because their acknowledgements may take long.
     pub fn detach_small(&mut self) {
-        for entry in &mut self.entries {
+        for entry in self.entries.iter_mut().filter(|entry| !entry.detached) {
+            entry.detached = true;
             if let State::Published(outgoing) = &mut entry.state {
                 Message::detach_small(&mut outgoing.message);
             }

@@ -158,6 +158,16 @@ fn what_is_not_acknowledged_for_long_keeps_no_receive_buffer() {
     assert!(!buffer.is_unique());
     inflight.detach_small();
     assert!(buffer.is_unique());
+    let again = |inflight: &mut Inflight| {
+        inflight.restart();
+        match inflight.redeliver(NonZeroU16::MAX) {
+            Some(Redelivery::Publish(delivery)) => delivery.message,
+            other => panic!("{other:?}"),
+        }
+    };
+    let own = again(&mut inflight);
+    inflight.detach_small();
+    assert!(Arc::ptr_eq(&own, &again(&mut inflight)), "it is copied once");
     send(&mut inflight, buffer.slice(..4097));
     inflight.detach_small();
     assert!(!buffer.is_unique(), "a large one is shared by all who wait for it");
