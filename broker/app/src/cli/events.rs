@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::output::{self, printable, say, text};
 use super::remote::{Remote, RemoteArgs, with_query};
+use crate::exit::{Exit, Failure};
 
 /// Before a stream that ended is taken up again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "ID")]
     after: Option<String>,
     /// End after so many events
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     #[command(flatten)]
     remote: RemoteArgs,
@@ -52,8 +53,22 @@ pub fn run(args: Args, config: Option<&Path>) -> Result<()> {
     let path = with_query("/events", &[("type", types.as_deref()), ("subject", subjects.as_deref())]);
     let mut after = args.after.clone();
     let mut left = args.count.unwrap_or(u64::MAX);
+    let (mut was_there, mut is_away) = (false, false);
     loop {
-        let lines = BufReader::new(remote.stream(&path, after.as_deref())?).lines();
+        let stream = match remote.stream(&path, after.as_deref()) {
+            Ok(stream) => stream,
+            // It was there: it is being started again, which may take a while.
+            Err(error) if was_there && is_unavailable(&error) => {
+                if !std::mem::replace(&mut is_away, true) {
+                    output::warn("the broker does not answer: trying again until it does");
+                }
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        (was_there, is_away) = (true, false);
+        let lines = BufReader::new(stream).lines();
         let mut block = Block::default();
         for line in lines {
             // A stream that breaks off is taken up again where it ended.
@@ -61,6 +76,9 @@ pub fn run(args: Args, config: Option<&Path>) -> Result<()> {
             let Some(whole) = block.take(&line) else { continue };
             if whole.id.is_some() {
                 after.clone_from(&whole.id);
+            }
+            if whole.data.is_empty() {
+                continue;
             }
             if whole.kind == "gap" {
                 let gap: Value = serde_json::from_str(&whole.data).unwrap_or_default();
@@ -79,6 +97,10 @@ pub fn run(args: Args, config: Option<&Path>) -> Result<()> {
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+fn is_unavailable(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.exit == Exit::Unavailable)
 }
 
 fn show(block: &Block, json: bool) -> Result<()> {
@@ -106,11 +128,11 @@ fn show(block: &Block, json: bool) -> Result<()> {
 }
 
 impl Block {
-    /// Takes in a line; gives the block that it ends.
+    /// Takes in a line; gives the block that it ends. One without data only says where the stream is.
     fn take(&mut self, line: &str) -> Option<Self> {
         if line.is_empty() {
             let whole = std::mem::take(self);
-            return (!whole.data.is_empty()).then_some(whole);
+            return (!whole.data.is_empty() || whole.id.is_some()).then_some(whole);
         }
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -144,6 +166,7 @@ mod tests {
             [
                 Block { kind: String::new(), id: Some("1-2".into()), data: "{\"a\":1}".into() },
                 Block { kind: "gap".into(), id: Some("x".into()), data: "b\nc".into() },
+                Block { kind: String::new(), id: Some("9".into()), data: String::new() },
             ]
         );
     }

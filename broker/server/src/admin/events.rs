@@ -139,8 +139,8 @@ struct Watcher {
     arrived: watch::Receiver<u64>,
     filter: Filter,
     pass: Option<Pass>,
-    /// The last number seen in the ring.
-    number: u64,
+    /// How far the ring was seen.
+    at: Position,
     /// What is left to be read of the outbox before the ring.
     replay: Option<Replay>,
     waiting: VecDeque<Event>,
@@ -162,17 +162,19 @@ impl Watcher {
     ) -> Self {
         let end = parts.events.end();
         let mut waiting = VecDeque::new();
-        let (number, replay) = match begin {
-            None => (end.number, None),
-            Some(position) if parts.events.is_own(&position) => (position.number, None),
+        // Says that the stream is there, and where it would be taken up again, before anything happens.
+        let hello = Event::default().comment("mqgate").retry(Duration::from_secs(1));
+        waiting.push_back(hello.id(begin.as_ref().unwrap_or(&end).to_string()));
+        let (at, replay) = match begin {
+            None => (end, None),
+            Some(position) if parts.events.is_own(&position) => (position, None),
             // Of another run of the broker: the registry's events are on the disk, the others are gone.
             Some(position) => {
                 waiting.push_back(gap(None, "the broker was started anew", &position));
-                (end.number, Some(Replay { at: position, until: end.registry }))
+                let until = end.registry;
+                (end, Some(Replay { at: position, until }))
             }
         };
-        // Says that the stream is there, before anything happens.
-        waiting.push_front(Event::default().comment("mqgate").retry(Duration::from_secs(1)));
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
@@ -182,7 +184,7 @@ impl Watcher {
             registry: Arc::clone(&parts.registry),
             filter,
             pass,
-            number,
+            at,
             replay,
             waiting,
             heartbeat,
@@ -208,27 +210,28 @@ impl Watcher {
                 continue;
             }
             self.arrived.mark_unchanged();
-            let batch = self.events.after(self.number, PAGE);
-            if batch.missed > 0 {
-                self.number += batch.missed;
-                let at = Position { number: self.number, ..self.events.end() };
-                self.waiting.push_back(gap(Some(batch.missed), "the stream was too slow", &at));
+            let batch = self.events.after(self.at.number, PAGE);
+            if let Some(first) = batch.seen.first().filter(|_| batch.missed > 0) {
+                // Before the first that is still there, and not beyond what it has of the registry.
+                self.at.number = first.at.number - 1;
+                self.at.registry = self.at.registry.max(first.at.registry.saturating_sub(1));
+                self.waiting.push_back(gap(Some(batch.missed), "the stream was too slow", &self.at));
             }
-            let last = batch.seen.last().map(|seen| seen.at.number);
-            for seen in batch.seen {
-                self.take(&seen);
-            }
-            if let Some(last) = last {
-                self.number = last;
-                continue;
-            }
-            if !self.waiting.is_empty() {
+            if !batch.seen.is_empty() {
+                for seen in batch.seen {
+                    self.take(&seen);
+                    self.at = seen.at;
+                }
                 continue;
             }
             tokio::select! {
                 () = self.streaming.end.cancelled() => return None,
                 _ = self.arrived.changed() => {}
-                _ = self.heartbeat.tick() => self.waiting.push_back(Event::default().comment("here")),
+                // With how far the stream is: much may have happened that was not asked for.
+                _ = self.heartbeat.tick() => {
+                    let here = Event::default().comment("here").id(self.at.to_string());
+                    self.waiting.push_back(here);
+                }
             }
         }
     }

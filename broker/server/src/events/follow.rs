@@ -86,7 +86,13 @@ pub async fn follow(events: Arc<Events>, broker: Arc<Broker>, sources: Sources, 
                 changed.mark_unchanged();
                 outbox.read(&events, &broker, &registry).await;
             }
-            _ = tick.tick() => outbox.write_down().await,
+            _ = tick.tick() => {
+                // The storage refused it before.
+                if outbox.after < *changed.borrow() {
+                    outbox.read(&events, &broker, &registry).await;
+                }
+                outbox.write_down().await;
+            }
         }
     }
     outbox.write_down().await;
