@@ -116,7 +116,11 @@ impl Inflight {
         }
         let packet_id = self.free_packet_id();
         self.bytes += outgoing.message.size();
-        self.entries.push_back(Entry { packet_id, state: State::Published(outgoing.clone()), detached: false });
+        self.entries.push_back(Entry {
+            packet_id,
+            state: State::Published(outgoing.clone()),
+            detached: false,
+        });
         self.sent += 1;
         delivery(outgoing, Some(packet_id), false)
     }
