@@ -160,8 +160,12 @@ impl Router {
             }
         }
         if outcome.routed == Routed::NoSubscribers {
+            // The publisher's own subscription is one, though it does not want the message [MQTT-3.8.3-3].
             let own = !matches.receivers.is_empty();
             tally.dropped(if own { DropReason::NoLocal } else { DropReason::NoSubscribers });
+            if own {
+                outcome.routed = Routed::Delivered;
+            }
         }
         if tally.queued_memory() > QUEUED_UNSEEN {
             tally.add_to(&self.metrics); // What waits in all is no secret for long.
