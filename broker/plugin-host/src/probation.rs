@@ -117,7 +117,7 @@ mod tests {
     const BEFORE: Share = Share { judged: 200, denied: 20 };
 
     fn party(number: usize) -> Party {
-        Party::Address(std::net::Ipv4Addr::from(u32::try_from(number).expect("a small number")).into())
+        Party::Source(std::net::Ipv4Addr::from(u32::try_from(number).expect("a small number")).into())
     }
 
     fn watch(before: Share, now: Instant) -> Watch {

@@ -1,6 +1,8 @@
 //! A hook that fails for many clients is not called for a while; a version that does worse than the one before is taken
 //! back.
 
+use std::future::ready;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +66,26 @@ async fn a_hook_that_fails_for_five_clients_is_not_called_for_a_while() {
     fixture.host.swap("p", Change::by("test").to(accepts_as("d"))).await.expect("swaps");
     assert_eq!(device_id(fixture.authenticate_from("p", 1).await), "d");
 }
+#[tokio::test]
+async fn an_ipv6_network_is_one_client() {
+    let fixture = Fixture::new();
+    let mut plugin = settings("p", with(TRAP));
+    plugin.limits.breaker_wait = Duration::from_secs(30);
+    fixture.host.load(plugin, mqgate_plugin_host::Position::Last, "test").await.expect("loads");
+    let open = "mqgate_plugin_breaker_open{hook=\"authenticator\",plugin=\"p\"}";
+    let from = |network: u16, host: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host).into();
+    // One host picks its addresses as it likes.
+    for host in 0..20 {
+        let failure = fixture.authenticate_at("p", from(0, host)).await.expect_err("it traps");
+        assert_eq!(failure.kind, FailureKind::Trap);
+    }
+    assert_eq!(fixture.metric(open), Some(0.0));
+    for network in 1..5 {
+        fixture.authenticate_at("p", from(network, 1)).await.expect_err("it traps");
+    }
+    assert_eq!(fixture.metric(open), Some(1.0));
+}
+
 
 #[tokio::test]
 async fn a_breaker_closes_when_a_call_succeeds() {
