@@ -11,10 +11,7 @@ use mqgate_plugin_host::{Change, HostSettings, How, Probation, TakenBack};
 use tokio::sync::mpsc;
 
 use crate::fixture::{Fixture, device_id, settings};
-use crate::guest::{Guest, TRAP, accepts_as};
-
-/// Body of `authenticate` that denies.
-const DENY: &str = "(i32.store8 (i32.const 2052) (i32.const 1)) (i32.const 2048)";
+use crate::guest::{DENY, Guest, LISTENER_LENGTH, TRAP, accept, accepts_as};
 
 fn with(body: &str) -> Vec<u8> {
     Guest::new().authenticator(body).build()
@@ -211,4 +208,59 @@ async fn a_new_version_that_refuses_many_more_is_taken_back() {
     assert!(told.why.contains("refused 8 of 8 clients (100 %), and the version before 0 %"), "{told:?}");
     told.outcome.expect("taken back");
     assert_eq!(device_id(fixture.authenticate_from("p", 1).await), "good");
+}
+
+/// Has eight clients ask a version that denies everybody, after `before` asked the one it took over from; the plugin of
+/// which it is said first that it does too badly: this one, or `last`, of which it is said in any case.
+async fn judged_after(before: impl AsyncFn(&Fixture), first: Vec<u8>) -> String {
+    let probation = Probation { judged_clients: 8, ..Probation::default() };
+    let fixture = Arc::new(Fixture::with(HostSettings { probation, ..HostSettings::default() }, Vec::new()));
+    fixture.load("p", first).await.expect("loads");
+    before(&fixture).await;
+    fixture.host.swap("p", Change::by("admin").to(with(DENY))).await.expect("swaps");
+    for address in 0..8 {
+        fixture.authenticate_from("p", address).await.expect("an answer");
+    }
+    // One that is sure to be told, after whatever was to be told of the first.
+    fixture.load("last", accepts_as("good")).await.expect("loads");
+    fixture.host.swap("last", Change::by("admin").to(with(TRAP))).await.expect("swaps");
+    for address in 0..5 {
+        fixture.authenticate_from("last", address).await.expect_err("it traps");
+    }
+    let (told, mut taken) = mpsc::unbounded_channel();
+    let watched = Arc::clone(&fixture);
+    tokio::spawn(async move {
+        watched.host.watch_versions(Reauthorize::None, |taken| ready(drop(told.send(taken)))).await;
+    });
+    next(&mut taken).await.name
+}
+
+#[tokio::test]
+async fn one_client_that_comes_again_and_again_is_no_measure() {
+    let looping = async |fixture: &Fixture| {
+        for _ in 0..100 {
+            fixture.authenticate_from("p", 1).await.expect("an answer");
+        }
+    };
+    assert_eq!(judged_after(looping, accepts_as("good")).await, "last", "one client is too few to compare");
+}
+
+#[tokio::test]
+async fn one_client_that_is_refused_again_and_again_hides_nothing() {
+    // Refuses whom the listener `loop` brings.
+    let picky = format!(
+        "(if (result i32) (i32.eq (i32.load offset={LISTENER_LENGTH} (local.get 0)) (i32.const 4))
+           (then {DENY}) (else {}))",
+        accept(1)
+    );
+    let looping = async |fixture: &Fixture| {
+        for address in 0..8 {
+            fixture.authenticate_from("p", address).await.expect("an answer");
+        }
+        for _ in 0..1000 {
+            fixture.authenticate("p", "loop").await.expect("an answer");
+        }
+    };
+    let picky = Guest::new().text("d").authenticator(&picky).build();
+    assert_eq!(judged_after(looping, picky).await, "p", "one of nine clients was refused before");
 }
