@@ -536,7 +536,7 @@ impl PluginHost {
         };
         let is_live = matches!(state_of_entry, EntryState::Live(_));
         if let EntryState::Live(live) = &state_of_entry {
-            self.watch(&live.plugin, &record);
+            self.watch_on(&live.plugin, &record);
         }
         let entry = Entry { base, record, kept, state: state_of_entry };
         let mut state = self.state();

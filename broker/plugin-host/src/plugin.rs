@@ -51,6 +51,8 @@ pub(crate) struct LivePlugin {
 /// A version on probation, and whom to tell when it fails.
 pub(crate) struct Watched {
     pub(crate) number: u32,
+    /// What the version before was like.
+    pub(crate) before: Share,
     pub(crate) watch: StdMutex<Watch>,
     pub(crate) alarms: mpsc::Sender<Alarm>,
 }
@@ -276,7 +278,7 @@ impl LivePlugin {
         if ended != Ended::Failed {
             locked(&self.judged).note(party, ended == Ended::Denied);
         }
-        let Some(Watched { number, watch, alarms }) = self.watched.get() else { return };
+        let Some(Watched { number, watch, alarms, .. }) = self.watched.get() else { return };
         if let Some(why) = locked(watch).ended(party, ended, now) {
             let alarm = Alarm { plugin: Arc::clone(&self.name), number: *number, why };
             // One is enough; while there is no room another call tells it again.

@@ -23,7 +23,7 @@ fn watching(probation: Probation) -> (Arc<Fixture>, mpsc::UnboundedReceiver<Take
     let (told, taken) = mpsc::unbounded_channel();
     let watched = Arc::clone(&fixture);
     tokio::spawn(async move {
-        let noted = |taken| drop(told.send(taken));
+        let noted = |taken| ready(drop(told.send(taken)));
         watched.host.watch_versions(Reauthorize::Eager, noted).await;
     });
     (fixture, taken)
@@ -63,6 +63,7 @@ async fn a_hook_that_fails_for_five_clients_is_not_called_for_a_while() {
     fixture.host.swap("p", Change::by("test").to(accepts_as("d"))).await.expect("swaps");
     assert_eq!(device_id(fixture.authenticate_from("p", 1).await), "d");
 }
+
 #[tokio::test]
 async fn an_ipv6_network_is_one_client() {
     let fixture = Fixture::new();
@@ -83,7 +84,6 @@ async fn an_ipv6_network_is_one_client() {
     assert_eq!(fixture.metric(open), Some(1.0));
 }
 
-
 #[tokio::test]
 async fn a_breaker_closes_when_a_call_succeeds() {
     // Traps while its key-value space has no entry: what a backend that comes back looks like.
@@ -91,7 +91,7 @@ async fn a_breaker_closes_when_a_call_succeeds() {
         "(call $get (i32.const 64) (i32.const 1) (i32.const 4096))
          (if (i32.eqz (i32.load8_u offset=8 (i32.const 4096))) (then unreachable))
          {}",
-        crate::guest::accept(1)
+        accept(1)
     );
     let guest = Guest::new()
         .text("d")
@@ -140,7 +140,7 @@ async fn a_new_version_that_traps_is_taken_back() {
     let (told, mut taken) = mpsc::unbounded_channel();
     let watched = Arc::clone(&fixture);
     tokio::spawn(async move {
-        watched.host.watch_versions(Reauthorize::Eager, |taken| drop(told.send(taken))).await;
+        watched.host.watch_versions(Reauthorize::Eager, |taken| ready(drop(told.send(taken)))).await;
     });
     fixture.load("p", accepts_as("good")).await.expect("loads");
     for round in 0..3 {
@@ -169,6 +169,21 @@ async fn a_new_version_that_traps_is_taken_back() {
 }
 
 #[tokio::test]
+async fn a_probation_that_ended_has_ended() {
+    let probation = Probation { time: Duration::from_millis(300), ..Probation::default() };
+    let fixture = Fixture::with(HostSettings { probation, ..HostSettings::default() }, Vec::new());
+    fixture.load("p", accepts_as("one")).await.expect("loads");
+    let swapped = fixture.host.swap("p", Change::by("admin").to(accepts_as("two"))).await.expect("swaps");
+    assert!(swapped.probation.is_some());
+    while fixture.host.find("p").is_some_and(|info| info.probation.is_some()) {
+        tokio::task::yield_now().await;
+    }
+    fixture.host.disable("p", true).await.expect("disabled");
+    let enabled = fixture.host.enable("p", Reauthorize::None).await.expect("enabled");
+    assert_eq!((enabled.number, enabled.probation), (2, None));
+}
+
+#[tokio::test]
 async fn one_client_does_not_take_a_version_back() {
     let (fixture, mut taken) = watching(Probation::default());
     fixture.load("p", accepts_as("good")).await.expect("loads");
@@ -191,7 +206,7 @@ async fn a_new_version_that_refuses_many_more_is_taken_back() {
     let (told, mut taken) = mpsc::unbounded_channel();
     let watched = Arc::clone(&fixture);
     tokio::spawn(async move {
-        watched.host.watch_versions(Reauthorize::None, |taken| drop(told.send(taken))).await;
+        watched.host.watch_versions(Reauthorize::None, |taken| ready(drop(told.send(taken)))).await;
     });
     fixture.load("p", accepts_as("good")).await.expect("loads");
     for address in 0..8 {
