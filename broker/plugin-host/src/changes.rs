@@ -437,7 +437,7 @@ impl PluginHost {
             || state.had.knows(name, digest)
     }
 
-    pub(crate) async fn try_out(&self, settings: &PluginSettings) -> Result<Loaded, LoadError> {
+    async fn try_out(&self, settings: &PluginSettings) -> Result<Loaded, LoadError> {
         let outcome = self.loader.load(settings).await;
         if outcome.is_err() && self.state().entry(&settings.name).is_none() {
             self.loader.metrics.forget(&settings.name);
