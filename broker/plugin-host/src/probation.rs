@@ -107,7 +107,9 @@ impl Watch {
         let before = self.before?;
         let (percent, Share { judged, denied }) = (share.percent(), share);
         (percent > before + u64::from(self.rule.denied_points)).then(|| {
-            format!("it refused {denied} of {judged} clients ({percent} %), and the version before {before} %")
+            format!(
+                "it refused {denied} of {judged} clients ({percent} %), and the version before {before} %"
+            )
         })
     }
 

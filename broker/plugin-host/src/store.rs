@@ -219,7 +219,8 @@ mod tests {
         let (store, empty) = opened(&folder);
         assert_eq!(empty, Manifest::default());
         let artifact = component("a");
-        let manifest = Manifest::new(vec![String::from("p")], vec![record("p", artifact.digest())], Had::default());
+        let manifest =
+            Manifest::new(vec![String::from("p")], vec![record("p", artifact.digest())], Had::default());
         store.put(&artifact).expect("kept");
         store.write(&manifest).expect("kept");
         let (store, found) = opened(&folder);

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use mqgate_identity::audit::names;
 use mqgate_plugin_host::{
-    Change, LoadError, PluginInfo, PluginSettings, PluginState, Position, Provenance, Signature, Source, Stage,
-    TakenBack,
+    Change, LoadError, PluginInfo, PluginSettings, PluginState, Position, Provenance, Signature, Source,
+    Stage, TakenBack,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -53,7 +53,8 @@ pub fn spawn(
     let Some(path) = config.watch.clone() else { return };
     let (interval, end) = (config.watch_interval.0, end.clone());
     tasks.spawn(async move {
-        let mut folder = Folder { path, admin, files: HashMap::new(), is_refused: false, is_unaudited: false };
+        let mut folder =
+            Folder { path, admin, files: HashMap::new(), is_refused: false, is_unaudited: false };
         let mut tick = tokio::time::interval(interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

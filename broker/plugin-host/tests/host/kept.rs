@@ -124,7 +124,11 @@ async fn a_probation_goes_on_after_a_restart() {
     let (told, mut taken) = tokio::sync::mpsc::unbounded_channel();
     let host = std::sync::Arc::clone(&second.host);
     let watching = tokio::spawn(async move {
-        host.watch_versions(Reauthorize::None, |taken| ready(drop(told.send(taken)))).await;
+        host.watch_versions(Reauthorize::None, |taken| {
+            drop(told.send(taken));
+            ready(())
+        })
+        .await;
     });
     let told = tokio::time::timeout(std::time::Duration::from_secs(20), taken.recv()).await;
     told.expect("in time").expect("the host lives").outcome.expect("taken back");
@@ -474,7 +478,13 @@ async fn a_version_that_is_loaded_again_is_compared_with_the_one_before() {
     }
     let (told, mut taken) = tokio::sync::mpsc::unbounded_channel();
     let host = std::sync::Arc::clone(&fixture.host);
-    tokio::spawn(async move { host.watch_versions(none, |taken| ready(drop(told.send(taken)))).await });
+    tokio::spawn(async move {
+        host.watch_versions(none, |taken| {
+            drop(told.send(taken));
+            ready(())
+        })
+        .await
+    });
     let told = tokio::time::timeout(std::time::Duration::from_secs(20), taken.recv()).await;
     let told = told.expect("in time").expect("the host lives");
     assert!(told.why.contains("and the version before 0 %"), "{told:?}");

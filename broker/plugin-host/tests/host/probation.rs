@@ -23,7 +23,10 @@ fn watching(probation: Probation) -> (Arc<Fixture>, mpsc::UnboundedReceiver<Take
     let (told, taken) = mpsc::unbounded_channel();
     let watched = Arc::clone(&fixture);
     tokio::spawn(async move {
-        let noted = |taken| ready(drop(told.send(taken)));
+        let noted = |taken| {
+            drop(told.send(taken));
+            ready(())
+        };
         watched.host.watch_versions(Reauthorize::Eager, noted).await;
     });
     (fixture, taken)
@@ -140,7 +143,13 @@ async fn a_new_version_that_traps_is_taken_back() {
     let (told, mut taken) = mpsc::unbounded_channel();
     let watched = Arc::clone(&fixture);
     tokio::spawn(async move {
-        watched.host.watch_versions(Reauthorize::Eager, |taken| ready(drop(told.send(taken)))).await;
+        watched
+            .host
+            .watch_versions(Reauthorize::Eager, |taken| {
+                drop(told.send(taken));
+                ready(())
+            })
+            .await;
     });
     fixture.load("p", accepts_as("good")).await.expect("loads");
     for round in 0..3 {
@@ -206,7 +215,13 @@ async fn a_new_version_that_refuses_many_more_is_taken_back() {
     let (told, mut taken) = mpsc::unbounded_channel();
     let watched = Arc::clone(&fixture);
     tokio::spawn(async move {
-        watched.host.watch_versions(Reauthorize::None, |taken| ready(drop(told.send(taken)))).await;
+        watched
+            .host
+            .watch_versions(Reauthorize::None, |taken| {
+                drop(told.send(taken));
+                ready(())
+            })
+            .await;
     });
     fixture.load("p", accepts_as("good")).await.expect("loads");
     for address in 0..8 {
@@ -245,7 +260,13 @@ async fn judged_after(before: impl AsyncFn(&Fixture), first: Vec<u8>) -> String 
     let (told, mut taken) = mpsc::unbounded_channel();
     let watched = Arc::clone(&fixture);
     tokio::spawn(async move {
-        watched.host.watch_versions(Reauthorize::None, |taken| ready(drop(told.send(taken)))).await;
+        watched
+            .host
+            .watch_versions(Reauthorize::None, |taken| {
+                drop(told.send(taken));
+                ready(())
+            })
+            .await;
     });
     next(&mut taken).await.name
 }

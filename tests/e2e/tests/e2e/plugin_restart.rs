@@ -228,6 +228,41 @@ async fn a_version_that_traps_is_taken_back_by_itself() {
 }
 
 #[tokio::test]
+async fn a_version_that_cannot_be_taken_back_has_nobody_asked_again() {
+    let broker =
+        Broker::builder().config("[policy]\nreauthorize = \"eager\"").with_bundled_plugins().start().await;
+    let devices: Vec<Identity> =
+        (0..8).map(|number| broker.pki.device(&format!("device-{number}"))).collect();
+    is_let_in(&broker, &devices[0]).await.expect("as configured");
+    let admin = broker.admin();
+    let list = chain(&admin.json(&["plugin", "list"]));
+    let (_, digest, _) = list.iter().find(|(name, ..)| name == "cert-acl").expect("it is bundled");
+    let config = r#"{"authenticate":"trap"}"#;
+    admin.run(&[
+        "plugin",
+        "swap",
+        "cert-acl",
+        &test_guest(),
+        "--config-json",
+        config,
+        "--reauthorize",
+        "none",
+    ]);
+    // What it would go back to is no component any more.
+    let digits = digest.trim_start_matches("sha256:");
+    let former = broker.folder.join(format!("data/plugins/components/{digits}.wasm"));
+    std::fs::write(&former, b"damaged").unwrap();
+    for device in &devices {
+        let _ = tried(&broker, device).await;
+    }
+    let line = broker.audited("what failed", |line| line["name"] == "plugin.refused").await;
+    assert_eq!(line["actor"], "system");
+    assert!(line.to_string().contains("damaged"), "{line}");
+    admin.json(&["plugin", "list"]);
+    assert_eq!(broker.logged("live sessions are asked for again"), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn only_signed_components_are_loaded_where_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
@@ -282,7 +317,9 @@ async fn only_signed_components_are_loaded_where_that_is_asked_for() {
     let about_late = |line: &Value| line["name"] == "plugin.refused" && line["fields"]["plugin"] == "late";
     broker.audited("the refusal", about_late).await;
     put(&watched.path().join("late.wasm.sig"), &std::fs::read(format!("{component}.sig")).unwrap());
-    broker.audited("the loading", |line| line["name"] == "plugin.loaded" && line["fields"]["plugin"] == "late").await;
+    broker
+        .audited("the loading", |line| line["name"] == "plugin.loaded" && line["fields"]["plugin"] == "late")
+        .await;
     // One byte more, and the signature is for another component.
     let mut bytes = std::fs::read(&component).unwrap();
     bytes.extend_from_slice(b"\x00\x02\x01x");
