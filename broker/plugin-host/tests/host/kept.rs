@@ -415,7 +415,8 @@ async fn what_is_forgotten_is_off_the_list_before_its_components_go() {
     let blocked = home.path("plugins").join("manifest.new");
     std::fs::create_dir(&blocked).expect("a folder in the way");
     let (second, _) = home.begin(&configured[1..]).await;
-    let upload = second.host.stage(accepts_as("upload").into()).await.expect_err("the list cannot be written");
+    let upload =
+        second.host.stage(accepts_as("upload").into()).await.expect_err("the list cannot be written");
     assert_eq!(upload.stage, Stage::Store);
     drop(second);
     assert!(manifest(&home).contains(&two.digest));
