@@ -486,7 +486,7 @@ async fn a_version_that_is_loaded_again_is_compared_with_the_one_before() {
             drop(told.send(taken));
             ready(())
         })
-        .await
+        .await;
     });
     let told = tokio::time::timeout(std::time::Duration::from_secs(20), taken.recv()).await;
     let told = told.expect("in time").expect("the host lives");
