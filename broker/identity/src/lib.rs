@@ -10,4 +10,5 @@ pub mod hooks;
 pub mod posture;
 pub mod reason;
 pub mod registry;
+pub mod source;
 pub mod time;

@@ -336,7 +336,7 @@ impl PluginHost {
     /// without it nobody would ask for it any more: it goes only by `force`.
     pub async fn unload(&self, name: &str, force: bool) -> Result<(), UnloadError> {
         let _changing = self.changing.lock().await;
-        let (draft, unloaded) = {
+        let (draft, unloaded, had) = {
             let state = self.state();
             let (_, entry) = state.entry(name).ok_or(UnloadError::NoSuchPlugin)?;
             if entry.base.required && !force {
@@ -347,7 +347,9 @@ impl PluginHost {
             // The configuration, or a watched folder, would bring it back.
             let unloaded = entry.record.unloaded(state.configured.contains_key(name));
             remember(&mut draft.unloaded, unloaded.clone());
-            (draft, unloaded)
+            draft.remember_had(&state.draft());
+            let had = draft.had.clone();
+            (draft, unloaded, had)
         };
         self.keep(draft, None).await.map_err(|error| UnloadError::Store(error.message))?;
         let mut state = self.state();
@@ -355,6 +357,7 @@ impl PluginHost {
             state.members.remove(index).retire();
         }
         remember(&mut state.unloaded, unloaded);
+        state.had = had;
         self.publish(self.next_generation(), &state, Reauthorize::None);
         self.loader.metrics.forget(name);
         Ok(())
@@ -431,9 +434,10 @@ impl PluginHost {
         let state = self.state();
         state.entry(name).is_some_and(|(_, entry)| entry.record.knows(digest))
             || state.unloaded.iter().any(|record| record.name == name && record.knows(digest))
+            || state.had.knows(name, digest)
     }
 
-    pub(crate) async fn try_out(&self, settings: &PluginSettings) -> Result<Loaded, LoadError> {
+    async fn try_out(&self, settings: &PluginSettings) -> Result<Loaded, LoadError> {
         let outcome = self.loader.load(settings).await;
         if outcome.is_err() && self.state().entry(&settings.name).is_none() {
             self.loader.metrics.forget(&settings.name);
@@ -473,9 +477,13 @@ impl PluginHost {
     }
 
     pub(crate) async fn commit(&self, ready: Ready) -> Result<PluginInfo, LoadError> {
-        let mut draft = self.state().draft();
+        let before = self.state().draft();
+        let mut draft = before.clone();
         draft.put(ready.index, ready.record.clone(), ready.kept);
+        draft.remember_had(&before);
+        let had = draft.had.clone();
         self.keep(draft, Some(ready.loaded.artifact.clone())).await?;
+        self.state().had = had;
         Ok(self.take_over(ready))
     }
 
@@ -528,7 +536,7 @@ impl PluginHost {
         };
         let is_live = matches!(state_of_entry, EntryState::Live(_));
         if let EntryState::Live(live) = &state_of_entry {
-            self.watch(&live.plugin, &record);
+            self.watch_on(&live.plugin, &record);
         }
         let entry = Entry { base, record, kept, state: state_of_entry };
         let mut state = self.state();

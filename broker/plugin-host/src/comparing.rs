@@ -24,8 +24,14 @@ impl PluginHost {
         }
         let settings = self.changed(&found, &change)?;
         let loaded = self.loader.load_for(&settings, Purpose::Shadow).await?;
-        // Uploads come and go; a promotion takes these bytes.
-        let component = Some(Source::Bytes(Arc::clone(&loaded.artifact.bytes)));
+        let component = match &change.component {
+            // Of what ran before it is known why it was trusted, and its bytes stay.
+            Some(Source::Stored(digest)) if found.record.knows(digest) => change.component.clone(),
+            // The component that runs, with other settings.
+            None if self.loader.store.is_some() => None,
+            // Uploads and files come and go; a promotion takes these bytes.
+            Some(_) | None => Some(Source::Bytes(Arc::clone(&loaded.artifact.bytes))),
+        };
         let kept = Change { component, digest: None, ..change };
         let metrics = self.loader.metrics.shadow(name);
         let shadow =

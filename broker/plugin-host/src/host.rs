@@ -170,7 +170,7 @@ impl PluginHost {
         let described = describe(&artifact, found);
         // No change may remove it before it is remembered.
         let _changing = self.changing.lock().await;
-        let records: Vec<_> = self.state().draft().records().cloned().collect();
+        let draft = self.state().draft();
         let kept = self.loader.blocking(move |loader| {
             let failed =
                 |error: std::io::Error| LoadError::new(Stage::Store, format!("it cannot be kept: {error}"));
@@ -178,8 +178,10 @@ impl PluginHost {
             let store =
                 store.ok_or_else(|| LoadError::new(Stage::Store, "this broker keeps no components"))?;
             store.put(&artifact).map_err(failed)?;
+            // Nothing goes that the list on the disk names.
+            store.write(&draft.manifest()).map_err(failed)?;
             store.stage(&artifact.digest());
-            store.prune(&records);
+            store.prune(draft.records());
             Ok(())
         });
         kept.await?;

@@ -1,6 +1,6 @@
 //! The members of the chains as the host keeps them, and what operators are told of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::changes::Change;
 use crate::hook::Hook;
 use crate::loading::Loaded;
 use crate::plugin::LivePlugin;
-use crate::record::{How, Record, Version};
+use crate::record::{Had, How, Record, Version};
 use crate::settings::PluginSettings;
 use crate::shadow::Shadow;
 use crate::store::Manifest;
@@ -65,6 +65,8 @@ pub(crate) struct State {
     pub(crate) members: Vec<Member>,
     /// Plugins that were taken out at runtime, the last ones last.
     pub(crate) unloaded: Vec<Record>,
+    /// What was here before that.
+    pub(crate) had: Had,
     /// Plugins of the configuration, as it has them.
     pub(crate) configured: HashMap<String, PluginSettings>,
     /// Names in the order for [`crate::Position::Configured`].
@@ -72,11 +74,14 @@ pub(crate) struct State {
 }
 
 /// What the chains would be after a change, as far as the disk is concerned.
+#[derive(Clone)]
 pub(crate) struct Draft {
     pub(crate) members: Vec<DraftMember>,
     pub(crate) unloaded: Vec<Record>,
+    pub(crate) had: Had,
 }
 
+#[derive(Clone)]
 pub(crate) struct DraftMember {
     pub(crate) name: String,
     pub(crate) record: Option<Record>,
@@ -207,7 +212,7 @@ impl State {
                 kept: entry.kept,
             },
         });
-        Draft { members: members.collect(), unloaded: self.unloaded.clone() }
+        Draft { members: members.collect(), unloaded: self.unloaded.clone(), had: self.had.clone() }
     }
 }
 
@@ -227,11 +232,27 @@ impl Draft {
         self.members.retain(|member| member.name != name);
     }
 
+    /// Remembers what the state before had and no record names any more.
+    pub(crate) fn remember_had(&mut self, before: &Self) {
+        let all = |draft: &Self| {
+            let members = draft.members.iter().filter_map(|member| member.record.as_ref());
+            let records = members.chain(&draft.unloaded);
+            let pairs = records.flat_map(|record| {
+                record.versions.iter().map(|version| (record.name.clone(), version.digest.clone()))
+            });
+            pairs.collect::<Vec<_>>()
+        };
+        let now: HashSet<_> = all(self).into_iter().collect();
+        for (name, digest) in all(before).into_iter().filter(|pair| !now.contains(pair)) {
+            self.had.add(&name, &digest);
+        }
+    }
+
     pub(crate) fn manifest(&self) -> Manifest {
         let order = self.members.iter().map(|member| member.name.clone()).collect();
         let kept = self.members.iter().filter(|member| member.kept);
         let kept = kept.filter_map(|member| member.record.clone());
-        Manifest::new(order, kept.chain(self.unloaded.iter().cloned()).collect())
+        Manifest::new(order, kept.chain(self.unloaded.iter().cloned()).collect(), self.had.clone())
     }
 
     /// Those whose components are kept.

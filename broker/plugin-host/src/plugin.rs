@@ -1,6 +1,5 @@
 //! A live plugin: how a hook call gets a place, an instance and an end.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use crate::hook::Hook;
 use crate::instance::{Purpose, Runnable, Running};
 use crate::poison::{Party, PoisonList, Poisoned, Subject};
 use crate::pool::{IDLE, Pool};
-use crate::probation::{Ended, Share, Watch};
+use crate::probation::{Ended, Judged, Share, Watch};
 use crate::settings::Isolation;
 
 pub(crate) struct LivePlugin {
@@ -45,13 +44,15 @@ pub(crate) struct LivePlugin {
     breakers: Vec<StdMutex<Breaker>>,
     /// While it is new: whether it does worse than the version before.
     watched: OnceLock<Watched>,
-    judged: AtomicU64,
-    denied: AtomicU64,
+    /// What the version that follows is compared with.
+    judged: StdMutex<Judged>,
 }
 
 /// A version on probation, and whom to tell when it fails.
 pub(crate) struct Watched {
     pub(crate) number: u32,
+    /// What the version before was like.
+    pub(crate) before: Share,
     pub(crate) watch: StdMutex<Watch>,
     pub(crate) alarms: mpsc::Sender<Alarm>,
 }
@@ -105,8 +106,7 @@ impl LivePlugin {
             decisions,
             breakers,
             watched: OnceLock::new(),
-            judged: AtomicU64::new(0),
-            denied: AtomicU64::new(0),
+            judged: StdMutex::default(),
         }
     }
 
@@ -127,9 +127,15 @@ impl LivePlugin {
         self.watched.get().and_then(|watched| locked(&watched.watch).left(Instant::now()))
     }
 
-    /// How often it refused whom it judged.
-    pub(crate) fn share(&self) -> Share {
-        Share { judged: self.judged.load(Ordering::Relaxed), denied: self.denied.load(Ordering::Relaxed) }
+    /// What its successor is compared with; where that is the same version again, what this one is.
+    pub(crate) fn compared_with(&self, successor: u32) -> Share {
+        let again = self.watched.get().filter(|watched| watched.number == successor);
+        again.map_or_else(|| self.share(), |watched| watched.before)
+    }
+
+    /// How many of the clients that it judged it refused.
+    fn share(&self) -> Share {
+        locked(&self.judged).share()
     }
 
     pub(crate) fn member(self: &Arc<Self>) -> ChainMember {
@@ -270,12 +276,9 @@ impl LivePlugin {
     /// Counts an answer, and tells who takes versions back when this one does too badly.
     fn compare(&self, party: &Party, ended: Ended, now: Instant) {
         if ended != Ended::Failed {
-            self.judged.fetch_add(1, Ordering::Relaxed);
+            locked(&self.judged).note(party, ended == Ended::Denied);
         }
-        if ended == Ended::Denied {
-            self.denied.fetch_add(1, Ordering::Relaxed);
-        }
-        let Some(Watched { number, watch, alarms }) = self.watched.get() else { return };
+        let Some(Watched { number, watch, alarms, .. }) = self.watched.get() else { return };
         if let Some(why) = locked(watch).ended(party, ended, now) {
             let alarm = Alarm { plugin: Arc::clone(&self.name), number: *number, why };
             // One is enough; while there is no room another call tells it again.

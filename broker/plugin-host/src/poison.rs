@@ -1,7 +1,7 @@
 //! Clients on which a plugin's calls break: for a while they are refused without a call, so that one that makes
 //! a plugin loop or trap costs others nothing.
 //!
-//! A subject is a client id together with the certificate or, without one, the address it comes from: a device
+//! A subject is a client id together with the certificate or, without one, the source it comes from: a device
 //! that breaks a plugin under one client id is not kept from using another. A certificate under which several
 //! client ids broke is a subject as a whole. Takes the time as an argument; knows nothing of plugins.
 
@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use mqgate_identity::hooks::{Connection, FailureKind};
+use mqgate_identity::source::source_of;
 
 /// The longest a subject is refused without a call.
 pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
@@ -22,7 +23,8 @@ const CLIENT_IDS_PER_CERTIFICATE: u32 = 5;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Party {
     Certificate([u8; 32]),
-    Address(IpAddr),
+    /// Where it comes from, as far as that tells one client from another.
+    Source(IpAddr),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,7 +37,7 @@ impl Subject {
     pub(crate) fn of(on: &Connection) -> Self {
         let party = match &on.certificate {
             Some(certificate) => Party::Certificate(certificate.leaf.certificate_fingerprint.0),
-            None => Party::Address(on.peer.address),
+            None => Party::Source(source_of(on.peer.address)),
         };
         Self { party, client_id: Some(on.connect.client_id.clone()) }
     }
@@ -48,7 +50,7 @@ impl Subject {
     fn certificate(&self) -> Option<Self> {
         match self.party {
             Party::Certificate(_) => Some(Self { party: self.party.clone(), client_id: None }),
-            Party::Address(_) => None,
+            Party::Source(_) => None,
         }
     }
 }
@@ -202,7 +204,7 @@ mod tests {
         let mut list = PoisonList::new(SECOND);
         let now = Instant::now();
         let behind_nat = |client_id: String| Subject {
-            party: Party::Address([192, 0, 2, 1].into()),
+            party: Party::Source([192, 0, 2, 1].into()),
             client_id: Some(client_id),
         };
         for number in 0..100 {
@@ -232,7 +234,7 @@ mod tests {
         let now = Instant::now();
         for number in 0..MOST_SUBJECTS + 10 {
             let subject =
-                Subject { party: Party::Address([192, 0, 2, 1].into()), client_id: Some(number.to_string()) };
+                Subject { party: Party::Source([192, 0, 2, 1].into()), client_id: Some(number.to_string()) };
             list.ended(subject, Some(FailureKind::Deadline), now);
         }
         assert_eq!(list.len(), MOST_SUBJECTS);

@@ -2,16 +2,16 @@
 //!
 //! Clients are counted, not calls. Takes the time as an argument; who takes the version back is [`crate::host`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::poison::Party;
 use crate::settings::Probation;
 
-/// Clients that are told apart; beyond them shares are what they are by then.
+/// Clients of a version that are told apart; of more, those that came first are forgotten.
 const MOST_CLIENTS: usize = 4_096;
 
-/// How often a version refused whom it judged.
+/// How many of the clients that a version judged it refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Share {
     pub(crate) judged: u64,
@@ -26,6 +26,38 @@ pub(crate) enum Ended {
     Otherwise,
 }
 
+/// Whom a version judged, each once: however often one comes, it is one.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    /// Whether the last answer was a refusal.
+    denied: HashMap<Party, bool>,
+    /// In the order in which they came first.
+    came: VecDeque<Party>,
+    refused: u64,
+}
+
+impl Judged {
+    pub(crate) fn note(&mut self, party: &Party, denied: bool) {
+        let before = match self.denied.get_mut(party) {
+            Some(known) => std::mem::replace(known, denied),
+            None => {
+                if self.came.len() >= MOST_CLIENTS {
+                    let gone = self.came.pop_front().and_then(|first| self.denied.remove(&first));
+                    self.refused -= u64::from(gone.unwrap_or_default());
+                }
+                self.denied.insert(party.clone(), denied);
+                self.came.push_back(party.clone());
+                false
+            }
+        };
+        self.refused = self.refused + u64::from(denied) - u64::from(before);
+    }
+
+    pub(crate) fn share(&self) -> Share {
+        Share { judged: self.denied.len() as u64, denied: self.refused }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Watch {
     rule: Probation,
@@ -35,8 +67,7 @@ pub(crate) struct Watch {
     calls: u64,
     failures: u64,
     failed: HashSet<Party>,
-    /// Who was judged, and whether the last answer was a refusal.
-    judged: HashMap<Party, bool>,
+    judged: Judged,
 }
 
 impl Share {
@@ -55,7 +86,7 @@ impl Watch {
             calls: 0,
             failures: 0,
             failed: HashSet::new(),
-            judged: HashMap::new(),
+            judged: Judged::default(),
         }
     }
 
@@ -67,19 +98,18 @@ impl Watch {
             return self.failed(party);
         }
         let denied = ended == Ended::Denied;
-        if self.judged.len() < MOST_CLIENTS || self.judged.contains_key(party) {
-            self.judged.insert(party.clone(), denied);
-        }
-        let judged = self.judged.len();
-        // Counting takes as long as there are clients; refusals alone can make it too many.
-        if !denied || judged < self.rule.judged_clients {
+        self.judged.note(party, denied);
+        let share = self.judged.share();
+        // Refusals alone can make it too many.
+        if !denied || share.judged < self.rule.judged_clients as u64 {
             return None;
         }
         let before = self.before?;
-        let denied = self.judged.values().filter(|denied| **denied).count();
-        let share = Share { judged: judged as u64, denied: denied as u64 }.percent();
-        (share > before + u64::from(self.rule.denied_points)).then(|| {
-            format!("it refused {denied} of {judged} clients ({share} %), and the version before {before} %")
+        let (percent, Share { judged, denied }) = (share.percent(), share);
+        (percent > before + u64::from(self.rule.denied_points)).then(|| {
+            format!(
+                "it refused {denied} of {judged} clients ({percent} %), and the version before {before} %"
+            )
         })
     }
 
@@ -117,7 +147,7 @@ mod tests {
     const BEFORE: Share = Share { judged: 200, denied: 20 };
 
     fn party(number: usize) -> Party {
-        Party::Address(std::net::Ipv4Addr::from(u32::try_from(number).expect("a small number")).into())
+        Party::Source(std::net::Ipv4Addr::from(u32::try_from(number).expect("a small number")).into())
     }
 
     fn watch(before: Share, now: Instant) -> Watch {
@@ -179,10 +209,26 @@ mod tests {
     }
 
     #[test]
-    fn clients_beyond_the_bound_are_not_remembered() {
-        let now = Instant::now();
-        let mut watch = watch(BEFORE, now);
-        (0..MOST_CLIENTS + 10).for_each(|number| drop(watch.ended(&party(number), Ended::Otherwise, now)));
-        assert_eq!(watch.judged.len(), MOST_CLIENTS);
+    fn one_client_is_one_and_its_last_answer_counts() {
+        let mut judged = Judged::default();
+        (0..100).for_each(|_| judged.note(&party(1), true));
+        assert_eq!(judged.share(), Share { judged: 1, denied: 1 });
+        judged.note(&party(1), false);
+        judged.note(&party(2), true);
+        assert_eq!(judged.share(), Share { judged: 2, denied: 1 });
+    }
+
+    #[test]
+    fn beyond_the_bound_the_first_clients_are_forgotten() {
+        let mut judged = Judged::default();
+        (0..MOST_CLIENTS).for_each(|number| judged.note(&party(number), number < 10));
+        let most = MOST_CLIENTS as u64;
+        assert_eq!(judged.share(), Share { judged: most, denied: 10 });
+        // Who comes again makes nobody go.
+        judged.note(&party(10), false);
+        assert_eq!(judged.share(), Share { judged: most, denied: 10 });
+        (0..4).for_each(|number| judged.note(&party(MOST_CLIENTS + number), false));
+        assert_eq!(judged.share(), Share { judged: most, denied: 6 });
+        assert_eq!((judged.denied.len(), judged.came.len()), (MOST_CLIENTS, MOST_CLIENTS));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure: who writes it to the disk is [`crate::store`], who acts on it [`crate::host`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use mqgate_identity::time::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::settings::{Capability, Grants, Isolation, Limits, PluginSettings, Provenance, Source};
 use crate::trust::Signer;
+
+/// Components that are remembered beyond the records of their plugins.
+const MOST_HAD: usize = 512;
 
 /// What the operator decided last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +108,35 @@ pub struct Record {
     pub own: Option<Own>,
     /// Oldest first; the last one is what runs.
     pub versions: Vec<Version>,
+}
+
+/// Components that plugins had and that no record names any more, the last ones last: name and digest. Whoever watches a
+/// folder does not bring them back.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Had(VecDeque<(String, String)>);
+
+impl Had {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn knows(&self, name: &str, digest: &str) -> bool {
+        self.0.iter().any(|(had, of)| had == name && of == digest)
+    }
+
+    /// Everything that a record names.
+    pub(crate) fn add_all(&mut self, record: &Record) {
+        for version in &record.versions {
+            self.add(&record.name, &version.digest);
+        }
+    }
+
+    pub(crate) fn add(&mut self, name: &str, digest: &str) {
+        self.0.retain(|(had, of)| had != name || of != digest);
+        self.0.push_back((name.to_owned(), digest.to_owned()));
+        let gone = self.0.len().saturating_sub(MOST_HAD);
+        self.0.drain(..gone);
+    }
 }
 
 /// A version that is about to run.
@@ -319,6 +351,19 @@ mod tests {
         record.push(next("x"), UnixMillis(0), 0);
         assert_eq!(numbers(&record), [10, 11]);
         assert_eq!(record.former().map(|version| version.number), Some(10));
+    }
+
+    #[test]
+    fn the_last_components_that_were_had_are_remembered() {
+        let mut had = Had::default();
+        (0..MOST_HAD).for_each(|number| had.add("p", &number.to_string()));
+        assert!(had.knows("p", "0") && !had.knows("q", "0"));
+        // What comes again is remembered anew, and once.
+        had.add("p", "0");
+        assert_eq!(had.0.len(), MOST_HAD);
+        had.add("q", "0");
+        assert_eq!(had.0.len(), MOST_HAD);
+        assert!(had.knows("p", "0") && had.knows("q", "0") && had.knows("p", "2") && !had.knows("p", "1"));
     }
 
     #[test]

@@ -40,7 +40,13 @@ impl PluginHost {
         if self.find(&settings.name).is_some_and(is_live) {
             return Err(verify(format!("{} is live already; swap it, or unload it first", settings.name)));
         }
-        Ok(Rehearsed::of(&self.try_out(settings).await?))
+        let outcome = self.loader.load(settings).await.map(|loaded| Rehearsed::of(&loaded));
+        // Unless somebody of this name is there, or went live meanwhile, the series are nobody's.
+        let _changing = self.changing.lock().await;
+        if self.find(&settings.name).is_none() {
+            self.loader.metrics.forget(&settings.name);
+        }
+        outcome
     }
 
     /// What [`Self::swap`] or [`Self::shadow`] would come to, the trial included. Nothing changes.

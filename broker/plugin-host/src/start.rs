@@ -60,19 +60,21 @@ impl PluginHost {
     /// that does not load is remembered as failed; the others go on.
     pub async fn start(&self, configured: Vec<Configured>) -> Vec<Started> {
         let _changing = self.changing.lock().await;
-        let found = self.take_found().unwrap_or_else(|| Manifest::new(Vec::new(), Vec::new()));
+        let found = self.take_found().unwrap_or_default();
         let by_name: HashMap<String, PluginSettings> =
             configured.iter().map(|one| (one.settings.name.clone(), one.settings.clone())).collect();
         let mut started = Vec::new();
         let mut planned = HashMap::new();
         let mut unloaded = Vec::new();
         let mut records: HashMap<String, Record> =
-            found.plugins.into_iter().map(|record| (record.name.clone(), record)).collect();
+            found.plugins.iter().map(|record| (record.name.clone(), record.clone())).collect();
+        let mut had = found.had.clone();
         for Configured { settings, missing } in configured {
             let name = settings.name.clone();
             match records.remove(&name) {
                 // It was unloaded before the configuration named it: that has come since.
                 Some(record) if record.is_gone() => {
+                    had.add_all(&record);
                     planned.insert(name, Planned { base: settings, missing, record: None });
                 }
                 Some(record) if record.wanted == Wanted::Unloaded => {
@@ -108,6 +110,7 @@ impl PluginHost {
                 .collect();
             state.configured = by_name;
             state.unloaded = unloaded;
+            state.had = had;
             let order = order(&state.order, &found.order, &placed);
             state.order.clone_from(&order);
             order
@@ -122,14 +125,26 @@ impl PluginHost {
                 started.push(Started { name, outcome });
             }
         }
-        // Uploads that nobody used are gone with the process that had them.
-        let records: Vec<Record> = self.state().draft().records().cloned().collect();
+        if let Err(error) = self.sweep(found).await {
+            tracing::warn!(%error, "what is not used any more stays on the disk");
+        }
+        started
+    }
+
+    /// Removes components that nobody names any more: uploads that nobody used are gone with the process that had them,
+    /// and what is forgotten needs none. The list that names none of them is on the disk before.
+    async fn sweep(&self, found: Manifest) -> Result<(), LoadError> {
+        let draft = self.state().draft();
         let swept = self.loader.blocking(move |loader| {
-            loader.store.iter().for_each(|store| store.prune(&records));
+            let Some(store) = &loader.store else { return Ok(()) };
+            let manifest = draft.manifest();
+            if manifest != found {
+                store.write(&manifest).map_err(|error| LoadError::new(Stage::Store, error.to_string()))?;
+            }
+            store.prune(draft.records());
             Ok(())
         });
-        let _ = swept.await;
-        started
+        swept.await
     }
 
     async fn bring(&self, plan: Planned) -> StartOutcome {

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::artifact::Artifact;
 use crate::error::HostError;
-use crate::record::Record;
+use crate::record::{Had, Record};
 
 const FORMAT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
@@ -25,17 +25,26 @@ const COMPONENTS: &str = "components";
 const UNFINISHED: &str = "new";
 
 /// What was decided at runtime.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     format: u32,
     /// Every member of the chains, built-in ones included, in the order in which they are asked.
     pub(crate) order: Vec<String>,
     pub(crate) plugins: Vec<Record>,
+    /// What no record names any more.
+    #[serde(default, skip_serializing_if = "Had::is_empty")]
+    pub(crate) had: Had,
 }
 
 impl Manifest {
-    pub(crate) fn new(order: Vec<String>, plugins: Vec<Record>) -> Self {
-        Self { format: FORMAT, order, plugins }
+    pub(crate) fn new(order: Vec<String>, plugins: Vec<Record>, had: Had) -> Self {
+        Self { format: FORMAT, order, plugins, had }
+    }
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Self::new(Vec::new(), Vec::new(), Had::default())
     }
 }
 
@@ -67,7 +76,7 @@ impl Store {
         }
         let file = folder.join(MANIFEST);
         let manifest = match fs::read(&file) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Manifest::new(Vec::new(), Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Manifest::default(),
             Err(error) => return Err(failed(format!("{} cannot be read: {error}", file.display()))),
             Ok(bytes) => parse(&bytes).map_err(|why| {
                 failed(format!(
@@ -208,9 +217,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let folder = folder.path().join("plugins");
         let (store, empty) = opened(&folder);
-        assert_eq!(empty, Manifest::new(Vec::new(), Vec::new()));
+        assert_eq!(empty, Manifest::default());
         let artifact = component("a");
-        let manifest = Manifest::new(vec![String::from("p")], vec![record("p", artifact.digest())]);
+        let manifest =
+            Manifest::new(vec![String::from("p")], vec![record("p", artifact.digest())], Had::default());
         store.put(&artifact).expect("kept");
         store.write(&manifest).expect("kept");
         let (store, found) = opened(&folder);
@@ -282,12 +292,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let folder = folder.path().join("plugins");
         let (store, _) = opened(&folder);
-        let manifest = Manifest::new(vec![String::from("p")], Vec::new());
+        let manifest = Manifest::new(vec![String::from("p")], Vec::new(), Had::default());
         store.write(&manifest).expect("kept");
         fs::write(folder.join("manifest.new"), "{").expect("written");
         let (store, found) = opened(&folder);
         assert_eq!(found, manifest);
         fs::write(folder.join("manifest.new"), "{").expect("written");
-        store.write(&Manifest::new(Vec::new(), Vec::new())).expect("the rest is no obstacle");
+        store.write(&Manifest::default()).expect("the rest is no obstacle");
     }
 }

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mqgate_identity::hooks::Reauthorize;
-use mqgate_identity::time::UnixMillis;
 
 use crate::capability::now;
 use crate::changes::Change;
@@ -14,7 +13,6 @@ use crate::member::{EntryState, PluginInfo};
 use crate::plugin::{Alarm, LivePlugin, Watched};
 use crate::probation::{Share, Watch};
 use crate::record::{How, Record};
-use crate::settings::Probation;
 
 /// A version that was taken back by itself, or was to be.
 #[derive(Debug)]
@@ -30,7 +28,11 @@ pub struct TakenBack {
 impl PluginHost {
     /// Takes versions back that do too badly while they are on probation; tells `noted` of each. Runs as long as the
     /// host does, once.
-    pub async fn watch_versions(&self, reauthorize: Reauthorize, noted: impl Fn(TakenBack)) {
+    pub async fn watch_versions<N: Future<Output = ()>>(
+        &self,
+        reauthorize: Reauthorize,
+        noted: impl Fn(TakenBack) -> N,
+    ) {
         let Some(mut alarmed) = self.take_alarmed() else { return };
         while let Some(Alarm { plugin, number, why }) = alarmed.recv().await {
             let failed = self.find(&plugin).filter(|info| info.number == number);
@@ -41,7 +43,7 @@ impl PluginHost {
             if outcome.is_err() {
                 self.unwatch(&plugin);
             }
-            noted(TakenBack { name: plugin.to_string(), digest: failed.digest, why, outcome });
+            noted(TakenBack { name: plugin.to_string(), digest: failed.digest, why, outcome }).await;
         }
     }
 
@@ -55,32 +57,25 @@ impl PluginHost {
         }
     }
 
-    /// A version that took over from another proves itself; one that ran before has.
-    pub(crate) fn watch(&self, plugin: &Arc<LivePlugin>, record: &Record) {
-        self.watch_by(self.loader.settings.probation, plugin, record);
-    }
-
-    /// A restart in between takes nothing off the time of probation, and adds nothing.
+    /// A version that took over from another proves itself; one that ran before has. It has so much time since it took
+    /// over: a restart, or whatever loads it again, takes nothing off it and adds nothing.
     pub(crate) fn watch_on(&self, plugin: &Arc<LivePlugin>, record: &Record) {
-        let mut rule = self.loader.settings.probation;
-        let since = record.current().map_or(UnixMillis(0), |version| version.since);
-        // A clock that went back means the whole time once more.
-        rule.time = rule.time.saturating_sub(Duration::from_millis(now().0.saturating_sub(since.0)));
-        self.watch_by(rule, plugin, record);
-    }
-
-    fn watch_by(&self, rule: Probation, plugin: &Arc<LivePlugin>, record: &Record) {
         let Some(version) = record.current() else { return };
+        let mut rule = self.loader.settings.probation;
+        // A clock that went back means the whole time once more.
+        rule.time = rule.time.saturating_sub(Duration::from_millis(now().0.saturating_sub(version.since.0)));
         let took_over = matches!(version.how, How::Swapped | How::Configured | How::Promoted);
         if !took_over || version.before.is_none() || rule.time.is_zero() {
             return;
         }
         let before = match self.state().entry(&record.name).map(|(_, entry)| &entry.state) {
-            Some(EntryState::Live(live)) => live.plugin.share(),
+            // The same version, loaded again, is compared with what it was compared with.
+            Some(EntryState::Live(live)) => live.plugin.compared_with(version.number),
             Some(EntryState::Disabled | EntryState::Failed { .. }) | None => Share::default(),
         };
         plugin.watch(Watched {
             number: version.number,
+            before,
             watch: Mutex::new(Watch::new(rule, before, Instant::now())),
             alarms: self.alarms.clone(),
         });

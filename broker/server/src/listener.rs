@@ -29,7 +29,6 @@ use self::control::{Move, clamped};
 use self::socket::ListeningSocket;
 pub use self::socket::{LONGEST_UNIX_PATH, ListenAddress, SocketSettings};
 use self::source::Unfinished;
-pub(crate) use self::source::source_of;
 use crate::audit::AuditLog;
 use crate::audit::coalesce::Coalescer;
 use crate::broker::Broker;

@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use mqgate_identity::hooks::GrantLimits;
+use mqgate_identity::source::source_of;
 use mqgate_protocol::time::Instant;
 
 use crate::directory::lock;
-use crate::listener::source_of;
 
 /// Per second; `None` is without limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,17 +8,17 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use mqgate_identity::audit::names;
 use mqgate_identity::hooks::Reauthorize;
-use mqgate_plugin_host::{Change as PluginChange, LoadError, PluginInfo, Source, UnloadError};
+use mqgate_plugin_host::{Change as PluginChange, PluginInfo, Source, UnloadError};
 use mqgate_server::admin::api::Outcome;
-use mqgate_server::admin::{Actor, Change, Impact, Problem};
+use mqgate_server::admin::{Change, Impact, Problem};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::PluginAdmin;
 use super::looking::{described, no_such, shown};
 use super::requests::{bytes, finished, reauthorize};
-use super::routes::{Answer, ask_again, can_be_audited, refused, rehearsed, stays};
-use super::{PluginAdmin, note_change, note_refusal, note_rollback};
+use super::routes::{Answer, Asked, can_be_audited, refused, rehearsed, stays};
 
 /// Of every change that can concern live sessions.
 #[derive(Deserialize, JsonSchema)]
@@ -87,15 +87,10 @@ pub async fn configure(
         return Ok(impact.affects("connections", admin.broker.connections().len()).into());
     }
     finished(async move {
-        match admin.host.swap(&name, wanted).await {
-            Ok(info) => {
-                note_change(&admin.audit, names::PLUGIN_CONFIGURED, &actor.0, &info, Some(&before.digest))
-                    .await;
-                ask_again(&admin, reauthorize);
-                Ok(Outcome::Done(Json(shown(&info))))
-            }
-            Err(error) => Err(not_done(&admin, &actor, &name, &before.digest, &error)),
-        }
+        let outcome = admin.host.swap(&name, wanted).await;
+        let asked = Asked { event: names::PLUGIN_CONFIGURED, actor: &actor, plugin: &name, reauthorize };
+        let info = asked.settled(&admin, Some(&before.digest), None, outcome).await?;
+        Ok(Outcome::Done(Json(shown(&info))))
     })
     .await
 }
@@ -121,9 +116,8 @@ pub async fn enable(
     let (actor, before) = (change.actor, before.digest);
     finished(async move {
         let outcome = admin.host.enable(&name, reauthorize).await;
-        let info = outcome.map_err(|error| not_done(&admin, &actor, &name, &before, &error))?;
-        note_change(&admin.audit, names::PLUGIN_ENABLED, &actor.0, &info, Some(&before)).await;
-        ask_again(&admin, reauthorize);
+        let asked = Asked { event: names::PLUGIN_ENABLED, actor: &actor, plugin: &name, reauthorize };
+        let info = asked.settled(&admin, Some(&before), None, outcome).await?;
         Ok(Outcome::Done(Json(shown(&info))))
     })
     .await
@@ -146,8 +140,9 @@ pub async fn disable(
     let (actor, before) = (change.actor, before.digest);
     finished(async move {
         let info = admin.host.disable(&name, query.force).await.map_err(|error| stays(&name, error))?;
-        note_change(&admin.audit, names::PLUGIN_DISABLED, &actor.0, &info, Some(&before)).await;
-        ask_again(&admin, admin.reauthorize);
+        let reauthorize = admin.reauthorize;
+        let asked = Asked { event: names::PLUGIN_DISABLED, actor: &actor, plugin: &name, reauthorize };
+        asked.done(&admin, &info, Some(&before), None).await;
         Ok(Outcome::Done(Json(shown(&info))))
     })
     .await
@@ -174,9 +169,9 @@ pub async fn rollback(
         let why: String = query.why.as_deref().unwrap_or("an operator wanted it").chars().take(256).collect();
         let change = PluginChange { reauthorize, ..PluginChange::by(&*actor.0) };
         let outcome = admin.host.rollback(&name, query.to.as_deref(), None, &why, change).await;
-        let info = outcome.map_err(|error| not_done(&admin, &actor, &name, &before, &error))?;
-        note_rollback(&admin.audit, &actor.0, &before, &why, &info);
-        ask_again(&admin, reauthorize);
+        let asked = Asked { event: names::PLUGIN_ROLLED_BACK, actor: &actor, plugin: &name, reauthorize };
+        let info = outcome.map_err(|error| asked.not_done(&admin, Some(&before), &error))?;
+        asked.done(&admin, &info, Some(&before), Some(&why)).await;
         Ok(Outcome::Done(Json(shown(&info))))
     })
     .await
@@ -204,16 +199,9 @@ pub async fn reset(
     let actor = change.actor;
     finished(async move {
         let outcome = admin.host.reset(&name, &actor.0, reauthorize).await;
-        let info = outcome.map_err(|error| not_done(&admin, &actor, &name, &before, &error))?;
-        note_change(&admin.audit, names::PLUGIN_RESET, &actor.0, &info, Some(&before)).await;
-        ask_again(&admin, reauthorize);
+        let asked = Asked { event: names::PLUGIN_RESET, actor: &actor, plugin: &name, reauthorize };
+        let info = asked.settled(&admin, Some(&before), None, outcome).await?;
         Ok(Outcome::Done(Json(shown(&info))))
     })
     .await
-}
-
-/// A change that was refused, written down.
-pub fn not_done(admin: &PluginAdmin, actor: &Actor, name: &str, digest: &str, error: &LoadError) -> Problem {
-    note_refusal(&admin.audit, &actor.0, name, Some(digest).filter(|digest| !digest.is_empty()), error);
-    refused(error).written_down()
 }

@@ -181,13 +181,15 @@ fn plugins() -> Api<PluginAdmin> {
         )
 }
 
-/// Writes down a change of the chains that happened; it is on the disk when this returns.
+/// Writes down a change of the chains that happened; it is on the disk when this returns. `why`: of a version that was
+/// taken back.
 pub async fn note_change(
     audit: &AuditLog,
     name: &'static str,
     actor: &str,
     info: &PluginInfo,
     before: Option<&str>,
+    why: Option<&str>,
 ) {
     let mut event = AuditEvent::new(name, Outcome::Success, Reason::Ok)
         .actor(actor)
@@ -202,31 +204,21 @@ pub async fn note_change(
     if let Some(before) = before {
         event = event.field("digest_before", before);
     }
+    if let Some(why) = why {
+        event = event.field("detail", why);
+    }
     if let Err(refused) = audit.record_durable(event).await {
         tracing::error!(plugin = %info.name, %refused, "a change of the chains was made and is not in the audit log");
     }
 }
 
-/// Writes down that the version before runs again.
-pub fn note_rollback(audit: &AuditLog, actor: &str, before: &str, why: &str, info: &PluginInfo) {
-    let event = AuditEvent::new(names::PLUGIN_ROLLED_BACK, Outcome::Success, Reason::Ok)
-        .actor(actor)
-        .field("plugin", &*info.name)
-        .field("digest", &*info.digest)
-        .field("digest_before", before)
-        .field("detail", why)
-        .field("generation", info.generation.to_string())
-        .field("version_number", info.number.to_string());
-    audit.record(event);
-}
-
 /// A version was taken back by itself, or could not be.
-pub fn note_taken_back(audit: &AuditLog, taken: &TakenBack) {
+pub async fn note_taken_back(audit: &AuditLog, taken: &TakenBack) {
     let TakenBack { name, digest, why, outcome } = taken;
     match outcome {
         Ok(info) => {
             tracing::error!(plugin = %name, %digest, why, now = %info.digest, "a new version was taken back");
-            note_rollback(audit, "system", digest, why, info);
+            note_change(audit, names::PLUGIN_ROLLED_BACK, "system", info, Some(digest), Some(why)).await;
         }
         Err(error) => {
             tracing::error!(plugin = %name, %digest, why, %error, "a new version fails and cannot be taken back");

@@ -6,9 +6,9 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use mqgate_identity::audit::names;
 use mqgate_identity::hooks::Reauthorize;
-use mqgate_plugin_host::{LoadError, Rehearsed, Stage, UnloadError};
+use mqgate_plugin_host::{LoadError, PluginInfo, Rehearsed, Stage, UnloadError};
 use mqgate_server::admin::api::Outcome;
-use mqgate_server::admin::{Change, Code, Impact, Problem};
+use mqgate_server::admin::{Actor, Change, Code, Impact, Problem};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -83,17 +83,10 @@ pub async fn load(
     }
     let actor = change.actor;
     finished(async move {
-        match admin.host.load(wanted, position, &actor.0).await {
-            Ok(info) => {
-                note_change(&admin.audit, names::PLUGIN_LOADED, &actor.0, &info, None).await;
-                ask_again(&admin, reauthorize);
-                Ok(Outcome::Done((StatusCode::CREATED, Json(shown(&info)))))
-            }
-            Err(error) => {
-                note_refusal(&admin.audit, &actor.0, &name, Some(&said.digest), &error);
-                Err(refused(&error).written_down())
-            }
-        }
+        let outcome = admin.host.load(wanted, position, &actor.0).await;
+        let asked = Asked { event: names::PLUGIN_LOADED, actor: &actor, plugin: &name, reauthorize };
+        let info = asked.settled(&admin, None, Some(&said.digest), outcome).await?;
+        Ok(Outcome::Done((StatusCode::CREATED, Json(shown(&info)))))
     })
     .await
 }
@@ -115,17 +108,10 @@ pub async fn swap(
     let actor = change.actor;
     finished(async move {
         let reauthorize = wanted.reauthorize;
-        match admin.host.swap(&name, wanted).await {
-            Ok(info) => {
-                note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before.digest)).await;
-                ask_again(&admin, reauthorize);
-                Ok(Outcome::Done(Json(shown(&info))))
-            }
-            Err(error) => {
-                note_refusal(&admin.audit, &actor.0, &name, Some(&said.digest), &error);
-                Err(refused(&error).written_down())
-            }
-        }
+        let outcome = admin.host.swap(&name, wanted).await;
+        let asked = Asked { event: names::PLUGIN_SWAPPED, actor: &actor, plugin: &name, reauthorize };
+        let info = asked.settled(&admin, Some(&before.digest), Some(&said.digest), outcome).await?;
+        Ok(Outcome::Done(Json(shown(&info))))
     })
     .await
 }
@@ -148,11 +134,60 @@ pub async fn unload(
     let actor = change.actor;
     finished(async move {
         admin.host.unload(&name, query.force).await.map_err(|error| stays(&name, error))?;
-        note_change(&admin.audit, names::PLUGIN_UNLOADED, &actor.0, &info, Some(&info.digest)).await;
-        ask_again(&admin, admin.reauthorize);
+        let reauthorize = admin.reauthorize;
+        let asked = Asked { event: names::PLUGIN_UNLOADED, actor: &actor, plugin: &name, reauthorize };
+        asked.done(&admin, &info, Some(&info.digest), None).await;
         Ok(Outcome::Done(Json(json!({ "name": info.name, "digest": info.digest }))))
     })
     .await
+}
+
+/// A change of the chains that somebody asked for, as it is written down.
+pub struct Asked<'a> {
+    /// Of the change, if it happens.
+    pub event: &'static str,
+    pub actor: &'a Actor,
+    pub plugin: &'a str,
+    pub reauthorize: Reauthorize,
+}
+
+impl Asked<'_> {
+    /// A change that was tried: what came of it is written down, and live sessions hear of it. `before` ran until then,
+    /// `wanted` is the component that was to run.
+    pub async fn settled(
+        &self,
+        admin: &PluginAdmin,
+        before: Option<&str>,
+        wanted: Option<&str>,
+        outcome: Result<PluginInfo, LoadError>,
+    ) -> Result<PluginInfo, Problem> {
+        match outcome {
+            Ok(info) => {
+                self.done(admin, &info, before, None).await;
+                Ok(info)
+            }
+            Err(error) => Err(self.not_done(admin, wanted.or(before), &error)),
+        }
+    }
+
+    /// It happened. `why`: of a version that was taken back.
+    pub async fn done(
+        &self,
+        admin: &PluginAdmin,
+        info: &PluginInfo,
+        before: Option<&str>,
+        why: Option<&str>,
+    ) {
+        note_change(&admin.audit, self.event, &self.actor.0, info, before, why).await;
+        ask_again(admin, self.reauthorize);
+    }
+
+    /// It was refused.
+    pub fn not_done(&self, admin: &PluginAdmin, digest: Option<&str>, error: &LoadError) -> Problem {
+        let digest = digest.filter(|digest| !digest.is_empty());
+        note_refusal(&admin.audit, &self.actor.0, self.plugin, digest, error);
+        refused(error).written_down()
+    }
 }
 
 /// A change that cannot be written down does not happen.

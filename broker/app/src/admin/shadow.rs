@@ -4,17 +4,18 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use mqgate_identity::audit::{AuditEvent, Outcome as Ended, names};
+use mqgate_identity::hooks::Reauthorize;
 use mqgate_identity::reason::Reason;
 use mqgate_plugin_host::{Difference, Report, Sample};
 use mqgate_server::admin::api::Outcome;
-use mqgate_server::admin::{Actor, Change, Code, Impact, Problem};
+use mqgate_server::admin::{Change, Code, Impact, Problem};
 use serde_json::{Value, json};
 
-use super::lifecycle::{ChangeQuery, not_done};
+use super::PluginAdmin;
+use super::lifecycle::ChangeQuery;
 use super::looking::{no_such, shown};
 use super::requests::{Said, finished};
-use super::routes::{Answer, ask_again, can_be_audited, refused, rehearsed};
-use super::{PluginAdmin, note_change};
+use super::routes::{Answer, Asked, can_be_audited, refused, rehearsed};
 
 fn reported(report: &Report) -> Value {
     let kinds = Difference::ALL.iter().zip(report.by_difference);
@@ -44,10 +45,10 @@ fn sample(sample: &Sample) -> Value {
     })
 }
 
-fn note(admin: &PluginAdmin, name: &'static str, actor: &Actor, plugin: &str, report: &Report) {
-    let event = AuditEvent::new(name, Ended::Success, Reason::Ok)
-        .actor(&*actor.0)
-        .field("plugin", plugin)
+fn note(admin: &PluginAdmin, asked: &Asked<'_>, report: &Report) {
+    let event = AuditEvent::new(asked.event, Ended::Success, Reason::Ok)
+        .actor(&*asked.actor.0)
+        .field("plugin", asked.plugin)
         .field("digest", &*report.digest)
         .field("same", report.same.to_string())
         .field("different", report.different.to_string());
@@ -69,9 +70,11 @@ pub async fn begin(
     }
     let actor = change.actor;
     finished(async move {
+        let reauthorize = wanted.reauthorize;
         let outcome = admin.host.shadow(&name, wanted).await;
-        let report = outcome.map_err(|error| not_done(&admin, &actor, &name, &said.digest, &error))?;
-        note(&admin, names::PLUGIN_SHADOWED, &actor, &name, &report);
+        let asked = Asked { event: names::PLUGIN_SHADOWED, actor: &actor, plugin: &name, reauthorize };
+        let report = outcome.map_err(|error| asked.not_done(&admin, Some(&said.digest), &error))?;
+        note(&admin, &asked, &report);
         Ok(Outcome::Done((StatusCode::CREATED, Json(reported(&report)))))
     })
     .await
@@ -107,9 +110,8 @@ pub async fn promote(
     let actor = change.actor;
     finished(async move {
         let outcome = admin.host.promote(&name, &actor.0, reauthorize).await;
-        let info = outcome.map_err(|error| not_done(&admin, &actor, &name, &report.digest, &error))?;
-        note_change(&admin.audit, names::PLUGIN_SWAPPED, &actor.0, &info, Some(&before.digest)).await;
-        ask_again(&admin, reauthorize);
+        let asked = Asked { event: names::PLUGIN_SWAPPED, actor: &actor, plugin: &name, reauthorize };
+        let info = asked.settled(&admin, Some(&before.digest), Some(&report.digest), outcome).await?;
         Ok(Outcome::Done(Json(shown(&info))))
     })
     .await
@@ -125,8 +127,10 @@ pub async fn drop_it(State(admin): State<PluginAdmin>, change: Change, Path(name
     let actor = change.actor;
     finished(async move {
         let outcome = admin.host.drop_shadow(&name).await;
-        let report = outcome.map_err(|error| not_done(&admin, &actor, &name, &report.digest, &error))?;
-        note(&admin, names::PLUGIN_SHADOW_DROPPED, &actor, &name, &report);
+        let reauthorize = Reauthorize::None;
+        let asked = Asked { event: names::PLUGIN_SHADOW_DROPPED, actor: &actor, plugin: &name, reauthorize };
+        let report = outcome.map_err(|error| asked.not_done(&admin, Some(&report.digest), &error))?;
+        note(&admin, &asked, &report);
         Ok(Outcome::Done(Json(reported(&report))))
     })
     .await

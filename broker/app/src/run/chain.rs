@@ -104,7 +104,7 @@ pub async fn start(config: &Config, host: &PluginHost, audit: &AuditLog) {
         match outcome {
             StartOutcome::Live { info, kept } => {
                 tracing::info!(plugin = %name, digest = %info.digest, hooks = ?info.hooks, kept, "plugin is live");
-                note_change(audit, names::PLUGIN_LOADED, "system", &info, None).await;
+                note_change(audit, names::PLUGIN_LOADED, "system", &info, None, None).await;
                 if kept && info.configured {
                     tracing::warn!(
                         plugin = %name,
@@ -166,11 +166,16 @@ fn plugin_settings(plugin: &model::Plugin) -> Configured {
     Configured { settings, missing }
 }
 
-/// The signature beside a component: `NAME.wasm.sig`, if there is one.
-pub fn signature_of(component: &Path) -> Result<Option<Signature>, String> {
+/// Where the signature of a component lies: in `NAME.wasm.sig` beside it.
+pub fn signature_file(component: &Path) -> PathBuf {
     let mut file = component.as_os_str().to_owned();
     file.push(".sig");
-    let file = PathBuf::from(file);
+    file.into()
+}
+
+/// The signature beside a component, if there is one.
+fn signature_of(component: &Path) -> Result<Option<Signature>, String> {
+    let file = signature_file(component);
     match std::fs::read_to_string(&file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("{} cannot be read: {error}", file.display())),

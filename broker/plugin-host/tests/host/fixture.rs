@@ -1,5 +1,6 @@
 //! A host with a fake storage, and short ways to ask its plugins.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,12 +70,17 @@ impl Fixture {
 
     /// Asks for a client from another address.
     pub async fn authenticate_from(&self, plugin: &str, address: u8) -> Result<Authentication, HookFailure> {
-        let set = self.host.hooks().load_full();
-        let member = set.members.iter().find(|member| &*member.name == plugin).expect("the plugin is live");
-        let authenticator = member.authenticator.clone().expect("it has the hook");
+        self.authenticate_at(plugin, [192, 0, 2, address].into()).await
+    }
+
+    pub async fn authenticate_at(
+        &self,
+        plugin: &str,
+        address: IpAddr,
+    ) -> Result<Authentication, HookFailure> {
         let mut on = (*connection("l")).clone();
-        on.peer.address = [192, 0, 2, address].into();
-        authenticator.authenticate(&Arc::new(on)).await
+        on.peer.address = address;
+        self.ask(plugin, on).await
     }
 
     pub async fn kind_of_failure(&self, plugin: &str) -> FailureKind {

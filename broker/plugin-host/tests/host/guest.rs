@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 /// Body of a hook that has no opinion: `ok(abstain)`.
 pub const ABSTAIN: &str = "(i32.store8 (i32.const 2052) (i32.const 2)) (i32.const 2048)";
+/// Body of `authenticate` that denies.
+pub const DENY: &str = "(i32.store8 (i32.const 2052) (i32.const 1)) (i32.const 2048)";
 pub const TRAP: &str = "unreachable";
 pub const LOOP: &str = "(loop $l (br $l)) unreachable";
 /// Where the record `connection` holds the length of the listener's name.

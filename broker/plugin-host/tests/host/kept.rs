@@ -1,5 +1,6 @@
 //! What was decided while a broker ran is so again when it is started again; or it says why not, and nobody gets in.
 
+use std::future::ready;
 use std::path::Path;
 
 use mqgate_identity::hooks::{ChainMember, Reauthorize};
@@ -10,7 +11,7 @@ use mqgate_plugin_host::{
 use serde_json::json;
 
 use crate::fixture::{Fixture, device_id, settings};
-use crate::guest::{ABSTAIN, Guest, TRAP, accept, accepts_as};
+use crate::guest::{ABSTAIN, DENY, Guest, TRAP, accept, accepts_as};
 
 /// A broker's folder, whose broker comes and goes.
 struct Home {
@@ -123,7 +124,11 @@ async fn a_probation_goes_on_after_a_restart() {
     let (told, mut taken) = tokio::sync::mpsc::unbounded_channel();
     let host = std::sync::Arc::clone(&second.host);
     let watching = tokio::spawn(async move {
-        host.watch_versions(Reauthorize::None, |taken| drop(told.send(taken))).await;
+        host.watch_versions(Reauthorize::None, |taken| {
+            drop(told.send(taken));
+            ready(())
+        })
+        .await;
     });
     let told = tokio::time::timeout(std::time::Duration::from_secs(20), taken.recv()).await;
     told.expect("in time").expect("the host lives").outcome.expect("taken back");
@@ -396,6 +401,96 @@ async fn a_file_that_names_a_plugin_no_longer_is_believed() {
     let (second, started) = home.begin(&configured[1..]).await;
     assert_eq!(order(&second), ["b"]);
     assert!(started.iter().any(|one| one.name == "a" && matches!(one.outcome, StartOutcome::Forgotten)));
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_off_the_list_before_its_components_go() {
+    let home = Home::new();
+    let configured = [home.file("a", &accepts_as("one")), home.file("b", &accepts_as("b"))];
+    let (first, _) = home.begin(&configured).await;
+    let two = swap(&first, "a", "two").await;
+    drop(first);
+    let kept = components(&home.path("plugins"));
+    // The list cannot be written: nothing that it names may go.
+    let blocked = home.path("plugins").join("manifest.new");
+    std::fs::create_dir(&blocked).expect("a folder in the way");
+    let (second, _) = home.begin(&configured[1..]).await;
+    let upload =
+        second.host.stage(accepts_as("upload").into()).await.expect_err("the list cannot be written");
+    assert_eq!(upload.stage, Stage::Store);
+    drop(second);
+    assert!(manifest(&home).contains(&two.digest));
+    assert_eq!(components(&home.path("plugins")), kept + 1, "the upload waits to be removed");
+    std::fs::remove_dir(&blocked).expect("out of the way");
+    let (third, _) = home.begin(&configured[1..]).await;
+    drop(third);
+    assert!(!manifest(&home).contains(&two.digest));
+    assert_eq!(components(&home.path("plugins")), 1);
+    // Named again, it is as the configuration has it.
+    let (fourth, _) = home.begin(&configured).await;
+    assert_eq!(device_id(fourth.authenticate("a", "l").await), "one");
+}
+
+#[tokio::test]
+async fn what_was_here_once_is_known_after_a_restart_and_nothing_else() {
+    let home = Home::new();
+    let configured = [home.file("a", &accepts_as("one"))];
+    let (first, _) = home.begin(&configured).await;
+    // Reset, loaded again after it was unloaded, taken back so long ago that it is no version any more.
+    let reset = swap(&first, "a", "two").await.digest;
+    first.host.reset("a", "admin", Reauthorize::None).await.expect("reset");
+    let unloaded = load(&first, "p", "before", Position::Last).await.digest;
+    assert_eq!(first.host.unload("p", false).await, Ok(()));
+    load(&first, "p", "after", Position::Last).await;
+    load(&first, "q", "good", Position::Last).await;
+    let withdrawn = swap(&first, "q", "bad").await.digest;
+    first.host.rollback("q", None, None, "it was wrong", Change::by("admin")).await.expect("back");
+    for number in 0..8 {
+        swap(&first, "q", &format!("v{number}")).await;
+    }
+    let versions = first.host.versions("q").expect("there");
+    assert!(versions.iter().all(|version| version.digest != withdrawn));
+    let known = |fixture: &Fixture| {
+        let of = [("a", &reset), ("p", &unloaded), ("q", &withdrawn)];
+        of.map(|(name, digest)| fixture.host.knows(name, digest))
+    };
+    assert_eq!(known(&first), [true; 3]);
+    drop(first);
+    let (second, _) = home.begin(&configured).await;
+    assert_eq!(known(&second), [true; 3]);
+    assert!(!second.host.knows("a", &withdrawn), "another plugin never had it");
+    let new = second.host.stage(accepts_as("new").into()).await.expect("taken in").digest;
+    assert!(!second.host.knows("q", &new));
+}
+
+#[tokio::test]
+async fn a_version_that_is_loaded_again_is_compared_with_the_one_before() {
+    let home = Home::new();
+    let configured = [home.file("a", &accepts_as("one"))];
+    let (fixture, _) = home.begin(&configured).await;
+    let clients = 0..mqgate_plugin_host::Probation::default().judged_clients as u8;
+    for address in clients.clone() {
+        fixture.authenticate_from("a", address).await.expect("an answer");
+    }
+    let deny = Guest::new().authenticator(DENY).build();
+    fixture.host.swap("a", Change::by("admin").to(deny)).await.expect("swaps");
+    let none = Reauthorize::None;
+    fixture.host.reconfigure("a", json!({ "of": "file" }), none).await.expect("taken over");
+    for address in clients {
+        fixture.authenticate_from("a", address).await.expect("an answer");
+    }
+    let (told, mut taken) = tokio::sync::mpsc::unbounded_channel();
+    let host = std::sync::Arc::clone(&fixture.host);
+    tokio::spawn(async move {
+        host.watch_versions(none, |taken| {
+            drop(told.send(taken));
+            ready(())
+        })
+        .await;
+    });
+    let told = tokio::time::timeout(std::time::Duration::from_secs(20), taken.recv()).await;
+    let told = told.expect("in time").expect("the host lives");
+    assert!(told.why.contains("and the version before 0 %"), "{told:?}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use mqgate_identity::registry::DeviceState;
 use mqgate_plugin_host::{Capability, Grants, PluginSettings, Position, Source};
 
 use crate::fixture::{Fixture, connection, settings};
-use crate::guest::{ABSTAIN, Guest};
+use crate::guest::{ABSTAIN, Guest, TRAP, accepts_as};
 
 fn events(sequences: std::ops::RangeInclusive<u64>) -> Vec<Arc<AuditEvent>> {
     sequences
@@ -150,7 +150,7 @@ async fn a_trial_keeps_nothing_and_a_call_does() {
 #[tokio::test]
 async fn the_default_limits_are_enough_for_a_plugin_that_behaves() {
     let fixture = Fixture::new();
-    let component = crate::guest::accepts_as("d");
+    let component = accepts_as("d");
     let plugin = PluginSettings::new("p", Source::Bytes(component.into()));
     let info = fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     assert!(info.cold_start > std::time::Duration::ZERO);
@@ -267,4 +267,15 @@ async fn a_large_fleet_is_counted_by_its_anchor() {
     plugin.grants = Grants::of([Capability::RegistryRead]);
     fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
     fixture.authenticate("counts", "l").await.expect("the count fits");
+}
+
+#[tokio::test]
+async fn a_load_that_is_only_tried_leaves_no_series_behind() {
+    let fixture = Fixture::new();
+    let before = fixture.metrics_text();
+    fixture.host.rehearse_load(&settings("p", accepts_as("d"))).await.expect("it would load");
+    assert_eq!(fixture.metrics_text(), before);
+    let bad = Guest::new().init(TRAP).authenticator(ABSTAIN).build();
+    fixture.host.rehearse_load(&settings("p", bad)).await.expect_err("it would not");
+    assert_eq!(fixture.metrics_text(), before);
 }

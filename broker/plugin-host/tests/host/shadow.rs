@@ -6,9 +6,7 @@ use mqgate_identity::hooks::Reauthorize;
 use mqgate_plugin_host::{Capability, Change, Difference, Grants, How, Position, Report};
 
 use crate::fixture::{Fixture, device_id, settings};
-use crate::guest::{ABSTAIN, Guest, TRAP, accept, accepts_as};
-
-const DENY: &str = "(i32.store8 (i32.const 2052) (i32.const 1)) (i32.const 2048)";
+use crate::guest::{ABSTAIN, DENY, Guest, TRAP, accept, accepts_as};
 
 fn with(body: &str) -> Vec<u8> {
     Guest::new().authenticator(body).build()

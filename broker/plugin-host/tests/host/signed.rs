@@ -1,11 +1,13 @@
 //! Components that somebody signed, and those that nobody did.
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use mqgate_identity::hooks::Reauthorize;
 use mqgate_identity::time::UnixMillis;
 use mqgate_plugin_host::{
     Change, Configured, HostSettings, PluginSettings, Position, Provenance, PublicKey, Signature, Source,
     Stage, StartOutcome, Trust, TrustedKey, statement,
 };
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::fixture::{Fixture, device_id, settings};
@@ -113,4 +115,25 @@ async fn what_comes_with_the_broker_needs_no_signature() {
     bundled.provenance = Provenance::Bundled;
     let started = fixture.host.start(configured(&bundled)).await;
     assert!(matches!(started[0].outcome, StartOutcome::Live { .. }), "{started:?}");
+}
+
+#[tokio::test]
+async fn a_former_version_that_is_promoted_is_trusted_for_what_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let release = Signing::new(1);
+    let (fixture, _) = begin(folder.path(), trust(&[("release", &release, None)])).await;
+    let (one, two) = (accepts_as("one"), accepts_as("two"));
+    let plugin = signed(&one, Some(release.sign(&one)));
+    let former = fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
+    let change = Change { signature: Some(release.sign(&two)), ..Change::by("test") };
+    fixture.host.swap("p", change.to(two)).await.expect("swaps");
+    // Of a version from before, and of the one that runs with other settings, nobody brings a signature again.
+    let stored = Change { component: Some(Source::Stored(former.digest)), ..Change::by("test") };
+    let configured = Change { config: Some(json!({ "n": 1 })), ..Change::by("test") };
+    for (change, number, device) in [(stored, 3, "one"), (configured, 4, "one")] {
+        fixture.host.shadow("p", change).await.expect("begun");
+        let info = fixture.host.promote("p", "test", Reauthorize::None).await.expect("promoted");
+        assert_eq!((info.number, info.signer.as_deref()), (number, Some("release")));
+        assert_eq!(device_id(fixture.authenticate("p", "l").await), device);
+    }
 }

@@ -32,6 +32,7 @@ use mqgate_identity::audit::policy::{Mode, Policy};
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::reason::Reason;
+use mqgate_identity::source::source_of;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use self::coalesce::Coalescer;
@@ -41,7 +42,6 @@ use self::queue::{Entry, Room, Shared, Waiter};
 use self::sinks::board::Board;
 use self::writer::Command;
 use crate::clock;
-use crate::listener::source_of;
 use crate::metrics::GateMetrics;
 
 /// How the log is kept.

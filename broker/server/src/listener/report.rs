@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::reason::Reason;
+use mqgate_identity::source::source_of;
 
-use super::{FailureKey, Inner, source_of};
+use super::{FailureKey, Inner};
 use crate::audit::coalesce::Coalescer;
 use crate::clock;
 use crate::gate::{Accepted, event_about};

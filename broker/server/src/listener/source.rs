@@ -1,20 +1,10 @@
 //! How many unfinished handshakes one source of connections may have.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-/// Whom an address belongs to, as far as it tells: an IPv4 address, or an IPv6 network of 64 bits, in which
-/// one host picks its addresses as it likes.
-pub(crate) fn source_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address @ IpAddr::V4(_) => address,
-    }
-}
+use mqgate_identity::source::source_of;
 
 /// Counts by source. As many entries as there are sources with something unfinished.
 pub(super) struct Unfinished {

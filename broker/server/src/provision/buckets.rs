@@ -7,9 +7,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::source::source_of;
 
 use crate::directory::lock;
-use crate::listener::source_of;
 
 /// So many at length, and so many at once after a quiet time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

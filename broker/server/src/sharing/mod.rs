@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mqgate_identity::certificate::CertificateFingerprint;
+use mqgate_identity::source::source_of;
 use mqgate_protocol::time::Instant;
 use prometheus::{IntCounterVec, IntGauge, Opts};
 
 use self::uses::Uses;
 use crate::broker::Broker;
 use crate::directory::{ConnectionHandle, Mark, lock};
-use crate::listener::source_of;
 
 /// What is done when a certificate is found on two devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

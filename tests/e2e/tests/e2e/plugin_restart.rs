@@ -1,5 +1,6 @@
 //! What was decided about plugins while the broker ran is so after it was killed, at whatever moment.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use mqgate_client::Client;
@@ -227,6 +228,41 @@ async fn a_version_that_traps_is_taken_back_by_itself() {
 }
 
 #[tokio::test]
+async fn a_version_that_cannot_be_taken_back_has_nobody_asked_again() {
+    let broker =
+        Broker::builder().config("[policy]\nreauthorize = \"eager\"").with_bundled_plugins().start().await;
+    let devices: Vec<Identity> =
+        (0..8).map(|number| broker.pki.device(&format!("device-{number}"))).collect();
+    is_let_in(&broker, &devices[0]).await.expect("as configured");
+    let admin = broker.admin();
+    let list = chain(&admin.json(&["plugin", "list"]));
+    let (_, digest, _) = list.iter().find(|(name, ..)| name == "cert-acl").expect("it is bundled");
+    let config = r#"{"authenticate":"trap"}"#;
+    admin.run(&[
+        "plugin",
+        "swap",
+        "cert-acl",
+        &test_guest(),
+        "--config-json",
+        config,
+        "--reauthorize",
+        "none",
+    ]);
+    // What it would go back to is no component any more.
+    let digits = digest.trim_start_matches("sha256:");
+    let former = broker.folder.join(format!("data/plugins/components/{digits}.wasm"));
+    std::fs::write(&former, b"damaged").unwrap();
+    for device in &devices {
+        let _ = tried(&broker, device).await;
+    }
+    let line = broker.audited("what failed", |line| line["name"] == "plugin.refused").await;
+    assert_eq!(line["actor"], "system");
+    assert!(line.to_string().contains("damaged"), "{line}");
+    admin.json(&["plugin", "list"]);
+    assert_eq!(broker.logged("live sessions are asked for again"), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn only_signed_components_are_loaded_where_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
@@ -242,8 +278,11 @@ async fn only_signed_components_are_loaded_where_that_is_asked_for() {
     let stranger = offline.json(&["plugin", "keygen", &at("other.key")])["key"].as_str().unwrap().to_owned();
     assert!(!offline.try_run(&["plugin", "verify", &component, "--key", &stranger]).status.success());
 
+    let watched = tempfile::tempdir().unwrap();
     let host = format!(
-        "[plugin_host]\nrequire_signed = true\n[[plugin_host.trusted_keys]]\nname = \"release\"\nkey = \"{public}\""
+        "[plugin_host]\nrequire_signed = true\nwatch = \"{}\"\nwatch_interval = \"100ms\"\n\
+         [[plugin_host.trusted_keys]]\nname = \"release\"\nkey = \"{public}\"",
+        watched.path().display()
     );
     let broker = Broker::builder()
         .config(&host)
@@ -265,6 +304,22 @@ async fn only_signed_components_are_loaded_where_that_is_asked_for() {
     let looked_at = admin.json(&["plugin", "inspect", &component, "--name", "gate"]);
     assert_eq!(looked_at["signature"]["state"], "trusted");
     assert_eq!(looked_at["against"]["same"], true);
+    // A version that runs again tells as well who signed it.
+    std::fs::write(at("two.wasm"), numbered(&std::fs::read(&component).unwrap(), 2)).unwrap();
+    admin.run(&["plugin", "sign", &at("two.wasm"), "--key", &key]);
+    admin.run(&["plugin", "swap", "gate", &at("two.wasm")]);
+    admin.run(&["plugin", "rollback", "gate"]);
+    let line = broker.audited("the rollback", |line| line["name"] == "plugin.rolled_back").await;
+    assert_eq!(line["fields"]["signed_by"], "release", "{line}");
+    // In the watched folder a component waits for its signature.
+    let late = watched.path().join("late.wasm");
+    put(&late, &std::fs::read(&component).unwrap());
+    let about_late = |line: &Value| line["name"] == "plugin.refused" && line["fields"]["plugin"] == "late";
+    broker.audited("the refusal", about_late).await;
+    put(&watched.path().join("late.wasm.sig"), &std::fs::read(format!("{component}.sig")).unwrap());
+    broker
+        .audited("the loading", |line| line["name"] == "plugin.loaded" && line["fields"]["plugin"] == "late")
+        .await;
     // One byte more, and the signature is for another component.
     let mut bytes = std::fs::read(&component).unwrap();
     bytes.extend_from_slice(b"\x00\x02\x01x");
@@ -281,8 +336,8 @@ async fn a_watched_folder_brings_plugins_and_new_versions_of_them() {
     let broker = Broker::builder().config(&host).with_bundled_plugins().start().await;
     let component = std::fs::read(test_guest()).unwrap();
     let file = folder.path().join("gate.wasm");
-    std::fs::write(folder.path().join("gate.json"), r#"{"authenticate":"trap"}"#).unwrap();
-    std::fs::write(&file, &component).unwrap();
+    put(&folder.path().join("gate.json"), br#"{"authenticate":"trap"}"#);
+    put(&file, &component);
     let number = async |wanted: u64| {
         mqgate_e2e::eventually("the folder is looked at", async || {
             let list = broker.admin().json(&["plugin", "list"]);
@@ -293,24 +348,36 @@ async fn a_watched_folder_brings_plugins_and_new_versions_of_them() {
     };
     let gate = number(1).await;
     assert_eq!((gate["state"].as_str(), gate["by"].as_str()), (Some("live"), Some("system")));
-    std::fs::write(folder.path().join("gate.json"), r#"{"authenticate":"tell"}"#).unwrap();
-    std::fs::write(&file, numbered(&component, 2)).unwrap();
+    let second = numbered(&component, 2);
+    put(&folder.path().join("gate.json"), br#"{"authenticate":"tell"}"#);
+    put(&file, &second);
     let gate = number(2).await;
     assert_eq!(gate["version"], "0.0.2");
     // One that is no component changes nothing, and is said once.
-    std::fs::write(&file, b"hello").unwrap();
+    put(&file, b"hello");
     broker.audited("the refusal", |line| line["name"] == "plugin.refused").await;
     number(2).await;
     // What was rolled back does not come back by itself.
     broker.admin().run(&["plugin", "rollback", "gate"]);
-    std::fs::write(&file, numbered(&component, 2)).unwrap();
-    std::fs::write(folder.path().join("other.wasm"), &component).unwrap();
+    put(&file, &second);
+    put(&folder.path().join("other.wasm"), &component);
     mqgate_e2e::eventually("the folder is looked at", async || {
         let list = broker.admin().json(&["plugin", "list"]);
         list.as_array()?.iter().any(|plugin| plugin["name"] == "other").then_some(())
     })
     .await;
     number(3).await;
+    // Other settings alone are a change, too.
+    put(&folder.path().join("other.json"), br#"{"authenticate":"tell"}"#);
+    let line = broker.audited("the settings", |line| line["name"] == "plugin.configured").await;
+    assert_eq!((line["fields"]["plugin"].as_str(), line["actor"].as_str()), (Some("other"), Some("system")));
+    number(3).await;
     let refusals = broker.audit().into_iter().filter(|line| line["name"] == "plugin.refused").count();
     assert_eq!(refusals, 1);
+}
+
+/// Writes a file into which nobody else can write.
+fn put(file: &std::path::Path, content: &[u8]) {
+    std::fs::write(file, content).unwrap();
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
 }
