@@ -59,6 +59,7 @@ macro_rules! hook {
 
 hook!(lifecycle, "package mqgate:sdk; world sdk-lifecycle { export mqgate:plugin/lifecycle@0.1.0; }");
 hook!(connection authenticator, "package mqgate:sdk; world sdk-authenticator { export mqgate:plugin/authenticator@0.1.0; }");
+hook!(connection enhanced_authenticator, "package mqgate:sdk; world sdk-enhanced-authenticator { export mqgate:plugin/enhanced-authenticator@0.1.0; }");
 hook!(connection registrar, "package mqgate:sdk; world sdk-registrar { export mqgate:plugin/registrar@0.1.0; }");
 hook!(connection authorizer, "package mqgate:sdk; world sdk-authorizer { export mqgate:plugin/authorizer@0.1.0; }");
 hook!(auditor, "package mqgate:sdk; world sdk-auditor { export mqgate:plugin/auditor@0.1.0; }");

@@ -61,6 +61,9 @@ macro_rules! __check_hook {
     (authenticator $plugin:ty) => {
         let _ = <$plugin as $crate::plugin::Authenticator>::authenticate::<$crate::testing::MemoryHost>;
     };
+    (enhanced_authenticator $plugin:ty) => {
+        let _ = <$plugin as $crate::plugin::EnhancedAuthenticator>::step::<$crate::testing::MemoryHost>;
+    };
     (registrar $plugin:ty) => {
         let _ = <$plugin as $crate::plugin::Registrar>::register::<$crate::testing::MemoryHost>;
     };
@@ -88,6 +91,32 @@ macro_rules! __export_hook {
             }
         }
         $crate::bindings::authenticator::export!(Exported with_types_in $crate::bindings::authenticator);
+    };
+    (enhanced_authenticator $cell:ident $plugin:ty) => {
+        impl $crate::bindings::enhanced_authenticator::exports::mqgate::plugin::enhanced_authenticator::Guest
+            for Exported
+        {
+            fn methods() -> ::std::vec::Vec<::std::string::String> {
+                // Asked after `init`; a plugin without methods is refused.
+                $cell.with(|plugin| match $crate::glue::live(plugin) {
+                    Ok(plugin) => $crate::plugin::EnhancedAuthenticator::methods(plugin),
+                    Err(_) => ::std::vec::Vec::new(),
+                })
+            }
+
+            fn step(
+                on: $crate::types::Connection,
+                exchange: $crate::types::Exchange,
+            ) -> Result<$crate::types::AuthenticationStep, $crate::types::HookError> {
+                $cell.with(|plugin| {
+                    let plugin = $crate::glue::live(plugin)?;
+                    $crate::plugin::EnhancedAuthenticator::step(plugin, &on, &exchange, &$crate::host::Broker)
+                })
+            }
+        }
+        $crate::bindings::enhanced_authenticator::export!(
+            Exported with_types_in $crate::bindings::enhanced_authenticator
+        );
     };
     (registrar $cell:ident $plugin:ty) => {
         impl $crate::bindings::registrar::exports::mqgate::plugin::registrar::Guest for Exported {

@@ -3,8 +3,8 @@
 
 use crate::host::Host;
 use crate::types::{
-    AuditEvent, Authentication, Authorization, Connection, HookError, Identity, InitError, PluginContext,
-    RegistrationDecision,
+    AuditEvent, Authentication, AuthenticationStep, Authorization, Connection, Exchange, HookError, Identity,
+    InitError, PluginContext, RegistrationDecision,
 };
 
 /// What every plugin has. Made once per instance, before any hook is called.
@@ -16,6 +16,20 @@ pub trait Plugin: Sized {
 /// Says who a client is.
 pub trait Authenticator: Plugin {
     fn authenticate<H: Host>(&self, on: &Connection, host: &H) -> Result<Authentication, HookError>;
+}
+
+/// Says who a client is that asked for enhanced authentication, step by step. What a step has to remember goes into the
+/// challenge's state and comes back with the next one.
+pub trait EnhancedAuthenticator: Plugin {
+    /// The Authentication Methods it serves; asked once, before the plugin goes live.
+    fn methods(&self) -> Vec<String>;
+
+    fn step<H: Host>(
+        &self,
+        on: &Connection,
+        exchange: &Exchange,
+        host: &H,
+    ) -> Result<AuthenticationStep, HookError>;
 }
 
 /// Decides whether an unknown certificate becomes a registered device.

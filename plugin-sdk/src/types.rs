@@ -7,6 +7,9 @@ pub use crate::bindings::authenticator::exports::mqgate::plugin::authenticator::
 pub use crate::bindings::authorizer::exports::mqgate::plugin::authorizer::{
     Acl, AclRule, Actions, Authorization, Effect, Grant, Limits, QosLevels, RetainMatch,
 };
+pub use crate::bindings::enhanced_authenticator::exports::mqgate::plugin::enhanced_authenticator::{
+    AuthenticationStep, Challenge, Exchange, Proved,
+};
 pub use crate::bindings::host::mqgate::plugin::certificates::{
     Certificate, ChainStatus, ClientCertificate, DistinguishedName, Extension, GeneralName, KeyUsage,
     NameAttribute, PublicKey, RevocationStatus, TrustAnchor,

@@ -60,7 +60,7 @@ pub(crate) fn authorization(answer: authorizer::Authorization) -> Checked<Author
     })
 }
 
-fn identity(identity: types::Identity) -> Checked<Identity> {
+pub(crate) fn identity(identity: types::Identity) -> Checked<Identity> {
     name("device-id", &identity.device_id)?;
     if let Some(tenant) = &identity.tenant {
         name("tenant", tenant)?;
@@ -110,7 +110,7 @@ fn registration(registration: registrar::Registration) -> Checked<Registration> 
     })
 }
 
-fn denial(denial: types::Denial) -> Checked<Denial> {
+pub(crate) fn denial(denial: types::Denial) -> Checked<Denial> {
     Ok(Denial {
         reason: connack_reason(denial.reason),
         client_message: optional_text("client-message", denial.client_message)?,

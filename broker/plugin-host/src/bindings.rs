@@ -11,6 +11,7 @@ wasmtime::component::bindgen!({
             include mqgate:plugin/imports@0.1.0;
             export mqgate:plugin/lifecycle@0.1.0;
             export mqgate:plugin/authenticator@0.1.0;
+            export mqgate:plugin/enhanced-authenticator@0.1.0;
             export mqgate:plugin/registrar@0.1.0;
             export mqgate:plugin/authorizer@0.1.0;
             export mqgate:plugin/auditor@0.1.0;

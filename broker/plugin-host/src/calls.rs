@@ -36,6 +36,11 @@ pub(crate) trait HookCall: Sized + Send + 'static {
     /// The label `result` for an answer.
     fn result(answer: &Self::Answer) -> &'static str;
 
+    /// Whether an answer is the last word about whom it is about: only that says how well the plugin does.
+    fn is_final(_answer: &Self::Answer) -> bool {
+        true
+    }
+
     /// Whom the question is about. `None`: about no client.
     fn subject(&self) -> Option<Subject>;
 
@@ -157,9 +162,9 @@ pub(crate) struct RecordEvents {
     pub(crate) events: Vec<Arc<AuditEvent>>,
 }
 
-const HOOK_IS_EXPORTED: &str = "a plugin is only called through the hooks it exports";
+pub(crate) const HOOK_IS_EXPORTED: &str = "a plugin is only called through the hooks it exports";
 
-fn credentials(plugin: &Runnable) -> Credentials {
+pub(crate) fn credentials(plugin: &Runnable) -> Credentials {
     if plugin.services.grants.has(Capability::Credentials) { Credentials::Shown } else { Credentials::Hidden }
 }
 

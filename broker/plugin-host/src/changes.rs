@@ -244,6 +244,7 @@ impl PluginHost {
                      over, or put the former file back"
                 )));
             }
+            self.check_methods(&loaded.plugin)?;
             let Found { index, base, record, kept } = found;
             self.take_over(Ready { index, base, record, kept, loaded, reauthorize });
         }
@@ -477,6 +478,9 @@ impl PluginHost {
     }
 
     pub(crate) async fn commit(&self, ready: Ready) -> Result<PluginInfo, LoadError> {
+        if ready.record.wanted != Wanted::Disabled {
+            self.check_methods(&ready.loaded.plugin)?;
+        }
         let before = self.state().draft();
         let mut draft = before.clone();
         draft.put(ready.index, ready.record.clone(), ready.kept);

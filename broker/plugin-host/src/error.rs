@@ -10,7 +10,7 @@ pub enum Stage {
     Compile,
     /// Types of hooks and imports.
     Link,
-    /// `init` and self-test.
+    /// `init`, the self-test, and what the plugin says of itself.
     Trial,
     /// The disk: what is not kept does not go live.
     Store,
@@ -71,6 +71,11 @@ pub enum HostError {
     Threads(#[from] std::io::Error),
     #[error("two members of the chains are called {0:?}")]
     DuplicateName(String),
+    #[error(
+        "the members {first:?} and {second:?} of the chains both serve the authentication method {method}; remove one of \
+         them"
+    )]
+    DuplicateMethod { method: String, first: String, second: String },
     #[error("metrics of plugins could not be registered: {0}")]
     Metrics(#[from] prometheus::Error),
 }

@@ -3,7 +3,7 @@
 use wasmtime::component::InstancePre;
 
 use crate::bindings::exports::mqgate::plugin::{
-    auditor, authenticator, authorizer, health, lifecycle, registrar,
+    auditor, authenticator, authorizer, enhanced_authenticator, health, lifecycle, registrar,
 };
 use crate::hook::Hook;
 use crate::instance::{Running, StoreState};
@@ -12,6 +12,7 @@ pub(crate) struct HookExports {
     pub(crate) lifecycle: lifecycle::GuestIndices,
     pub(crate) health: Option<health::GuestIndices>,
     pub(crate) authenticator: Option<authenticator::GuestIndices>,
+    pub(crate) enhanced_authenticator: Option<enhanced_authenticator::GuestIndices>,
     pub(crate) registrar: Option<registrar::GuestIndices>,
     pub(crate) authorizer: Option<authorizer::GuestIndices>,
     pub(crate) auditor: Option<auditor::GuestIndices>,
@@ -31,6 +32,9 @@ impl HookExports {
             authenticator: has(Hook::Authenticator)
                 .then(|| authenticator::GuestIndices::new(pre))
                 .transpose()?,
+            enhanced_authenticator: has(Hook::EnhancedAuthenticator)
+                .then(|| enhanced_authenticator::GuestIndices::new(pre))
+                .transpose()?,
             registrar: has(Hook::Registrar).then(|| registrar::GuestIndices::new(pre)).transpose()?,
             authorizer: has(Hook::Authorizer).then(|| authorizer::GuestIndices::new(pre)).transpose()?,
             auditor: has(Hook::Auditor).then(|| auditor::GuestIndices::new(pre)).transpose()?,
@@ -46,6 +50,9 @@ impl HookExports {
         }
         if let Some(authenticator) = &self.authenticator {
             authenticator.load(&mut *store, instance)?;
+        }
+        if let Some(enhanced_authenticator) = &self.enhanced_authenticator {
+            enhanced_authenticator.load(&mut *store, instance)?;
         }
         if let Some(registrar) = &self.registrar {
             registrar.load(&mut *store, instance)?;

@@ -18,9 +18,9 @@ use crate::capability::now;
 use crate::error::{HostError, LoadError, Stage};
 use crate::inspect::{Inspection, needs, unserved};
 use crate::loading::Loader;
-use crate::member::{EntryState, Member, PluginInfo, State, names, versions};
+use crate::member::{EntryState, Member, PluginInfo, State, methods, names, versions};
 use crate::metrics::Metrics;
-use crate::plugin::Alarm;
+use crate::plugin::{Alarm, LivePlugin};
 use crate::record::Version;
 use crate::settings::{Capability, HostSettings, Position, Source};
 use crate::store::{Manifest, Store};
@@ -76,6 +76,19 @@ impl PluginHost {
         let mut names = HashSet::new();
         if let Some(twice) = natives.iter().find(|native| !names.insert(Arc::clone(&native.name))) {
             return Err(HostError::DuplicateName(twice.name.to_string()));
+        }
+        let mut served: Vec<(&str, &str)> = Vec::new();
+        for native in &natives {
+            for method in methods(native) {
+                if let Some((_, first)) = served.iter().find(|(known, _)| known == method) {
+                    return Err(HostError::DuplicateMethod {
+                        method: method.clone(),
+                        first: (*first).to_owned(),
+                        second: native.name.to_string(),
+                    });
+                }
+                served.push((method, &native.name));
+            }
         }
         let number = AtomicU64::new(1);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -217,6 +230,27 @@ impl PluginHost {
                 Ok(members.iter().position(|member| rank(member.name()) > own).unwrap_or(members.len()))
             }
         }
+    }
+
+    /// A client that names an Authentication Method is judged by the one member that serves it.
+    pub(crate) fn check_methods(&self, plugin: &LivePlugin) -> Result<(), LoadError> {
+        let state = self.state();
+        let others = state.members.iter().filter(|member| member.name() != &*plugin.name);
+        for member in others {
+            let Some(method) = plugin.methods.iter().find(|method| member.methods().contains(method)) else {
+                continue;
+            };
+            let (first, second) = (member.name(), &plugin.name);
+            return Err(LoadError::new(
+                Stage::Trial,
+                format!(
+                    "the authentication method {method} is served by {first} and by {second}.\n\
+                     One member of the chain serves a method.\n\
+                     Disable or unload one of the two."
+                ),
+            ));
+        }
+        Ok(())
     }
 
     pub(crate) fn next_generation(&self) -> u64 {

@@ -13,6 +13,7 @@ mod capability;
 mod changes;
 mod comparing;
 mod decisions;
+mod dialogue;
 mod engine;
 mod error;
 mod hook;
@@ -45,8 +46,8 @@ pub use member::{PluginInfo, PluginState};
 pub use record::{How, Version, Wanted};
 pub use rehearsal::Rehearsed;
 pub use settings::{
-    Capability, Grants, HostSettings, Isolation, KvSettings, Limits, MetricsSettings, PluginSettings,
-    Position, Probation, Provenance, Source, UnknownCapability,
+    Capability, Grants, HostSettings, Isolation, KvSettings, Limits, MOST_AUTH_STEPS, MetricsSettings,
+    PluginSettings, Position, Probation, Provenance, Source, UnknownCapability,
 };
 pub use shadow::{Difference, Report, Sample};
 pub use start::{Configured, StartOutcome, Started};

@@ -16,6 +16,7 @@ use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::cache::CompileCache;
 use crate::capability::log::{LogRate, one_line};
 use crate::capability::{self, CustomMetrics, Services, Version, now};
+use crate::dialogue;
 use crate::engine::{PluginEngine, TICK};
 use crate::error::{HostError, LoadError, Stage};
 use crate::hook_exports::HookExports;
@@ -23,7 +24,9 @@ use crate::inspect::{Inspection, check_grants, inspect};
 use crate::instance::{Purpose, Runnable, describe_init_error, shorten};
 use crate::metrics::{Metrics, PluginMetrics};
 use crate::plugin::{AbortOnDrop, LivePlugin};
-use crate::settings::{Capability, HostSettings, Isolation, PluginSettings, Provenance, Source};
+use crate::settings::{
+    Capability, HostSettings, Isolation, MOST_AUTH_STEPS, PluginSettings, Provenance, Source,
+};
 use crate::store::Store;
 use crate::trust::Signer;
 
@@ -113,13 +116,12 @@ impl Loader {
         check_memory(&component, settings)?;
         let runnable = self.link(settings, &component, &inspection, &artifact, (config, purpose))?;
         let runnable = Arc::new(runnable);
-        let cold_start = self.trial(&runnable).await?;
+        let (cold_start, methods) = self.trial(&runnable).await?;
         let isolation = settings.isolation.decided(cold_start);
         let plugin = LivePlugin::new(
-            settings.name.as_str().into(),
-            artifact.digest().into(),
             runnable,
             inspection.hooks.clone(),
+            methods,
             self.runtime.clone(),
             Arc::clone(&self.instances),
             isolation,
@@ -196,6 +198,9 @@ impl Loader {
         let most = self.settings.instances as usize;
         if !(1..=most).contains(&limits.concurrency) {
             return Err(verify(format!("limits.concurrency is not between 1 and {most}")));
+        }
+        if !(1..=MOST_AUTH_STEPS).contains(&limits.auth_steps) {
+            return Err(verify(format!("limits.auth_steps is not between 1 and {MOST_AUTH_STEPS}")));
         }
         if limits.breaker_percent > 100 {
             return Err(verify("limits.breaker_percent is not between 0 and 100"));
@@ -307,8 +312,9 @@ impl Loader {
         })
     }
 
-    /// Runs `init` and the self-test as the plugin will be run, and says what a fresh instance costs.
-    async fn trial(&self, runnable: &Arc<Runnable>) -> Result<Duration, LoadError> {
+    /// Runs `init` and the self-test as the plugin will be run, and says what a fresh instance costs and which
+    /// Authentication Methods it serves.
+    async fn trial(&self, runnable: &Arc<Runnable>) -> Result<(Duration, Vec<String>), LoadError> {
         let limit = runnable.limits.init;
         let place = self.place(limit).await?;
         let plugin = Arc::clone(runnable);
@@ -321,11 +327,11 @@ impl Loader {
         if let Some(clash) = runnable.trial_services.custom_metrics.clash() {
             return Err(trial(format!("a metric it defines is taken: {clash}")));
         }
-        match outcome {
+        let methods = match outcome {
             Ok(Ok(outcome)) => outcome?,
             Ok(Err(error)) => return Err(trial(format!("the trial failed: {error}"))),
             Err(_) => return Err(too_slow("init and the self-test", limit)),
-        }
+        };
         drop(first);
 
         let place = self.place(limit).await?;
@@ -335,7 +341,7 @@ impl Loader {
             cold_start(&plugin, place).await
         }));
         match tokio::time::timeout(limit, &mut costs.0).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(outcome)) => Ok((outcome?, methods)),
             Ok(Err(error)) => Err(trial(format!("the trial failed: {error}"))),
             Err(_) => Err(too_slow("init", limit)),
         }
@@ -349,7 +355,8 @@ impl Loader {
     }
 }
 
-async fn first_instance(plugin: &Runnable, place: OwnedSemaphorePermit) -> Result<(), LoadError> {
+/// Answers which Authentication Methods it serves.
+async fn first_instance(plugin: &Runnable, place: OwnedSemaphorePermit) -> Result<Vec<String>, LoadError> {
     let limit = plugin.limits.init;
     let failed = |failure: HookFailure| match failure.kind {
         FailureKind::Deadline => too_slow("init and the self-test", limit),
@@ -383,7 +390,13 @@ async fn first_instance(plugin: &Runnable, place: OwnedSemaphorePermit) -> Resul
             Err(error) => return Err(failed(running.name_failure(error.into()))),
         }
     }
-    Ok(())
+    let Some(hook) = &plugin.exports.enhanced_authenticator else { return Ok(Vec::new()) };
+    let named = match hook.load(&mut running.store, &running.instance) {
+        Ok(guest) => guest.call_methods(&mut running.store).await,
+        Err(error) => Err(error),
+    };
+    let named = named.map_err(|error| failed(running.name_failure(error.into())))?;
+    dialogue::methods(named).map_err(trial)
 }
 
 /// Each call begins with a fresh instance, so what `init` costs must fit into a call.

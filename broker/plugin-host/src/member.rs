@@ -146,6 +146,17 @@ impl Member {
         }
     }
 
+    /// The Authentication Methods that it serves now.
+    pub(crate) fn methods(&self) -> &[String] {
+        match self {
+            Self::Native(native) => methods(native),
+            Self::Plugin(entry) => match &entry.state {
+                EntryState::Live(live) => &live.plugin.methods,
+                EntryState::Disabled | EntryState::Failed { .. } => &[],
+            },
+        }
+    }
+
     pub(crate) fn retire(&self) {
         if let Self::Plugin(entry) = self {
             entry.retire();
@@ -285,6 +296,11 @@ impl Default for Facts {
             cold_start: Duration::ZERO,
         }
     }
+}
+
+/// The Authentication Methods of a member that is built in.
+pub(crate) fn methods(native: &ChainMember) -> &[String] {
+    native.enhanced_authenticator.as_ref().map_or(&[], |hook| hook.methods())
 }
 
 pub(crate) fn names(hooks: &[Hook]) -> Vec<String> {

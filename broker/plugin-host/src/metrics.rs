@@ -13,7 +13,7 @@ use crate::hook::Hook;
 use crate::shadow::Difference;
 
 /// Values of the label `result` of `mqgate_plugin_calls_total`.
-const CALL_RESULTS: [&str; 5] = ["allow", "deny", "continue", "defer", "error"];
+const CALL_RESULTS: [&str; 6] = ["allow", "deny", "continue", "defer", "challenge", "error"];
 const ABI_TRACK: &str = "0.1";
 /// Values of the label `result` of `mqgate_plugin_cache_requests_total`. Narrowed: the plugin would have had its
 /// answer used again, but it depends on more than it said.

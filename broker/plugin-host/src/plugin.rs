@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::hooks::{
-    AuditSink, Authentication, Authenticator, Authorization, Authorizer, CacheScope, ChainMember, Connection,
-    FailureKind, HookFailure, HookFuture, Identity, Registrar, RegistrationDecision,
+    AuditSink, Authentication, AuthenticationStep, Authenticator, Authorization, Authorizer, CacheScope,
+    ChainMember, Connection, EnhancedAuthenticator, Exchange, FailureKind, HookFailure, HookFuture, Identity,
+    Registrar, RegistrationDecision,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::breaker::Breaker;
 use crate::calls::{Answered, Authenticate, Authorize, HookCall, Ready, RecordEvents, Register, Remembered};
 use crate::decisions::Decisions;
+use crate::dialogue::Step;
 use crate::hook::Hook;
 use crate::instance::{Purpose, Runnable, Running};
 use crate::poison::{Party, PoisonList, Poisoned, Subject};
@@ -27,6 +29,8 @@ pub(crate) struct LivePlugin {
     pub(crate) digest: Arc<str>,
     pub(crate) runnable: Arc<Runnable>,
     pub(crate) hooks: Vec<Hook>,
+    /// The Authentication Methods it serves.
+    pub(crate) methods: Vec<String>,
     runtime: Handle,
     /// Calls of this plugin at once.
     places: Arc<Semaphore>,
@@ -67,10 +71,9 @@ pub(crate) struct Alarm {
 
 impl LivePlugin {
     pub(crate) fn new(
-        name: Arc<str>,
-        digest: Arc<str>,
         runnable: Arc<Runnable>,
         hooks: Vec<Hook>,
+        methods: Vec<String>,
         runtime: Handle,
         instances: Arc<Semaphore>,
         isolation: Isolation,
@@ -93,10 +96,11 @@ impl LivePlugin {
         let now = Instant::now();
         let breakers = hooks.iter().map(|_| StdMutex::new(Breaker::new(&runnable.limits, now))).collect();
         Self {
-            name,
-            digest,
+            name: runnable.context.name.as_str().into(),
+            digest: runnable.context.digest.as_str().into(),
             runnable,
             hooks,
+            methods,
             runtime,
             places,
             instances,
@@ -144,7 +148,8 @@ impl LivePlugin {
             name: Arc::clone(&self.name),
             digest: Some(Arc::clone(&self.digest)),
             authenticator: has(Hook::Authenticator).then(|| Arc::clone(self) as Arc<dyn Authenticator>),
-            enhanced_authenticator: None,
+            enhanced_authenticator: has(Hook::EnhancedAuthenticator)
+                .then(|| Arc::clone(self) as Arc<dyn EnhancedAuthenticator>),
             registrar: has(Hook::Registrar).then(|| Arc::clone(self) as Arc<dyn Registrar>),
             authorizer: has(Hook::Authorizer).then(|| Arc::clone(self) as Arc<dyn Authorizer>),
             auditor: has(Hook::Auditor).then(|| Arc::clone(self) as Arc<dyn AuditSink>),
@@ -250,9 +255,11 @@ impl LivePlugin {
         // That there is no room is nothing that the plugin does.
         let overload = failure == Some(FailureKind::Overload);
         let failed = failure.is_some() && !overload;
+        // Nor has a client that is to go on been judged.
+        let goes_on = matches!(&outcome, Ok(answered) if !C::is_final(&answered.answer));
         if let Some(breaker) = breaker {
             let mut breaker = locked(breaker);
-            if overload {
+            if overload || goes_on {
                 breaker.told_nothing(now);
             } else {
                 breaker.ended(subject.party().clone(), failed, now);
@@ -264,6 +271,9 @@ impl LivePlugin {
             Ok(answered) if C::result(&answered.answer) == "deny" => Ended::Denied,
             Ok(_) => Ended::Otherwise,
         };
+        if goes_on {
+            return outcome;
+        }
         if !overload {
             self.compare(subject.party(), ended, now);
         }
@@ -338,7 +348,7 @@ impl LivePlugin {
                 slot: Arc::clone(&self.auditor).lock_owned().await,
                 instances: Arc::clone(&self.instances),
             },
-            Hook::Authenticator | Hook::Registrar | Hook::Authorizer => {
+            Hook::Authenticator | Hook::EnhancedAuthenticator | Hook::Registrar | Hook::Authorizer => {
                 // An explanation leaves nothing behind in an instance that others meet.
                 if let Some(pool) = self.pool.as_ref().filter(|_| purpose == Purpose::Calls) {
                     let (pool, instances) = (Arc::clone(pool), Arc::clone(&self.instances));
@@ -401,6 +411,20 @@ enum Lane {
 impl Authenticator for LivePlugin {
     fn authenticate<'a>(&'a self, on: &'a Arc<Connection>) -> HookFuture<'a, Authentication> {
         Box::pin(self.ask(Authenticate { on: Arc::clone(on) }))
+    }
+}
+
+impl EnhancedAuthenticator for LivePlugin {
+    fn methods(&self) -> &[String] {
+        &self.methods
+    }
+
+    fn step<'a>(
+        &'a self,
+        on: &'a Arc<Connection>,
+        exchange: Exchange<'a>,
+    ) -> HookFuture<'a, AuthenticationStep> {
+        Box::pin(async move { Ok(self.call(Step::new(on, &exchange)).await?.answer) })
     }
 }
 

@@ -294,7 +294,14 @@ pub struct Limits {
     pub breaker_window: Duration,
     /// How long the hook is not called: the first time, doubled with each trial call that fails up to a minute.
     pub breaker_wait: Duration,
+    /// Bytes that a step of enhanced authentication may have remembered for the next one.
+    pub auth_state: usize,
+    /// Steps of one enhanced authentication, up to [`MOST_AUTH_STEPS`].
+    pub auth_steps: u32,
 }
+
+/// The most that [`Limits::auth_steps`] may be.
+pub const MOST_AUTH_STEPS: u32 = 16;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -313,6 +320,8 @@ impl Default for Limits {
             breaker_percent: 20,
             breaker_window: Duration::from_secs(10),
             breaker_wait: Duration::from_secs(1),
+            auth_state: 16 << 10,
+            auth_steps: 8,
         }
     }
 }

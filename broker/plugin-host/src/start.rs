@@ -165,6 +165,7 @@ impl PluginHost {
             None if is_native => Err(verify(format!("{name} is the name of a member that is built in"))),
             None => self.loader.load(&settings).await,
         };
+        let outcome = outcome.and_then(|loaded| self.check_methods(&loaded.plugin).map(|()| loaded));
         match outcome {
             Ok(loaded) => {
                 self.note_version(&mut record, &settings, &loaded).await;

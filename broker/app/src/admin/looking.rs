@@ -64,6 +64,7 @@ pub async fn list(State(admin): State<PluginAdmin>) -> Json<Value> {
             let member = hooks.members.iter().find(|member| *member.name == **name)?;
             let has = [
                 ("authenticator", member.authenticator.is_some()),
+                ("enhanced-authenticator", member.enhanced_authenticator.is_some()),
                 ("registrar", member.registrar.is_some()),
                 ("authorizer", member.authorizer.is_some()),
                 ("auditor", member.auditor.is_some()),

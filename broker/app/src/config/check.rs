@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mqgate_identity::evaluation::{PathDepth, PathPolicy, UsageRule};
-use mqgate_plugin_host::HostSettings;
+use mqgate_plugin_host::{HostSettings, MOST_AUTH_STEPS};
 use mqgate_protocol::topics::RewriteError;
 
 pub use self::tls::version;
@@ -26,7 +26,7 @@ use super::problem::Problem;
 use super::source::{Source, path};
 
 /// The bundled components, as far as names go.
-pub const BUNDLED: [&str; 3] = ["cert-acl", "auto-register", "audit-log"];
+pub const BUNDLED: [&str; 4] = ["cert-acl", "auto-register", "audit-log", "scram"];
 
 /// The least that the plugin host takes; the most is in its settings.
 const LEAST_MEMORY: u64 = 64 << 10;
@@ -470,6 +470,11 @@ impl Checker<'_, '_> {
                 ("wall", wanted.wall.0 < LEAST_TIME, "at least 1ms is needed"),
                 ("cpu", wanted.cpu.0 < LEAST_TIME, "at least 1ms is needed"),
                 ("init", wanted.init.0 < LEAST_TIME, "at least 1ms is needed"),
+                (
+                    "auth_steps",
+                    !(1..=MOST_AUTH_STEPS).contains(&wanted.auth_steps),
+                    "1 to 16 steps are possible",
+                ),
             ] {
                 if bad {
                     self.add(&format!("plugins[{index}].limits.{key}"), what, None);

@@ -475,6 +475,17 @@ fn headlines(said: &str) -> String {
 }
 
 #[test]
+fn one_plugin_serves_scram() {
+    let text = "[[plugins]]\nname = \"one\"\nsource = \"bundled:scram\"\n[[plugins]]\nname = \"two\"\nnative = \"scram\"\nconfig = { file = \"users.txt\" }\n";
+    let said = problems(text, &[]);
+    assert!(
+        said.contains("mqgate.toml:6:10: `plugins[1].native`: the plugin `one` serves SCRAM-SHA-256"),
+        "{said}"
+    );
+    assert!(inputs(&text.replace("bundled:scram", "bundled:cert-acl"), &[]).load().is_ok());
+}
+
+#[test]
 fn limits_that_the_host_would_refuse_are_refused_here() {
     let host = mqgate_plugin_host::HostSettings::default();
     for (limit, good) in [
@@ -486,6 +497,9 @@ fn limits_that_the_host_would_refuse_are_refused_here() {
         (String::from("cpu = \"0s\""), false),
         (String::from("wall = \"0s\""), false),
         (String::from("init = \"0s\""), false),
+        (String::from("auth_steps = 0"), false),
+        (String::from("auth_steps = 16"), true),
+        (String::from("auth_steps = 17"), false),
         (String::from("concurrency = 0"), false),
         (format!("concurrency = {}", host.instances), true),
         (format!("concurrency = {}", host.instances + 1), false),

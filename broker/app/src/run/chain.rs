@@ -226,5 +226,7 @@ pub fn limits(limits: &model::PluginLimits) -> Limits {
         breaker_percent: limits.breaker_percent,
         breaker_window: limits.breaker_window.0,
         breaker_wait: limits.breaker_wait.0,
+        auth_state: usize::try_from(limits.auth_state.0).unwrap_or(usize::MAX),
+        auth_steps: limits.auth_steps,
     }
 }

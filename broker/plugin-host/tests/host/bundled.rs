@@ -22,6 +22,7 @@ async fn the_bundled_components_are_plugins() {
         ("cert-acl", &["authenticator", "authorizer"][..]),
         ("auto-register", &["registrar"]),
         ("audit-log", &["auditor"]),
+        ("scram", &["enhanced-authenticator"]),
     ] {
         let Some(path) = component(&format!("{name}.wasm")) else { continue };
         let bytes = std::fs::read(&path).expect("the component");

@@ -6,9 +6,15 @@ fn the_package_resolves() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit");
     let (package, _) = resolve.push_dir(folder).expect("wit/ resolves");
     assert_eq!(resolve.packages[package].name.to_string(), "mqgate:plugin@0.1.0");
-    for world in
-        ["base", "authenticator-plugin", "registrar-plugin", "authorizer-plugin", "auditor-plugin", "plugin"]
-    {
+    for world in [
+        "base",
+        "authenticator-plugin",
+        "enhanced-authenticator-plugin",
+        "registrar-plugin",
+        "authorizer-plugin",
+        "auditor-plugin",
+        "plugin",
+    ] {
         resolve.select_world(&[package], Some(world)).expect("a world of the package");
     }
 }

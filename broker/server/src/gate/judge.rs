@@ -382,6 +382,13 @@ async fn claimed(walk: &mut Walk<'_>, on: &Connection, asked: &mut Asked<'_>) ->
         }));
         return Err(no);
     };
+    if let Asked::Again { current, .. } = asked
+        && let Some(before) = &current.proved
+        && (&before.device_id, &before.tenant) != (&identity.device_id, &identity.tenant)
+    {
+        // Also where the registry's word about a certificate would hide it.
+        return Err(No::because(Reason::NotAuthorized).detail("it proved to be another than before".into()));
+    }
     let proved = Some(Arc::new(identity.clone()));
     Ok(Claimed { identity: Some(identity), proved, data: data.map(Bytes::from) })
 }

@@ -1,6 +1,7 @@
 //! Enhanced authentication end to end: SCRAM-SHA-256, with a client written from RFC 5802 by itself.
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use base64::Engine as _;
@@ -12,7 +13,7 @@ use mqgate_codec::{
     QoS, ReasonCode, TopicName,
 };
 use mqgate_e2e::Broker;
-use mqgate_e2e::broker::mqgate;
+use mqgate_e2e::broker::{PATIENT, mqgate};
 use sha2::{Digest, Sha256};
 
 const METHOD: &str = "SCRAM-SHA-256";
@@ -110,10 +111,9 @@ async fn publish(raw: &mut RawConnection, topic: &str) -> ReasonCode {
     }
 }
 
-#[tokio::test]
-async fn scram_lets_in_who_knows_the_password_and_proves_it_does() {
-    let temporary = tempfile::tempdir().unwrap();
-    let file = temporary.path().join("scram.txt");
+/// Writes the file of credentials with `ann` in it.
+fn written_by_passwd(folder: &Path) -> PathBuf {
+    let file = folder.join("scram.txt");
     let mut passwd = Command::new(mqgate())
         .args(["passwd", "add", "--scram"])
         .arg(&file)
@@ -126,10 +126,11 @@ async fn scram_lets_in_who_knows_the_password_and_proves_it_does() {
     passwd.stdin.take().unwrap().write_all(b"correct horse").unwrap();
     assert!(passwd.wait().unwrap().success());
     assert!(std::fs::read_to_string(&file).unwrap().starts_with("ann:SCRAM-SHA-256$"));
+    file
+}
 
-    let member = format!("config = {{ file = {:?}, acl = \"users\" }}", file.display().to_string());
-    let acl = "[[policy.acls.users.rules]]\ntopic = \"users/${device-id}/#\"\n";
-    let broker = Broker::builder().tcp().config(acl).with_native("scram", &member).start().await;
+/// What holds whoever serves the method: `ann` comes in, may use `users/ann/#`, and proves herself again.
+async fn ann_and_nobody_else_comes_in(broker: &Broker) {
     let options = broker.plain_options("ann");
 
     let (mut raw, connack, verifier) = login(&options, "ann", "correct horse").await;
@@ -164,4 +165,39 @@ async fn scram_lets_in_who_knows_the_password_and_proves_it_does() {
         assert_eq!(connack.code.reason(), ReasonCode::NOT_AUTHORIZED, "{user}");
     }
     assert!(mqgate_client::Client::connect(options).await.is_err(), "nobody without a method");
+}
+
+#[tokio::test]
+async fn scram_lets_in_who_knows_the_password_and_proves_it_does() {
+    let temporary = tempfile::tempdir().unwrap();
+    let file = written_by_passwd(temporary.path());
+    let member = format!("config = {{ file = {:?}, acl = \"users\" }}", file.display().to_string());
+    let acl = "[[policy.acls.users.rules]]\ntopic = \"users/${device-id}/#\"\n";
+    let broker = Broker::builder().tcp().config(acl).with_native("scram", &member).start().await;
+    ann_and_nobody_else_comes_in(&broker).await;
+}
+
+/// The bundled component, with the line that `mqgate passwd` writes; another member of the chain says what a proved user
+/// may do.
+#[tokio::test]
+async fn the_bundled_scram_lets_in_the_same() {
+    let temporary = tempfile::tempdir().unwrap();
+    let line = std::fs::read_to_string(written_by_passwd(temporary.path())).unwrap();
+    let credentials = line.trim().strip_prefix("ann:").unwrap();
+    let scram = format!(
+        "{PATIENT}\nconfig = {{ decoy-secret = \"0123456789abcdef0123456789abcdef\", users = {{ ann = \"{credentials}\" }} }}"
+    );
+    let policy =
+        r#"config = { rules = [{ match = { user_name = "*" }, publish = ["users/${device-id}/#"] }] }"#;
+    let broker = Broker::builder()
+        .tcp()
+        .with_plugin("scram", "bundled:scram", &scram)
+        .with_native("static-policy", policy)
+        .start()
+        .await;
+    ann_and_nobody_else_comes_in(&broker).await;
+
+    let challenges =
+        "mqgate_plugin_calls_total{hook=\"enhanced-authenticator\",plugin=\"scram\",result=\"challenge\"}";
+    assert!((broker.admin().metric(challenges) - 5.0).abs() < 0.1, "one for each exchange");
 }

@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn the_bundled_plugins_are_found() {
         let names = plugin_names(&workspace().join("plugins")).unwrap();
-        for bundled in ["audit-log", "auto-register", "cert-acl"] {
+        for bundled in ["audit-log", "auto-register", "cert-acl", "scram"] {
             assert!(names.iter().any(|name| name == bundled), "{names:?}");
         }
     }

@@ -24,6 +24,7 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 impl Checker<'_, '_> {
     pub(super) fn plugins(&mut self, config: &Config) {
         let mut names = HashSet::new();
+        let mut scram = None;
         for (index, plugin) in config.plugins.iter().enumerate() {
             let key = |field: &str| format!("plugins[{index}].{field}");
             let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -36,6 +37,18 @@ impl Checker<'_, '_> {
                     format!("there is another plugin `{}`", plugin.name),
                     Some("rename one of them"),
                 );
+            }
+            let by_native = plugin.native == Some(Native::Scram);
+            if by_native || plugin.source.as_deref() == Some("bundled:scram") {
+                let field = if by_native { "native" } else { "source" };
+                match scram {
+                    None => scram = Some(&plugin.name),
+                    Some(first) => self.add(
+                        &key(field),
+                        format!("the plugin `{first}` serves SCRAM-SHA-256 already"),
+                        Some("remove one of the two: one member of the chain serves a method"),
+                    ),
+                }
             }
             match (&plugin.source, plugin.native) {
                 (Some(_), Some(_)) => self.add(

@@ -13,7 +13,8 @@ use crate::config::units::{Size, Span};
 pub struct Plugin {
     /// Its name: what `mqgate plugin list`, metrics and audit records call it. Lower-case letters, digits, `-`.
     pub name: String,
-    /// The component: `"bundled:cert-acl"`, `"bundled:auto-register"`, `"bundled:audit-log"`, or the path of a file.
+    /// The component: `"bundled:cert-acl"`, `"bundled:auto-register"`, `"bundled:audit-log"`, `"bundled:scram"`, or
+    /// the path of a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// `"sha256:…"` that the component must have; without it, any that is there.
@@ -130,6 +131,10 @@ pub struct PluginLimits {
     pub breaker_window: Span,
     /// How long the hook is not called then: doubled with each trial call that fails, up to a minute.
     pub breaker_wait: Span,
+    /// Bytes that a step of enhanced authentication may have remembered for the next one.
+    pub auth_state: Size,
+    /// Steps of one enhanced authentication, 1 to 16; when the plugin would go on after that, the client is refused.
+    pub auth_steps: u32,
 }
 
 /// What holds for all components.
@@ -264,6 +269,8 @@ impl Default for PluginLimits {
             breaker_percent: 20,
             breaker_window: Span::secs(10),
             breaker_wait: Span::secs(1),
+            auth_state: Size(16 << 10),
+            auth_steps: 8,
         }
     }
 }

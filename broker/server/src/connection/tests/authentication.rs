@@ -2,7 +2,7 @@
 
 use mqgate_identity::hooks::{
     Acl, AuthenticationStep, Authorization, ChainMember, ConnackReason, Connection as Facts,
-    EnhancedAuthenticator, Exchange, Grant, HookFuture, Secret,
+    EnhancedAuthenticator, Exchange, Grant, HookFuture, HookSet, Identity, Secret,
 };
 
 use super::*;
@@ -24,6 +24,11 @@ impl EnhancedAuthenticator for Riddle {
             (_, Some(b"again")) => {
                 AuthenticationStep::Continue { data: None, state: Secret(exchange.state.to_vec()) }
             }
+            // The same device, in the hands of another.
+            (_, Some(b"moved")) => AuthenticationStep::Accept {
+                identity: Identity { tenant: Some("other".into()), ..identity("riddler") },
+                data: None,
+            },
             (_, Some(data)) if data == exchange.state => {
                 let word: &[u8] = if exchange.again { b"still you" } else { b"welcome" };
                 AuthenticationStep::Accept { identity: identity("riddler"), data: Some(word.to_vec()) }
@@ -38,6 +43,10 @@ impl EnhancedAuthenticator for Riddle {
 }
 
 fn world() -> World {
+    World::gated(&chain())
+}
+
+fn chain() -> Arc<ArcSwap<HookSet>> {
     let grant = Grant {
         acl: Acl::Inline(Vec::new()),
         otherwise: RuleEffect::Allow,
@@ -55,7 +64,7 @@ fn world() -> World {
         enhanced_authenticator: Some(Arc::new(Riddle(vec!["RIDDLE".to_owned()]))),
         ..ChainMember::clone(&everything)
     };
-    World::gated(&hooks(vec![Arc::new(riddle), everything]))
+    hooks(vec![Arc::new(riddle), everything])
 }
 
 fn hello(method: &'static str) -> Packet {
@@ -147,6 +156,42 @@ async fn a_client_that_is_online_proves_itself_again_or_goes() {
     challenge(&mut peer).await;
     peer.send(&auth(GO_ON, "5")).await;
     assert_eq!(peer.dismissal().await, ReasonCode::NOT_AUTHORIZED);
+}
+
+/// [MQTT 5.0, 4.12.1]
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_online_stays_who_it_is() {
+    let world = world();
+    let (mut peer, connack) = connack(&world, "RIDDLE", &["4"]).await;
+    assert_eq!(connack.code.reason(), ReasonCode::SUCCESS);
+    peer.send(&auth(ReasonCode::RE_AUTHENTICATE, "")).await;
+    challenge(&mut peer).await;
+    peer.send(&auth(GO_ON, "moved")).await;
+    assert_eq!(peer.dismissal().await, ReasonCode::NOT_AUTHORIZED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_ends_with_the_chain_that_began_it() {
+    let chain = chain();
+    let world = World::gated(&chain);
+    let mut begun = world.dial(ProtocolVersion::V5, 4096);
+    begun.send(&hello("RIDDLE")).await;
+    challenge(&mut begun).await;
+    chain.store(Arc::new(HookSet { generation: 2, ..HookSet::default() }));
+    begun.send(&auth(GO_ON, "4")).await;
+    match begun.next().await {
+        Packet::ConnAck(connack) => assert_eq!(connack.code.reason(), ReasonCode::SUCCESS),
+        other => panic!("{other:?}"),
+    }
+    // Nobody serves it any more.
+    let mut late = world.dial(ProtocolVersion::V5, 4096);
+    late.send(&hello("RIDDLE")).await;
+    match late.next().await {
+        Packet::ConnAck(connack) => {
+            assert_eq!(connack.code.reason(), ReasonCode::BAD_AUTHENTICATION_METHOD);
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(start_paused = true)]
