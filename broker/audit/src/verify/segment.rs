@@ -310,7 +310,7 @@ impl Walk<'_, '_> {
             return;
         };
         let Some(prev) = self.course.prev else { return };
-        let agrees = link.prev == prev;
+        let agrees = link.prev == prev.half();
         match last {
             Some(Last { sequence, indexed: Some(_), .. }) if agrees => {
                 let what = "the entry of this record is not that of the record: the index was changed";

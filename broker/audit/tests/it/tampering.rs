@@ -212,7 +212,7 @@ fn rewrite(victim: &Victim, segment: usize, change: impl Fn(&str) -> String) -> 
         let mut line = change(line);
         if let Some(prev) = prev {
             let at = line.find(r#""prev":""#).unwrap() + 8;
-            line.replace_range(at..at + 64, &prev.to_hex());
+            line.replace_range(at..at + 32, &prev.to_hex()[..32]);
         }
         let leaf = Hash::leaf(line.as_bytes());
         index.extend_from_slice(&(out.len() as u64).to_be_bytes());
