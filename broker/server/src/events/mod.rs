@@ -11,6 +11,7 @@ mod kinds;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mqgate_identity::audit::AuditEvent;
 use tokio::sync::watch;
 
 pub use self::cloud::CloudEvent;
@@ -75,6 +76,15 @@ pub enum What {
     Missed(u64),
 }
 
+/// The same in the ring, where most of it is never read.
+#[derive(Debug, Clone)]
+enum Kept {
+    Event(Arc<CloudEvent>),
+    /// A record that is an event: made into one for who reads it.
+    Record(Arc<AuditEvent>),
+    Missed(u64),
+}
+
 /// The ring.
 pub struct Events {
     pub settings: EventSettings,
@@ -86,7 +96,7 @@ pub struct Events {
 
 #[derive(Default)]
 struct Ring {
-    kept: VecDeque<Seen>,
+    kept: VecDeque<(Position, Kept)>,
     number: u64,
     registry: u64,
 }
@@ -128,27 +138,43 @@ impl Events {
     /// What comes after a position of this run, so many at most.
     pub fn after(&self, number: u64, most: usize) -> Batch {
         let ring = self.ring();
-        let oldest = ring.kept.front().map_or(ring.number + 1, |seen| seen.at.number);
+        let oldest = ring.kept.front().map_or(ring.number + 1, |(at, _)| at.number);
         let missed = oldest.saturating_sub(number.saturating_add(1));
         // The ring has no gaps: numbers are places.
         let skip =
             usize::try_from(number.saturating_add(missed + 1).saturating_sub(oldest)).unwrap_or(usize::MAX);
-        Batch { seen: ring.kept.iter().skip(skip).take(most).cloned().collect(), missed }
+        let kept: Vec<(Position, Kept)> = ring.kept.iter().skip(skip).take(most).cloned().collect();
+        drop(ring);
+        Batch { seen: kept.into_iter().map(|(at, kept)| self.seen(at, kept)).collect(), missed }
+    }
+
+    fn seen(&self, at: Position, kept: Kept) -> Seen {
+        let what = match kept {
+            Kept::Event(event) => What::Event(event),
+            // Only records that are events come into the ring.
+            Kept::Record(record) => CloudEvent::of_audit(&record, self.run)
+                .map_or(What::Missed(1), |event| What::Event(event.into())),
+            Kept::Missed(count) => What::Missed(count),
+        };
+        Seen { at, what }
     }
 
     /// Takes in an event; `registry`: its number in the outbox.
-    fn push(&self, what: What, registry: Option<u64>) {
+    fn push(&self, kept: Kept, registry: Option<u64>) {
         let mut ring = self.ring();
         ring.number += 1;
         ring.registry = ring.registry.max(registry.unwrap_or(0));
         let at = Position { run: self.run, number: ring.number, registry: ring.registry };
-        ring.kept.push_back(Seen { at, what });
+        ring.kept.push_back((at, kept));
         while ring.kept.len() > self.settings.buffer.max(1) {
             ring.kept.pop_front();
         }
         let number = ring.number;
         drop(ring);
-        self.arrived.send_replace(number);
+        // Who comes later looks into the ring first.
+        if self.arrived.receiver_count() > 0 {
+            self.arrived.send_replace(number);
+        }
     }
 
     /// Where the outbox was when the broker started.
@@ -187,10 +213,10 @@ mod tests {
         Events::new(EventSettings { buffer, ..EventSettings::default() })
     }
 
-    fn event(client_id: &str) -> What {
+    fn event(client_id: &str) -> Kept {
         let mut event = AuditEvent::new(names::CONNECTION_ACCEPTED, Outcome::Success, Reason::Ok);
         event.client_id = Some(client_id.into());
-        What::Event(Arc::new(CloudEvent::of_audit(&Arc::new(event), 7).expect("it is an event")))
+        Kept::Record(Arc::new(event))
     }
 
     fn numbers(batch: &Batch) -> Vec<u64> {
@@ -200,6 +226,7 @@ mod tests {
     #[test]
     fn who_is_slower_than_the_ring_is_told_so() {
         let events = ring(3);
+        let arrived = events.arrived();
         assert_eq!(events.after(0, 10).missed, 0);
         for client in ["a", "b", "c", "d", "e"] {
             events.push(event(client), None);
@@ -211,7 +238,11 @@ mod tests {
         let batch = events.after(5, 10);
         assert_eq!((numbers(&batch), batch.missed), (vec![], 0));
         assert!(numbers(&events.after(u64::MAX, 10)).is_empty());
-        assert_eq!(*events.arrived().borrow(), 5);
+        assert_eq!(*arrived.borrow(), 5);
+        // With nobody to tell, the ring goes on all the same.
+        drop(arrived);
+        events.push(event("f"), None);
+        assert_eq!(numbers(&events.after(5, 10)), [6]);
     }
 
     #[test]
@@ -230,7 +261,10 @@ mod tests {
 
     #[test]
     fn a_filter_takes_whole_words() {
-        let What::Event(event) = event("meter-7") else { panic!("an event") };
+        let events = ring(3);
+        events.push(event("meter-7"), None);
+        let seen = events.after(0, 1).seen;
+        let What::Event(event) = &seen[0].what else { panic!("an event") };
         let filter = |types: &[&str], subjects: &[&str]| Filter {
             types: types.iter().map(|one| (*one).to_owned()).collect(),
             subjects: subjects.iter().map(|one| (*one).to_owned()).collect(),
@@ -244,7 +278,7 @@ mod tests {
             (&["clients.connect"], &[], false),
             (&["clients"], &["meter-8"], false),
         ] {
-            assert_eq!(filter(types, subjects).takes(&event), takes, "{types:?} {subjects:?}");
+            assert_eq!(filter(types, subjects).takes(event), takes, "{types:?} {subjects:?}");
         }
     }
 }
