@@ -214,7 +214,7 @@ impl AuditLog {
             // The queue is empty: this cannot be refused.
             let _ = shared.accept(event, Room::All, None);
         }
-        metrics.audit_sink_up.with_label_values(&["file"]).set(1);
+        shared.file().inspect(|metrics| metrics.up.set(1));
         let mut this = Self::over(Arc::clone(&shared));
         this.begin = log.written();
         sinks::board::hold_all(log.view());

@@ -174,6 +174,55 @@ async fn what_is_personal_is_encrypted_shown_and_erased() {
 }
 
 #[test]
+fn every_kind_is_counted_under_its_own_labels() {
+    let metrics = metrics();
+    let log = AuditLog::open(AuditSettings::default(), Arc::clone(&metrics.gate)).unwrap();
+    for kind in names::KINDS {
+        for outcome in [Outcome::Success, Outcome::Failure, Outcome::Error] {
+            let counter =
+                metrics.gate.audit_records.with_label_values(&[kind.category.as_str(), outcome.as_str()]);
+            let before = counter.get();
+            log.record(AuditEvent::new(kind.name, outcome, Reason::Ok));
+            assert_eq!(counter.get(), before + 1, "{} {outcome:?}", kind.name);
+        }
+    }
+}
+
+/// While rules look at a connection's end, it is whole; one that did not end well always is.
+#[test]
+fn an_ordinary_end_does_not_say_again_who_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), AuditSettings::default());
+    let ended = |reason| {
+        let mut event = AuditEvent::new(names::CONNECTION_CLOSED, Outcome::Success, reason);
+        event.client_id = Some("c".into());
+        event.listener = Some("mqtts".into());
+        event.field("ca", "factory").field("initiator", "network")
+    };
+    log.record(ended(Reason::Ok));
+    log.record(ended(Reason::CertRevoked));
+    let rule = Rule::new(Match::default(), Level::Full, 1, None, None).unwrap();
+    log.set_policy(Policy::new(vec![rule]));
+    log.record(ended(Reason::Ok));
+    log.close();
+    let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (line, is_whole) in lines.iter().zip([false, true, true]) {
+        assert_eq!(
+            (line["client_id"].as_str(), line["fields"]["initiator"].as_str()),
+            (Some("c"), Some("network"))
+        );
+        assert_eq!(
+            (line["listener"].is_string(), line["fields"]["ca"].is_string()),
+            (is_whole, is_whole),
+            "{line}"
+        );
+    }
+    assert_eq!(lines.len(), 3);
+}
+
+#[test]
 fn a_full_queue_refuses_counts_and_announces() {
     let metrics = metrics();
     let settings = AuditSettings { path: Some("unused".into()), queue: 4, ..AuditSettings::default() };
