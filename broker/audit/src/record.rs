@@ -20,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::encode::{Hide, Place, Stamp, encode};
+use crate::files::LARGEST_SEQUENCE;
 use crate::hash::{Half, Hash};
 
 /// Version of the schema: member `v`.
@@ -149,6 +150,7 @@ pub struct Verdict {
 /// The place of a record in the chain, which is all that is needed to follow it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Link {
+    #[serde(deserialize_with = "sequence")]
     pub seq: u64,
     pub prev: Half,
     pub log: String,
@@ -157,6 +159,13 @@ pub(crate) struct Link {
     /// Of the fields only those that are text.
     #[serde(default, deserialize_with = "texts")]
     pub fields: BTreeMap<String, String>,
+}
+
+/// What is no place in a log makes no record.
+fn sequence<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let sequence = u64::deserialize(deserializer)?;
+    let is_place = (1..=LARGEST_SEQUENCE).contains(&sequence);
+    is_place.then_some(sequence).ok_or_else(|| serde::de::Error::custom("no sequence number"))
 }
 
 fn texts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {

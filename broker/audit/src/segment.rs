@@ -39,7 +39,8 @@ pub struct Sealed {
 
 impl Sealed {
     pub fn range(&self) -> Option<Range> {
-        Range::from_hashes(self.first.checked_sub(1)?, self.last, &self.nodes)
+        let last = Some(self.last).filter(|last| *last <= files::LARGEST_SEQUENCE)?;
+        Range::from_hashes(self.first.checked_sub(1)?, last, &self.nodes)
     }
 }
 

@@ -305,3 +305,42 @@ fn checkpoints_of_strangers_are_none() {
     let report = victim.world.verify_with(&renamed);
     assert!(report.findings[0].what.contains("no signature by the key"), "{:?}", report.findings);
 }
+
+/// The largest numbers there are, wherever a number stands: a finding, never a panic, and no reader that runs for ever.
+#[test]
+fn a_number_beyond_all_is_a_finding() {
+    let victim = Victim::new();
+    for (segment, first) in victim.segments.iter().enumerate() {
+        let name = victim.records(segment);
+        for number in ["18446744073709551615", "18446744073709551614", "9007199254740992"] {
+            for record in [*first, first + 1] {
+                let place = (record - first) as usize;
+                let report = victim.with_lines(&name, |lines| {
+                    lines[place] =
+                        lines[place].replace(&format!(r#""seq":{record},"#), &format!(r#""seq":{number},"#));
+                });
+                assert!(names(&report, &name, record), "{name} {record} {number}: {:?}", report.findings);
+            }
+        }
+    }
+    for member in ["first", "last"] {
+        let report = victim.with_lines(SEGMENTS, |lines| {
+            let mut listed: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+            listed[member] = u64::MAX.into();
+            lines[0] = format!("{listed}\n");
+        });
+        assert!(report.findings.iter().any(|finding| finding.file == SEGMENTS), "{:?}", report.findings);
+    }
+    // Files that are named as no segment can be are none.
+    for stray in [0, u64::MAX] {
+        let path = victim.path(&Part::Records.name(stray));
+        std::fs::write(&path, "x\n").unwrap();
+        assert_eq!(victim.world.verify_with(&victim.published).findings, []);
+        assert_eq!(mqgate_audit::View::of_copy(&victim.world.log()).unwrap().end().written, 42);
+        std::fs::remove_file(path).unwrap();
+    }
+    let last = victim.path(&victim.records(victim.segments.len() - 1));
+    let text = read(&last).replace(r#""seq":42,"#, r#""seq":18446744073709551615,"#);
+    std::fs::write(&last, text).unwrap();
+    assert_eq!(mqgate_audit::View::of_copy(&victim.world.log()).unwrap().end().written, 41);
+}
