@@ -348,7 +348,7 @@ impl Walk<'_, '_> {
         if link.time < self.course.time {
             let note =
                 format!("{}, line {number}, record {}: the clock had been set back", self.records, link.seq);
-            self.report.notes.push(note);
+            self.report.note(note);
         }
         self.course.time.clone_from(&link.time);
         if link.name == names::AUDIT_RETENTION

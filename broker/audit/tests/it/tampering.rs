@@ -344,3 +344,18 @@ fn a_number_beyond_all_is_a_finding() {
     std::fs::write(&last, text).unwrap();
     assert_eq!(mqgate_audit::View::of_copy(&victim.world.log()).unwrap().end().written, 41);
 }
+
+/// What a stranger wrote may have any number of oddities: the report is bounded.
+#[test]
+fn so_many_notes_are_told_and_the_others_counted() {
+    let mut world = World::new();
+    world.settings.segment_bytes = 64 << 20;
+    let mut log = world.open();
+    let events: Vec<_> = (0..3000).map(|number| event(if number % 2 == 0 { 9 } else { 1 })).collect();
+    log.append(at(1), &events).unwrap();
+    log.checkpoint(at(1)).unwrap();
+    let report = world.verify();
+    assert_eq!(report.findings, []);
+    assert!(report.notes.len() <= 1001, "{}", report.notes.len());
+    assert!(report.notes.last().unwrap().contains("notes more"), "{:?}", report.notes.last());
+}
