@@ -296,16 +296,20 @@ impl AuditLog {
     /// nothing is encrypted in this log.
     pub async fn erase(&self, subject: Subject, actor: &str) -> Result<Option<bool>, EraseError> {
         let Some(personal) = self.personal.clone() else { return Ok(None) };
-        let pseudonym = personal.lock().unwrap_or_else(PoisonError::into_inner).pseudonym(&subject);
+        // Never on the runtime: the thread that writes holds the keys while it puts a new one on the disk.
+        let (keys, whose) = (Arc::clone(&personal), subject.clone());
+        let known = blocking(move || {
+            let keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(keys.has_key(&whose)?.then(|| keys.pseudonym(&whose)))
+        });
+        let Some(pseudonym) = known.await? else { return Ok(Some(false)) };
         let event = AuditEvent::new(names::AUDIT_SUBJECT_ERASED, Outcome::Success, Reason::AdminAction)
             .actor(actor)
             .field("pseudonym", pseudonym);
         self.admit_durable(event).await.map_err(EraseError::Refused)?;
-        let erased = tokio::task::spawn_blocking(move || {
-            personal.lock().unwrap_or_else(PoisonError::into_inner).erase(&subject)
-        });
-        let erased = erased.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        erased.map(Some).map_err(EraseError::File)
+        let erased =
+            blocking(move || personal.lock().unwrap_or_else(PoisonError::into_inner).erase(&subject)).await;
+        erased.map(Some)
     }
 
     /// Takes evidence of something that happened already. Never waits. If there is no room the loss is counted
@@ -454,6 +458,13 @@ impl AuditLog {
             }
         }
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, EraseError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(EraseError::File)
 }
 
 impl Drop for AuditLog {

@@ -168,6 +168,9 @@ async fn what_is_personal_is_encrypted_shown_and_erased() {
     assert_eq!(log.erase(device(), "admin:tests").await.unwrap(), Some(false));
     assert_eq!(log.reveal("client_id", &hidden), None);
     log.close();
+    // Nobody says that something was destroyed that was not there.
+    let names = lines(&folder.path().join("audit.jsonl"));
+    assert_eq!(names, ["1 connection.accepted", "2 audit.subject_erased"]);
     let report =
         mqgate_audit::verify::verify(log.view().unwrap().folder(), &mqgate_audit::verify::Request::default());
     assert_eq!(report.unwrap().findings, []);
