@@ -343,7 +343,7 @@ impl AuditLog {
     pub fn try_record(&self, event: AuditEvent) -> Result<u64, AuditRefused> {
         match self.shared.ruled(event) {
             None => Ok(0),
-            Some((event, Some(Mode::BestEffort))) => Ok(self.batched(event).unwrap_or(0)),
+            Some((event, Some(Mode::BestEffort))) => Ok(self.best_effort(event)),
             Some((event, _)) => self.batched(event),
         }
     }
@@ -368,8 +368,17 @@ impl AuditLog {
                 self.safe(self.begin(event, true)?).await
             }
             Mode::Batched => self.batched(event),
-            Mode::BestEffort => Ok(self.batched(event).unwrap_or(0)),
+            Mode::BestEffort => Ok(self.best_effort(event)),
         }
+    }
+
+    /// What is refused because of a sink is what waits for a record; this does not. What is lost is counted.
+    fn best_effort(&self, event: AuditEvent) -> u64 {
+        if self.shared.failing.load(Ordering::Acquire) {
+            self.shared.count_drop("write_failed");
+            return 0;
+        }
+        self.shared.accept(event, Room::MostOfIt, None).unwrap_or(0)
     }
 
     fn batched(&self, event: AuditEvent) -> Result<u64, AuditRefused> {

@@ -558,6 +558,15 @@ async fn rules_say_what_is_written_down_and_how() {
     log.shared.failing.store(true, AtomicOrdering::SeqCst);
     assert_eq!(log.admit(accepted()).await, Ok(0), "the effect does not wait for it");
     assert_eq!(log.try_record(event(names::DEVICE_ACTIVATED)), Err(AuditRefused::WriteFailed));
+    let dropped =
+        log.shared.metrics.as_ref().unwrap().audit_dropped.with_label_values(&["file", "write_failed"]);
+    assert_eq!(dropped.get(), 2);
+    // A sink that is too far behind holds up those who wait for their record, and nobody else.
+    log.shared.failing.store(false, AtomicOrdering::SeqCst);
+    log.board.refuse_for_test();
+    assert_eq!(log.try_record(event(names::DEVICE_ACTIVATED)), Err(AuditRefused::SinkBehind));
+    assert_eq!(log.admit(accepted()).await, Ok(1));
+    assert_eq!(log.try_record(accepted()), Ok(2));
 }
 
 #[test]
