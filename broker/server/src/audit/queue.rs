@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use mqgate_audit::Checkpoint;
@@ -17,6 +17,9 @@ use super::writer::Command;
 use super::{AuditRefused, AuditSettings, bounds, request};
 use crate::clock;
 use crate::metrics::GateMetrics;
+
+/// See [`super::AuditLog::observe`].
+pub(super) type Observer = dyn Fn(&Arc<AuditEvent>) -> bool + Send + Sync;
 
 /// Records that who follows may be behind.
 const FOLLOWED: usize = 4096;
@@ -33,6 +36,8 @@ pub(crate) struct Shared {
     pub(super) failing: AtomicBool,
     /// What is written down, and how.
     pub(super) policy: Arc<ArcSwap<Policy>>,
+    /// Asked before the followers.
+    pub(super) observer: OnceLock<Box<Observer>>,
     /// For who follows what happens, and is told when it was too slow.
     pub(super) followers: broadcast::Sender<Arc<AuditEvent>>,
     /// The last record written, and the last that is safe on the disk.
@@ -130,6 +135,7 @@ impl Shared {
             work: Condvar::new(),
             failing: AtomicBool::new(false),
             policy: Arc::default(),
+            observer: OnceLock::new(),
             followers: broadcast::Sender::new(FOLLOWED),
             written: watch::Sender::new(0),
             durable: watch::Sender::new(0),
@@ -257,8 +263,10 @@ impl Shared {
             counters.record(&event).inc();
         }
         let event = Arc::new(event);
-        // Without a follower it goes nowhere.
-        let _ = self.followers.send(Arc::clone(&event));
+        if !self.observer.get().is_some_and(|observer| observer(&event)) {
+            // Without a follower it goes nowhere.
+            let _ = self.followers.send(Arc::clone(&event));
+        }
         if self.settings.path.is_some() {
             let weight = bounds::weight(&event);
             state.queue_bytes += weight;

@@ -1,6 +1,7 @@
 //! The task that follows both sources: fills the ring, and publishes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cloud::ROOT_LEVEL;
 use super::{CloudEvent, Events, Kept, kinds};
+use crate::audit::AuditLog;
 use crate::broker::Broker;
 use crate::registry::Registry;
 
@@ -35,9 +37,14 @@ impl Events {
     /// Takes in an audit record, if it is an event. While nobody subscribes to events and nobody watches, that is all: every
     /// connection comes by here.
     fn tell_record(&self, broker: &Broker, record: Arc<AuditEvent>) {
-        if kinds::of(&record).is_none() {
-            return;
+        let sequence = record.sequence;
+        if kinds::of(&record).is_some() {
+            self.tell_event(broker, record);
         }
+        self.told.store(sequence, Ordering::Release);
+    }
+
+    fn tell_event(&self, broker: &Broker, record: Arc<AuditEvent>) {
         if broker.has_receivers_below(ROOT_LEVEL)
             && let Some(event) = CloudEvent::of_audit(&record, self.run)
         {
@@ -67,6 +74,14 @@ impl Events {
             broker.publish_about_itself(&Message::published(topic, publish, SessionKey(0), broker.now()));
         }
     }
+}
+
+/// Has the records of `audit` taken in where they arise, while nobody is to be told; [`follow`] does the rest.
+pub fn observe(events: &Arc<Events>, broker: &Arc<Broker>, audit: &AuditLog) {
+    // The broker has the log: it is not kept alive by it.
+    let (events, broker) = (Arc::clone(events), Arc::downgrade(broker));
+    let subscribes = move || broker.upgrade().is_none_or(|broker| broker.has_receivers_below(ROOT_LEVEL));
+    audit.observe(move |record| events.take(record, &subscribes));
 }
 
 /// What is followed.

@@ -9,13 +9,14 @@ mod follow;
 mod kinds;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mqgate_identity::audit::AuditEvent;
 use tokio::sync::watch;
 
 pub use self::cloud::CloudEvent;
-pub use self::follow::{Sources, follow};
+pub use self::follow::{Sources, follow, observe};
 use crate::clock;
 
 /// How events are made and kept.
@@ -90,6 +91,8 @@ pub struct Events {
     pub settings: EventSettings,
     run: u64,
     ring: Mutex<Ring>,
+    /// Sequence number of the last audit record that was taken in.
+    told: AtomicU64,
     /// The number of the last one.
     arrived: watch::Sender<u64>,
 }
@@ -112,7 +115,13 @@ pub struct Batch {
 impl Events {
     pub fn new(settings: EventSettings) -> Arc<Self> {
         let (arrived, _) = watch::channel(0);
-        Arc::new(Self { settings, run: clock::now().0, ring: Mutex::default(), arrived })
+        Arc::new(Self {
+            settings,
+            run: clock::now().0,
+            ring: Mutex::default(),
+            told: AtomicU64::new(0),
+            arrived,
+        })
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -175,6 +184,20 @@ impl Events {
         if self.arrived.receiver_count() > 0 {
             self.arrived.send_replace(number);
         }
+    }
+
+    /// Takes in an audit record at once, if nobody watches, nobody `subscribes` and it follows the last one: then the task that
+    /// tells others need not be woken, which would cost more than all the rest. False: it is to be told.
+    fn take(&self, record: &Arc<AuditEvent>, subscribes: impl FnOnce() -> bool) -> bool {
+        let is_next = self.told.load(Ordering::Acquire) + 1 == record.sequence;
+        if !is_next || self.arrived.receiver_count() > 0 || (self.settings.mqtt && subscribes()) {
+            return false;
+        }
+        if kinds::of(record).is_some() {
+            self.push(Kept::Record(Arc::clone(record)), None);
+        }
+        self.told.store(record.sequence, Ordering::Release);
+        true
     }
 
     /// Where the outbox was when the broker started.
@@ -243,6 +266,32 @@ mod tests {
         drop(arrived);
         events.push(event("f"), None);
         assert_eq!(numbers(&events.after(5, 10)), [6]);
+    }
+
+    #[test]
+    fn a_record_is_taken_at_once_while_nobody_is_told_and_none_is_on_its_way() {
+        let events = ring(9);
+        let record = |sequence| {
+            let mut event = AuditEvent::new(names::CONNECTION_ACCEPTED, Outcome::Success, Reason::Ok);
+            event.sequence = sequence;
+            Arc::new(event)
+        };
+        // The log is older than this run of the broker: the task takes the first one.
+        assert!(!events.take(&record(100), || false));
+        events.told.store(100, Ordering::Release);
+        assert!(events.take(&record(101), || false));
+        assert!(!events.take(&record(102), || true), "somebody subscribes");
+        assert!(!events.take(&record(103), || false), "102 is on its way");
+        events.told.store(103, Ordering::Release);
+        let watcher = events.arrived();
+        assert!(!events.take(&record(104), || false));
+        drop(watcher);
+        events.told.store(104, Ordering::Release);
+        let mut other = AuditEvent::new(names::ADMIN_ACTION, Outcome::Success, Reason::AdminAction);
+        other.sequence = 105;
+        assert!(events.take(&Arc::new(other), || false), "no event, and done with");
+        assert!(events.take(&record(106), || false));
+        assert_eq!(numbers(&events.after(0, 10)), [1, 2]);
     }
 
     #[test]
