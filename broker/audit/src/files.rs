@@ -53,16 +53,17 @@ impl Part {
     }
 }
 
+/// The largest sequence number that there can be: a larger one is no number in JSON that everybody reads alike.
+pub const LARGEST_SEQUENCE: u64 = (1 << 53) - 1;
+
 /// First sequence numbers of the segments of which `folder` has records, in order.
 pub fn segments(folder: &Path) -> io::Result<Vec<u64>> {
     let mut firsts = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name();
         let number = name.to_str().and_then(|name| name.strip_suffix(".jsonl"));
-        if let Some(first) = number.filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok())
-        {
-            firsts.push(first);
-        }
+        let number = number.filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok());
+        firsts.extend(number.filter(|first| (1..=LARGEST_SEQUENCE).contains(first)));
     }
     firsts.sort_unstable();
     Ok(firsts)

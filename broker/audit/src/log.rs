@@ -13,7 +13,7 @@ use mqgate_identity::time::UnixMillis;
 use crate::files::{self, LOCK, Line, Lines, Part, SEGMENTS};
 use crate::keys::{KeyError, Signer};
 use crate::note::{Checkpoint, VerifyingKey};
-use crate::record::{self, Place};
+use crate::record::{self, Place, Stamp};
 use crate::segment::{Active, Before, Recovery, Sealed, SegmentError, Torn};
 use crate::subjects::Personal;
 use crate::tree::Range;
@@ -98,6 +98,7 @@ pub struct Log {
     announced: u64,
     /// The active segment is in the list of sealed ones already: the attempt to begin the next failed.
     sealed: Option<Sealed>,
+    stamp: Stamp,
     view: View,
 }
 
@@ -188,6 +189,7 @@ impl Log {
             unsigned_since: (signed < end).then_some(UnixMillis(0)),
             announced: 0,
             sealed: None,
+            stamp: Stamp::default(),
             view,
             folder,
         };
@@ -237,7 +239,8 @@ impl Log {
             let place = Place {
                 log: self.view.id(),
                 sequence,
-                prev: appending.prev(),
+                prev: appending.prev().half(),
+                time: self.stamp.of(event.at),
                 hide: hide.as_ref().map(|hide| hide as &record::Hide<'_>),
             };
             appending.push(|line| record::encode(event, &place, line));

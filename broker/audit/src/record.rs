@@ -6,10 +6,12 @@
 //!
 //! Absent values are left out. Names are never reused for another meaning; readers skip what they do not know.
 
+mod encode;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use mqgate_identity::audit::{AuditEvent, Category, Outcome, PluginVerdict, names};
+use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict, names};
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::hooks::{Attribute, FailureKind, Value};
 use mqgate_identity::reason::Reason;
@@ -17,7 +19,9 @@ use mqgate_identity::time::UnixMillis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::hash::Hash;
+pub use self::encode::{Hide, Place, Stamp, encode};
+use crate::files::LARGEST_SEQUENCE;
+use crate::hash::{Half, Hash};
 
 /// Version of the schema: member `v`.
 pub const VERSION: u32 = 1;
@@ -68,12 +72,12 @@ pub const MEMBERS: &[Member] = &[
     member(
         "plugins",
         false,
-        "who was asked, in order: `digest` (components only), `hook`, `name`, `result`, `us` (microseconds)",
+        "who was asked, in order: `hook`, `name`, `result`, and of components `digest` and `us` (microseconds)",
     ),
     member(
         "prev",
         false,
-        "SHA-256 of a zero byte and the line before without its line feed; 64 zeros in the first record",
+        "the first half of the SHA-256 of a zero byte and the line before without its line feed: 32 digits; zeros in the first record",
     ),
     member("reason", false, "the stable reason code (below)"),
     member("seq", false, "the place in the log, from 1, without gaps, over restarts"),
@@ -86,193 +90,6 @@ pub const MEMBERS: &[Member] = &[
     ),
     member("v", false, "version of this schema: 1"),
 ];
-
-/// Gives the form in which the member of this name and text is written; `None` for one that is not personal.
-pub type Hide<'a> = dyn Fn(&str, &str) -> Option<String> + 'a;
-
-/// What a record needs besides its event.
-pub struct Place<'a> {
-    pub log: &'a str,
-    pub sequence: u64,
-    pub prev: Hash,
-    /// Where something is encrypted.
-    pub hide: Option<&'a Hide<'a>>,
-}
-
-impl Place<'_> {
-    fn shown(&self, member: &str, value: &str) -> Option<String> {
-        self.hide.and_then(|hide| hide(member, value))
-    }
-}
-
-/// Appends `event` as a line, without a line feed.
-pub fn encode(event: &AuditEvent, place: &Place<'_>, out: &mut Vec<u8>) {
-    let mut line = Members { out, first: true };
-    line.out.push(b'{');
-    line.text("actor", &event.actor);
-    line.text("category", Category::of(event.name).as_str());
-    line.personal("client_id", event.client_id.as_deref(), place);
-    if let Some(id) = event.connection_id {
-        line.number("connection_id", id);
-    }
-    line.personal("device_id", event.device_id.as_deref(), place);
-    if !event.fields.is_empty() {
-        line.name("fields");
-        fields(&event.fields, place, line.out);
-    }
-    let fingerprint = event.certificate_fingerprint.map(CertificateFingerprint::to_hex);
-    line.personal("fingerprint", fingerprint.as_deref(), place);
-    if let Some(listener) = &event.listener {
-        line.text("listener", listener);
-    }
-    line.text("log", place.log);
-    line.text("name", event.name);
-    line.text("outcome", event.outcome.as_str());
-    line.personal("peer", event.peer_address.as_deref(), place);
-    if !event.plugins.is_empty() {
-        line.name("plugins");
-        verdicts(&event.plugins, line.out);
-    }
-    line.text("prev", &place.prev.to_hex());
-    line.text("reason", event.reason.as_str());
-    line.number("seq", place.sequence);
-    line.personal("sni", event.server_name.as_deref(), place);
-    line.personal("subject", event.subject.as_deref(), place);
-    line.text("time", &time(event.at));
-    line.number("v", VERSION.into());
-    line.out.push(b'}');
-}
-
-fn fields(fields: &[Attribute], place: &Place<'_>, out: &mut Vec<u8>) {
-    let mut sorted: Vec<&Attribute> = fields.iter().collect();
-    // RFC 8785, section 3.2.3: by UTF-16 code units. Of two with one name the later holds.
-    sorted.sort_by(|a, b| match a.name.is_ascii() && b.name.is_ascii() {
-        true => a.name.cmp(&b.name),
-        false => a.name.encode_utf16().cmp(b.name.encode_utf16()),
-    });
-    let mut object = Members { out, first: true };
-    object.out.push(b'{');
-    for (at, field) in sorted.iter().enumerate() {
-        if sorted.get(at + 1).is_some_and(|next| next.name == field.name) {
-            continue;
-        }
-        match &field.value {
-            Value::Text(text) => object.personal(&field.name, Some(text), place),
-            Value::Integer(number) if number.unsigned_abs() <= LARGEST_NUMBER => {
-                object.name(&field.name);
-                object.out.extend_from_slice(number.to_string().as_bytes());
-            }
-            Value::Integer(number) => object.text(&field.name, &number.to_string()),
-            Value::Boolean(yes) => {
-                object.name(&field.name);
-                object.out.extend_from_slice(if *yes { b"true" } else { b"false" });
-            }
-            Value::Blob(bytes) => object.personal(&field.name, Some(&hex::encode(bytes)), place),
-            Value::Texts(texts) => {
-                object.name(&field.name);
-                object.out.push(b'[');
-                for (at, text) in texts.iter().enumerate() {
-                    if at > 0 {
-                        object.out.push(b',');
-                    }
-                    let shown = place.shown(&field.name, text);
-                    string(shown.as_deref().unwrap_or(text), object.out);
-                }
-                object.out.push(b']');
-            }
-        }
-    }
-    object.out.push(b'}');
-}
-
-fn verdicts(plugins: &[PluginVerdict], out: &mut Vec<u8>) {
-    out.push(b'[');
-    for (at, verdict) in plugins.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        out.push(b'{');
-        let mut object = Members { out, first: true };
-        if let Some(digest) = &verdict.digest {
-            object.text("digest", digest);
-        }
-        object.text("hook", verdict.hook);
-        object.text("name", &verdict.name);
-        object.text("result", verdict.result);
-        object.number("us", verdict.microseconds);
-        out.push(b'}');
-    }
-    out.push(b']');
-}
-
-/// Writes the members of an object, which come sorted.
-struct Members<'a> {
-    out: &'a mut Vec<u8>,
-    first: bool,
-}
-
-impl Members<'_> {
-    fn name(&mut self, name: &str) {
-        if !std::mem::take(&mut self.first) {
-            self.out.push(b',');
-        }
-        string(name, self.out);
-        self.out.push(b':');
-    }
-
-    fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
-        string(value, self.out);
-    }
-
-    fn personal(&mut self, name: &str, value: Option<&str>, place: &Place<'_>) {
-        let Some(value) = value else { return };
-        let shown = place.shown(name, value);
-        self.text(name, shown.as_deref().unwrap_or(value));
-    }
-
-    fn number(&mut self, name: &str, value: u64) {
-        if value > LARGEST_NUMBER {
-            return self.text(name, &value.to_string());
-        }
-        self.name(name);
-        self.out.extend_from_slice(value.to_string().as_bytes());
-    }
-}
-
-/// RFC 8785, section 3.2.2.2: what must be escaped is, in the shortest way, and nothing else.
-fn string(text: &str, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    // Nearly every text is plain. Looked at without an end in the middle, so that many bytes are compared at once.
-    let escaped = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    if !text.bytes().fold(false, |any, byte| any | escaped(byte)) {
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
-        return;
-    }
-    let mut plain = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        let short = match byte {
-            b'"' | b'\\' => byte,
-            0x08 => b'b',
-            0x09 => b't',
-            0x0a => b'n',
-            0x0c => b'f',
-            0x0d => b'r',
-            0x00..=0x1f => b'u',
-            _ => continue,
-        };
-        out.extend_from_slice(&text.as_bytes()[plain..at]);
-        plain = at + 1;
-        out.extend_from_slice(&[b'\\', short]);
-        if short == b'u' {
-            out.extend_from_slice(&[b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-        }
-    }
-    out.extend_from_slice(&text.as_bytes()[plain..]);
-    out.push(b'"');
-}
 
 /// RFC 3339, UTC, milliseconds.
 pub fn time(at: UnixMillis) -> String {
@@ -307,7 +124,7 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plugins: Vec<Verdict>,
     #[schemars(with = "String")]
-    pub prev: Hash,
+    pub prev: Half,
     pub reason: String,
     pub seq: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -326,20 +143,29 @@ pub struct Verdict {
     pub hook: String,
     pub name: String,
     pub result: String,
-    pub us: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub us: Option<u64>,
 }
 
 /// The place of a record in the chain, which is all that is needed to follow it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Link {
+    #[serde(deserialize_with = "sequence")]
     pub seq: u64,
-    pub prev: Hash,
+    pub prev: Half,
     pub log: String,
     pub time: String,
     pub name: String,
     /// Of the fields only those that are text.
     #[serde(default, deserialize_with = "texts")]
     pub fields: BTreeMap<String, String>,
+}
+
+/// What is no place in a log makes no record.
+fn sequence<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let sequence = u64::deserialize(deserializer)?;
+    let is_place = (1..=LARGEST_SEQUENCE).contains(&sequence);
+    is_place.then_some(sequence).ok_or_else(|| serde::de::Error::custom("no sequence number"))
 }
 
 fn texts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
@@ -413,7 +239,7 @@ impl Verdict {
                     FailureKind::ALL.iter().map(|kind| kind.as_str()).find(|kind| *kind == self.result)
                 })
                 .unwrap_or("other"),
-            microseconds: self.us,
+            microseconds: self.us.unwrap_or_default(),
         }
     }
 }

@@ -39,7 +39,8 @@ pub struct Sealed {
 
 impl Sealed {
     pub fn range(&self) -> Option<Range> {
-        Range::from_hashes(self.first.checked_sub(1)?, self.last, &self.nodes)
+        let last = Some(self.last).filter(|last| *last <= files::LARGEST_SEQUENCE)?;
+        Range::from_hashes(self.first.checked_sub(1)?, last, &self.nodes)
     }
 }
 
@@ -96,7 +97,16 @@ pub(crate) struct Active {
     /// The records of this segment.
     range: Range,
     last_leaf: Hash,
-    buffers: (Vec<u8>, Vec<u8>),
+    buffers: Buffers,
+}
+
+/// What is about to be written.
+#[derive(Default)]
+struct Buffers {
+    /// What is hashed of one record: a zero byte, and the line.
+    leaf: Vec<u8>,
+    lines: Vec<u8>,
+    entries: Vec<u8>,
 }
 
 /// How records are added to a segment that is being written.
@@ -130,7 +140,7 @@ impl Active {
             index_bytes: INDEX_HEADER,
             range: Range::empty(first - 1),
             last_leaf: prev,
-            buffers: (Vec::new(), Vec::new()),
+            buffers: Buffers::default(),
         })
     }
 
@@ -148,8 +158,8 @@ impl Active {
 
     /// Begins to append; nothing is written before [`Appending::write`].
     pub fn appending(&mut self) -> Appending<'_> {
-        self.buffers.0.clear();
-        self.buffers.1.clear();
+        self.buffers.lines.clear();
+        self.buffers.entries.clear();
         let (range, prev) = (self.range.clone(), self.last_leaf);
         Appending { segment: self, range, prev }
     }
@@ -196,12 +206,14 @@ impl Appending<'_> {
 
     /// Adds the record that `encode` appends to what it is given.
     pub fn push(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        let (lines, entries) = &mut self.segment.buffers;
-        let start = lines.len();
-        encode(lines);
-        let leaf = Hash::leaf(&lines[start..]);
+        let Buffers { leaf: hashed, lines, entries } = &mut self.segment.buffers;
+        hashed.clear();
+        hashed.push(0);
+        encode(hashed);
+        let leaf = Hash::of(hashed);
+        entries.extend_from_slice(&(self.segment.bytes + lines.len() as u64).to_be_bytes());
+        lines.extend_from_slice(&hashed[1..]);
         lines.push(b'\n');
-        entries.extend_from_slice(&(self.segment.bytes + start as u64).to_be_bytes());
         entries.extend_from_slice(&leaf.0);
         self.range.push(leaf);
         self.prev = leaf;
@@ -209,13 +221,13 @@ impl Appending<'_> {
 
     /// Bytes added so far.
     pub fn bytes(&self) -> u64 {
-        self.segment.buffers.0.len() as u64
+        self.segment.buffers.lines.len() as u64
     }
 
     /// Writes all that was added or nothing.
     pub fn write(self) -> io::Result<()> {
         let Self { segment, range, prev } = self;
-        let (lines, entries) = &segment.buffers;
+        let Buffers { lines, entries, .. } = &segment.buffers;
         let written = append_at(&mut segment.records, segment.bytes, lines)
             .and_then(|()| append_at(&mut segment.index, segment.index_bytes, entries));
         if let Err(error) = written {
@@ -365,7 +377,7 @@ impl Recovery<'_> {
             index_bytes,
             range: scan.range,
             last_leaf: scan.prev,
-            buffers: (Vec::new(), Vec::new()),
+            buffers: Buffers::default(),
         };
         active.sync_all()?;
         Ok((active, signed, torn))
@@ -422,8 +434,9 @@ impl Recovery<'_> {
         while let Some(line) = lines.next_line()? {
             let Line::Whole(line) = line else { break };
             let sequence = tree.end() + 1;
-            let follows = serde_json::from_slice::<Link>(line)
-                .is_ok_and(|link| link.seq == sequence && link.prev == scan.prev && link.log == self.log);
+            let follows = serde_json::from_slice::<Link>(line).is_ok_and(|link| {
+                link.seq == sequence && link.prev == scan.prev.half() && link.log == self.log
+            });
             let leaf = Hash::leaf(line);
             let entry = index.as_mut().map(Index::entry).transpose()?.flatten();
             // The hash in the index is the checksum of the last record: no successor tells its hash yet.

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ use crate::files;
 const PREFIX: &str = "enc:1:";
 /// Keys kept in memory.
 const CACHED: usize = 4096;
+/// What a key is overwritten with: never a key.
+const NO_KEY: [u8; 32] = [0; 32];
 /// Names the secret that pseudonyms are made with.
 const SECRET: &str = "pseudonyms.secret";
 
@@ -35,8 +38,20 @@ impl Subject {
     /// `device:NAME`, `certificate:FINGERPRINT`, `client:ID` or `address:IP`.
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, name) = text.split_once(':')?;
-        let fits = matches!(kind, "device" | "certificate" | "client" | "address") && !name.is_empty();
-        fits.then(|| Self(text.to_owned()))
+        if name.is_empty() {
+            return None;
+        }
+        // As records have them, however somebody writes them: a subject that is not recognised is not forgotten.
+        let name = match kind {
+            "device" | "client" => name.to_owned(),
+            "certificate" => name.replace(':', "").to_ascii_lowercase(),
+            "address" => {
+                let bare = name.trim_matches(['[', ']']);
+                bare.parse().map_or_else(|_| bare.to_owned(), |address: IpAddr| address.to_string())
+            }
+            _ => return None,
+        };
+        Some(Self(format!("{kind}:{name}")))
     }
 
     /// The best known of those it could be: device, certificate, client, address.
@@ -134,6 +149,12 @@ impl Personal {
         self.keep(&id, &key).map(Some)
     }
 
+    /// Whether anything was encrypted for `subject` that can still be read.
+    pub fn has_key(&self, subject: &Subject) -> io::Result<bool> {
+        let path = self.path(&self.pseudonym(subject));
+        Ok(read_key(&path)?.is_some())
+    }
+
     /// What stands for a subject in encrypted values.
     pub fn pseudonym(&self, subject: &Subject) -> String {
         hex::encode(&hmac::sign(&self.pseudonyms, subject.0.as_bytes()).as_ref()[..16])
@@ -149,7 +170,7 @@ impl Personal {
         let key = match self.cache.get(id) {
             Some(key) => Arc::clone(key),
             None => {
-                let key = std::fs::read(self.path(id)).ok()?;
+                let key = read_key(&self.path(id)).ok()??;
                 self.keep(id, &key).ok()?
             }
         };
@@ -168,7 +189,7 @@ impl Personal {
             Err(error) => return Err(files::at(&path)(error)),
         };
         // Overwritten first, for file systems that write in place.
-        file.write_all(&[0; 32])?;
+        file.write_all(&NO_KEY)?;
         file.sync_all()?;
         std::fs::remove_file(&path)?;
         files::sync_folder(files::parent(&path))?;
@@ -200,13 +221,21 @@ impl Personal {
     }
 }
 
+/// The key in a file; `None` if there is none, or one that was being destroyed when the broker ended.
+fn read_key(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) if bytes == NO_KEY => Ok(None),
+        Ok(bytes) if bytes.len() == NO_KEY.len() => Ok(Some(bytes)),
+        Ok(_) => Err(io::Error::other(format!("{}: not a key of 32 bytes", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(files::at(path)(error)),
+    }
+}
+
 /// 32 bytes that nobody else has, in a file that is on the disk before they are used.
 fn read_or_make(path: &Path) -> io::Result<Vec<u8>> {
-    match std::fs::read(path) {
-        Ok(bytes) if bytes.len() == 32 => return Ok(bytes),
-        Ok(_) => return Err(io::Error::other(format!("{}: not a key of 32 bytes", path.display()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(files::at(path)(error)),
+    if let Some(key) = read_key(path)? {
+        return Ok(key);
     }
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).map_err(|_| io::Error::other("no randomness for a key"))?;
@@ -270,6 +299,41 @@ mod tests {
         // A key that is made later opens nothing that was written before.
         personal.key_for(&about("d")).unwrap().unwrap();
         assert_eq!(personal.reveal("client_id", &hidden), None);
+    }
+
+    /// A crash can come between the two steps of an erasure: what is left of the key is no key.
+    #[test]
+    fn an_erasure_that_was_cut_short_leaves_no_key_that_everybody_knows() {
+        let folder = tempfile::tempdir().unwrap();
+        let members = ["client_id".to_owned()];
+        let open = || Personal::open(folder.path(), "0011223344556677", &members).unwrap();
+        let mut personal = open();
+        let subject = Subject::parse("device:d").unwrap();
+        let before = personal.key_for(&about("d")).unwrap().unwrap().hide("client_id", "x").unwrap();
+        let path = personal.path(&personal.pseudonym(&subject));
+        std::fs::write(&path, [0; 32]).unwrap();
+        let mut personal = open();
+        assert_eq!(personal.reveal("client_id", &before), None);
+        assert!(!personal.has_key(&subject).unwrap());
+        let after = personal.key_for(&about("d")).unwrap().unwrap().hide("client_id", "y").unwrap();
+        assert_ne!(std::fs::read(&path).unwrap(), [0; 32]);
+        assert_eq!(personal.reveal("client_id", &after).as_deref(), Some("y"));
+        assert!(personal.has_key(&subject).unwrap());
+    }
+
+    #[test]
+    fn a_subject_has_one_spelling() {
+        for (given, meant) in [
+            ("certificate:ABCD", "certificate:abcd"),
+            ("certificate:AB:CD", "certificate:abcd"),
+            ("address:2001:DB8:0::1", "address:2001:db8::1"),
+            ("address:[2001:db8::1]", "address:2001:db8::1"),
+            ("address:unix", "address:unix"),
+            ("device:A:b", "device:A:b"),
+            ("client:Ab", "client:Ab"),
+        ] {
+            assert_eq!(Subject::parse(given), Some(Subject(meant.into())), "{given}");
+        }
     }
 
     #[test]

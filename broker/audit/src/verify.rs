@@ -81,6 +81,9 @@ pub struct Report {
     pub more_findings: u64,
     /// Nothing wrong, but to be known.
     pub notes: Vec<String>,
+    /// Notes that were only counted: the last of `notes` says how many.
+    #[serde(skip)]
+    more_notes: u64,
     /// What this verification cannot say, and why.
     pub limits: Vec<String>,
 }
@@ -88,6 +91,14 @@ pub struct Report {
 impl Report {
     pub fn holds(&self) -> bool {
         self.findings.is_empty()
+    }
+
+    fn note(&mut self, what: String) {
+        if self.notes.len() < MOST_FINDINGS {
+            self.notes.push(what);
+        } else {
+            self.more_notes += 1;
+        }
     }
 
     fn find(&mut self, file: &str, line: Option<u64>, seq: Option<u64>, what: impl Into<String>) {
@@ -182,6 +193,9 @@ pub fn verify(folder: &Path, request: &Request<'_>) -> io::Result<Report> {
         report.find(&Part::Records.name(1), None, Some(1), what);
     }
     limits(&mut report, request, missing_before);
+    if report.more_notes > 0 {
+        report.notes.push(format!("and {} notes more", report.more_notes));
+    }
     Ok(report)
 }
 

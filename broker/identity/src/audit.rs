@@ -41,6 +41,8 @@ pub struct AuditEvent {
     pub plugins: Vec<PluginVerdict>,
     /// Everything else, by dotted name.
     pub fields: Vec<Attribute>,
+    /// The record of the connection's beginning says whose it is and where from: the log does not say it again.
+    pub is_sequel: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +130,7 @@ pub mod names {
         CONNECTION_ACCEPTED = "connection.accepted", Authn, "CONNECT was answered with success";
         CONNECTION_REAUTHORIZED = "connection.reauthorized", Authn, "the chains were asked again about a live session: `success`, it has a new permit; `error`, no answer could be had (`reason` says why) and it keeps the old one";
         CONNECTION_REFUSED = "connection.refused", Authn, "CONNECT was answered with a refusal, or its bytes were no CONNECT; also a session that lost its permit. Refusals of one address (IPv6: /64), reason and certificate within 10 s are counted into one record";
-        CONNECTION_CLOSED = "connection.closed", Session, "an admitted connection ended; `reason` says why";
+        CONNECTION_CLOSED = "connection.closed", Session, "an admitted connection ended; `reason` says why, `initiator` and `code` in `fields` who ended it and with what (without them: the client, with 0x00). At an ordinary end (`ok`), and while no rule is set, what `connection.accepted` says of the same `connection_id` is not said again, but for client and device";
         HANDSHAKE_FAILED = "tls.handshake_failed", Tls, "no connection came about; equal failures of one address are counted into one record";
         PUBLISH_DENIED = "authorization.publish_denied", Authz, "the permit does not allow a publish; the first at once, later ones of the session as a count";
         SUBSCRIBE_DENIED = "authorization.subscribe_denied", Authz, "the permit does not allow a subscription; counted as the above";
@@ -234,6 +236,7 @@ impl AuditEvent {
             actor: String::from("system"),
             plugins: Vec::new(),
             fields: Vec::new(),
+            is_sequel: false,
         }
     }
 

@@ -115,6 +115,11 @@ impl<S: Clone> Subscriptions<S> {
         self.root.is_empty()
     }
 
+    /// Whether a filter begins with just this level, which begins with `$`: without one no topic below it has a receiver.
+    pub fn reaches(&self, level: &str) -> bool {
+        self.root.children.get(self.seed, level).is_some()
+    }
+
     /// Enters a subscription, or replaces the same session's to the same filter.
     pub fn insert(
         &mut self,

@@ -259,6 +259,11 @@ impl Broker {
         self.router.has_receivers(topic)
     }
 
+    /// Whether any message below this first level would go to anybody.
+    pub(crate) fn has_receivers_below(&self, level: &str) -> bool {
+        self.router.has_receivers_below(level)
+    }
+
     /// Publishes what comes from no client.
     pub(crate) fn publish(&self, message: &Arc<Message>) -> Routed {
         let mut tally = Tally::new(Transport::Tcp);

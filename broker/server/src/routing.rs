@@ -360,6 +360,11 @@ impl Router {
         !matches.receivers.is_empty() || !matches.groups.is_empty()
     }
 
+    /// Whether anybody subscribes to anything below a first level that begins with `$`. Cheap: no topic has to be made.
+    pub(crate) fn has_receivers_below(&self, level: &str) -> bool {
+        self.snapshot.load().reaches(level)
+    }
+
     /// Every retained message that a filter matches.
     pub(crate) fn retained_matching(&self, filter: &TopicFilter, now: Instant) -> Vec<Arc<Message>> {
         let snapshot = lock(self.retained_under(filter.filter())).snapshot();

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mqgate_server::audit::sinks::format::Parsed;
-use mqgate_server::audit::sinks::{Format, Item, Outlet, OutletError, OutletFuture};
+use mqgate_server::audit::sinks::{Format, Item, Outlet, OutletError, OutletFuture, Turns};
 
 /// Lines of a file: `NAME`, and renamed `NAME.1`, `NAME.2`, … the youngest first.
 pub struct FileOutlet {
     file: Arc<Mutex<Rotating>>,
     format: Format,
+    turns: Turns,
 }
 
 struct Rotating {
@@ -26,7 +27,7 @@ struct Rotating {
 impl FileOutlet {
     pub fn new(path: &Path, format: Format, largest: u64, keep: u32) -> Self {
         let rotating = Rotating { path: path.to_owned(), largest, keep, open: None };
-        Self { file: Arc::new(Mutex::new(rotating)), format }
+        Self { file: Arc::new(Mutex::new(rotating)), format, turns: Turns::default() }
     }
 }
 
@@ -37,11 +38,7 @@ impl Outlet for FileOutlet {
         let file = Arc::clone(&self.file);
         Box::pin(async move {
             let write = move || file.lock().unwrap_or_else(PoisonError::into_inner).append(&lines);
-            match tokio::task::spawn_blocking(write).await {
-                Ok(Ok(())) => Ok(last),
-                Ok(Err(error)) => Err(OutletError::new(error)),
-                Err(error) => Err(OutletError::new(error)),
-            }
+            self.turns.take(move || write().map_err(OutletError::new)).await.map(|()| last)
         })
     }
 }
@@ -128,30 +125,42 @@ impl Rotating {
 }
 
 /// Lines to standard output.
-pub struct StdoutOutlet(pub Format);
+pub struct StdoutOutlet {
+    format: Format,
+    turns: Turns,
+}
+
+impl StdoutOutlet {
+    pub fn new(format: Format) -> Self {
+        Self { format, turns: Turns::default() }
+    }
+}
 
 impl Outlet for StdoutOutlet {
     fn take<'a>(&'a self, items: &'a [Item]) -> OutletFuture<'a> {
-        let (lines, last) = (lines(items, self.0), last(items));
+        let (lines, last) = (lines(items, self.format), last(items));
         Box::pin(async move {
             // A reader that does not read keeps nobody waiting but this.
             let write = move || {
                 let mut out = io::stdout().lock();
                 out.write_all(&lines).and_then(|()| out.flush())
             };
-            match tokio::task::spawn_blocking(write).await {
-                Ok(Ok(())) => Ok(last),
-                Ok(Err(error)) => Err(OutletError::new(error)),
-                Err(error) => Err(OutletError::new(error)),
-            }
+            self.turns.take(move || write().map_err(OutletError::new)).await.map(|()| last)
         })
     }
 }
 
 /// The journal of systemd, by its native protocol: one datagram for each record.
 pub struct JournalOutlet {
-    pub socket: PathBuf,
-    pub format: Format,
+    socket: PathBuf,
+    format: Format,
+    turns: Turns,
+}
+
+impl JournalOutlet {
+    pub fn new(socket: PathBuf, format: Format) -> Self {
+        Self { socket, format, turns: Turns::default() }
+    }
 }
 
 impl Outlet for JournalOutlet {
@@ -165,11 +174,8 @@ impl Outlet for JournalOutlet {
                 socket.connect(&path)?;
                 datagrams.iter().try_for_each(|datagram| socket.send(datagram).map(drop))
             };
-            match tokio::task::spawn_blocking(send).await {
-                Ok(Ok(())) => Ok(last),
-                Ok(Err(error)) => Err(OutletError::new(format!("the journal: {error}"))),
-                Err(error) => Err(OutletError::new(error)),
-            }
+            let failed = |error: io::Error| OutletError::new(format!("the journal: {error}"));
+            self.turns.take(move || send().map_err(failed)).await.map(|()| last)
         })
     }
 }
@@ -252,7 +258,7 @@ mod tests {
     async fn the_journal_gets_a_datagram_for_each_record() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("journal");
-        let outlet = JournalOutlet { socket: path.clone(), format: Format::Json };
+        let outlet = JournalOutlet::new(path.clone(), Format::Json);
         assert!(outlet.take(&items(1..=1)).await.is_err());
         let journal = UnixDatagram::bind(&path).expect("bound");
         assert_eq!(outlet.take(&items(1..=2)).await, Ok(2));

@@ -269,8 +269,8 @@ impl Lazy {
             Target::File(path) => {
                 plain(Arc::new(FileOutlet::new(path, format, sink.rotate_size.0, sink.rotate_keep)))
             }
-            Target::Stdout => plain(Arc::new(StdoutOutlet(format))),
-            Target::Journald(socket) => plain(Arc::new(JournalOutlet { socket: socket.clone(), format })),
+            Target::Stdout => plain(Arc::new(StdoutOutlet::new(format))),
+            Target::Journald(socket) => plain(Arc::new(JournalOutlet::new(socket.clone(), format))),
             Target::Syslog(address) => plain(Arc::new(SyslogOutlet::new(address, sink, format)?)),
             Target::Otlp(url) => plain(Arc::new(OtlpOutlet::new(url, sink, &self.log)?)),
             Target::Webhook(url) => {

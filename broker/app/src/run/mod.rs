@@ -191,6 +191,7 @@ async fn run(config: Config, overrides: Overrides, explicit: Option<PathBuf>, lo
         records: audit.follow(),
         storage: Arc::clone(&parts.storage) as _,
     };
+    events::observe(&events, &parts.broker, audit);
     helpers.spawn(events::follow(Arc::clone(&events), Arc::clone(&parts.broker), sources, end.clone()));
     serving::serve_admin(&parts, about, &reloader, &events, &endpoints, &end, &mut helpers).await?;
     helpers.spawn(Arc::clone(audit).deliver(parts.host.hooks(), end.clone()));

@@ -5,7 +5,8 @@ use super::*;
 const LOG: &str = "0011223344556677";
 
 fn place() -> Place<'static> {
-    Place { log: LOG, sequence: 42, prev: Hash([0xcd; 32]), hide: None }
+    let prev = Hash([0xcd; 32]).half();
+    Place { log: LOG, sequence: 42, prev, time: "2023-11-14T22:13:20.123Z", hide: None }
 }
 
 fn line(event: &AuditEvent, place: &Place<'_>) -> String {
@@ -40,7 +41,7 @@ fn full() -> AuditEvent {
             digest: None,
             hook: "authenticator",
             result: "deadline",
-            microseconds: 3,
+            microseconds: 0,
         },
     ];
     for (name, value) in [
@@ -63,8 +64,8 @@ fn the_schema() {
         r#""trace_id":"00ff"},"fingerprint":"abababababababababababababababababababababababababababababababab","#,
         r#""listener":"mqtts","log":"0011223344556677","name":"connection.refused","outcome":"failure","#,
         r#""peer":"[2001:db8::1]:40000","plugins":[{"digest":"sha256:00","hook":"authorizer","name":"cert-acl","#,
-        r#""result":"deny","us":120},{"hook":"authenticator","name":"static","result":"deadline","us":3}],"#,
-        r#""prev":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","reason":"plugin_denied","seq":42,"#,
+        r#""result":"deny","us":120},{"hook":"authenticator","name":"static","result":"deadline"}],"#,
+        r#""prev":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","reason":"plugin_denied","seq":42,"#,
         r#""sni":"broker.example","subject":"CN=meter-7","time":"2023-11-14T22:13:20.123Z","v":1}"#,
     );
     assert_eq!(line(&full(), &place()), expected);
@@ -73,6 +74,37 @@ fn the_schema() {
     assert!(members.starts_with(
         r#"{"actor":"system","category":"system","log":"0011223344556677","name":"broker.started""#
     ));
+}
+
+#[test]
+fn a_sequel_does_not_repeat_whose_connection_it_is() {
+    let mut event = full();
+    (event.is_sequel, event.plugins) = (true, Vec::new());
+    let whole = line(&event, &place());
+    for (name, value) in [("ca", "factory"), ("tls.version", "1.3"), ("proxy", "192.0.2.1")] {
+        event = event.field(name, value);
+    }
+    let repeated = line(&event, &place());
+    assert_eq!(repeated, whole);
+    let expected = concat!(
+        r#"{"actor":"client","category":"authn","client_id":"meter \"7\"\n","connection_id":7,"device_id":"meter-7","#,
+        r#""fields":{"plugin.count":-1,"plugin.large":"9223372036854775807","plugin.list":["a","b"],"trace_id":"00ff"},"#,
+        r#""log":"0011223344556677","name":"connection.refused","outcome":"failure","#,
+        r#""prev":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","reason":"plugin_denied","seq":42,"time":"2023-11-14T22:13:20.123Z","v":1}"#,
+    );
+    assert_eq!(repeated, expected);
+    event.fields.retain(|field| field.name == "ca");
+    assert!(!line(&event, &place()).contains("fields"));
+}
+
+#[test]
+fn a_stamp_is_the_time() {
+    let mut stamp = Stamp::default();
+    let moments =
+        [0, 7, 999, 1_000, 1_700_000_000_123, 1_700_000_000_045, 1_699_999_999_999, u64::MAX, u64::MAX - 1];
+    for at in moments.map(UnixMillis) {
+        assert_eq!(stamp.of(at), time(at));
+    }
 }
 
 #[test]
@@ -138,9 +170,17 @@ fn canonical(value: &serde_json::Value, out: &mut String) {
 
 proptest! {
     #[test]
+    fn a_time_is_the_same_by_either_way(first in 0..253_402_300_799_000_u64, after in 0..2_000_u64) {
+        let mut stamp = Stamp::default();
+        for at in [first, first + after, first].map(UnixMillis) {
+            prop_assert_eq!(stamp.of(at), time(at));
+        }
+    }
+
+    #[test]
     fn every_record_is_canonical(
         client_id in any::<String>(),
-        fields in prop::collection::vec((any::<String>(), any::<String>(), any::<i64>()), 0..6),
+        fields in prop::collection::vec((any::<String>(), any::<String>(), any::<i64>()), 0..12),
     ) {
         let mut event = full();
         event.client_id = Some(client_id.clone());

@@ -72,7 +72,7 @@ impl<'a> Marks<'a> {
                 let of_deleted = entry.remove();
                 if of_deleted.iter().any(|mark| mark.is_published) {
                     let what = "a published checkpoint is about a place inside of what was deleted or could not be followed";
-                    report.notes.push(format!("{}, line {}: {what}", of_deleted[0].file, of_deleted[0].line));
+                    report.note(format!("{}, line {}: {what}", of_deleted[0].file, of_deleted[0].line));
                 }
                 continue;
             }

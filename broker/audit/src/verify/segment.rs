@@ -310,7 +310,7 @@ impl Walk<'_, '_> {
             return;
         };
         let Some(prev) = self.course.prev else { return };
-        let agrees = link.prev == prev;
+        let agrees = link.prev == prev.half();
         match last {
             Some(Last { sequence, indexed: Some(_), .. }) if agrees => {
                 let what = "the entry of this record is not that of the record: the index was changed";
@@ -348,7 +348,7 @@ impl Walk<'_, '_> {
         if link.time < self.course.time {
             let note =
                 format!("{}, line {number}, record {}: the clock had been set back", self.records, link.seq);
-            self.report.notes.push(note);
+            self.report.note(note);
         }
         self.course.time.clone_from(&link.time);
         if link.name == names::AUDIT_RETENTION

@@ -212,7 +212,7 @@ fn rewrite(victim: &Victim, segment: usize, change: impl Fn(&str) -> String) -> 
         let mut line = change(line);
         if let Some(prev) = prev {
             let at = line.find(r#""prev":""#).unwrap() + 8;
-            line.replace_range(at..at + 64, &prev.to_hex());
+            line.replace_range(at..at + 32, &prev.to_hex()[..32]);
         }
         let leaf = Hash::leaf(line.as_bytes());
         index.extend_from_slice(&(out.len() as u64).to_be_bytes());
@@ -304,4 +304,58 @@ fn checkpoints_of_strangers_are_none() {
     let renamed = note.replace(&log.key().name().to_owned(), victim.world.key().name());
     let report = victim.world.verify_with(&renamed);
     assert!(report.findings[0].what.contains("no signature by the key"), "{:?}", report.findings);
+}
+
+/// The largest numbers there are, wherever a number stands: a finding, never a panic, and no reader that runs for ever.
+#[test]
+fn a_number_beyond_all_is_a_finding() {
+    let victim = Victim::new();
+    for (segment, first) in victim.segments.iter().enumerate() {
+        let name = victim.records(segment);
+        for number in ["18446744073709551615", "18446744073709551614", "9007199254740992"] {
+            for record in [*first, first + 1] {
+                let place = (record - first) as usize;
+                let report = victim.with_lines(&name, |lines| {
+                    lines[place] =
+                        lines[place].replace(&format!(r#""seq":{record},"#), &format!(r#""seq":{number},"#));
+                });
+                assert!(names(&report, &name, record), "{name} {record} {number}: {:?}", report.findings);
+            }
+        }
+    }
+    for member in ["first", "last"] {
+        let report = victim.with_lines(SEGMENTS, |lines| {
+            let mut listed: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+            listed[member] = u64::MAX.into();
+            lines[0] = format!("{listed}\n");
+        });
+        assert!(report.findings.iter().any(|finding| finding.file == SEGMENTS), "{:?}", report.findings);
+    }
+    // Files that are named as no segment can be are none.
+    for stray in [0, u64::MAX] {
+        let path = victim.path(&Part::Records.name(stray));
+        std::fs::write(&path, "x\n").unwrap();
+        assert_eq!(victim.world.verify_with(&victim.published).findings, []);
+        assert_eq!(mqgate_audit::View::of_copy(&victim.world.log()).unwrap().end().written, 42);
+        std::fs::remove_file(path).unwrap();
+    }
+    let last = victim.path(&victim.records(victim.segments.len() - 1));
+    let text = read(&last).replace(r#""seq":42,"#, r#""seq":18446744073709551615,"#);
+    std::fs::write(&last, text).unwrap();
+    assert_eq!(mqgate_audit::View::of_copy(&victim.world.log()).unwrap().end().written, 41);
+}
+
+/// What a stranger wrote may have any number of oddities: the report is bounded.
+#[test]
+fn so_many_notes_are_told_and_the_others_counted() {
+    let mut world = World::new();
+    world.settings.segment_bytes = 64 << 20;
+    let mut log = world.open();
+    let events: Vec<_> = (0..3000).map(|number| event(if number % 2 == 0 { 9 } else { 1 })).collect();
+    log.append(at(1), &events).unwrap();
+    log.checkpoint(at(1)).unwrap();
+    let report = world.verify();
+    assert_eq!(report.findings, []);
+    assert!(report.notes.len() <= 1001, "{}", report.notes.len());
+    assert!(report.notes.last().unwrap().contains("notes more"), "{:?}", report.notes.last());
 }

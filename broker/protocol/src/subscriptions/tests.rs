@@ -250,3 +250,18 @@ fn what_is_not_there_is_not_removed() {
     }
     assert_eq!(index.matches(&topic("a/b/c")).receivers.len(), 1);
 }
+
+#[test]
+fn a_level_is_reached_by_filters_that_name_it_first() {
+    let mut index = Subscriptions::new(Seed(1));
+    for (key, text) in (1..).zip(["#", "+/a", "a/$events", "$eventsx/#", "+"]) {
+        index.insert(SessionKey(key), "s", &filter(text), options(QoS::AtMostOnce), None);
+        assert!(!index.reaches("$events"), "{text}");
+    }
+    for text in ["$events/#", "$events/clients/+/x", "$events", "$share/g/$events/#", "$share/g/$events/+"] {
+        index.insert(SessionKey(9), "s", &filter(text), options(QoS::AtMostOnce), None);
+        assert!(index.reaches("$events"), "{text}");
+        index.remove(SessionKey(9), &filter(text));
+        assert!(!index.reaches("$events"), "{text}");
+    }
+}

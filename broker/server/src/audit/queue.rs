@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use mqgate_audit::Checkpoint;
@@ -10,6 +10,7 @@ use mqgate_identity::audit::policy::{self, Level, Mode, Policy};
 use mqgate_identity::audit::{AuditEvent, Category, Outcome, names};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::time::UnixMillis;
+use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::writer::Command;
@@ -17,12 +18,17 @@ use super::{AuditRefused, AuditSettings, bounds, request};
 use crate::clock;
 use crate::metrics::GateMetrics;
 
+/// See [`super::AuditLog::observe`].
+pub(super) type Observer = dyn Fn(&Arc<AuditEvent>) -> bool + Send + Sync;
+
 /// Records that who follows may be behind.
 const FOLLOWED: usize = 4096;
 
 pub(crate) struct Shared {
     pub(super) settings: AuditSettings,
     pub(super) metrics: Option<Arc<GateMetrics>>,
+    /// What every record changes of them, looked up once.
+    counters: Option<Counters>,
     pub(super) state: Mutex<State>,
     /// Wakes the writer thread.
     pub(super) work: Condvar,
@@ -30,6 +36,8 @@ pub(crate) struct Shared {
     pub(super) failing: AtomicBool,
     /// What is written down, and how.
     pub(super) policy: Arc<ArcSwap<Policy>>,
+    /// Asked before the followers.
+    pub(super) observer: OnceLock<Box<Observer>>,
     /// For who follows what happens, and is told when it was too slow.
     pub(super) followers: broadcast::Sender<Arc<AuditEvent>>,
     /// The last record written, and the last that is safe on the disk.
@@ -52,6 +60,8 @@ pub(super) struct State {
 
 pub(super) struct Entry {
     pub(super) event: Arc<AuditEvent>,
+    /// See [`bounds::weight`].
+    pub(super) weight: usize,
     /// Told when the event is safe on the disk.
     pub(super) durable: Option<Waiter>,
     /// What is deleted then: everything up to this record.
@@ -74,20 +84,68 @@ pub(super) enum Room {
     MostOfIt,
 }
 
+/// What is counted of every record.
+struct Counters {
+    /// By category and outcome.
+    records: Vec<IntCounter>,
+    /// Only with a log on disk.
+    file: Option<FileMetrics>,
+}
+
+/// How the log on disk does.
+pub(super) struct FileMetrics {
+    pub(super) up: IntGauge,
+    pub(super) lag: IntGauge,
+    pub(super) duration: Histogram,
+}
+
+const OUTCOMES: [Outcome; 3] = [Outcome::Success, Outcome::Failure, Outcome::Error];
+
+impl Counters {
+    fn new(metrics: &GateMetrics, is_kept: bool) -> Self {
+        let counter = |category: Category, outcome: Outcome| {
+            metrics.audit_records.with_label_values(&[category.as_str(), outcome.as_str()])
+        };
+        let categories = Category::ALL.iter();
+        Self {
+            records: categories
+                .flat_map(|category| OUTCOMES.map(|outcome| counter(*category, outcome)))
+                .collect(),
+            file: is_kept.then(|| FileMetrics {
+                up: metrics.audit_sink_up.with_label_values(&["file"]),
+                lag: metrics.audit_sink_lag.with_label_values(&["file"]),
+                duration: metrics.audit_write_duration.with_label_values(&["file"]),
+            }),
+        }
+    }
+
+    fn record(&self, event: &AuditEvent) -> &IntCounter {
+        &self.records[Category::of(event.name) as usize * OUTCOMES.len() + event.outcome as usize]
+    }
+}
+
 impl Shared {
     pub(super) fn new(settings: AuditSettings, metrics: Option<Arc<GateMetrics>>) -> Self {
+        let is_kept = settings.path.is_some();
         Self {
             settings,
+            counters: metrics.as_deref().map(|metrics| Counters::new(metrics, is_kept)),
             metrics,
             state: Mutex::default(),
             work: Condvar::new(),
             failing: AtomicBool::new(false),
             policy: Arc::default(),
+            observer: OnceLock::new(),
             followers: broadcast::Sender::new(FOLLOWED),
             written: watch::Sender::new(0),
             durable: watch::Sender::new(0),
             checkpoint: watch::Sender::new(None),
         }
+    }
+
+    /// The metrics of the log on disk.
+    pub(super) fn file(&self) -> Option<&FileMetrics> {
+        self.counters.as_ref()?.file.as_ref()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -102,6 +160,8 @@ impl Shared {
         }
         let rules = self.policy.load();
         if rules.rules().is_empty() {
+            // The record of its beginning was written for certain. Rules look at what is left out here.
+            event.is_sequel = event.name == names::CONNECTION_CLOSED && event.reason == Reason::Ok;
             return Some((event, None));
         }
         let category = Category::of(event.name).as_str();
@@ -199,17 +259,18 @@ impl Shared {
         state.last_at = state.last_at.max(clock::now());
         event.sequence = state.last_sequence;
         event.at = state.last_at;
-        if let Some(metrics) = &self.metrics {
-            let labels = [Category::of(event.name).as_str(), event.outcome.as_str()];
-            metrics.audit_records.with_label_values(&labels).inc();
+        if let Some(counters) = &self.counters {
+            counters.record(&event).inc();
         }
         let event = Arc::new(event);
-        // Without a follower it goes nowhere.
-        let _ = self.followers.send(Arc::clone(&event));
-        let weight = bounds::weight(&event);
+        if !self.observer.get().is_some_and(|observer| observer(&event)) {
+            // Without a follower it goes nowhere.
+            let _ = self.followers.send(Arc::clone(&event));
+        }
         if self.settings.path.is_some() {
+            let weight = bounds::weight(&event);
             state.queue_bytes += weight;
-            state.queue.push_back(Entry { event, durable, retire });
+            state.queue.push_back(Entry { event, weight, durable, retire });
         }
         state.last_sequence
     }

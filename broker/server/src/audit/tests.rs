@@ -168,9 +168,61 @@ async fn what_is_personal_is_encrypted_shown_and_erased() {
     assert_eq!(log.erase(device(), "admin:tests").await.unwrap(), Some(false));
     assert_eq!(log.reveal("client_id", &hidden), None);
     log.close();
+    // Nobody says that something was destroyed that was not there.
+    let names = lines(&folder.path().join("audit.jsonl"));
+    assert_eq!(names, ["1 connection.accepted", "2 audit.subject_erased"]);
     let report =
         mqgate_audit::verify::verify(log.view().unwrap().folder(), &mqgate_audit::verify::Request::default());
     assert_eq!(report.unwrap().findings, []);
+}
+
+#[test]
+fn every_kind_is_counted_under_its_own_labels() {
+    let metrics = metrics();
+    let log = AuditLog::open(AuditSettings::default(), Arc::clone(&metrics.gate)).unwrap();
+    for kind in names::KINDS {
+        for outcome in [Outcome::Success, Outcome::Failure, Outcome::Error] {
+            let counter =
+                metrics.gate.audit_records.with_label_values(&[kind.category.as_str(), outcome.as_str()]);
+            let before = counter.get();
+            log.record(AuditEvent::new(kind.name, outcome, Reason::Ok));
+            assert_eq!(counter.get(), before + 1, "{} {outcome:?}", kind.name);
+        }
+    }
+}
+
+/// While rules look at a connection's end, it is whole; one that did not end well always is.
+#[test]
+fn an_ordinary_end_does_not_say_again_who_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), AuditSettings::default());
+    let ended = |reason| {
+        let mut event = AuditEvent::new(names::CONNECTION_CLOSED, Outcome::Success, reason);
+        event.client_id = Some("c".into());
+        event.listener = Some("mqtts".into());
+        event.field("ca", "factory").field("initiator", "network")
+    };
+    log.record(ended(Reason::Ok));
+    log.record(ended(Reason::CertRevoked));
+    let rule = Rule::new(Match::default(), Level::Full, 1, None, None).unwrap();
+    log.set_policy(Policy::new(vec![rule]));
+    log.record(ended(Reason::Ok));
+    log.close();
+    let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (line, is_whole) in lines.iter().zip([false, true, true]) {
+        assert_eq!(
+            (line["client_id"].as_str(), line["fields"]["initiator"].as_str()),
+            (Some("c"), Some("network"))
+        );
+        assert_eq!(
+            (line["listener"].is_string(), line["fields"]["ca"].is_string()),
+            (is_whole, is_whole),
+            "{line}"
+        );
+    }
+    assert_eq!(lines.len(), 3);
 }
 
 #[test]
@@ -506,6 +558,15 @@ async fn rules_say_what_is_written_down_and_how() {
     log.shared.failing.store(true, AtomicOrdering::SeqCst);
     assert_eq!(log.admit(accepted()).await, Ok(0), "the effect does not wait for it");
     assert_eq!(log.try_record(event(names::DEVICE_ACTIVATED)), Err(AuditRefused::WriteFailed));
+    let dropped =
+        log.shared.metrics.as_ref().unwrap().audit_dropped.with_label_values(&["file", "write_failed"]);
+    assert_eq!(dropped.get(), 2);
+    // A sink that is too far behind holds up those who wait for their record, and nobody else.
+    log.shared.failing.store(false, AtomicOrdering::SeqCst);
+    log.board.refuse_for_test();
+    assert_eq!(log.try_record(event(names::DEVICE_ACTIVATED)), Err(AuditRefused::SinkBehind));
+    assert_eq!(log.admit(accepted()).await, Ok(1));
+    assert_eq!(log.try_record(accepted()), Ok(2));
 }
 
 #[test]

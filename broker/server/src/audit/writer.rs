@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::publish::{self, Publisher};
 use super::request::{self, RequestId};
-use super::{Entry, Room, Shared, Waiter, bounds};
+use super::{Entry, Room, Shared, Waiter};
 use crate::clock;
 
 /// Events written in one go at most.
@@ -174,11 +174,10 @@ pub(super) fn next_work(shared: &Shared, wake: Option<Duration>) -> Work {
         if !state.queue.is_empty() || !state.commands.is_empty() || state.closed || is_due {
             let count = state.queue.len().min(BATCH);
             let batch: Vec<Entry> = state.queue.drain(..count).collect();
-            let weight: usize = batch.iter().map(|entry| bounds::weight(&entry.event)).sum();
+            let weight: usize = batch.iter().map(|entry| entry.weight).sum();
             state.queue_bytes = state.queue_bytes.saturating_sub(weight);
-            if let Some(metrics) = &shared.metrics {
-                let lag = i64::try_from(state.queue.len()).unwrap_or(i64::MAX);
-                metrics.audit_sink_lag.with_label_values(&["file"]).set(lag);
+            if let Some(metrics) = shared.file() {
+                metrics.lag.set(i64::try_from(state.queue.len()).unwrap_or(i64::MAX));
             }
             return Work { batch, commands: std::mem::take(&mut state.commands), closed: state.closed };
         }
@@ -198,10 +197,9 @@ fn until_it_works(shared: &Shared, mut write: impl FnMut() -> io::Result<()>) ->
                 if shared.failing.swap(false, Ordering::AcqRel) {
                     tracing::warn!("the audit log can be written again");
                 }
-                if let Some(metrics) = &shared.metrics {
-                    metrics.audit_sink_up.with_label_values(&["file"]).set(1);
-                    let took = started.elapsed().as_secs_f64();
-                    metrics.audit_write_duration.with_label_values(&["file"]).observe(took);
+                if let Some(metrics) = shared.file() {
+                    metrics.up.set(1);
+                    metrics.duration.observe(started.elapsed().as_secs_f64());
                 }
                 return true;
             }
@@ -209,8 +207,8 @@ fn until_it_works(shared: &Shared, mut write: impl FnMut() -> io::Result<()>) ->
                 if !shared.failing.swap(true, Ordering::AcqRel) {
                     tracing::error!(%error, "the audit log cannot be written: new connections are refused");
                 }
-                if let Some(metrics) = &shared.metrics {
-                    metrics.audit_sink_up.with_label_values(&["file"]).set(0);
+                if let Some(metrics) = shared.file() {
+                    metrics.up.set(0);
                 }
                 let state = shared.lock();
                 if state.closed {

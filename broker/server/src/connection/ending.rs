@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
-use mqgate_codec::QoS;
+use mqgate_codec::{QoS, ReasonCode};
 use mqgate_identity::audit::{AuditEvent, Outcome, names};
 use mqgate_identity::reason::Reason;
 use mqgate_protocol::connection::{Closing, Denied, DeniedAction, Initiator};
@@ -132,12 +132,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         let event = AuditEvent::new(names::CONNECTION_CLOSED, outcome, closing.reason);
         let mut event = event_about(event, &self.accepted);
         identify(&mut event, &self.handle);
-        let by = match closing.initiator {
-            Initiator::Client => "client",
-            Initiator::Server => "server",
-            Initiator::Network => "network",
-        };
-        self.broker.record(event.field("initiator", by).field("code", code(closing)));
+        match closing.initiator {
+            Initiator::Client => {}
+            Initiator::Server => event = event.field("initiator", "server"),
+            Initiator::Network => event = event.field("initiator", "network"),
+        }
+        if closing.code != ReasonCode::SUCCESS {
+            event = event.field("code", code(closing));
+        }
+        self.broker.record(event);
     }
 }
 

@@ -15,6 +15,8 @@ use super::kinds;
 
 /// Begins every topic of events: no client may publish there.
 const ROOT: &str = "$events/";
+/// Its first level.
+pub(super) const ROOT_LEVEL: &str = "$events";
 /// Digits of a CA's fingerprint in a topic.
 const SHORT: usize = 16;
 /// What stands before every type.
@@ -43,8 +45,8 @@ impl CloudEvent {
         let (kind, subject) = kinds::of(event)?;
         Some(Self {
             id: format!("audit-{run:x}-{}", event.sequence),
-            kind,
-            subject,
+            kind: kind.into_owned(),
+            subject: subject.to_owned(),
             at: event.at,
             from: Origin::Audit(Arc::clone(event)),
         })
@@ -221,5 +223,6 @@ mod tests {
         }
         let event = CloudEvent::of_audit(&record(names::CONFIG_RELOADED, "x"), 1).unwrap();
         assert_eq!(event.topic(), "$events/config/changed");
+        assert_eq!(format!("{ROOT_LEVEL}/"), ROOT);
     }
 }

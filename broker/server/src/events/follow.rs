@@ -1,6 +1,7 @@
 //! The task that follows both sources: fills the ring, and publishes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,9 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::{CloudEvent, Events, What};
+use super::cloud::ROOT_LEVEL;
+use super::{CloudEvent, Events, Kept, kinds};
+use crate::audit::AuditLog;
 use crate::broker::Broker;
 use crate::registry::Registry;
 
@@ -25,8 +28,32 @@ const CURSOR: &str = "events.published";
 const WRITTEN_DOWN: Duration = Duration::from_secs(1);
 
 impl Events {
-    /// Takes in an event, and publishes it if anybody subscribes to it.
-    fn tell(&self, broker: &Broker, event: CloudEvent, registry: Option<u64>) {
+    /// Takes in an event of the outbox, and publishes it if anybody subscribes to it.
+    fn tell(&self, broker: &Broker, event: CloudEvent, registry: u64) {
+        self.publish(broker, &event);
+        self.push(Kept::Event(Arc::new(event)), Some(registry));
+    }
+
+    /// Takes in an audit record, if it is an event. While nobody subscribes to events and nobody watches, that is all: every
+    /// connection comes by here.
+    fn tell_record(&self, broker: &Broker, record: Arc<AuditEvent>) {
+        let sequence = record.sequence;
+        if kinds::of(&record).is_some() {
+            self.tell_event(broker, record);
+        }
+        self.told.store(sequence, Ordering::Release);
+    }
+
+    fn tell_event(&self, broker: &Broker, record: Arc<AuditEvent>) {
+        if broker.has_receivers_below(ROOT_LEVEL)
+            && let Some(event) = CloudEvent::of_audit(&record, self.run)
+        {
+            self.publish(broker, &event);
+        }
+        self.push(Kept::Record(record), None);
+    }
+
+    fn publish(&self, broker: &Broker, event: &CloudEvent) {
         if self.settings.mqtt
             && let Ok(topic) = TopicName::parse(event.topic().into())
             && broker.has_receivers(&topic)
@@ -46,8 +73,15 @@ impl Events {
             // No session has this key: the message is nobody's own.
             broker.publish_about_itself(&Message::published(topic, publish, SessionKey(0), broker.now()));
         }
-        self.push(What::Event(Arc::new(event)), registry);
     }
+}
+
+/// Has the records of `audit` taken in where they arise, while nobody is to be told; [`follow`] does the rest.
+pub fn observe(events: &Arc<Events>, broker: &Arc<Broker>, audit: &AuditLog) {
+    // The broker has the log: it is not kept alive by it.
+    let (events, broker) = (Arc::clone(events), Arc::downgrade(broker));
+    let subscribes = move || broker.upgrade().is_none_or(|broker| broker.has_receivers_below(ROOT_LEVEL));
+    audit.observe(move |record| events.take(record, &subscribes));
 }
 
 /// What is followed.
@@ -73,12 +107,8 @@ pub async fn follow(events: Arc<Events>, broker: Arc<Broker>, sources: Sources, 
         tokio::select! {
             () = shutdown.cancelled() => break,
             record = records.recv() => match record {
-                Ok(record) => {
-                    if let Some(event) = CloudEvent::of_audit(&record, events.run) {
-                        events.tell(&broker, event, None);
-                    }
-                }
-                Err(RecvError::Lagged(missed)) => events.push(What::Missed(missed), None),
+                Ok(record) => events.tell_record(&broker, record),
+                Err(RecvError::Lagged(missed)) => events.push(Kept::Missed(missed), None),
                 Err(RecvError::Closed) => break,
             },
             // The registry lives as long as the broker does.
@@ -128,13 +158,13 @@ impl Outbox {
             };
             let missed = page.oldest.saturating_sub(self.after + 1);
             if missed > 0 && page.newest > self.after {
-                events.push(What::Missed(missed), None);
+                events.push(Kept::Missed(missed), None);
                 self.after += missed;
             }
             let read = page.events.len();
             for event in page.events {
                 self.after = event.sequence;
-                events.tell(broker, CloudEvent::of_registry(event), Some(self.after));
+                events.tell(broker, CloudEvent::of_registry(event), self.after);
             }
             if read < PAGE {
                 return;

@@ -1,13 +1,15 @@
 //! Which audit records are events, and what they are called. What happens to certificates and CAs comes from the
 //! registry's own outbox, and is not said twice.
 
+use std::borrow::Cow;
+
 use mqgate_identity::audit::{AuditEvent, names};
 use mqgate_identity::reason::Reason;
 
-/// The event's type, and what it is about; `None`: it is no event.
-pub(super) fn of(event: &AuditEvent) -> Option<(String, String)> {
-    let client = || event.client_id.clone().unwrap_or_else(|| String::from("-"));
-    let listener = || event.listener.as_deref().unwrap_or("-").to_owned();
+/// The event's type, and what it is about; `None`: it is no event. Borrows nearly always: every record is asked.
+pub(super) fn of(event: &AuditEvent) -> Option<(Cow<'_, str>, &str)> {
+    let client = || event.client_id.as_deref().unwrap_or("-");
+    let listener = || event.listener.as_deref().unwrap_or("-");
     let (kind, subject) = match event.name {
         names::CONNECTION_ACCEPTED => ("clients.connected", client()),
         names::CONNECTION_REFUSED if event.reason == Reason::Banned => ("clients.banned", client()),
@@ -38,13 +40,13 @@ pub(super) fn of(event: &AuditEvent) -> Option<(String, String)> {
         names::TRANSITION_STARTED => ("tls.grace_started", field(event, "name").unwrap_or_else(listener)),
         names::TRANSITION_CHANGED => ("tls.grace_changed", field(event, "name").unwrap_or_else(listener)),
         names::TRANSITION_ENDED => ("tls.grace_ended", field(event, "name").unwrap_or_else(listener)),
-        names::CONFIG_RELOADED => ("config.changed", String::from("config")),
+        names::CONFIG_RELOADED => ("config.changed", "config"),
         names::BRIDGE_UP => ("bridges.up", field(event, "bridge").unwrap_or_default()),
         names::BRIDGE_DOWN => ("bridges.down", field(event, "bridge").unwrap_or_default()),
-        names::BROKER_STARTED => ("sys.started", String::from("broker")),
-        names::BROKER_STOPPED => ("sys.stopping", String::from("broker")),
-        names::CLOCK_WRONG => ("sys.clock_wrong", String::from("clock")),
-        names::CLOCK_RIGHT => ("sys.clock_right", String::from("clock")),
+        names::BROKER_STARTED => ("sys.started", "broker"),
+        names::BROKER_STOPPED => ("sys.stopping", "broker"),
+        names::CLOCK_WRONG => ("sys.clock_wrong", "clock"),
+        names::CLOCK_RIGHT => ("sys.clock_right", "clock"),
         names::FINDING_APPEARED => ("findings.appeared", field(event, "check").unwrap_or_default()),
         names::FINDING_DISAPPEARED => ("findings.disappeared", field(event, "check").unwrap_or_default()),
         // Whatever else a plugin does, or the audit log finds.
@@ -52,20 +54,20 @@ pub(super) fn of(event: &AuditEvent) -> Option<(String, String)> {
             let (area, word) = name.split_once('.')?;
             let subject = match area {
                 "plugin" => field(event, "plugin"),
-                "audit" => Some(String::from("audit")),
+                "audit" => Some("audit"),
                 _ => return None,
             };
             let area = if area == "plugin" { "plugins" } else { area };
-            return Some((format!("{area}.{word}"), subject.unwrap_or_else(|| String::from("-"))));
+            return Some((format!("{area}.{word}").into(), subject.unwrap_or("-")));
         }
     };
-    Some((kind.to_owned(), subject))
+    Some((kind.into(), subject))
 }
 
-fn field(event: &AuditEvent, name: &str) -> Option<String> {
+fn field<'a>(event: &'a AuditEvent, name: &str) -> Option<&'a str> {
     use mqgate_identity::hooks::Value;
     event.fields.iter().find(|field| field.name == name).and_then(|field| match &field.value {
-        Value::Text(text) => Some(text.clone()),
+        Value::Text(text) => Some(text.as_str()),
         _ => None,
     })
 }
@@ -104,7 +106,7 @@ mod tests {
         ] {
             let mut event = AuditEvent::new(names::CONNECTION_CLOSED, Outcome::Success, reason);
             event.client_id = Some("c".into());
-            assert_eq!(of(&event), Some((kind.into(), "c".into())));
+            assert_eq!(of(&event), Some((kind.into(), "c")));
         }
     }
 }

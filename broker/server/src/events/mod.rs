@@ -9,12 +9,14 @@ mod follow;
 mod kinds;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mqgate_identity::audit::AuditEvent;
 use tokio::sync::watch;
 
 pub use self::cloud::CloudEvent;
-pub use self::follow::{Sources, follow};
+pub use self::follow::{Sources, follow, observe};
 use crate::clock;
 
 /// How events are made and kept.
@@ -75,18 +77,29 @@ pub enum What {
     Missed(u64),
 }
 
+/// The same in the ring, where most of it is never read.
+#[derive(Debug, Clone)]
+enum Kept {
+    Event(Arc<CloudEvent>),
+    /// A record that is an event: made into one for who reads it.
+    Record(Arc<AuditEvent>),
+    Missed(u64),
+}
+
 /// The ring.
 pub struct Events {
     pub settings: EventSettings,
     run: u64,
     ring: Mutex<Ring>,
+    /// Sequence number of the last audit record that was taken in.
+    told: AtomicU64,
     /// The number of the last one.
     arrived: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct Ring {
-    kept: VecDeque<Seen>,
+    kept: VecDeque<(Position, Kept)>,
     number: u64,
     registry: u64,
 }
@@ -102,7 +115,13 @@ pub struct Batch {
 impl Events {
     pub fn new(settings: EventSettings) -> Arc<Self> {
         let (arrived, _) = watch::channel(0);
-        Arc::new(Self { settings, run: clock::now().0, ring: Mutex::default(), arrived })
+        Arc::new(Self {
+            settings,
+            run: clock::now().0,
+            ring: Mutex::default(),
+            told: AtomicU64::new(0),
+            arrived,
+        })
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -128,27 +147,57 @@ impl Events {
     /// What comes after a position of this run, so many at most.
     pub fn after(&self, number: u64, most: usize) -> Batch {
         let ring = self.ring();
-        let oldest = ring.kept.front().map_or(ring.number + 1, |seen| seen.at.number);
+        let oldest = ring.kept.front().map_or(ring.number + 1, |(at, _)| at.number);
         let missed = oldest.saturating_sub(number.saturating_add(1));
         // The ring has no gaps: numbers are places.
         let skip =
             usize::try_from(number.saturating_add(missed + 1).saturating_sub(oldest)).unwrap_or(usize::MAX);
-        Batch { seen: ring.kept.iter().skip(skip).take(most).cloned().collect(), missed }
+        let kept: Vec<(Position, Kept)> = ring.kept.iter().skip(skip).take(most).cloned().collect();
+        drop(ring);
+        Batch { seen: kept.into_iter().map(|(at, kept)| self.seen(at, kept)).collect(), missed }
+    }
+
+    fn seen(&self, at: Position, kept: Kept) -> Seen {
+        let what = match kept {
+            Kept::Event(event) => What::Event(event),
+            // Only records that are events come into the ring.
+            Kept::Record(record) => CloudEvent::of_audit(&record, self.run)
+                .map_or(What::Missed(1), |event| What::Event(event.into())),
+            Kept::Missed(count) => What::Missed(count),
+        };
+        Seen { at, what }
     }
 
     /// Takes in an event; `registry`: its number in the outbox.
-    fn push(&self, what: What, registry: Option<u64>) {
+    fn push(&self, kept: Kept, registry: Option<u64>) {
         let mut ring = self.ring();
         ring.number += 1;
         ring.registry = ring.registry.max(registry.unwrap_or(0));
         let at = Position { run: self.run, number: ring.number, registry: ring.registry };
-        ring.kept.push_back(Seen { at, what });
+        ring.kept.push_back((at, kept));
         while ring.kept.len() > self.settings.buffer.max(1) {
             ring.kept.pop_front();
         }
         let number = ring.number;
         drop(ring);
-        self.arrived.send_replace(number);
+        // Who comes later looks into the ring first.
+        if self.arrived.receiver_count() > 0 {
+            self.arrived.send_replace(number);
+        }
+    }
+
+    /// Takes in an audit record at once, if nobody watches, nobody `subscribes` and it follows the last one: then the task that
+    /// tells others need not be woken, which would cost more than all the rest. False: it is to be told.
+    fn take(&self, record: &Arc<AuditEvent>, subscribes: impl FnOnce() -> bool) -> bool {
+        let is_next = self.told.load(Ordering::Acquire) + 1 == record.sequence;
+        if !is_next || self.arrived.receiver_count() > 0 || (self.settings.mqtt && subscribes()) {
+            return false;
+        }
+        if kinds::of(record).is_some() {
+            self.push(Kept::Record(Arc::clone(record)), None);
+        }
+        self.told.store(record.sequence, Ordering::Release);
+        true
     }
 
     /// Where the outbox was when the broker started.
@@ -187,10 +236,10 @@ mod tests {
         Events::new(EventSettings { buffer, ..EventSettings::default() })
     }
 
-    fn event(client_id: &str) -> What {
+    fn event(client_id: &str) -> Kept {
         let mut event = AuditEvent::new(names::CONNECTION_ACCEPTED, Outcome::Success, Reason::Ok);
         event.client_id = Some(client_id.into());
-        What::Event(Arc::new(CloudEvent::of_audit(&Arc::new(event), 7).expect("it is an event")))
+        Kept::Record(Arc::new(event))
     }
 
     fn numbers(batch: &Batch) -> Vec<u64> {
@@ -200,6 +249,7 @@ mod tests {
     #[test]
     fn who_is_slower_than_the_ring_is_told_so() {
         let events = ring(3);
+        let arrived = events.arrived();
         assert_eq!(events.after(0, 10).missed, 0);
         for client in ["a", "b", "c", "d", "e"] {
             events.push(event(client), None);
@@ -211,7 +261,37 @@ mod tests {
         let batch = events.after(5, 10);
         assert_eq!((numbers(&batch), batch.missed), (vec![], 0));
         assert!(numbers(&events.after(u64::MAX, 10)).is_empty());
-        assert_eq!(*events.arrived().borrow(), 5);
+        assert_eq!(*arrived.borrow(), 5);
+        // With nobody to tell, the ring goes on all the same.
+        drop(arrived);
+        events.push(event("f"), None);
+        assert_eq!(numbers(&events.after(5, 10)), [6]);
+    }
+
+    #[test]
+    fn a_record_is_taken_at_once_while_nobody_is_told_and_none_is_on_its_way() {
+        let events = ring(9);
+        let record = |sequence| {
+            let mut event = AuditEvent::new(names::CONNECTION_ACCEPTED, Outcome::Success, Reason::Ok);
+            event.sequence = sequence;
+            Arc::new(event)
+        };
+        // The log is older than this run of the broker: the task takes the first one.
+        assert!(!events.take(&record(100), || false));
+        events.told.store(100, Ordering::Release);
+        assert!(events.take(&record(101), || false));
+        assert!(!events.take(&record(102), || true), "somebody subscribes");
+        assert!(!events.take(&record(103), || false), "102 is on its way");
+        events.told.store(103, Ordering::Release);
+        let watcher = events.arrived();
+        assert!(!events.take(&record(104), || false));
+        drop(watcher);
+        events.told.store(104, Ordering::Release);
+        let mut other = AuditEvent::new(names::ADMIN_ACTION, Outcome::Success, Reason::AdminAction);
+        other.sequence = 105;
+        assert!(events.take(&Arc::new(other), || false), "no event, and done with");
+        assert!(events.take(&record(106), || false));
+        assert_eq!(numbers(&events.after(0, 10)), [1, 2]);
     }
 
     #[test]
@@ -230,7 +310,10 @@ mod tests {
 
     #[test]
     fn a_filter_takes_whole_words() {
-        let What::Event(event) = event("meter-7") else { panic!("an event") };
+        let events = ring(3);
+        events.push(event("meter-7"), None);
+        let seen = events.after(0, 1).seen;
+        let What::Event(event) = &seen[0].what else { panic!("an event") };
         let filter = |types: &[&str], subjects: &[&str]| Filter {
             types: types.iter().map(|one| (*one).to_owned()).collect(),
             subjects: subjects.iter().map(|one| (*one).to_owned()).collect(),
@@ -244,7 +327,7 @@ mod tests {
             (&["clients.connect"], &[], false),
             (&["clients"], &["meter-8"], false),
         ] {
-            assert_eq!(filter(types, subjects).takes(&event), takes, "{types:?} {subjects:?}");
+            assert_eq!(filter(types, subjects).takes(event), takes, "{types:?} {subjects:?}");
         }
     }
 }

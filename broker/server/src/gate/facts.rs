@@ -93,7 +93,9 @@ pub(crate) fn event_about(mut event: AuditEvent, accepted: &Accepted) -> AuditEv
             _ => "other",
         };
         event = event.field("tls.version", version);
-        event.fields.push(Attribute { name: "tls.resumed".into(), value: Value::Boolean(tls.resumed) });
+        if tls.resumed {
+            event.fields.push(Attribute { name: "tls.resumed".into(), value: Value::Boolean(true) });
+        }
     }
     if let Some(proxy) = accepted.peer.via_proxy {
         event = event.field("proxy", proxy.to_string());
@@ -110,7 +112,10 @@ fn bracketed(address: std::net::IpAddr) -> String {
 }
 
 pub(super) fn connect_fields(mut event: AuditEvent, on: &Connection) -> AuditEvent {
-    event = event.field("trace_id", &*on.trace_id);
+    // Only components were told it, for what they write themselves.
+    if event.plugins.iter().any(|verdict| verdict.digest.is_some()) {
+        event = event.field("trace_id", &*on.trace_id);
+    }
     let level = i64::from(on.connect.protocol_level);
     event.fields.push(Attribute { name: "mqtt.level".into(), value: Value::Integer(level) });
     match &on.connect.user_name {

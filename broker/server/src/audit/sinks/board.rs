@@ -33,6 +33,11 @@ impl Board {
         lock(&self.published).insert(place.to_owned(), (size, problem));
     }
 
+    #[cfg(test)]
+    pub(in crate::audit) fn refuse_for_test(&self) {
+        self.refuses.store(true, Ordering::Release);
+    }
+
     /// Whether a sink that must not lose anything is too far behind.
     pub(in crate::audit) fn refuses(&self) -> bool {
         self.refuses.load(Ordering::Acquire)

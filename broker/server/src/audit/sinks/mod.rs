@@ -15,6 +15,7 @@ mod outage;
 mod runner;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use serde::Serialize;
 
 pub use self::format::Format;
 pub use self::runner::{Running, run};
+pub use self::turns::Turns;
 
 /// One record on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
