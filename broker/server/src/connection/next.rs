@@ -5,11 +5,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Buf;
+use mqgate_identity::reason::Reason;
 use mqgate_protocol::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{ANSWERS_HIGH_WATER, Driver, Event, READ_FIRST_EVERY};
 use crate::turns::{Turn, Turns};
+
+/// Of a client that comes again, so many pieces of what it said before are read.
+const LAST_READS: usize = 16;
 
 /// Looks once whether something is ready.
 pub(super) async fn once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
@@ -66,7 +70,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         self.account.look(self.now, &self.broker.turns);
         let order = self.handle.orders(cx.waker());
         if let Some(farewell) = order.farewell {
-            self.close(farewell.code, farewell.reason);
+            if farewell.reason == Reason::TakenOver {
+                self.hear_out(cx);
+            }
+            if self.closing.is_none() {
+                self.close(farewell.code, farewell.reason);
+            }
             return Poll::Ready(Event::Ordered);
         }
         if order.reauthorize && self.connect.is_some() {
@@ -116,6 +125,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
 
     pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if self.machine.wants_packet() && self.reads() { self.poll_read(cx) } else { Poll::Pending }
+    }
+
+    /// What a client said before it came again counts, above all DISCONNECT: there is no will after it, and it may
+    /// end the session.
+    fn hear_out(&mut self, cx: &mut Context<'_>) {
+        for _ in 0..LAST_READS {
+            let Poll::Ready(Event::Read(count)) = self.poll_input(cx) else { return };
+            self.tally.bytes_received(count);
+            self.packets();
+            if self.closing.is_some() {
+                return;
+            }
+        }
     }
 
     /// Whether there is room for what the client says.

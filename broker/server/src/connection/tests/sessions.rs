@@ -164,6 +164,25 @@ async fn a_will_waits_for_its_delay_and_is_forgotten_when_the_client_comes_back(
     assert_eq!(world.metric("mqgate_will_published_total"), 3.0);
 }
 
+/// Its next connection may be seen before the end of this one is read.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_said_before_it_came_again_counts() {
+    let world = World::new();
+    let mut watcher = world.client("w").await;
+    watcher.subscribe("gone", qos(0)).await;
+    let (mut peer, _) = world.connect(&Hello { will: Some(("gone", 0)), ..Hello::v5("c").lasting(60) }).await;
+    let connections = world.broker.connections().list();
+    let handle = connections.into_iter().find(|handle| handle.client_id() == Some("c")).unwrap();
+    let mut last = BytesMut::new();
+    encode(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)), ProtocolVersion::V5, &mut last)
+        .unwrap();
+    peer.send_bytes(&last).await;
+    handle.hand_over(tokio::sync::oneshot::channel().0);
+    assert_eq!(peer.receive().await, None);
+    peer.gone().await;
+    watcher.is_quiet().await;
+}
+
 /// A client id is a name within a device: it is neither a way to the messages of another device nor to its
 /// connection.
 /// A queue full of what nobody gets any more is no reason to refuse what comes now.
