@@ -35,7 +35,7 @@ use self::dialogue::Talk;
 use self::ending::Denials;
 use self::next::once;
 use crate::broker::Broker;
-use crate::delivery::{self, Lane, Mailbox};
+use crate::delivery::{self, Lane, Mailbox, Wakes};
 use crate::directory::ConnectionHandle;
 use crate::gate::{Accepted, Reauthorization};
 use crate::metrics::gate::Stage;
@@ -124,6 +124,8 @@ struct Driver<S> {
     account: Account,
     /// There is more to be done at once; others are let run first.
     unfinished: bool,
+    /// Who gets what it has published, and is to be woken once that is all.
+    wakes: Wakes,
     /// Retained messages that are looked for.
     searching: Option<Box<Searching>>,
     /// Of what is to be written some was written: it may begin in the middle of a packet.
@@ -216,6 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             round: 0,
             account: Account::new(),
             unfinished: false,
+            wakes: Wakes::default(),
             searching: None,
             begun: false,
             deaf: false,
@@ -258,6 +261,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 self.asking = None;
                 self.talk = None;
                 return closing;
+            }
+            if !self.unfinished || self.pressing || self.wakes.are_due() {
+                self.wakes.wake();
             }
             if std::mem::take(&mut self.pressing) || self.account.slice_is_over() {
                 self.account.pause();
@@ -475,9 +481,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 }
             }
             Effect::Publish { message, acknowledgement } => {
-                let outcome = self.broker.router.publish(&message, &mut self.tally);
+                let wakes = Some(&mut self.wakes);
+                let outcome = self.broker.router.publish_with(&message, &mut self.tally, wakes);
                 self.pressing |= outcome.pressing;
                 self.account.spend_on(outcome.deliveries, cost::DELIVERY);
+                self.wakes.spend_on(outcome.deliveries, cost::DELIVERY);
                 if let Some(acknowledgement) = acknowledgement {
                     let routed = outcome.routed;
                     self.machine.handle(self.now, Input::Published { acknowledgement, routed });

@@ -56,6 +56,42 @@ pub(crate) struct Lane {
     pub(crate) maximum_packet_size: u32,
 }
 
+/// Receivers that have to be woken, and are not yet: what else comes for them meanwhile goes out with one write. Woken
+/// when this is dropped, at the latest.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes {
+    wakers: Vec<Waker>,
+    /// What was done since the first of them had to wait, as [`crate::turns::cost`] estimates it.
+    done: u32,
+}
+
+impl Wakes {
+    /// So much is done for several of them before they are woken.
+    const MOST: u32 = 10_000_000;
+
+    /// Its publisher has done something.
+    pub(crate) fn spend_on(&mut self, count: usize, cost: u32) {
+        let spent = u32::try_from(count).unwrap_or(u32::MAX).saturating_mul(cost);
+        self.done = self.done.saturating_add(spent);
+    }
+
+    pub(crate) fn are_due(&self) -> bool {
+        self.done >= Self::MOST
+    }
+
+    pub(crate) fn wake(&mut self) {
+        self.done = 0;
+        // The room is given back: who publishes much may be idle for long.
+        std::mem::take(&mut self.wakers).into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.wake();
+    }
+}
+
 /// One message for many receivers.
 pub(crate) struct Post<'a> {
     pub(crate) message: &'a Arc<Message>,
@@ -68,6 +104,8 @@ pub(crate) struct Post<'a> {
     room: Room,
     /// Somebody looks at every message: it is not written before its receiver takes it.
     pub(crate) watched: bool,
+    /// Where receivers wait to be woken; `None`: each is woken at once.
+    pub(crate) wakes: Option<&'a mut Wakes>,
     /// As QoS 0, for 3.x and for 5.0, with RETAIN and without; made for the first receiver that needs it.
     written: [[BytesMut; 2]; 2],
 }
@@ -134,7 +172,16 @@ impl<'a> Post<'a> {
         room: Room,
     ) -> Self {
         let alone = receivers == 1;
-        Self { message, started, detached: None, alone, room, watched: false, written: Default::default() }
+        Self {
+            message,
+            started,
+            detached: None,
+            alone,
+            room,
+            watched: false,
+            wakes: None,
+            written: Default::default(),
+        }
     }
 
     fn now(&self) -> Instant {
@@ -252,7 +299,7 @@ impl Mailbox {
         (inner.outbox.len(), inner.outbox.bytes())
     }
 
-    /// Takes one message; wakes the owner if it does not know yet that there is something.
+    /// Takes one message; wakes the owner if it does not know yet that there is something, or has it woken later.
     pub(crate) fn push(
         &self,
         post: &mut Post<'_>,
@@ -300,8 +347,10 @@ impl Mailbox {
         inner.news = true;
         let waker = inner.waker.clone();
         drop(guard);
-        if let Some(waker) = waker {
-            waker.wake();
+        match (waker, &mut post.wakes) {
+            (Some(waker), Some(wakes)) => wakes.wakers.push(waker),
+            (Some(waker), None) => waker.wake(),
+            (None, _) => {}
         }
         outcome
     }

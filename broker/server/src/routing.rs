@@ -20,7 +20,7 @@ use mqgate_protocol::subscriptions::{Choice, Group, Matches, ShareStrategy, Subs
 use mqgate_protocol::time::Instant;
 use mqgate_protocol::topics::is_reserved;
 
-use crate::delivery::{Mailbox, Post, PushOutcome};
+use crate::delivery::{Mailbox, Post, PushOutcome, Wakes};
 use crate::directory::lock;
 use crate::metrics::mqtt::{MqttMetrics, SubscriptionKind, Tally};
 use crate::searching::Searching;
@@ -127,6 +127,16 @@ impl Router {
 
     /// Keeps a message if it is to be retained, and puts it into every mailbox it belongs in.
     pub(crate) fn publish(&self, message: &Arc<Message>, tally: &mut Tally) -> Outcome {
+        self.publish_with(message, tally, None)
+    }
+
+    /// The same, of a publisher with more to come: its receivers are woken together.
+    pub(crate) fn publish_with(
+        &self,
+        message: &Arc<Message>,
+        tally: &mut Tally,
+        wakes: Option<&mut Wakes>,
+    ) -> Outcome {
         if message.retain {
             // Before the lookup: whoever subscribes meanwhile finds it here or is found by the lookup.
             self.retain(message);
@@ -136,6 +146,7 @@ impl Router {
         let mut outcome = Outcome { routed: Routed::NoSubscribers, pressing: false, deliveries };
         let mut post = self.post(message, deliveries, tally);
         post.watched = self.traced.load(Ordering::Relaxed);
+        post.wakes = wakes;
         let mut note = |pushed: PushOutcome| {
             outcome.routed = Routed::Delivered;
             note_queued(&pushed, tally);

@@ -95,10 +95,15 @@ impl Turns {
         }
     }
 
+    /// Where nobody is in line.
+    pub(crate) fn try_take(&self) -> Option<Turn<'_>> {
+        self.line.try_acquire().ok()
+    }
+
     /// Waits in line.
     pub(crate) async fn take(&self) -> Turn<'_> {
-        if let Ok(permit) = self.line.try_acquire() {
-            return permit;
+        if let Some(turn) = self.try_take() {
+            return turn;
         }
         self.waited.inc();
         Box::pin(self.line.acquire()).await.expect("nobody closes the line")

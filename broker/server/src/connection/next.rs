@@ -30,7 +30,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     ) -> Event {
         loop {
             if turn.is_none() && self.unfinished && self.account.is_busy() {
-                *turn = Some(turns.take().await);
+                *turn = turns.try_take();
+                if turn.is_none() {
+                    self.wakes.wake(); // The line may be long.
+                    *turn = Some(turns.take().await);
+                }
             }
             if turn.is_some() || self.unfinished {
                 if let Poll::Ready(event) = once(|cx| self.poll(cx, shutdown.as_mut())).await {

@@ -54,6 +54,37 @@ async fn a_piece_of_work_that_is_large_is_cut_up() {
     assert_eq!(world.metric(RECEIVED), 400.0);
 }
 
+/// Others are let run in between, and those who wait for the messages are not woken for each: a write for each message
+/// would cost many times what the message does.
+#[tokio::test(start_paused = true)]
+async fn what_is_published_in_pieces_is_written_together() {
+    const COUNT: usize = 400;
+    let world = World::new();
+    let mut readers = Vec::new();
+    for mut peer in subscribers(&world, 100).await {
+        readers.push(tokio::spawn(async move {
+            let (mut reads, mut received) = (0, 0);
+            while received < COUNT {
+                peer.input.reserve(64 * 1024);
+                peer.stream.read_buf(&mut peer.input).await.unwrap();
+                reads += 1;
+                while let Some(packet) = peer.decoder.decode(&mut peer.input).unwrap() {
+                    assert!(matches!(packet, Packet::Publish(_)));
+                    received += 1;
+                }
+            }
+            reads
+        }));
+    }
+    let mut busy = world.client("busy").await;
+    busy.send_bytes(&messages(COUNT)).await;
+    busy.is_quiet().await;
+    for reader in readers {
+        let reads = reader.await.unwrap();
+        assert!(reads <= 4, "{COUNT} messages came in {reads} pieces");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_does_little_is_behind_one_of_many_that_do_much() {
     let world = World::new();
