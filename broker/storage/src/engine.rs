@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use mqgate_identity::registry::StorageError;
@@ -20,6 +21,8 @@ use crate::manifest::{Manifest, ManifestError, Numbers};
 const NUMBER_KEY: &[u8] = b"#";
 /// Of all journals together; the least that the database takes.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+/// Within which a write that does not wait for the disk is on it.
+const WRITE_BEHIND: Duration = Duration::from_secs(1);
 
 pub(crate) struct Engine {
     pub(crate) registry: Space,
@@ -29,6 +32,9 @@ pub(crate) struct Engine {
     synchronised: Mutex<Synchronised>,
     /// The disk was synchronised, or could not be.
     settled: Condvar,
+    behind: Mutex<Behind>,
+    /// A write is behind, or the storage closes.
+    stirred: Condvar,
     /// A write failed half-way: nothing can be said of what is on disk until it is opened again.
     failed: AtomicBool,
     _lock: DirectoryLock,
@@ -40,6 +46,14 @@ struct Synchronised {
     numbers: Numbers,
     /// Somebody is at it.
     running: bool,
+}
+
+/// Writes that did not wait for the disk.
+#[derive(Default)]
+struct Behind {
+    /// There are some.
+    waiting: bool,
+    closed: bool,
 }
 
 /// One tree of the database.
@@ -100,6 +114,8 @@ impl Engine {
             database,
             synchronised: Mutex::new(Synchronised { numbers: manifest.numbers(), running: false }),
             settled: Condvar::new(),
+            behind: Mutex::default(),
+            stirred: Condvar::new(),
             manifest: Mutex::new(manifest),
             failed: AtomicBool::new(false),
             _lock: lock,
@@ -123,33 +139,85 @@ impl Engine {
         change: impl FnOnce(&mut Batch) -> Result<T, E>,
         applied: &mut dyn FnMut(),
     ) -> Result<T, E> {
-        let (answer, number) = {
-            let _writer = guard(&space.writer);
-            self.check_usable()?;
-            let mut batch = Batch::default();
-            let answer = change(&mut batch)?;
-            if batch.changes.is_empty() {
-                return Ok(answer);
-            }
-            let number = space.number.load(Ordering::Acquire) + 1;
-            batch.put(NUMBER_KEY, &number.to_be_bytes());
-            let mut commit = self.database.batch();
-            for (key, value) in batch.changes {
-                match value {
-                    Some(payload) => {
-                        let sealed = envelope::seal(&key, &payload);
-                        commit.insert(&space.keyspace, key, sealed);
-                    }
-                    None => commit.remove(&space.keyspace, key),
-                }
-            }
-            commit.commit().map_err(|error| self.fail(&format!("a write failed: {error}")))?;
-            space.number.store(number, Ordering::Release);
-            (answer, number)
-        };
-        applied();
-        self.synchronise(space, number)?;
+        let (answer, number) = self.apply(space, change)?;
+        if let Some(number) = number {
+            applied();
+            self.synchronise(space, number)?;
+        }
         Ok(answer)
+    }
+
+    /// As [`Engine::write`], but does not wait for the disk: it is synchronised with the next write that does, or by
+    /// [`Engine::synchronise_soon`]. The operating system has the batch: the end of this process does not lose it.
+    pub(crate) fn write_behind<T, E: From<StorageError>>(
+        &self,
+        space: &Space,
+        change: impl FnOnce(&mut Batch) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (answer, number) = self.apply(space, change)?;
+        if number.is_some() {
+            let mut behind = guard(&self.behind);
+            if !behind.waiting {
+                behind.waiting = true;
+                self.stirred.notify_all();
+            }
+        }
+        Ok(answer)
+    }
+
+    /// What a thread of its own does until [`Engine::close`]: synchronises the disk [`WRITE_BEHIND`] after the first
+    /// write that did not wait for it.
+    pub(crate) fn synchronise_soon(&self) {
+        let mut behind = guard(&self.behind);
+        while !behind.closed || behind.waiting {
+            if !behind.waiting {
+                behind = self.stirred.wait(behind).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let pause = self.stirred.wait_timeout_while(behind, WRITE_BEHIND, |behind| !behind.closed);
+            (behind, _) = pause.unwrap_or_else(PoisonError::into_inner);
+            behind.waiting = false;
+            drop(behind);
+            // What could not be written is said to every write from now on.
+            let _ = self.synchronise(&self.kv, self.kv.number.load(Ordering::Acquire));
+            behind = guard(&self.behind);
+        }
+    }
+
+    /// Ends [`Engine::synchronise_soon`], once what waits for it is on the disk.
+    pub(crate) fn close(&self) {
+        guard(&self.behind).closed = true;
+        self.stirred.notify_all();
+    }
+
+    /// Applies what `change` makes; answers its number, unless there is nothing to write.
+    fn apply<T, E: From<StorageError>>(
+        &self,
+        space: &Space,
+        change: impl FnOnce(&mut Batch) -> Result<T, E>,
+    ) -> Result<(T, Option<u64>), E> {
+        let _writer = guard(&space.writer);
+        self.check_usable()?;
+        let mut batch = Batch::default();
+        let answer = change(&mut batch)?;
+        if batch.changes.is_empty() {
+            return Ok((answer, None));
+        }
+        let number = space.number.load(Ordering::Acquire) + 1;
+        batch.put(NUMBER_KEY, &number.to_be_bytes());
+        let mut commit = self.database.batch();
+        for (key, value) in batch.changes {
+            match value {
+                Some(payload) => {
+                    let sealed = envelope::seal(&key, &payload);
+                    commit.insert(&space.keyspace, key, sealed);
+                }
+                None => commit.remove(&space.keyspace, key),
+            }
+        }
+        commit.commit().map_err(|error| self.fail(&format!("a write failed: {error}")))?;
+        space.number.store(number, Ordering::Release);
+        Ok((answer, Some(number)))
     }
 
     pub(crate) fn check_usable(&self) -> Result<(), StorageError> {
@@ -191,7 +259,7 @@ impl Engine {
         // Read before the disk is synchronised: what is applied later may not be included.
         let numbers = [self.registry.number.load(Ordering::Acquire), self.kv.number.load(Ordering::Acquire)];
         self.database
-            .persist(PersistMode::SyncAll)
+            .persist(PersistMode::SyncData)
             .map_err(|error| self.fail(&format!("the disk could not be synchronised: {error}")))?;
         guard(&self.manifest)
             .write(numbers)

@@ -1,4 +1,5 @@
-//! The key-value spaces of plugins: versions, quotas, expiry.
+//! The key-value spaces of plugins: versions, quotas, expiry. A write does not wait for the disk: see
+//! [`Engine::write_behind`].
 //!
 //! Keys: `e`+plugin+NUL+key (entry), `u`+plugin (usage), `x`+expiry+plugin+NUL+key (index by expiry).
 
@@ -70,12 +71,12 @@ impl Place<'_> {
             }
             KvRequest::Set { key, value, expires } => {
                 self.check_sizes(key, value)?;
-                engine.write(self.space, |batch| self.store(batch, key, value, expires))?;
+                engine.write_behind(self.space, |batch| self.store(batch, key, value, expires))?;
                 Ok(KvAnswer::Done)
             }
             KvRequest::Swap { key, expected, value, expires } => {
                 self.check_sizes(key, value)?;
-                let version = engine.write(self.space, |batch| {
+                let version = engine.write_behind(self.space, |batch| {
                     if self.live(key)?.map(|entry| entry.version) != expected {
                         return Err(Failure(KvError::Conflict));
                     }
@@ -85,7 +86,7 @@ impl Place<'_> {
             }
             KvRequest::Add { key, delta, expires } => {
                 check_key(key)?;
-                let sum = engine.write(self.space, |batch| {
+                let sum = engine.write_behind(self.space, |batch| {
                     // A counter keeps the end it was born with: that is what a rate limit needs.
                     let (number, expires) = match self.live(key)? {
                         Some(entry) => (parse_number(&entry.value)?, entry.expires),
@@ -101,7 +102,7 @@ impl Place<'_> {
             }
             KvRequest::Delete { key } => {
                 check_key(key)?;
-                engine.write(self.space, |batch| {
+                engine.write_behind(self.space, |batch| {
                     let Some(entry) = self.stored(key)? else { return Ok(()) };
                     let mut usage = usage(self.space, self.plugin)?;
                     remove(batch, self.plugin, key, &entry, &mut usage)?;

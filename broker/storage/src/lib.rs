@@ -21,6 +21,8 @@ mod restore;
 mod seen;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use mqgate_identity::registry::{DEFAULT_OUTBOX_EVENTS, StorageError};
 use mqgate_identity::time::UnixMillis;
@@ -54,9 +56,12 @@ impl Default for StorageOptions {
 }
 
 /// `mqgate_identity::registry::Storage` in a directory of its own. Every call may block; a write is durable
-/// when it returns, and writers that wait at the same time share one synchronisation of the disk.
+/// when it returns, and writers that wait at the same time share one synchronisation of the disk. A plugin's write
+/// ([`Storage::kv`](mqgate_identity::registry::Storage::kv)) waits for none: the end of the process does not lose it,
+/// and it is on the disk within a second or with the next write of the registry.
 pub struct FjallStorage {
-    engine: Engine,
+    engine: Arc<Engine>,
+    synchroniser: Option<JoinHandle<()>>,
     counts: Counts,
     outbox_events: u64,
     migrated: u64,
@@ -66,10 +71,16 @@ impl FjallStorage {
     /// Opens the storage at `path`, creating it if there is none, with access for its owner only. Fails if
     /// another process has it open, or if something that was written is missing or damaged.
     pub fn open(path: &Path, options: StorageOptions) -> Result<Self, StorageError> {
-        let engine = Engine::open(path, options)?;
+        let engine = Arc::new(Engine::open(path, options)?);
         let migrated = migrate::run(&engine)?;
         let counts = Counts::load(&engine.registry)?;
-        Ok(Self { engine, counts, outbox_events: options.outbox_events, migrated })
+        let synchronised = Arc::clone(&engine);
+        let synchroniser = std::thread::Builder::new()
+            .name("storage-sync".to_owned())
+            .spawn(move || synchronised.synchronise_soon())
+            .map_err(|error| StorageError::Unavailable(format!("no thread for the storage: {error}")))?;
+        let synchroniser = Some(synchroniser);
+        Ok(Self { engine, synchroniser, counts, outbox_events: options.outbox_events, migrated })
     }
 
     /// Device certificates that an older version wrote, and that were brought up to date when it was opened.
@@ -81,5 +92,14 @@ impl FjallStorage {
     /// entries are not visible in any case; this gives their space back.
     pub fn sweep_expired(&self, now: UnixMillis, limit: usize) -> Result<usize, StorageError> {
         kv::sweep(&self.engine, now, limit)
+    }
+}
+
+impl Drop for FjallStorage {
+    fn drop(&mut self) {
+        self.engine.close();
+        if let Some(synchroniser) = self.synchroniser.take() {
+            let _ = synchroniser.join();
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use mqgate_identity::registry::{
     DeviceCertificate, DeviceState, KvAnswer, KvEntry, KvError, KvOperation, KvQuota, KvRequest, Storage,
@@ -194,6 +195,30 @@ fn what_was_stored_survives_kill_9() {
         let records = records.len() as u64;
         assert!(counter > last - (round - 1) && counter <= records, "{counter} {last} {records}");
     }
+}
+
+/// A plugin does not wait for the disk, and the disk has what it wrote all the same: soon, and when the storage closes.
+#[test]
+fn a_plugins_write_is_on_the_disk_without_another_one() {
+    let (_directory, path) = fresh();
+    let storage = open(&path);
+    let add = |storage: &FjallStorage| {
+        let what = KvRequest::Add { key: "n", delta: 1, expires: None };
+        storage.kv("p", KvOperation { now: UnixMillis(0), quota: QUOTA, what }).unwrap();
+    };
+    // Says up to which write the disk is synchronised.
+    let manifest = || std::fs::read(path.join("manifest")).unwrap();
+    let before = manifest();
+    add(&storage);
+    let end = Instant::now() + Duration::from_secs(30);
+    while manifest() == before {
+        assert!(Instant::now() < end, "the write is not on the disk");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let before = manifest();
+    add(&storage);
+    drop(storage);
+    assert_ne!(manifest(), before, "closed without the last write");
 }
 
 /// Whatever is damaged, wherever: the storage says so, or everything is there. It never opens with less.

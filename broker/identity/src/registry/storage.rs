@@ -78,7 +78,7 @@ pub struct RegistryChanges {
 }
 
 /// The seam to the disk. Every call may block: callers in async code use a blocking thread. A write is
-/// durable when it returns.
+/// durable when it returns, unless it says otherwise.
 pub trait Storage: Send + Sync {
     fn device_certificate(
         &self,
@@ -122,14 +122,15 @@ pub trait Storage: Send + Sync {
     fn server_bundles(&self) -> Result<Vec<ServerBundle>, StorageError>;
     fn put_server_bundle(&self, record: &ServerBundle, expected: Option<u64>) -> Result<(), StorageError>;
     fn remove_server_bundle(&self, namespace: &str, name: &str, expected: u64) -> Result<(), StorageError>;
-    /// Number of device certificates per CA and state.
+    /// Number of device certificates per CA and state. Kept in memory: the one call that never blocks.
     fn device_certificate_counts(
         &self,
     ) -> Result<BTreeMap<(CertificateFingerprint, DeviceState), u64>, StorageError>;
     /// A small value of the broker itself (the admin token's hash, what plugins are loaded).
     fn setting(&self, key: &str) -> Result<Option<Vec<u8>>, StorageError>;
     fn put_setting(&self, key: &str, value: &[u8]) -> Result<(), StorageError>;
-    /// One plugin's key-value space; see [`KvOperation`].
+    /// One plugin's key-value space; see [`KvOperation`]. The end of the process does not lose what was written; it need
+    /// not be on the disk when this returns, and is within about a second.
     fn kv(&self, plugin: &str, operation: KvOperation<'_>) -> Result<KvAnswer, KvError>;
 
     /// Writes `record`, without an event.

@@ -48,6 +48,13 @@ impl Host for StoreState {
     }
 
     async fn count(&mut self, tenant: Option<String>, tag: Option<String>) -> Result<u64, Error> {
+        let anchor = tag.as_deref().and_then(anchor_of_tag);
+        if tenant.is_none() && (tag.is_none() || anchor.is_some()) {
+            self.consulted = true;
+            let counted = count_under(&*self.services.storage, anchor);
+            self.services.count(Interface::Registry, &counted);
+            return counted;
+        }
         self.read(move |storage| count(storage, tenant.as_deref(), tag.as_deref())).await
     }
 }
@@ -79,14 +86,17 @@ fn compose(mut records: Vec<DeviceCertificate>) -> Option<Device> {
     })
 }
 
+/// What is registered under one anchor, or all: a number that the storage has in memory.
+fn count_under(storage: &dyn Storage, anchor: Option<CertificateFingerprint>) -> Result<u64, Error> {
+    let counts = storage.device_certificate_counts()?;
+    let wanted = |ca| is_wanted(anchor, ca);
+    let counted = counts.iter().filter(|((ca, state), _)| is_registered(*state) && wanted(*ca));
+    Ok(counted.map(|(_, count)| count).sum())
+}
+
+/// With a condition: record by record.
 fn count(storage: &dyn Storage, tenant: Option<&str>, tag: Option<&str>) -> Result<u64, Error> {
     let anchor = tag.and_then(anchor_of_tag);
-    if tenant.is_none() && (tag.is_none() || anchor.is_some()) {
-        let counts = storage.device_certificate_counts()?;
-        let wanted = |ca| is_wanted(anchor, ca);
-        let counted = counts.iter().filter(|((ca, state), _)| is_registered(*state) && wanted(*ca));
-        return Ok(counted.map(|(_, count)| count).sum());
-    }
     let has_tag = |record: &DeviceCertificate| match anchor {
         Some(_) => is_wanted(anchor, record.ca_id),
         None => tag.is_none_or(|tag| record.tags.iter().any(|known| known == tag)),

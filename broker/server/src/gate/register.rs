@@ -203,7 +203,6 @@ impl Gate {
         }
         let counts = registry
             .counts()
-            .await
             .map_err(|error| No::unanswered(Reason::RegistryUnavailable, error.to_string()))?;
         let (mut registered, mut waiting) = (0_u64, 0_u64);
         for ((of, state), count) in counts {

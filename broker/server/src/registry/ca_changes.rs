@@ -306,7 +306,7 @@ impl Registry {
 
     /// Certificates registered under a CA.
     pub async fn ca_impact(&self, id: CertificateFingerprint) -> Result<CaImpact, RegistryError> {
-        let counts = self.blocking(|storage| storage.device_certificate_counts()).await?;
+        let counts = self.counts()?;
         let of_ca = counts.into_iter().filter(|((ca, _), _)| *ca == id);
         Ok(CaImpact { certificates: of_ca.map(|((_, state), count)| (state, count)).collect() })
     }

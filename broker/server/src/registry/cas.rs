@@ -214,7 +214,7 @@ impl Registry {
     }
 
     async fn check_devices(&self, id: CertificateFingerprint, force: Force) -> Result<(), RegistryError> {
-        let counts = self.blocking(|storage| storage.device_certificate_counts()).await?;
+        let counts = self.counts()?;
         let devices = counts
             .iter()
             .filter(|((of, state), _)| *of == id && *state != DeviceState::Tombstone)

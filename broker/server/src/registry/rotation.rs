@@ -278,10 +278,10 @@ impl Registry {
     }
 
     /// Number of certificates by CA and state.
-    pub(crate) async fn counts(
+    pub(crate) fn counts(
         &self,
     ) -> Result<BTreeMap<(CertificateFingerprint, DeviceState), u64>, RegistryError> {
-        Ok(self.blocking(|storage| storage.device_certificate_counts()).await?)
+        Ok(self.storage.device_certificate_counts()?)
     }
 
     /// A certificate that is bound to this client id, and not of this device.
