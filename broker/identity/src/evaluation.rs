@@ -18,6 +18,7 @@ mod list;
 mod name_constraints;
 mod ocsp;
 mod path;
+mod policies;
 mod policy;
 mod rejection;
 mod revocation;

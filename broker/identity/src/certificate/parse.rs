@@ -24,6 +24,7 @@ pub(crate) mod oid {
     pub(crate) const SUBJECT_KEY_IDENTIFIER: &str = "2.5.29.14";
     pub(crate) const AUTHORITY_KEY_IDENTIFIER: &str = "2.5.29.35";
     pub(crate) const CERTIFICATE_POLICIES: &str = "2.5.29.32";
+    pub(crate) const POLICY_MAPPINGS: &str = "2.5.29.33";
     pub(crate) const POLICY_CONSTRAINTS: &str = "2.5.29.36";
     pub(crate) const INHIBIT_ANY_POLICY: &str = "2.5.29.54";
     pub(crate) const RSA_ENCRYPTION: &str = "1.2.840.113549.1.1.1";

@@ -27,6 +27,8 @@ pub enum Step {
     Depth,
     /// Names are within what the CAs permit.
     Names,
+    /// Certificate policies that CAs demand are valid along it.
+    Policies,
     /// Everything on it is valid now.
     Validity,
     /// Nothing on it is revoked, as far as the policy asks.
@@ -34,7 +36,7 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Size,
         Self::Parse,
         Self::Kind,
@@ -44,6 +46,7 @@ impl Step {
         Self::Anchor,
         Self::Depth,
         Self::Names,
+        Self::Policies,
         Self::Validity,
         Self::Revocation,
     ];
@@ -59,6 +62,7 @@ impl Step {
             Self::Anchor => "anchor",
             Self::Depth => "depth",
             Self::Names => "names",
+            Self::Policies => "policies",
             Self::Validity => "validity",
             Self::Revocation => "revocation",
         }
@@ -75,6 +79,7 @@ impl Step {
             Reason::CertUnknownCa => Self::Anchor,
             Reason::CertDepth => Self::Depth,
             Reason::CertNameConstraint => Self::Names,
+            Reason::CertPolicy => Self::Policies,
             Reason::CertExpired | Reason::CertNotYetValid => Self::Validity,
             Reason::CertRevokedCrl | Reason::CrlUnknown | Reason::CrlStale => Self::Revocation,
             _ => Self::Parse,

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use super::anchors::TrustAnchors;
 use super::links::{Hint, Links};
 use super::name_constraints::{Comparisons, NameConstraints, Names};
+use super::policies;
 use super::policy::PathPolicy;
 use super::revocation::{self, Link};
 use super::signature::check_signed_by;
@@ -204,6 +205,8 @@ impl Search<'_> {
         self.policy.check_anchor(&loaded.facts)?;
         check_path_length(&loaded.facts, path.depth)?;
         self.check_names(path, loaded.links.constraints.as_deref())?;
+        let down = path.nodes.iter().rev().map(|&at| &self.nodes[at]);
+        policies::check(&loaded.facts, down.map(|node| (node.facts, node.links.is_self_issued())))?;
         self.check_revocation(path, anchor, &mut lints)?;
         let issuer = path.nodes.get(1).map_or(&loaded.facts, |&at| self.nodes[at].facts);
         Ok(Found {

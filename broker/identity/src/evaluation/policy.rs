@@ -344,15 +344,17 @@ impl PathPolicy {
 }
 
 /// Extensions whose meaning is applied, or is of no consequence here; any other that is critical refuses.
-pub(super) const KNOWN_EXTENSIONS: [&str; 7] = [
+pub(super) const KNOWN_EXTENSIONS: [&str; 10] = [
     oid::KEY_USAGE,
     oid::SUBJECT_ALT_NAME,
     oid::BASIC_CONSTRAINTS,
     oid::NAME_CONSTRAINTS,
     oid::CRL_DISTRIBUTION_POINTS,
     oid::EXTENDED_KEY_USAGE,
-    // Every policy is acceptable to us: RFC 5280, 6.1.1 (c), with any-policy.
     oid::CERTIFICATE_POLICIES,
+    oid::POLICY_MAPPINGS,
+    oid::POLICY_CONSTRAINTS,
+    oid::INHIBIT_ANY_POLICY,
 ];
 
 /// What refuses a certificate in any place and under any policy.

@@ -11,6 +11,7 @@ mod lists;
 mod openssl;
 mod paths;
 mod pki;
+mod policies;
 mod registry;
 mod rules;
 mod transitions;

@@ -121,6 +121,7 @@ pub const fn connack_code(reason: Reason) -> ReasonCode {
         | Reason::CertSigAlg
         | Reason::CertBadSignature
         | Reason::CertNameConstraint
+        | Reason::CertPolicy
         | Reason::CertTooLarge
         | Reason::CertRevokedCrl
         | Reason::CrlUnknown

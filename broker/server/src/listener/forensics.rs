@@ -166,6 +166,11 @@ async fn every_reason_is_one_record_and_one_count() {
         extension.set_criticality(true);
         params.custom_extensions.push(extension);
     });
+    // It demands a policy, and has none.
+    let unpolitical = issue(&|params| {
+        let demand = CustomExtension::from_oid_content(&[2, 5, 29, 36], vec![0x30, 3, 0x80, 1, 0]);
+        params.custom_extensions.push(demand);
+    });
     let elsewhere = issue(&|params| {
         params.subject_alt_names.push(rcgen::SanType::DnsName("other.example".try_into().unwrap()));
     });
@@ -230,6 +235,7 @@ async fn every_reason_is_one_record_and_one_count() {
     scene.play(Attempt::of(Reason::CertSigAlg, &weak).policy(long_keys)).await;
     scene.play(Attempt::of(Reason::CertBadSignature, &thief)).await;
     scene.play(Attempt::of(Reason::CertNameConstraint, &elsewhere)).await;
+    scene.play(Attempt::of(Reason::CertPolicy, &unpolitical)).await;
     let mut large = Attempt::of(Reason::CertTooLarge, &plain);
     large.chain = vec![below.der(); 10];
     scene.play(large).await;

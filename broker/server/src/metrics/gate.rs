@@ -393,6 +393,7 @@ pub const HANDSHAKE_REASONS: &[Reason] = &[
     Reason::CertSigAlg,
     Reason::CertBadSignature,
     Reason::CertNameConstraint,
+    Reason::CertPolicy,
     Reason::CertTooLarge,
     Reason::CertRevokedCrl,
     Reason::CrlUnknown,

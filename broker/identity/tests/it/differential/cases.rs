@@ -5,6 +5,7 @@ use rcgen::KeyPair;
 use super::der::{
     Draft, ECDSA_SHA256, Extension, boolean, extension, integer, name, name_of, oid, sequence, time, tlv,
 };
+use super::policies::policies;
 use super::webs::{cross_signing, key_identifier, loops, name_form, same_name};
 
 /// When the chains are judged.
@@ -78,6 +79,7 @@ pub const CLASSES: &[(&str, Maker)] = &[
     ("key-usage", key_usage),
     ("extended-key-usage", extended_key_usage),
     ("critical-extension", critical_extension),
+    ("policies", policies),
     ("malformed", malformed),
     ("duplicated-extension", duplicated_extension),
     ("signature", signature),
