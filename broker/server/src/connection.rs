@@ -55,7 +55,7 @@ const ANSWERS_HIGH_WATER: usize = 2 * OUTPUT_HIGH_WATER;
 /// read and timed as well.
 const READ_FIRST_EVERY: u8 = 8;
 /// Bytes of messages taken from the mailbox at once.
-const BATCH_BYTES: usize = 64 * 1024;
+const BATCH_BYTES: usize = 16 * 1024;
 
 /// Serves one connection whose transport is up, until it is closed. With `shutdown`, the client is told
 /// (MQTT 5.0: DISCONNECT 0x8B) and the connection closed.
@@ -419,6 +419,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             && self.machine.send_backlog(self.now, batch_bytes)
         {
             self.effects();
+            if self.account.slice_is_over() {
+                self.unfinished = true;
+                return;
+            }
         }
         if self.searching.is_some() {
             return; // What waits is newer than what is looked for.
@@ -441,6 +445,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             for outgoing in batch.drain(..) {
                 self.machine.handle(self.now, Input::Deliver(outgoing));
                 self.effects();
+            }
+            if self.account.slice_is_over() {
+                self.unfinished = true;
+                return;
             }
         }
     }
@@ -470,6 +478,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     return; // It was closed meanwhile; the session keeps what was not acknowledged.
                 };
                 let now = self.now;
+                self.account.spend(cost::SENDING);
                 match delivery::write(&delivery, version, maximum, now, &mut self.output) {
                     Ok(()) => {
                         self.tally.message_sent(delivery.qos);
@@ -486,6 +495,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 self.pressing |= outcome.pressing;
                 self.account.spend_on(outcome.deliveries, cost::DELIVERY);
                 self.wakes.spend_on(outcome.deliveries, cost::DELIVERY);
+                if message.retain {
+                    self.account.spend(cost::RETAINING);
+                }
                 if let Some(acknowledgement) = acknowledgement {
                     let routed = outcome.routed;
                     self.machine.handle(self.now, Input::Published { acknowledgement, routed });

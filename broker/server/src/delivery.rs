@@ -340,8 +340,8 @@ impl Mailbox {
         let grown = inner.outbox.bytes().saturating_sub(bytes);
         let more = inner.outbox.len().saturating_sub(messages);
         post.room.take(grown + more * MESSAGE_OVERHEAD);
-        if inner.told || inner.presence == Presence::Offline {
-            return outcome;
+        if inner.told || inner.presence == Presence::Offline || matches!(pushed, Pushed::Dropped(_)) {
+            return outcome; // Who gets nothing has nothing to wake up for.
         }
         inner.told = true;
         inner.news = true;
@@ -569,6 +569,24 @@ mod tests {
         push(&mailbox, buffer.slice(..60_000), usize::MAX);
         mailbox.detach_small();
         assert!(!buffer.is_unique(), "a large one is shared by all who wait for it");
+    }
+
+    #[test]
+    fn who_gets_nothing_is_not_woken() {
+        struct Count(AtomicUsize);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let woken = Arc::new(Count(AtomicUsize::new(0)));
+        let mailbox = Mailbox::new(SessionKey(1), OutboxLimits::default());
+        mailbox.poll_news(&Arc::clone(&woken).into());
+        let pushed = push(&mailbox, Bytes::from_static(b"x"), 0);
+        assert!(matches!(pushed, Pushed::Dropped(_)), "{pushed:?}");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        push(&mailbox, Bytes::from_static(b"x"), usize::MAX);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub(crate) mod cost {
     pub(crate) const PACKET: u32 = 400;
     /// A message that is put into a queue, or taken out of it.
     pub(crate) const DELIVERY: u32 = 100;
+    /// A message that is written for one client, by itself.
+    pub(crate) const SENDING: u32 = 300;
+    /// A message that is retained.
+    pub(crate) const RETAINING: u32 = 5_000;
     /// A subscription that comes or goes.
     pub(crate) const SUBSCRIPTION: u32 = 2_000;
     /// A place that is looked at for retained messages.
