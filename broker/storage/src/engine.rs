@@ -1,14 +1,15 @@
 //! The database: two spaces, atomic numbered writes, shared synchronisation. Knows bytes, not records.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::config::{PartitioningPolicy, PinningPolicy};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 use mqgate_identity::registry::StorageError;
 
 use crate::StorageOptions;
@@ -64,6 +65,20 @@ pub(crate) struct Space {
     writer: Mutex<()>,
     /// Number of the last write applied, perhaps not synchronised yet.
     number: AtomicU64,
+}
+
+/// What is stored under a key, as the database holds it.
+pub(crate) struct Payload {
+    sealed: Slice,
+    start: usize,
+}
+
+impl Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.sealed[self.start..]
+    }
 }
 
 /// What a write will do, all of it or nothing. The last word on a key counts: the database itself must not
@@ -275,11 +290,12 @@ impl Engine {
 
 impl Space {
     /// The payload stored under `key`; `what` names the record in errors.
-    pub(crate) fn get(&self, key: &[u8], what: impl Fn() -> String) -> Result<Option<Vec<u8>>, StorageError> {
-        match self.keyspace.get(key).map_err(|error| read_error(&error, what()))? {
-            Some(sealed) => Ok(Some(envelope::open(key, &sealed, what)?.to_vec())),
-            None => Ok(None),
-        }
+    pub(crate) fn get(&self, key: &[u8], what: impl Fn() -> String) -> Result<Option<Payload>, StorageError> {
+        let Some(sealed) = self.keyspace.get(key).map_err(|error| read_error(&error, what()))? else {
+            return Ok(None);
+        };
+        let start = sealed.len() - envelope::open(key, &sealed, what)?.len();
+        Ok(Some(Payload { sealed, start }))
     }
 
     pub(crate) fn has(&self, key: &[u8]) -> Result<bool, StorageError> {
@@ -355,12 +371,19 @@ fn open_database(path: &Path, options: StorageOptions) -> Result<(Database, Spac
         .open()
         .map_err(opening)?;
     let space = |name: &str, index| {
-        let settings = || KeyspaceCreateOptions::default().max_memtable_size(options.write_buffer_bytes);
+        // One certificate is looked up among a million: filters (1.3 bytes for each) stay in memory, and the index of a
+        // file comes from the disk in pieces of 4 KiB. In one piece it would be as large as half of the cache.
+        let settings = || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(options.write_buffer_bytes)
+                .filter_block_pinning_policy(PinningPolicy::all(true))
+                .index_block_partitioning_policy(PartitioningPolicy::all(true))
+        };
         let keyspace = database.keyspace(name, settings).map_err(opening)?;
         let space = Space { keyspace, index, writer: Mutex::new(()), number: AtomicU64::new(0) };
         let what = || format!("the write number of \"{name}\"");
         if let Some(number) = space.get(NUMBER_KEY, what)? {
-            let digits = number.try_into().map_err(|_| StorageError::Corrupt(what()))?;
+            let digits = (*number).try_into().map_err(|_| StorageError::Corrupt(what()))?;
             space.number.store(u64::from_be_bytes(digits), Ordering::Relaxed);
         }
         Ok::<_, StorageError>(space)

@@ -179,7 +179,7 @@ fn read_unique(
 ) -> Result<Option<CertificateFingerprint>, StorageError> {
     let payload = match batch.change(key) {
         Some(change) => change.map(<[u8]>::to_vec),
-        None => space.get(key, || name_of_key(key))?,
+        None => space.get(key, || name_of_key(key))?.map(|payload| payload.to_vec()),
     };
     let corrupt = |_| StorageError::Corrupt(name_of_key(key));
     payload.map(|id| id.try_into().map(CertificateFingerprint).map_err(corrupt)).transpose()

@@ -126,7 +126,7 @@ impl Place<'_> {
     fn stored(&self, key: &str) -> Result<Option<Entry>, StorageError> {
         let key = entry_key(self.plugin, key);
         let payload = self.space.get(&key, || name_of_key(&key))?;
-        payload.map(|payload| parse_entry(&key, payload)).transpose()
+        payload.map(|payload| parse_entry(&key, payload.to_vec())).transpose()
     }
 
     fn live(&self, key: &str) -> Result<Option<Entry>, StorageError> {
@@ -231,7 +231,7 @@ pub(crate) fn sweep(engine: &Engine, now: UnixMillis, limit: usize) -> Result<us
             };
             batch.remove(&expiry);
             if let Some(payload) = payload {
-                let entry = parse_entry(&stored_key, payload)?;
+                let entry = parse_entry(&stored_key, payload.to_vec())?;
                 if entry.expires == Some(expires) {
                     remove(batch, &plugin, &key, &entry, usage)?;
                 }

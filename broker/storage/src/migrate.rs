@@ -22,7 +22,7 @@ pub(crate) fn run(engine: &Engine) -> Result<u64, StorageError> {
     let space = &engine.registry;
     let found = match space.get(INDEX_FORM, || name_of_key(INDEX_FORM))? {
         Some(digits) => {
-            let digits = digits.try_into().map_err(|_| StorageError::Corrupt(name_of_key(INDEX_FORM)))?;
+            let digits = (*digits).try_into().map_err(|_| StorageError::Corrupt(name_of_key(INDEX_FORM)))?;
             u64::from_be_bytes(digits)
         }
         None => 0,

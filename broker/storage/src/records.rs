@@ -193,7 +193,7 @@ impl Storage for FjallStorage {
     fn setting(&self, key: &str) -> Result<Option<Vec<u8>>, StorageError> {
         self.engine.check_usable()?;
         let key = setting_key(key);
-        self.engine.registry.get(&key, || name_of_key(&key))
+        Ok(self.engine.registry.get(&key, || name_of_key(&key))?.map(|value| value.to_vec()))
     }
 
     fn put_setting(&self, key: &str, value: &[u8]) -> Result<(), StorageError> {
@@ -248,7 +248,7 @@ fn device_in(
 fn get_in(space: &Space, batch: &Batch, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
     match batch.change(key) {
         Some(change) => Ok(change.map(<[u8]>::to_vec)),
-        None => space.get(key, || name_of_key(key)),
+        None => Ok(space.get(key, || name_of_key(key))?.map(|payload| payload.to_vec())),
     }
 }
 
