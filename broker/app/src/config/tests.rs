@@ -522,7 +522,8 @@ fn requests_of_plugins_go_where_the_configuration_says() {
         )
     };
     let allow = "allow = [\"https://pki.example.com\", \"http://*.example.com:*\"]";
-    let config = inputs(&text(allow), &[]).load().expect("good settings").config;
+    let loaded = inputs(&text(allow), &[]).load().unwrap_or_else(|problems| panic!("{problems}"));
+    let config = loaded.config;
     let http = &config.plugins[0].grant.http;
     let allowed: Vec<String> = http.allow.iter().map(ToString::to_string).collect();
     assert_eq!(allowed, ["https://pki.example.com:443", "http://*.example.com:*"]);

@@ -39,6 +39,7 @@ impl Caller {
     fn settings(&self, steps: &Value) -> PluginSettings {
         let mut plugin = settings("p", std::fs::read(component("test-caller.wasm").unwrap()).unwrap());
         plugin.config = json!({ "steps": steps });
+        plugin.limits.cpu = Duration::from_secs(10);
         plugin.grants = Grants::of([Capability::Http, Capability::Clock, Capability::Random]);
         plugin.grants.http = HttpSettings {
             allow: vec!["http://policy.test:*".parse().unwrap()],
@@ -186,18 +187,18 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
 #[tokio::test]
 async fn a_slow_server_costs_what_is_left_of_the_call_and_no_more() {
     let Some(caller) = Caller::new().await else { return };
-    let one_second = |plugin: &mut PluginSettings| plugin.limits.wall = Duration::from_secs(1);
+    let in_time = |plugin: &mut PluginSettings| plugin.limits.wall = Duration::from_secs(3);
     for path in ["/slow", "/drip"] {
         let begun = Instant::now();
-        let said = caller.tells(&send(&caller.url(path)), one_second).await;
+        let said = caller.tells(&send(&caller.url(path)), in_time).await;
         assert!(said.contains("Timeout"), "{path}: the plugin hears of it in time: {said}");
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         // Twice as much as there is: the second request has what the first one left.
         let twice = json!([
-            { "send": { "url": caller.url(path), "timeout": 300 } },
+            { "send": { "url": caller.url(path), "timeout": 500 } },
             { "send": { "url": caller.url("/slow"), "timeout": 60_000 } },
         ]);
-        let said = caller.tells(&twice, one_second).await;
+        let said = caller.tells(&twice, in_time).await;
         assert_eq!(said.matches("Timeout").count(), 2, "{path}: {said}");
     }
     caller.nothing_is_left().await;
@@ -352,7 +353,7 @@ mod tls {
 
     /// A server for one name, and the certificate of who says so.
     fn server_for(name: &str) -> (TlsAcceptor, String) {
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let ca_key = rcgen::KeyPair::generate().unwrap();
         let ca = params.self_signed(&ca_key).unwrap();
@@ -384,11 +385,11 @@ mod tls {
             std::fs::write(&file, if trusted { ca } else { another }).unwrap();
             let server = Server::with(Some(acceptor)).await;
             let url = format!("https://policy.test:{}/hello", server.address.port());
-            let said = caller.tells(&send(&url), |plugin| {
+            let trusting = |plugin: &mut PluginSettings| {
                 plugin.grants.http.allow = vec!["https://policy.test:*".parse().unwrap()];
                 plugin.grants.http.ca_file = Some(file.clone());
-            });
-            let said = said.await;
+            };
+            let said = caller.tells(&send(&url), trusting).await;
             assert!(said.contains(expected), "{name} {trusted}: {said}");
         }
         std::fs::write(&file, "no certificate").unwrap();

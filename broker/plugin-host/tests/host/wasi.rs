@@ -18,6 +18,7 @@ fn plugin(granted: &[Capability]) -> Option<PluginSettings> {
     let mut plugin = settings("p", std::fs::read(file).expect("the component"));
     plugin.grants = Grants::of(granted.iter().copied());
     plugin.grants.http.allow = vec!["http://policy.test".parse().expect("a destination")];
+    plugin.limits.cpu = Duration::from_secs(10);
     Some(plugin)
 }
 
