@@ -199,7 +199,7 @@ async fn a_slow_server_costs_what_is_left_of_the_call_and_no_more() {
             { "send": { "url": caller.url("/slow"), "timeout": 60_000 } },
         ]);
         let said = caller.tells(&twice, in_time).await;
-        assert_eq!(said.matches("Timeout").count(), 2, "{path}: {said}");
+        assert_eq!(said.matches("HttpResponseTimeout").count(), 2, "{path}: {said}");
     }
     caller.nothing_is_left().await;
 }
