@@ -30,6 +30,23 @@ pub mod host {
     });
 }
 
+/// WASI as far as brokers grant it. Here, too, what a plugin does not call does not appear in its component.
+pub mod granted {
+    wit_bindgen::generate!({
+        path: "../wit",
+        inline: "
+            package mqgate:sdk;
+            world sdk-granted {
+                import wasi:http/outgoing-handler@0.2.12;
+                import wasi:clocks/monotonic-clock@0.2.12;
+                import wasi:clocks/wall-clock@0.2.12;
+                import wasi:random/random@0.2.12;
+            }
+        ",
+        generate_all,
+    });
+}
+
 macro_rules! hook {
     ($module:ident, $world:literal $(, $connection_types:literal = $module_path:path)*) => {
         pub mod $module {

@@ -4,15 +4,18 @@
 //! The traits are used through generics, never as trait objects: a call that a plugin does not make is then
 //! absent from its component, and the broker refuses imports that the operator did not grant.
 
+use std::time::Duration;
+
+use crate::http::{HttpError, HttpRequest, HttpResponse};
 use crate::types::{
     Attribute, Device, Entry, KeyValueError, Level, Metric, MetricDefinition, MetricError, Page,
-    RegistryError, Seconds,
+    RegistryError, Seconds, UnixMillis,
 };
 
 /// Everything the broker can offer. `log` is always there, the others need a grant.
-pub trait Host: Log + KeyValue + Registry + Metrics {}
+pub trait Host: Log + KeyValue + Registry + Metrics + Http + Clock + Random {}
 
-impl<T: Log + KeyValue + Registry + Metrics> Host for T {}
+impl<T: Log + KeyValue + Registry + Metrics + Http + Clock + Random> Host for T {}
 
 /// Structured logging. The broker limits the rate, shortens and escapes.
 pub trait Log {
@@ -51,6 +54,26 @@ pub trait Metrics {
     fn record_metric(&self, metric: Metric, value: f64, labels: &[String]);
 }
 
+/// Requests to servers that the operator allows. Needs the grant `http`.
+pub trait Http {
+    /// Sends a request and waits for the whole answer, whatever its status. Redirects are not followed. The answer counts
+    /// as uncertain: with it a decision holds for one connection, whatever the plugin says.
+    fn send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError>;
+}
+
+/// The broker's clock, in whole milliseconds. Needs the grant `clock`.
+pub trait Clock {
+    fn now(&self) -> UnixMillis;
+    /// Since some moment, and never backwards.
+    fn elapsed(&self) -> Duration;
+}
+
+/// Randomness fit for secrets. Needs the grant `random`.
+pub trait Random {
+    /// At most 64 KiB at once.
+    fn random(&self, length: usize) -> Vec<u8>;
+}
+
 /// The broker around this component.
 #[cfg(target_arch = "wasm32")]
 pub struct Broker;
@@ -58,6 +81,7 @@ pub struct Broker;
 #[cfg(target_arch = "wasm32")]
 mod broker {
     use super::*;
+    use crate::bindings::granted::wasi::{clocks, random::random};
     use crate::bindings::host::mqgate::plugin::{key_value, log, metrics, registry};
 
     impl Log for Broker {
@@ -123,6 +147,29 @@ mod broker {
 
         fn record_metric(&self, metric: Metric, value: f64, labels: &[String]) {
             metrics::record(metric, value, labels);
+        }
+    }
+
+    impl Http for Broker {
+        fn send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
+            crate::http::send(request)
+        }
+    }
+
+    impl Clock for Broker {
+        fn now(&self) -> UnixMillis {
+            let now = clocks::wall_clock::now();
+            now.seconds.saturating_mul(1000).saturating_add(u64::from(now.nanoseconds / 1_000_000))
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_nanos(clocks::monotonic_clock::now())
+        }
+    }
+
+    impl Random for Broker {
+        fn random(&self, length: usize) -> Vec<u8> {
+            random::get_random_bytes(length as u64)
         }
     }
 }

@@ -43,7 +43,7 @@
 //! ```
 //!
 //! The component imports what the plugin calls and nothing else, so its import list is an honest list of the
-//! grants it needs. There is no clock: time comes in with the hook's arguments.
+//! grants it needs. The time of a connection comes in with the hook's arguments; a clock of its own needs a grant.
 
 #[doc(hidden)]
 pub mod bindings;
@@ -52,6 +52,7 @@ pub mod config;
 #[doc(hidden)]
 pub mod glue;
 pub mod host;
+pub mod http;
 pub mod pattern;
 pub mod plugin;
 pub mod select;

@@ -1,13 +1,15 @@
 //! For a plugin's own tests: a host in memory, and certificates and connections to start from.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::host::{KeyValue, Log, Metrics, Registry};
+use crate::host::{Clock, Http, KeyValue, Log, Metrics, Random, Registry};
+use crate::http::{HttpError, HttpRequest, HttpResponse};
 use crate::types::{
     Attribute, Certificate, ChainStatus, ClientCertificate, Connect, Connection, Device, DistinguishedName,
     Entry, KeyValueError, Level, Metric, MetricDefinition, MetricError, NameAttribute, Page, Peer,
-    PluginContext, PublicKey, RegistryError, RevocationStatus, Seconds, TlsSession, TrustAnchor,
+    PluginContext, PublicKey, RegistryError, RevocationStatus, Seconds, TlsSession, TrustAnchor, UnixMillis,
 };
 
 /// Everything a broker offers, in memory. Fields are public: a test fills and reads them.
@@ -19,6 +21,14 @@ pub struct MemoryHost {
     pub metrics: RefCell<Vec<MetricDefinition>>,
     /// Every call on the key-value space and the registry fails while this is set.
     pub unavailable: RefCell<bool>,
+    /// What servers answer, by URL. Any other URL is refused, as one that is not allowed.
+    pub answers: RefCell<BTreeMap<String, Result<HttpResponse, HttpError>>>,
+    /// The requests so far.
+    pub requests: RefCell<Vec<HttpRequest>>,
+    /// It moves when a test sets it.
+    pub now: Cell<UnixMillis>,
+    /// The next byte that counts as random; each is one more than the one before.
+    pub random: Cell<u8>,
 }
 
 impl MemoryHost {
@@ -120,6 +130,31 @@ impl Metrics for MemoryHost {
     }
 
     fn record_metric(&self, _: Metric, _: f64, _: &[String]) {}
+}
+
+impl Http for MemoryHost {
+    fn send(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.requests.borrow_mut().push(request.clone());
+        let answer = self.answers.borrow().get(&request.url).cloned();
+        answer.unwrap_or_else(|| Err(HttpError::Refused(format!("{} is not allowed", request.url))))
+    }
+}
+
+impl Clock for MemoryHost {
+    fn now(&self) -> UnixMillis {
+        self.now.get()
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.now.get())
+    }
+}
+
+impl Random for MemoryHost {
+    fn random(&self, length: usize) -> Vec<u8> {
+        let next = || self.random.replace(self.random.get().wrapping_add(1));
+        std::iter::repeat_with(next).take(length).collect()
+    }
 }
 
 /// What `init` gets for the configuration `json`.

@@ -74,7 +74,7 @@ pub(crate) trait HookCall: Sized + Send + 'static {
                 Some(running) => running,
                 None => plugin.start(Purpose::Calls, place(&instances).await).await?,
             };
-            running.begin_call(plugin.limits.cpu);
+            running.begin_call(&plugin.limits);
             let outcome = self.run(plugin, &mut running).await;
             let sound = is_sound(&outcome);
             let consulted = running.store.data().consulted;
@@ -99,7 +99,7 @@ pub(crate) trait HookCall: Sized + Send + 'static {
                 Ready::Waiting(running) => *running,
                 Ready::Fresh(place) => plugin.start(Purpose::Calls, place).await?,
             };
-            running.begin_call(plugin.limits.cpu);
+            running.begin_call(&plugin.limits);
             let outcome = self.run(plugin, &mut running).await;
             let sound = is_sound(&outcome);
             let consulted = running.store.data().consulted;

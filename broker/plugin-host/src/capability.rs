@@ -1,10 +1,12 @@
 //! What the broker provides to a plugin: `log` always, the rest by grant. One module per interface.
 
 mod custom_metrics;
+pub(crate) mod http;
 mod key_value;
 pub(crate) mod log;
 mod plugin_series;
 mod registry;
+pub(crate) mod wasi;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +16,7 @@ use mqgate_identity::time::UnixMillis;
 use wasmtime::component::{HasSelf, Linker};
 
 pub(crate) use self::custom_metrics::CustomMetrics;
+use self::http::HttpClient;
 use self::log::LogRate;
 pub(crate) use self::plugin_series::{PluginSeries, Version};
 use crate::bindings::mqgate::plugin::{certificates, connections, key_value as kv, log as log_interface};
@@ -30,6 +33,8 @@ pub(crate) struct Services {
     pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) log_rate: LogRate,
     pub(crate) custom_metrics: CustomMetrics,
+    /// With the grant `http` alone.
+    pub(crate) http: Option<Arc<HttpClient>>,
 }
 
 impl Services {
@@ -55,7 +60,7 @@ pub(crate) fn link(linker: &mut Linker<StoreState>, grants: &Grants) -> wasmtime
     if grants.has(Capability::Metrics) {
         metrics_interface::add_to_linker::<StoreState, Host>(linker, |state| state)?;
     }
-    Ok(())
+    wasi::link(linker, grants)
 }
 
 impl types::Host for StoreState {}

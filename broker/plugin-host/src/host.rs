@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::artifact::Artifact;
+use crate::capability::http::AllowedDestination;
 use crate::capability::now;
 use crate::error::{HostError, LoadError, Stage};
 use crate::inspect::{Inspection, needs, unserved};
@@ -95,7 +96,7 @@ impl PluginHost {
             .worker_threads(settings.worker_threads.max(1))
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_name_fn(move || format!("plugin-worker-{}", number.fetch_add(1, Ordering::Relaxed)))
-            .enable_time()
+            .enable_all()
             .build()?;
         let metrics = Arc::new(Metrics::new(metrics)?);
         let open = |folder: &PathBuf| Store::open(folder, settings.staged);
@@ -150,6 +151,13 @@ impl PluginHost {
         let state = self.state();
         let (_, entry) = state.entry(name)?;
         Some(entry.record.settings(&entry.base).grants.capabilities)
+    }
+
+    /// Where it may send requests.
+    pub fn allowed(&self, name: &str) -> Vec<AllowedDestination> {
+        let state = self.state();
+        let settings = state.entry(name).map(|(_, entry)| entry.record.settings(&entry.base));
+        settings.map(|settings| settings.grants.http.allow).unwrap_or_default()
     }
 
     /// Who signed a component, by the operator's rules.

@@ -6,6 +6,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
+use crate::capability::http::AllowedDestination;
 use crate::error::{LoadError, Stage};
 use crate::hook::Hook;
 use crate::settings::{Capability, Grants};
@@ -13,6 +14,9 @@ use crate::settings::{Capability, Grants};
 const PACKAGE: &str = "mqgate:plugin/";
 /// Patch releases of a track are compatible, so only its number counts.
 const TRACK: &str = "0.1";
+/// WASI as far as it is granted: packages, and the track of all of them.
+const WASI: &str = "wasi:";
+const WASI_TRACK: &str = "0.2";
 const LIFECYCLE: &str = "lifecycle";
 const HEALTH: &str = "health";
 /// Interfaces that hold nothing but types.
@@ -38,10 +42,18 @@ struct Named<'a> {
 fn parse(name: &str) -> Option<Named<'_>> {
     let (interface, version) = name.strip_prefix(PACKAGE)?.split_once('@').unwrap_or((name, ""));
     let interface = interface.strip_prefix(PACKAGE).unwrap_or(interface);
-    let patch = version.strip_prefix(TRACK).and_then(|rest| rest.strip_prefix('.'));
-    let track_fits =
-        patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()));
-    Some(Named { interface, track_fits })
+    Some(Named { interface, track_fits: is_of(TRACK, version) })
+}
+
+/// Package and interface of WASI.
+fn parse_wasi(name: &str) -> Option<Named<'_>> {
+    let (interface, version) = name.strip_prefix(WASI)?.split_once('@')?;
+    Some(Named { interface, track_fits: is_of(WASI_TRACK, version) })
+}
+
+fn is_of(track: &str, version: &str) -> bool {
+    let patch = version.strip_prefix(track).and_then(|rest| rest.strip_prefix('.'));
+    patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Refuses what this broker cannot serve: ignoring a hook it does not know would let everyone past it.
@@ -86,8 +98,16 @@ pub(crate) fn inspect(
     found.hooks.sort_by_key(|hook| *hook as u8);
 
     for (name, item) in ty.imports(engine) {
-        let is_types = parse(name).is_some_and(|named| TYPES.contains(&named.interface))
-            && matches!(item.ty, ComponentItem::ComponentInstance(_));
+        let is_types = match &item.ty {
+            ComponentItem::ComponentInstance(_) if parse(name).is_some() => {
+                parse(name).is_some_and(|named| TYPES.contains(&named.interface))
+            }
+            // `wasi:http` names a duration, which is a number of `wasi:clocks`: that is no use of a clock.
+            ComponentItem::ComponentInstance(instance) if name.starts_with(WASI) => {
+                instance.exports(engine).all(|(_, export)| matches!(export.ty, ComponentItem::Type(_)))
+            }
+            _ => false,
+        };
         if !is_types {
             found.imports.push(name.to_owned());
         }
@@ -117,11 +137,24 @@ pub(crate) fn inspect(
 enum Served {
     Always,
     By(Capability),
+    /// Comes along with each of them.
+    With([Capability; 2]),
     /// Nothing here.
     No,
 }
 
 fn served(import: &str) -> Served {
+    if let Some(named) = parse_wasi(import).filter(|named| named.track_fits) {
+        return match named.interface {
+            "http/outgoing-handler" | "http/types" | "io/error" | "io/streams" => {
+                Served::By(Capability::Http)
+            }
+            "io/poll" => Served::With([Capability::Clock, Capability::Http]),
+            "clocks/monotonic-clock" | "clocks/wall-clock" => Served::By(Capability::Clock),
+            "random/random" | "random/insecure" | "random/insecure-seed" => Served::By(Capability::Random),
+            _ => Served::No,
+        };
+    }
     let Some(named) = parse(import).filter(|named| named.track_fits) else { return Served::No };
     match named.interface {
         "log" => Served::Always,
@@ -134,11 +167,29 @@ fn served(import: &str) -> Served {
 
 /// The capabilities that the imports need.
 pub(crate) fn needs(found: &Inspection) -> BTreeSet<Capability> {
-    let needs = found.imports.iter().filter_map(|import| match served(import) {
-        Served::By(capability) => Some(capability),
-        Served::Always | Served::No => None,
-    });
-    needs.collect()
+    let served: Vec<Served> = found.imports.iter().map(|import| served(import)).collect();
+    let by = |served: &Served| match served {
+        Served::By(capability) => Some(*capability),
+        Served::Always | Served::With(_) | Served::No => None,
+    };
+    let mut needs: BTreeSet<Capability> = served.iter().filter_map(by).collect();
+    for served in served {
+        if let Served::With(each) = served
+            && !each.iter().any(|capability| needs.contains(capability))
+        {
+            needs.insert(each[0]);
+        }
+    }
+    needs
+}
+
+fn is_granted(import: &str, grants: &Grants) -> bool {
+    match served(import) {
+        Served::Always => true,
+        Served::By(capability) => grants.has(capability),
+        Served::With(each) => each.into_iter().any(|capability| grants.has(capability)),
+        Served::No => false,
+    }
 }
 
 /// The imports that no grant would serve.
@@ -146,11 +197,18 @@ pub(crate) fn unserved(found: &Inspection) -> Vec<String> {
     found.imports.iter().filter(|import| matches!(served(import), Served::No)).cloned().collect()
 }
 
-/// The line of a plugin's entry that grants these.
-pub fn grant_line(capabilities: &BTreeSet<Capability>) -> String {
-    let words: Vec<String> =
-        capabilities.iter().map(|capability| format!("\"{}\"", capability.as_str())).collect();
-    format!("grant = [{}]", words.join(", "))
+/// The line of a plugin's entry that grants these. Without a destination that is allowed, `http` has one to fill in.
+pub fn grant_line(capabilities: &BTreeSet<Capability>, allow: &[AllowedDestination]) -> String {
+    let list = |words: Vec<String>| format!("[{}]", words.join(", "));
+    let words = list(capabilities.iter().map(|capability| format!("\"{}\"", capability.as_str())).collect());
+    if !capabilities.contains(&Capability::Http) {
+        return format!("grant = {words}");
+    }
+    let allow = match allow {
+        [] => String::from("[\"https://HOST:443\"]"),
+        allow => list(allow.iter().map(|allowed| format!("\"{allowed}\"")).collect()),
+    };
+    format!("grant = {{ capabilities = {words}, http = {{ allow = {allow} }} }}")
 }
 
 /// Refuses imports that are not granted, with the line that would grant them.
@@ -161,7 +219,7 @@ pub(crate) fn check_grants(
 ) -> Result<(), LoadError> {
     if let Some(name) = unserved(found).first() {
         let wasi = if name.starts_with("wasi:") {
-            "Build without WASI: a target without an operating system, and no files, clocks, random or stdio."
+            "Build without the rest of WASI: a target without an operating system, and no files, environment or stdio."
         } else {
             "Build the plugin against wit/ of this broker."
         };
@@ -170,13 +228,13 @@ pub(crate) fn check_grants(
             format!(
                 "the component imports {name}.\n\
                  This broker {broker_version} provides mqgate:plugin/log, key-value, registry and metrics of \
-                 track {TRACK}, and nothing else.\n{wasi}"
+                 track {TRACK}, wasi:http/outgoing-handler, wasi:clocks and wasi:random of {WASI_TRACK}, and nothing \
+                 else.\n{wasi}"
             ),
         ));
     }
-    let is_missing =
-        |import: &&String| matches!(served(import), Served::By(capability) if !grants.has(capability));
-    let imports: Vec<&str> = found.imports.iter().filter(is_missing).map(String::as_str).collect();
+    let missing = found.imports.iter().filter(|import| !is_granted(import, grants));
+    let imports: Vec<&str> = missing.map(String::as_str).collect();
     if imports.is_empty() {
         return Ok(());
     }
@@ -190,7 +248,7 @@ pub(crate) fn check_grants(
              To grant it, write in its [[plugins]] entry: {}",
             imports.join(", "),
             if granted.is_empty() { String::from("nothing") } else { granted.join(", ") },
-            grant_line(&wanted)
+            grant_line(&wanted, &grants.http.allow)
         ),
     ))
 }
@@ -198,4 +256,51 @@ pub(crate) fn check_grants(
 fn exports_known() -> String {
     let hooks = Hook::ALL.map(Hook::as_str).join(", ");
     format!("{LIFECYCLE}, {hooks}, {HEALTH}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needed(imports: &[&str]) -> (Vec<&'static str>, Vec<String>) {
+        let imports = imports.iter().map(|import| (*import).to_owned()).collect();
+        let found = Inspection { hooks: Vec::new(), has_health: false, imports, other_exports: Vec::new() };
+        (needs(&found).into_iter().map(Capability::as_str).collect(), unserved(&found))
+    }
+
+    #[test]
+    fn of_wasi_the_packages_that_can_be_granted_are_served() {
+        assert_eq!(
+            needed(&["wasi:http/outgoing-handler@0.2.3", "wasi:io/poll@0.2.3"]),
+            (vec!["http"], vec![])
+        );
+        assert_eq!(
+            needed(&["wasi:clocks/monotonic-clock@0.2.0", "wasi:io/poll@0.2.0"]),
+            (vec!["clock"], vec![])
+        );
+        assert_eq!(needed(&["wasi:io/poll@0.2.0"]), (vec!["clock"], vec![]));
+        assert_eq!(needed(&["wasi:random/insecure-seed@0.2.12"]), (vec!["random"], vec![]));
+        for foreign in [
+            "wasi:http/incoming-handler@0.2.3",
+            "wasi:http/types@0.3.0",
+            "wasi:http/types@0.2.0-rc-2023",
+            "wasi:http/types@0.20.0",
+            "wasi:http/types",
+            "wasi:clocks/timezone@0.2.0",
+            "wasi:cli/stdout@0.2.0",
+            "wasi:filesystem/types@0.2.0",
+            "wasi:sockets/tcp@0.2.0",
+        ] {
+            assert_eq!(needed(&[foreign]), (vec![], vec![foreign.to_owned()]), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_comes_along_is_granted_by_either() {
+        for (granted, expected) in
+            [(Capability::Http, true), (Capability::Clock, true), (Capability::Random, false)]
+        {
+            assert_eq!(is_granted("wasi:io/poll@0.2.0", &Grants::of([granted])), expected, "{granted:?}");
+        }
+    }
 }

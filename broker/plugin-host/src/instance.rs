@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use mqgate_identity::hooks::{Connection, FailureKind, HookFailure, Occasion};
 use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::component::{Instance, InstancePre};
+use wasmtime::component::{Instance, InstancePre, ResourceTableError};
 use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline};
 
 use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::bindings::mqgate::plugin::types::HookError;
 use crate::capability::Services;
 use crate::capability::log::{Voice, one_line};
+use crate::capability::wasi::Wasi;
 use crate::engine::{PluginEngine, TICK, Ticking};
 use crate::hook_exports::HookExports;
 use crate::metrics::PluginMetrics;
@@ -106,6 +107,7 @@ pub(crate) struct StoreState {
     /// It asked for something that may be otherwise the next time.
     pub(crate) consulted: bool,
     pub(crate) voice: Voice,
+    pub(crate) wasi: Wasi,
     memory: MemoryLimit,
     budget: Budget,
     _alive: Alive,
@@ -146,6 +148,7 @@ impl Runnable {
             initializing: false,
             consulted: false,
             voice: Voice::Plugin,
+            wasi: Wasi::new(if purpose == Purpose::Trial { self.limits.init } else { self.limits.wall }),
             memory: MemoryLimit {
                 most: self.limits.memory,
                 used: 0,
@@ -208,18 +211,21 @@ impl Runnable {
 
 impl Running {
     /// Gives the next call its own computing time; what the last one left behind is not its doing.
-    pub(crate) fn begin_call(&mut self, cpu: Duration) {
+    pub(crate) fn begin_call(&mut self, limits: &Limits) {
         self.calls += 1;
-        self.store.set_budget(cpu);
+        self.store.set_budget(limits.cpu);
         let state = self.store.data_mut();
         state.consulted = false;
+        state.wasi.begin_call(limits.wall);
         state.memory.refused = false;
     }
 
-    /// Whether it may take another call: what leaks slowly stays small.
+    /// Whether it may take another call: what leaks slowly stays small, and what a call left open ends with it.
     pub(crate) fn may_go_on(&self, limits: &Limits) -> bool {
         let (calls, until) = self.retires;
-        self.calls < calls && Instant::now() < until && self.store.data().memory.used <= limits.memory / 2
+        let state = self.store.data();
+        let is_small = state.memory.used <= limits.memory / 2;
+        self.calls < calls && Instant::now() < until && is_small && state.wasi.is_idle()
     }
 
     pub(crate) fn name_failure(&self, error: CallError) -> HookFailure {
@@ -294,6 +300,10 @@ impl StoreState {
         // An allocator that is refused memory ends in a trap of its own making.
         if self.memory.refused || is_answer_too_large(error) {
             return FailureKind::Memory;
+        }
+        // Too many handles, or one that is not there.
+        if error.downcast_ref::<ResourceTableError>().is_some() {
+            return FailureKind::Capability;
         }
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => FailureKind::Deadline,

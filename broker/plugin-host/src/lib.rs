@@ -1,7 +1,8 @@
 //! WebAssembly components behind the hooks: loading, running and replacing them.
 //!
 //! The only crate that names wasmtime. Owns the plugins' threads, their budgets and what they may import;
-//! knows no sockets, no configuration file and no database beyond the `Storage` trait.
+//! knows no sockets but those that plugins are granted, no configuration file and no database beyond the `Storage`
+//! trait.
 
 mod answer;
 mod artifact;
@@ -38,6 +39,7 @@ mod store;
 mod taking_back;
 mod trust;
 
+pub use capability::http::{AllowedDestination, BadDestination, Resolver, SystemResolver};
 pub use changes::Change;
 pub use error::{HostError, LoadError, Stage, UnloadError};
 pub use host::{Description, PluginHost};
@@ -46,8 +48,9 @@ pub use member::{PluginInfo, PluginState};
 pub use record::{How, Version, Wanted};
 pub use rehearsal::Rehearsed;
 pub use settings::{
-    Capability, Grants, HostSettings, Isolation, KvSettings, Limits, MOST_AUTH_STEPS, MetricsSettings,
-    PluginSettings, Position, Probation, Provenance, Source, UnknownCapability,
+    Capability, Grants, HostSettings, HttpSettings, Isolation, KvSettings, Limits, MOST_AUTH_STEPS,
+    MOST_HTTP_BYTES, MOST_HTTP_CONNECTIONS, MetricsSettings, PluginSettings, Position, Probation, Provenance,
+    Source, UnknownCapability, WALL_WITH_HTTP,
 };
 pub use shadow::{Difference, Report, Sample};
 pub use start::{Configured, StartOutcome, Started};

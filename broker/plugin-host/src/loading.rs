@@ -14,6 +14,7 @@ use wasmtime::component::{Component, Linker};
 use crate::artifact::Artifact;
 use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::cache::CompileCache;
+use crate::capability::http::HttpClient;
 use crate::capability::log::{LogRate, one_line};
 use crate::capability::{self, CustomMetrics, Services, Version, now};
 use crate::dialogue;
@@ -25,7 +26,8 @@ use crate::instance::{Purpose, Runnable, describe_init_error, shorten};
 use crate::metrics::{Metrics, PluginMetrics};
 use crate::plugin::{AbortOnDrop, LivePlugin};
 use crate::settings::{
-    Capability, HostSettings, Isolation, MOST_AUTH_STEPS, PluginSettings, Provenance, Source,
+    Capability, HostSettings, Isolation, MOST_AUTH_STEPS, MOST_HTTP_BYTES, MOST_HTTP_CONNECTIONS,
+    PluginSettings, Provenance, Source,
 };
 use crate::store::Store;
 use crate::trust::Signer;
@@ -205,6 +207,23 @@ impl Loader {
         if limits.breaker_percent > 100 {
             return Err(verify("limits.breaker_percent is not between 0 and 100"));
         }
+        let http = &settings.grants.http;
+        if !(1..=MOST_HTTP_CONNECTIONS).contains(&http.connections) {
+            return Err(verify(format!("http.connections is not between 1 and {MOST_HTTP_CONNECTIONS}")));
+        }
+        if [http.request_bytes, http.response_bytes, http.header_bytes]
+            .iter()
+            .any(|size| *size > MOST_HTTP_BYTES)
+        {
+            return Err(verify(format!("the sizes of http are not over {MOST_HTTP_BYTES} bytes")));
+        }
+        if settings.grants.has(Capability::Http) && http.allow.is_empty() {
+            return Err(verify(
+                "the plugin is granted http, and no destination is allowed.\n\
+                 A request would go nowhere.\n\
+                 Name some, as http = { allow = [\"https://HOST:443\"] } beside its capabilities.",
+            ));
+        }
         Ok(())
     }
 
@@ -270,6 +289,7 @@ impl Loader {
         let pre = linker.instantiate_pre(component).map_err(failed)?;
         let exports = HookExports::find(&pre, &inspection.hooks, inspection.has_health).map_err(failed)?;
         let metrics = Arc::new(counted.of(&settings.name, &inspection.hooks));
+        let http = self.http(settings, &metrics)?;
         let granted = settings.grants.capabilities.iter();
         let version = counted.series().version(settings.name.as_str().into());
         Ok(Runnable {
@@ -285,8 +305,8 @@ impl Loader {
                 trial: false,
                 attributes: Vec::new(),
             },
-            services: self.services(settings, &metrics, &version, Purpose::Calls),
-            trial_services: self.services(settings, &metrics, &version, Purpose::Trial),
+            services: self.services(settings, &metrics, &version, http.as_ref(), Purpose::Calls),
+            trial_services: self.services(settings, &metrics, &version, http.as_ref(), Purpose::Trial),
             metrics,
             limits: settings.limits,
             purpose,
@@ -300,6 +320,7 @@ impl Loader {
         settings: &PluginSettings,
         metrics: &Arc<PluginMetrics>,
         version: &Arc<Version>,
+        http: Option<&Arc<HttpClient>>,
         purpose: Purpose,
     ) -> Arc<Services> {
         Arc::new(Services {
@@ -309,7 +330,22 @@ impl Loader {
             storage: Arc::clone(&self.storage),
             metrics: Arc::clone(metrics),
             log_rate: LogRate::new(Instant::now()),
+            http: http.cloned(),
         })
+    }
+
+    /// What sends its requests, where it may send any: one for calls and trials, so that both share what is limited.
+    fn http(
+        &self,
+        settings: &PluginSettings,
+        metrics: &PluginMetrics,
+    ) -> Result<Option<Arc<HttpClient>>, LoadError> {
+        if !settings.grants.has(Capability::Http) {
+            return Ok(None);
+        }
+        let (http, resolver) = (settings.grants.http.clone(), Arc::clone(&self.settings.resolver));
+        let client = HttpClient::new(http, resolver, metrics.http_connections.clone()).map_err(verify)?;
+        Ok(Some(Arc::new(client)))
     }
 
     /// Runs `init` and the self-test as the plugin will be run, and says what a fresh instance costs and which

@@ -32,6 +32,9 @@ pub(crate) enum Interface {
     KeyValue,
     Registry,
     Metrics,
+    Http,
+    Clock,
+    Random,
 }
 
 /// Values of the label `result` of `mqgate_plugin_host_calls_total`.
@@ -41,10 +44,13 @@ pub(crate) enum HostCallResult {
     Error,
     /// A log line over the plugin's rate.
     Dropped,
+    /// A request that a rule or a limit stopped.
+    Refused,
 }
 
 impl Interface {
-    const ALL: [Self; 4] = [Self::Log, Self::KeyValue, Self::Registry, Self::Metrics];
+    const ALL: [Self; 7] =
+        [Self::Log, Self::KeyValue, Self::Registry, Self::Metrics, Self::Http, Self::Clock, Self::Random];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -52,18 +58,22 @@ impl Interface {
             Self::KeyValue => "kv",
             Self::Registry => "registry",
             Self::Metrics => "metrics",
+            Self::Http => "http",
+            Self::Clock => "clock",
+            Self::Random => "random",
         }
     }
 }
 
 impl HostCallResult {
-    const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::Dropped];
+    const ALL: [Self; 4] = [Self::Ok, Self::Error, Self::Dropped, Self::Refused];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Error => "error",
             Self::Dropped => "dropped",
+            Self::Refused => "refused",
         }
     }
 }
@@ -89,6 +99,7 @@ pub(crate) struct Metrics {
     cache_evictions: IntCounterVec,
     cached: IntGaugeVec,
     host_calls: IntCounterVec,
+    http_connections: IntGaugeVec,
     compile: HistogramVec,
     shadow_calls: IntCounterVec,
     shadow_differences: IntCounterVec,
@@ -112,6 +123,7 @@ pub(crate) struct PluginMetrics {
     pub(crate) poisoned: IntGauge,
     pub(crate) cache_evictions: IntCounter,
     pub(crate) cached: IntGauge,
+    pub(crate) http_connections: IntGauge,
     host_calls: [[IntCounter; HostCallResult::ALL.len()]; Interface::ALL.len()],
 }
 
@@ -216,6 +228,11 @@ impl Metrics {
                 "Calls of a plugin to the broker by interface and result.",
                 &["plugin", "interface", "result"],
             )?,
+            http_connections: gauges(
+                "mqgate_plugin_http_connections",
+                "Connections over HTTP that a plugin has, answers that it holds included.",
+                &["plugin"],
+            )?,
             compile: histograms(
                 "mqgate_plugin_compile_seconds",
                 "Time compiling a component took; nothing is counted when it came from disk.",
@@ -255,6 +272,7 @@ impl Metrics {
             poisoned: self.poisoned.with_label_values(&[plugin]),
             cache_evictions: self.cache_evictions.with_label_values(&[plugin]),
             cached: self.cached.with_label_values(&[plugin]),
+            http_connections: self.http_connections.with_label_values(&[plugin]),
             host_calls: Interface::ALL.map(|interface| {
                 HostCallResult::ALL.map(|result| {
                     self.host_calls.with_label_values(&[plugin, interface.as_str(), result.as_str()])
@@ -366,8 +384,15 @@ impl Metrics {
                 remove(self.host_calls.remove_label_values(&[plugin, interface.as_str(), result.as_str()]));
             }
         }
-        let gauges =
-            [&self.inflight, &self.queued, &self.memory, &self.memory_peak, &self.poisoned, &self.cached];
+        let gauges = [
+            &self.inflight,
+            &self.queued,
+            &self.memory,
+            &self.memory_peak,
+            &self.poisoned,
+            &self.cached,
+            &self.http_connections,
+        ];
         for gauges in gauges {
             remove(gauges.remove_label_values(&[plugin]));
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use mqgate_identity::registry::KvQuota;
 use serde::{Deserialize, Serialize};
 
+use crate::capability::http::{AllowedDestination, Resolver, SystemResolver};
 use crate::trust::{Signature, Signer, Trust};
 
 /// Settings of the whole host.
@@ -40,6 +41,8 @@ pub struct HostSettings {
     pub order: Vec<String>,
     /// What plugins are told as `broker-version`.
     pub broker_version: String,
+    /// Finds the addresses of the hosts that plugins send requests to.
+    pub resolver: Arc<dyn Resolver>,
 }
 
 impl Default for HostSettings {
@@ -57,6 +60,7 @@ impl Default for HostSettings {
             memory_ceiling: 64 << 20,
             order: Vec::new(),
             broker_version: String::from(env!("CARGO_PKG_VERSION")),
+            resolver: Arc::new(SystemResolver),
         }
     }
 }
@@ -168,6 +172,7 @@ pub struct Grants {
     pub capabilities: BTreeSet<Capability>,
     pub kv: KvSettings,
     pub metrics: MetricsSettings,
+    pub http: HttpSettings,
 }
 
 impl Grants {
@@ -195,10 +200,27 @@ pub enum Capability {
     /// `credentials`: the password of the CONNECT packet.
     #[serde(rename = "credentials")]
     Credentials,
+    /// `http`: `wasi:http/outgoing-handler`, to the destinations of [`HttpSettings::allow`].
+    #[serde(rename = "http")]
+    Http,
+    /// `clock`: `wasi:clocks`.
+    #[serde(rename = "clock")]
+    Clock,
+    /// `random`: `wasi:random`.
+    #[serde(rename = "random")]
+    Random,
 }
 
 impl Capability {
-    pub const ALL: [Self; 4] = [Self::KeyValue, Self::RegistryRead, Self::Metrics, Self::Credentials];
+    pub const ALL: [Self; 7] = [
+        Self::KeyValue,
+        Self::RegistryRead,
+        Self::Metrics,
+        Self::Credentials,
+        Self::Http,
+        Self::Clock,
+        Self::Random,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -206,13 +228,18 @@ impl Capability {
             Self::RegistryRead => "registry.read",
             Self::Metrics => "metrics",
             Self::Credentials => "credentials",
+            Self::Http => "http",
+            Self::Clock => "clock",
+            Self::Random => "random",
         }
     }
 }
 
 /// The text names no capability; the message lists those there are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no capability is called {0:?}; there are kv, registry.read, metrics, credentials")]
+#[error(
+    "no capability is called {0:?}; there are kv, registry.read, metrics, credentials, http, clock, random"
+)]
 pub struct UnknownCapability(pub String);
 
 impl FromStr for Capability {
@@ -261,6 +288,42 @@ impl Default for MetricsSettings {
     }
 }
 
+/// Where a plugin's requests may go, and how large they may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HttpSettings {
+    pub allow: Vec<AllowedDestination>,
+    /// Addresses of this machine and of networks that are not public may be reached.
+    pub private_networks: bool,
+    /// Connections at once, answers that an instance still holds included.
+    pub connections: usize,
+    pub request_bytes: usize,
+    pub response_bytes: usize,
+    /// Of the fields of a request, of an answer, and of its trailers; each counts 32 bytes more than its text.
+    pub header_bytes: usize,
+    /// Certificate authorities that are trusted instead of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            private_networks: false,
+            connections: 8,
+            request_bytes: 64 << 10,
+            response_bytes: 256 << 10,
+            header_bytes: 16 << 10,
+            ca_file: None,
+        }
+    }
+}
+
+/// The most that [`HttpSettings::connections`] may be.
+pub const MOST_HTTP_CONNECTIONS: usize = 256;
+/// The most that any size of [`HttpSettings`] may be.
+pub const MOST_HTTP_BYTES: usize = 16 << 20;
+
 /// What one plugin may use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -299,6 +362,9 @@ pub struct Limits {
     /// Steps of one enhanced authentication, up to [`MOST_AUTH_STEPS`].
     pub auth_steps: u32,
 }
+
+/// [`Limits::wall`] of plugins that wait for others, where nobody says otherwise.
+pub const WALL_WITH_HTTP: Duration = Duration::from_secs(2);
 
 /// The most that [`Limits::auth_steps`] may be.
 pub const MOST_AUTH_STEPS: u32 = 16;

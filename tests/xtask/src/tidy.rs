@@ -44,8 +44,8 @@ const FENCED: &[(&str, &[&str])] = &[
     ("wasmtime", &["mqgate-plugin-host"]),
     ("fjall", &["mqgate-storage"]),
     ("aws-lc-rs", &["mqgate-audit", "mqgate-plugin-host"]),
-    ("rustls", &["mqgate-server", "mqgate-client", "mqgate-e2e"]),
-    ("tokio-rustls", &["mqgate-server", "mqgate-client", "mqgate-e2e"]),
+    ("rustls", &["mqgate-server", "mqgate-client", "mqgate-plugin-host", "mqgate-e2e"]),
+    ("tokio-rustls", &["mqgate-server", "mqgate-client", "mqgate-plugin-host", "mqgate-e2e"]),
     ("clap", &["mqgate", "xtask"]),
     ("anyhow", &["mqgate", "xtask", "mqgate-e2e"]),
 ];

@@ -153,7 +153,7 @@ pub fn described(found: &Description) -> Value {
         "other_exports": found.other_exports,
         "needs": needs,
         "not_provided": found.unserved,
-        "configuration": (!needs.is_empty()).then(|| grant_line(&found.needs)),
+        "configuration": (!needs.is_empty()).then(|| grant_line(&found.needs, &[])),
     })
 }
 
@@ -175,6 +175,6 @@ fn difference(admin: &PluginAdmin, found: &Description, running: &PluginInfo) ->
         "imports_removed": beyond(&running.imports, &found.imports),
         "size_before": running.size,
         "not_granted": missing,
-        "configuration": (!missing.is_empty()).then(|| grant_line(&wanted)),
+        "configuration": (!missing.is_empty()).then(|| grant_line(&wanted, &admin.host.allowed(&running.name))),
     })
 }

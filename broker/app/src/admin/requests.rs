@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use mqgate_identity::hooks::Reauthorize;
 use mqgate_plugin_host::{
     Capability, Change, PluginSettings, Position, Provenance, Signature, Source, UnknownCapability,
+    WALL_WITH_HTTP,
 };
 use mqgate_server::admin::{Code, Problem};
 use schemars::JsonSchema;
@@ -43,6 +44,8 @@ pub struct Said {
     #[serde(deserialize_with = "words")]
     #[schemars(with = "Option<Vec<String>>")]
     pub grant: Option<Vec<String>>,
+    /// Of a plugin that is loaded and granted `http`: as in the configuration, without a `ca_file`.
+    pub http: Option<model::PluginHttp>,
     /// `none`, `lazy` or `eager`; as configured, otherwise.
     pub reauthorize: Option<String>,
 }
@@ -110,9 +113,10 @@ impl Said {
             self.required.is_some(),
             self.limits.is_some(),
             self.isolation.is_some(),
+            self.http.is_some(),
         ];
         if kept.contains(&true) {
-            let detail = "a plugin that is swapped keeps its `name`, its `position`, its `limits`, its `isolation`, and whether \
+            let detail = "a plugin that is swapped keeps its `name`, its `position`, its `limits`, its `isolation`, its `http`, and whether \
                           it is `required`";
             return Err(Problem::new(Code::BadRequest, detail));
         }
@@ -131,6 +135,7 @@ impl Said {
     /// request names instead.
     pub fn wanted(&self, name: &str, failed: Option<PluginSettings>) -> Result<PluginSettings, Problem> {
         let source = self.source()?;
+        let is_new = failed.is_none();
         let mut wanted = match failed {
             Some(failed) => PluginSettings { source, ..failed },
             None => PluginSettings { required: false, ..PluginSettings::new(name, source) },
@@ -140,14 +145,24 @@ impl Said {
         if let Some(required) = self.required {
             wanted.required = required;
         }
-        if let Some(limits) = &self.limits {
-            wanted.limits = chain::limits(limits);
-        }
         if let Some(isolation) = self.isolation {
             wanted.isolation = chain::isolation(isolation);
         }
         if let Some(capabilities) = self.capabilities()? {
             wanted.grants.capabilities = capabilities;
+        }
+        if let Some(http) = &self.http {
+            if http.ca_file.is_some() {
+                let detail = "only the configuration names a `ca_file`";
+                return Err(Problem::new(Code::BadGrant, detail));
+            }
+            wanted.grants.http = chain::http(http);
+        }
+        match &self.limits {
+            Some(limits) => wanted.limits = chain::limits(limits, &wanted.grants),
+            // What waits for others has the time for it.
+            None if is_new && wanted.grants.has(Capability::Http) => wanted.limits.wall = WALL_WITH_HTTP,
+            None => {}
         }
         if let Some(config) = &self.config {
             wanted.config = config.clone();
@@ -235,6 +250,26 @@ mod tests {
         assert_eq!(load(patient, None).3, 5);
         let (required, granted, ..) = load(json!({ "digest": "d", "grant": "kv,registry" }), None);
         assert_eq!((required, granted.as_str()), (false, "kv,registry.read"));
+    }
+
+    #[test]
+    fn http_is_granted_with_its_destinations_and_the_time_it_takes() {
+        let load = |value: Value| said(value).wanted("p", None).map_err(|problem| problem.code);
+        let http = json!({ "allow": ["https://policy.example"], "private_networks": true });
+        let wanted = load(json!({ "digest": "d", "grant": "http", "http": http })).expect("good settings");
+        let allowed: Vec<String> = wanted.grants.http.allow.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (allowed, wanted.grants.http.private_networks),
+            (vec![String::from("https://policy.example:443")], true)
+        );
+        assert_eq!(wanted.limits.wall, WALL_WITH_HTTP);
+        let quick = json!({ "digest": "d", "grant": "http", "limits": { "wall": "1s" } });
+        assert_eq!(load(quick).map(|wanted| wanted.limits.wall.as_secs()), Ok(1));
+        let other = json!({ "digest": "d", "grant": "kv", "limits": {} });
+        assert_eq!(load(other).map(|wanted| wanted.limits.wall.as_millis()), Ok(100));
+        let file = json!({ "digest": "d", "grant": "http", "http": { "ca_file": "/etc/shadow" } });
+        assert_eq!(load(file).err(), Some(Code::BadGrant));
+        assert!(serde_json::from_value::<Said>(json!({ "http": { "allow": ["policy.example"] } })).is_err());
     }
 
     #[test]

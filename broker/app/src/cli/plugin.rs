@@ -19,6 +19,7 @@ Examples:
   mqgate plugin inspect my-policy.wasm
   mqgate plugin load my-policy.wasm --name my-policy --first --grant kv
   mqgate plugin load slow.wasm --limit wall=2s --limit concurrency=4
+  mqgate plugin load asking.wasm --grant http --http-allow https://policy.example.com:443
   mqgate plugin swap cert-acl cert-acl-2.wasm --config-file cert-acl.json
   mqgate plugin rollback cert-acl --why 'it refuses meters'
   mqgate plugin unload my-policy
@@ -43,7 +44,8 @@ pub enum Command {
         component: ComponentArgs,
         #[command(flatten)]
         config: ConfigArgs,
-        /// What it may import from now on: kv, registry.read, metrics, credentials; without it, what it might before
+        /// What it may import from now on: kv, registry.read, metrics, credentials, http, clock, random; without it, what it
+        /// might before
         #[arg(long, value_delimiter = ',')]
         grant: Vec<String>,
         /// What happens to live sessions: none, lazy, eager; without it, as configured
@@ -152,9 +154,12 @@ pub struct LoadArgs {
     component: ComponentArgs,
     #[command(flatten)]
     config: ConfigArgs,
-    /// What it may import: kv, registry.read, metrics, credentials
+    /// What it may import: kv, registry.read, metrics, credentials, http, clock, random
     #[arg(long, value_delimiter = ',')]
     grant: Vec<String>,
+    /// Where it may send requests, such as https://policy.example.com:443; several times for several
+    #[arg(long, value_name = "DESTINATION")]
+    http_allow: Vec<String>,
     /// Ask it before all others
     #[arg(long, group = "position")]
     first: bool,
@@ -315,6 +320,7 @@ fn load(args: LoadArgs, config: Option<&Path>) -> Result<()> {
         component,
         config: settings,
         grant,
+        http_allow,
         first,
         last,
         before,
@@ -339,6 +345,7 @@ fn load(args: LoadArgs, config: Option<&Path>) -> Result<()> {
     put(&mut body, "name", Some(name));
     put(&mut body, "config", settings.read()?);
     put(&mut body, "grant", words(grant));
+    put(&mut body, "http", words(http_allow).map(|allow| serde_json::json!({ "allow": allow })));
     put(&mut body, "position", position);
     put(&mut body, "required", required.then_some(true));
     put(&mut body, "limits", (!limits.is_empty()).then(|| Value::Object(limits.into_iter().collect())));

@@ -145,6 +145,9 @@ pub fn check_files(config: &Config, source: &Source<'_>, base: &Path) -> Vec<Pro
         {
             file(format!("plugins[{index}].config.file"), Path::new(users));
         }
+        if let Some(path) = &plugin.grant.http.ca_file {
+            file(format!("plugins[{index}].grant.http.ca_file"), path);
+        }
     }
     for (name, listener) in config.listeners.iter().filter(|(_, listener)| listener.kind.has_tls()) {
         tls::check_files(&mut checker, &format!("listeners.{name}"), listener, base);
@@ -467,7 +470,7 @@ impl Checker<'_, '_> {
                     !(LEAST_MEMORY..=most_memory).contains(&wanted.memory.0),
                     "64 KiB to 64 MiB are possible",
                 ),
-                ("wall", wanted.wall.0 < LEAST_TIME, "at least 1ms is needed"),
+                ("wall", wanted.wall.is_some_and(|wall| wall.0 < LEAST_TIME), "at least 1ms is needed"),
                 ("cpu", wanted.cpu.0 < LEAST_TIME, "at least 1ms is needed"),
                 ("init", wanted.init.0 < LEAST_TIME, "at least 1ms is needed"),
                 (

@@ -310,6 +310,7 @@ fn anchor_paths(config: &mut Config, base: &Path) {
             anchor(&mut path);
             *file = path.to_string_lossy().into_owned();
         }
+        plugin.grant.http.ca_file.iter_mut().for_each(anchor);
     }
     if let Some(tls) = &mut config.admin.tls {
         [&mut tls.certfile, &mut tls.keyfile, &mut tls.cacertfile]

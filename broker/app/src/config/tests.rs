@@ -514,6 +514,34 @@ fn limits_that_the_host_would_refuse_are_refused_here() {
 }
 
 #[test]
+fn requests_of_plugins_go_where_the_configuration_says() {
+    let text = |http: &str| {
+        let capabilities = "capabilities = [\"http\"]";
+        format!(
+            "[[plugins]]\nname = \"p\"\nsource = \"p.wasm\"\n[plugins.grant]\n{capabilities}\n[plugins.grant.http]\n{http}\n"
+        )
+    };
+    let allow = "allow = [\"https://pki.example.com\", \"http://*.example.com:*\"]";
+    let loaded = inputs(&text(allow), &[]).load().unwrap_or_else(|problems| panic!("{problems}"));
+    let config = loaded.config;
+    let http = &config.plugins[0].grant.http;
+    let allowed: Vec<String> = http.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(allowed, ["https://pki.example.com:443", "http://*.example.com:*"]);
+    assert!(!http.private_networks);
+    for (bad, said) in [
+        (String::new(), "without a destination"),
+        (String::from("allow = [\"pki.example.com\"]"), "does not begin with http"),
+        (format!("{allow}\nconnections = 0"), "1 to 256 connections"),
+        (format!("{allow}\nconnections = 257"), "1 to 256 connections"),
+        (format!("{allow}\nresponse = \"17 MiB\""), "16 MiB at most"),
+        (format!("{allow}\nprivate = true"), "private"),
+    ] {
+        let problems = problems(&text(&bad), &[]);
+        assert!(problems.contains(said), "{bad}: {problems}");
+    }
+}
+
+#[test]
 fn what_a_transport_must_not_say() {
     let text = r#"
 [listeners.a]

@@ -9,9 +9,9 @@ use mqgate_identity::audit::names;
 use mqgate_identity::hooks::ChainMember;
 use mqgate_identity::time::UnixMillis;
 use mqgate_plugin_host::{
-    Capability, Configured, Grants, HostSettings, Isolation, KvSettings, Limits, LoadError, MetricsSettings,
-    PluginHost, PluginSettings, Probation, Provenance, Signature, Source, Stage, StartOutcome, Started,
-    Trust, TrustedKey,
+    Capability, Configured, Grants, HostSettings, HttpSettings, Isolation, KvSettings, Limits, LoadError,
+    MetricsSettings, PluginHost, PluginSettings, Probation, Provenance, Signature, Source, Stage,
+    StartOutcome, Started, Trust, TrustedKey, WALL_WITH_HTTP,
 };
 use mqgate_server::audit::AuditLog;
 use serde::de::DeserializeOwned;
@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::admin::{note_change, note_refusal};
 use crate::components;
 use crate::config::check::is_local;
+use crate::config::units::Size;
 use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
 use crate::native::anonymous::Anonymous;
@@ -160,7 +161,7 @@ fn plugin_settings(plugin: &model::Plugin) -> Configured {
     settings.digest.clone_from(&plugin.digest);
     settings.provenance = provenance;
     settings.grants = grants(&plugin.grant);
-    settings.limits = limits(&plugin.limits);
+    settings.limits = limits(&plugin.limits, &settings.grants);
     settings.isolation = isolation(plugin.isolation);
     settings.required = plugin.required;
     Configured { settings, missing }
@@ -189,6 +190,9 @@ fn grants(grant: &model::PluginGrant) -> Grants {
         model::Capability::RegistryRead => Capability::RegistryRead,
         model::Capability::Metrics => Capability::Metrics,
         model::Capability::Credentials => Capability::Credentials,
+        model::Capability::Http => Capability::Http,
+        model::Capability::Clock => Capability::Clock,
+        model::Capability::Random => Capability::Random,
     });
     Grants {
         capabilities: capabilities.collect(),
@@ -198,6 +202,20 @@ fn grants(grant: &model::PluginGrant) -> Grants {
             value_bytes: u32::try_from(grant.kv_value.0).unwrap_or(u32::MAX),
         },
         metrics: MetricsSettings { metrics: grant.metrics as usize, series: grant.metric_series as usize },
+        http: http(&grant.http),
+    }
+}
+
+pub fn http(http: &model::PluginHttp) -> HttpSettings {
+    let bytes = |size: Size| usize::try_from(size.0).unwrap_or(usize::MAX);
+    HttpSettings {
+        allow: http.allow.clone(),
+        private_networks: http.private_networks,
+        connections: http.connections as usize,
+        request_bytes: bytes(http.request),
+        response_bytes: bytes(http.response),
+        header_bytes: bytes(http.headers),
+        ca_file: http.ca_file.clone(),
     }
 }
 
@@ -210,11 +228,12 @@ pub fn isolation(isolation: model::Isolation) -> Isolation {
     }
 }
 
-pub fn limits(limits: &model::PluginLimits) -> Limits {
+pub fn limits(limits: &model::PluginLimits, grants: &Grants) -> Limits {
+    let wall = if grants.has(Capability::Http) { WALL_WITH_HTTP } else { Limits::default().wall };
     Limits {
         memory: usize::try_from(limits.memory.0).unwrap_or(usize::MAX),
         cpu: limits.cpu.0,
-        wall: limits.wall.0,
+        wall: limits.wall.map_or(wall, |wall| wall.0),
         init: limits.init.0,
         concurrency: limits.concurrency as usize,
         queue_wait: limits.queue_wait.0,

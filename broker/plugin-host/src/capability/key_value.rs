@@ -55,7 +55,7 @@ impl StoreState {
         }
     }
 
-    async fn store(&self, request: Request) -> Result<KvAnswer, Error> {
+    async fn store(&mut self, request: Request) -> Result<KvAnswer, Error> {
         let services = Arc::clone(&self.services);
         let trial = self.is_trial();
         let answered = tokio::task::spawn_blocking(move || {

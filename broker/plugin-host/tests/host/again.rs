@@ -23,7 +23,7 @@ fn guest(scope: u32) -> Vec<u8> {
     Guest::new().hook("authorizer", "authorize", &denies(scope)).build()
 }
 
-async fn asked(fixture: &Fixture, device_id: &str) {
+pub async fn asked(fixture: &Fixture, device_id: &str) {
     let set = fixture.host.hooks().load_full();
     let authorizer = set.members[0].authorizer.clone().expect("the hook");
     let who =
@@ -34,7 +34,7 @@ async fn asked(fixture: &Fixture, device_id: &str) {
 }
 
 /// Calls, hits and narrowed answers so far.
-fn counts(fixture: &Fixture) -> (f64, f64, f64) {
+pub fn counts(fixture: &Fixture) -> (f64, f64, f64) {
     let calls = "mqgate_plugin_calls_total{hook=\"authorizer\",plugin=\"p\",result=\"deny\"}";
     let cache = |result: &str| {
         let series = format!(

@@ -6,7 +6,7 @@ use mqgate_plugin_host::{Capability, Grants, PluginSettings, Source};
 
 use crate::fixture::Fixture;
 
-fn component(name: &str) -> Option<PathBuf> {
+pub fn component(name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/components")).join(name);
     if path.exists() {
         return Some(path);
@@ -35,6 +35,7 @@ async fn the_bundled_components_are_plugins() {
         );
         let mut plugin = PluginSettings::new(name, Source::File(path));
         plugin.grants = Grants::of(Capability::ALL);
+        plugin.grants.http.allow = vec!["http://policy.test".parse().expect("a destination")];
         // Whether an empty configuration will do is the plugin's choice, and it says so before going live.
         match fixture.host.load(plugin, mqgate_plugin_host::Position::Last, "test").await {
             Ok(info) => {

@@ -24,6 +24,8 @@ pub struct Guest {
     init: String,
     text: String,
     pages: usize,
+    /// Packages of others, as text.
+    packages: Vec<String>,
     /// Changes to the WIT package the guest is built against.
     wit: Vec<(String, String)>,
 }
@@ -37,6 +39,7 @@ impl Guest {
             init: String::from("(i32.const 1024)"),
             text: String::new(),
             pages: 2,
+            packages: Vec::new(),
             wit: Vec::new(),
         }
     }
@@ -102,6 +105,14 @@ impl Guest {
     pub fn raw_import(mut self, module: &str, function: &str, name: &str, signature: &str) -> Self {
         let _ = writeln!(self.imports, "(import \"{module}\" \"{function}\" (func ${name} {signature}))");
         self
+    }
+
+    /// Imports an interface of another package, which has one function: `wasi:cli/environment@0.2.0`.
+    pub fn foreign(mut self, name: &str) -> Self {
+        let (package, interface) = name.split_once('/').expect("package and interface");
+        let (interface, version) = interface.split_once('@').expect("a version");
+        self.packages.push(format!("package {package}@{version}; interface {interface} {{ f: func(); }}"));
+        self.world(&format!("import {name};")).raw_import(name, "f", "foreign", "")
     }
 
     /// A function that is not exported.
@@ -171,6 +182,9 @@ impl Guest {
         }
         let mut resolve = wit_parser::Resolve::default();
         resolve.push_dir(folder.path()).expect("the package resolves");
+        for package in &self.packages {
+            resolve.push_str("foreign.wit", package).expect("the other package resolves");
+        }
         let package = resolve.push_str("guest.wit", &world).expect("the world resolves");
         let world = resolve.select_world(&[package], Some("guest")).expect("the world is there");
         let mut module = wat::parse_str(&module).unwrap_or_else(|error| panic!("{error}\n{module}"));

@@ -203,6 +203,38 @@ async fn a_component_is_loaded_into_a_running_broker() {
 }
 
 #[tokio::test]
+async fn a_component_sends_requests_where_it_may_and_nowhere_else() {
+    let broker = Broker::builder().with_bundled_plugins().start().await;
+    let caller = xtask::components::path("test-caller").expect("it is built with the bundled ones");
+    let caller = caller.display().to_string();
+    let admin = broker.admin();
+    let looked_at = admin.json(&["plugin", "inspect", &caller]);
+    let line =
+        r#"grant = { capabilities = ["http", "clock", "random"], http = { allow = ["https://HOST:443"] } }"#;
+    assert_eq!(looked_at["configuration"], line);
+
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = format!("http://127.0.0.1:{}", server.local_addr().unwrap().port());
+    let config = format!(r#"{{"steps": [{{"send": {{"url": "{place}/"}}}}]}}"#);
+    let load = ["plugin", "load", &caller, "--name", "caller", "--first", "--config-json", &config];
+    let granted = ["--grant", "http,clock,random"];
+    for (more, said) in [(&[][..], "is not granted"), (&granted[..], "no destination is allowed")] {
+        let output = admin.try_run(&[&load[..], more].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && told.contains(said), "{told}");
+    }
+    let patient = ["--limit", "cpu=10s", "--limit", "wall=30s", "--isolation", "per-call"];
+    admin.run(&[&load[..], &granted, &["--http-allow", &place], &patient].concat());
+    let device = broker.pki.device("device-1");
+    Client::connect(broker.options("x", &device)).await.err().expect("it denies, and says what it was told");
+    // An address of this machine is not public, also where a rule names it.
+    let told = |line: &Value| line.to_string().contains("DestinationIpProhibited");
+    broker.audited("what the plugin was told", told).await;
+    server.set_nonblocking(true).unwrap();
+    assert!(server.accept().is_err(), "somebody connected");
+}
+
+#[tokio::test]
 async fn what_is_no_component_is_refused_with_words() {
     let broker = Broker::builder().with_bundled_plugins().start().await;
     let admin = broker.admin();

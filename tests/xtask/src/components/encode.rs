@@ -4,8 +4,8 @@
 use anyhow::{Result, anyhow, ensure};
 use wit_component::{ComponentEncoder, DecodedWasm};
 
-/// Everything a plugin may import or export belongs to this package.
-const PACKAGE: &str = "mqgate:plugin/";
+/// Everything a plugin may import belongs to these packages.
+const PACKAGES: [&str; 5] = ["mqgate:plugin/", "wasi:http/", "wasi:io/", "wasi:clocks/", "wasi:random/"];
 
 pub struct Encoded {
     pub bytes: Vec<u8>,
@@ -29,8 +29,11 @@ pub fn component(module: &[u8]) -> Result<Encoded> {
     let imports = names(world.imports.keys().collect());
     let exports = names(world.exports.keys().collect());
 
-    let foreign: Vec<&str> =
-        imports.iter().map(String::as_str).filter(|name| !name.starts_with(PACKAGE)).collect();
+    let foreign: Vec<&str> = imports
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !PACKAGES.iter().any(|one| name.starts_with(one)))
+        .collect();
     ensure!(
         foreign.is_empty(),
         "the component imports {}, which the broker does not offer",

@@ -29,7 +29,8 @@ pub enum Command {
         component: ComponentArgs,
         #[command(flatten)]
         config: ConfigArgs,
-        /// What it may import: kv, registry.read, metrics, credentials; without it, what the live version may
+        /// What it may import: kv, registry.read, metrics, credentials, http, clock, random; without it, what the live
+        /// version may
         #[arg(long, value_delimiter = ',')]
         grant: Vec<String>,
         #[command(flatten)]

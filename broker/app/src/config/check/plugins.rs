@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use mqgate_plugin_host::PublicKey;
+use mqgate_plugin_host::{MOST_HTTP_BYTES, MOST_HTTP_CONNECTIONS, PublicKey};
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
 
 use super::{BUNDLED, Checker, is_local};
-use crate::config::model::{Config, Native, Plugin};
+use crate::config::model::{Capability, Config, Native, Plugin};
 use crate::config::problem::{Problem, did_you_mean};
 use crate::config::schema::Shape;
 use crate::config::source::{dotted, path};
@@ -77,6 +77,32 @@ impl Checker<'_, '_> {
                     }
                 }
                 (None, Some(native)) => self.native(config, index, plugin, native),
+            }
+            self.http(index, plugin);
+        }
+    }
+
+    /// `[plugins.grant.http]`.
+    fn http(&mut self, index: usize, plugin: &Plugin) {
+        let http = &plugin.grant.http;
+        let key = |field: &str| format!("plugins[{index}].grant.{field}");
+        if plugin.grant.capabilities.contains(&Capability::Http) && http.allow.is_empty() {
+            let remedy = "name some: http = { allow = [\"https://HOST:443\"] }";
+            self.add(
+                &key("capabilities"),
+                "`http` without a destination: no request could be sent",
+                Some(remedy),
+            );
+        }
+        let most = MOST_HTTP_CONNECTIONS as u32;
+        if !(1..=most).contains(&http.connections) {
+            self.add(&key("http.connections"), format!("1 to {most} connections are possible"), None);
+        }
+        for (field, size) in
+            [("request", http.request), ("response", http.response), ("headers", http.headers)]
+        {
+            if size.0 > MOST_HTTP_BYTES as u64 {
+                self.add(&key(&format!("http.{field}")), "16 MiB at most are possible", None);
             }
         }
     }

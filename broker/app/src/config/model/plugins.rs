@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mqgate_plugin_host::AllowedDestination;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +71,8 @@ pub enum Isolation {
 #[serde(default, deny_unknown_fields)]
 pub struct PluginGrant {
     /// `kv`, `registry.read` and `metrics` are the imports of these names; `credentials` hands the password of CONNECT
-    /// to the plugin. A component that imports what is not granted is refused.
+    /// to the plugin. `http` is `wasi:http/outgoing-handler`, `clock` is `wasi:clocks`, `random` is `wasi:random`. A
+    /// component that imports what is not granted is refused.
     pub capabilities: Vec<Capability>,
     /// Key-value space: bytes.
     pub kv_bytes: Size,
@@ -82,6 +84,35 @@ pub struct PluginGrant {
     pub metrics: u32,
     /// Time series of those metrics.
     pub metric_series: u32,
+    /// Requests over HTTP.
+    pub http: PluginHttp,
+}
+
+/// Where a component that is granted `http` may send requests, and how large they may be. What it is not told in time,
+/// within `limits.wall`, it is not told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PluginHttp {
+    /// Destinations: `"https://pki.example.com:443"`. The scheme is `http` or `https`; the host a name, `*.example.com` for
+    /// every name below that one, an address, or `*`; the port 80 or 443 where it is left out, `*` is any. Redirects are
+    /// not followed. Needed with `http`.
+    #[schemars(with = "Vec<String>")]
+    pub allow: Vec<AllowedDestination>,
+    /// Names may lead to addresses of this machine and of networks that are not public. Link-local addresses, those of the
+    /// metadata services of clouds, and what is no single host, are refused in any case.
+    pub private_networks: bool,
+    /// Connections at once, 1 to 256. An answer that the component still holds is one; when there is none, the request is
+    /// refused.
+    pub connections: u32,
+    /// Largest body of a request; 16 MiB at most.
+    pub request: Size,
+    /// Largest body of an answer; 16 MiB at most.
+    pub response: Size,
+    /// Fields of a request, of an answer, or of its trailers; 32 bytes are added for each field.
+    pub headers: Size,
+    /// Certificate authorities (PEM) that servers must be certified by; the system's without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -94,6 +125,12 @@ pub enum Capability {
     Metrics,
     #[serde(rename = "credentials")]
     Credentials,
+    #[serde(rename = "http")]
+    Http,
+    #[serde(rename = "clock")]
+    Clock,
+    #[serde(rename = "random")]
+    Random,
 }
 
 /// What one call of a component may use up.
@@ -104,8 +141,9 @@ pub struct PluginLimits {
     pub memory: Size,
     /// Computing time of one call.
     pub cpu: Span,
-    /// Time of one call, waiting for host functions included.
-    pub wall: Span,
+    /// Time of one call, waiting for host functions included: 100ms, and 2s for a component that is granted `http`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wall: Option<Span>,
     /// Time for `init` and the self-test.
     pub init: Span,
     /// Calls at the same time.
@@ -248,6 +286,21 @@ impl Default for PluginGrant {
             kv_value: Size(64 << 10),
             metrics: 32,
             metric_series: 500,
+            http: PluginHttp::default(),
+        }
+    }
+}
+
+impl Default for PluginHttp {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            private_networks: false,
+            connections: 8,
+            request: Size(64 << 10),
+            response: Size(256 << 10),
+            headers: Size(16 << 10),
+            ca_file: None,
         }
     }
 }
@@ -257,7 +310,7 @@ impl Default for PluginLimits {
         Self {
             memory: Size(32 << 20),
             cpu: Span::millis(20),
-            wall: Span::millis(100),
+            wall: None,
             init: Span::secs(5),
             concurrency: 16,
             queue_wait: Span::millis(100),
