@@ -12,6 +12,7 @@ mod calls;
 mod capability;
 mod changes;
 mod comparing;
+mod compile;
 mod decisions;
 mod dialogue;
 mod engine;
@@ -39,6 +40,7 @@ mod taking_back;
 mod trust;
 
 pub use changes::Change;
+pub use compile::{ChildTerms, CompileLimits, CompilerProgram, compile_as_child};
 pub use error::{HostError, LoadError, Stage, UnloadError};
 pub use host::{Description, PluginHost};
 pub use inspect::grant_line;

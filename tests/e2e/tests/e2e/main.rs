@@ -25,6 +25,7 @@ mod native_members;
 mod operating;
 mod overload;
 mod pki_commands;
+mod plugin_compile;
 mod plugin_lifecycle;
 mod plugin_restart;
 mod posture;

@@ -18,6 +18,9 @@ use crate::native::{
     static_policy::StaticPolicyConfig,
 };
 
+/// Less address space than the program itself needs compiles nothing.
+const LEAST_COMPILE_MEMORY: u64 = 64 << 20;
+const LEAST_COMPILE_TIME: Duration = Duration::from_millis(1);
 /// The least time between two looks at a folder.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -92,6 +95,14 @@ impl Checker<'_, '_> {
         }
         if host.watch_interval.0 < LEAST_INTERVAL {
             self.add("plugin_host.watch_interval", "at least 100ms is needed", None);
+        }
+        if host.compile.memory.0 < LEAST_COMPILE_MEMORY {
+            self.add("plugin_host.compile.memory", "at least 64 MiB are needed", None);
+        }
+        for (key, time) in [("cpu", host.compile.cpu), ("time", host.compile.time)] {
+            if time.0 < LEAST_COMPILE_TIME {
+                self.add(&format!("plugin_host.compile.{key}"), "at least 1ms is needed", None);
+            }
         }
         if host.require_signed && host.trusted_keys.is_empty() {
             self.add(
