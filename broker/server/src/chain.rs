@@ -1,6 +1,9 @@
-//! Walks the chains of one hook set: the first answer that is not an abstention counts, a failure is a no.
+//! Walks the chains of one hook set: the first answer that is not an abstention counts, or what all come to together; a
+//! failure is a no.
 //!
 //! Knows the hooks only; what an answer means for a connection is the gate's.
+
+mod together;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,12 +12,31 @@ use std::time::{Duration, Instant};
 use mqgate_identity::audit::PluginVerdict;
 use mqgate_identity::hooks::{
     Authentication, AuthenticationStep, Authorization, ChainMember, Connection, Denial, Exchange,
-    FailureKind, Grant, HookFailure, HookSet, Identity, RegistrationDecision, Secret,
+    FailureKind, HookFailure, HookSet, Identity, RegistrationDecision, Secret,
 };
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::check_device_id;
 
+pub use self::together::{GrantedAcl, Granting, Terms};
 use crate::gate::Dialogue;
+
+/// How the members of a chain come to a decision. All abstaining, there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChainMode {
+    /// The first that does not abstain decides.
+    #[default]
+    First,
+    /// All are asked: one no is a no, and of what they allow holds what every one allows that does not abstain.
+    All,
+}
+
+/// The mode of each hook. Enhanced authentication has none: a method is served by one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChainModes {
+    pub authenticator: ChainMode,
+    pub registrar: ChainMode,
+    pub authorizer: ChainMode,
+}
 
 /// A hook has its own, shorter deadline; this one is for hooks whose deadline does not work.
 const BACKSTOP: Duration = Duration::from_secs(15);
@@ -27,6 +49,7 @@ const MOST_TAGS: usize = 64;
 /// One walk through the chains for one connection, and who said what.
 pub(crate) struct Walk<'a> {
     hooks: &'a HookSet,
+    modes: ChainModes,
     on: &'a Arc<Connection>,
     pub(crate) verdicts: Vec<PluginVerdict>,
 }
@@ -39,12 +62,13 @@ pub(crate) enum Stop {
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(hooks: &'a HookSet, on: &'a Arc<Connection>) -> Self {
-        Self { hooks, on, verdicts: Vec::new() }
+    pub(crate) fn new(hooks: &'a HookSet, modes: ChainModes, on: &'a Arc<Connection>) -> Self {
+        Self { hooks, modes, on, verdicts: Vec::new() }
     }
 
     /// `None`: all abstained.
     pub(crate) async fn authenticate(&mut self) -> Result<Option<Identity>, Stop> {
+        let mut agreed = None;
         for member in &self.hooks.members {
             let Some(hook) = &member.authenticator else { continue };
             let (answer, took) = timed(hook.authenticate(self.on)).await;
@@ -55,11 +79,13 @@ impl<'a> Walk<'a> {
                 Authentication::Deny(denial) => Ok(Some(Err(denial))),
                 Authentication::Abstain => Ok(None),
             });
-            if let Some(identity) = self.note(member, "authenticator", "accept", answer, took)? {
-                return Ok(Some(identity));
+            let Some(identity) = self.note(member, "authenticator", "accept", answer, took)? else { continue };
+            match self.modes.authenticator {
+                ChainMode::First => return Ok(Some(identity)),
+                ChainMode::All => agreed = Some(together::identity(agreed, &member.name, identity)?),
             }
         }
-        Ok(None)
+        Ok(agreed)
     }
 
     /// Enhanced authentication: `None` if nobody speaks the method, or all who do abstained.
@@ -123,12 +149,15 @@ impl<'a> Walk<'a> {
         self.note(member, "enhanced-authenticator", "accept", Err(failure), Duration::ZERO)
     }
 
-    /// `None`: all abstained, or there is no registrar. With `only`, no other member is asked.
+    /// `None`: all abstained, or there is no registrar. With `only`, no other member is asked. The name is that of the
+    /// member that decided, or the names of all.
     pub(crate) async fn register(
         &mut self,
         claimed: Option<&Identity>,
         only: Option<&str>,
     ) -> Result<Option<(Arc<str>, RegistrationDecision)>, Stop> {
+        let mode = if only.is_some() { ChainMode::First } else { self.modes.registrar };
+        let mut agreed: Option<(Arc<str>, RegistrationDecision)> = None;
         for member in &self.hooks.members {
             let Some(hook) = &member.registrar else { continue };
             if only.is_some_and(|only| only != &*member.name) {
@@ -149,15 +178,22 @@ impl<'a> Walk<'a> {
                 RegistrationDecision::Deny(denial) => Ok(Some(Err(denial))),
                 RegistrationDecision::Abstain => Ok(None),
             });
-            if let Some(decision) = self.note(member, "registrar", word, answer, took)? {
-                return Ok(Some((Arc::clone(&member.name), decision)));
+            let Some(decision) = self.note(member, "registrar", word, answer, took)? else { continue };
+            match mode {
+                ChainMode::First => return Ok(Some((Arc::clone(&member.name), decision))),
+                ChainMode::All => {
+                    let (by, so_far) = agreed.take().unzip();
+                    let by = by.map_or_else(|| Arc::clone(&member.name), |by| format!("{by}, {}", member.name).into());
+                    agreed = Some((by, together::registration(so_far, &member.name, decision)?));
+                }
             }
         }
-        Ok(None)
+        Ok(agreed)
     }
 
-    /// `None`: all abstained. The name is that of the member that granted.
-    pub(crate) async fn authorize(&mut self, who: &Identity) -> Result<Option<(Arc<str>, Grant)>, Stop> {
+    /// `None`: all abstained.
+    pub(crate) async fn authorize(&mut self, who: &Identity) -> Result<Option<Granting>, Stop> {
+        let mut granted = None;
         for member in &self.hooks.members {
             let Some(hook) = &member.authorizer else { continue };
             let (answer, took) = timed(hook.authorize(self.on, who)).await;
@@ -166,11 +202,13 @@ impl<'a> Walk<'a> {
                 Authorization::Deny(denial) => Some(Err(denial)),
                 Authorization::Abstain => None,
             });
-            if let Some(grant) = self.note(member, "authorizer", "allow", answer, took)? {
-                return Ok(Some((Arc::clone(&member.name), grant)));
+            let Some(grant) = self.note(member, "authorizer", "allow", answer, took)? else { continue };
+            match self.modes.authorizer {
+                ChainMode::First => return Ok(Some(Granting::by(&member.name, grant))),
+                ChainMode::All => granted = Some(together::grant(granted, &member.name, grant)?),
             }
         }
-        Ok(None)
+        Ok(granted)
     }
 
     /// Writes down what a member said, and turns a no into an error.

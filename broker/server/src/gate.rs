@@ -40,6 +40,7 @@ use self::judge::{Asked, Decision, No, permit};
 use crate::audit::AuditLog;
 use crate::bans::Bans;
 use crate::chain::Walk;
+pub use crate::chain::{ChainMode, ChainModes, GrantedAcl, Granting, Terms};
 use crate::clock::{self, sanity::ClockWatch};
 use crate::metrics::GateMetrics;
 use crate::metrics::gate::Stage;
@@ -127,6 +128,8 @@ pub struct ListenerPolicy {
     pub needs_certificate: bool,
     /// Whether a plugin's message for the client is sent to it.
     pub send_reason_strings: bool,
+    /// How the members of the chain come to a decision about its clients.
+    pub chains: ChainModes,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -276,7 +279,7 @@ impl Gate {
         let started = Instant::now();
         let hooks = self.hooks.load_full();
         let on = Arc::new(facts::connection(accepted, connect));
-        let mut walk = Walk::new(&hooks, &on);
+        let mut walk = Walk::new(&hooks, self.modes(accepted), &on);
         let judged = self.judge(&mut walk, accepted, &on, &hooks, Asked::New { dialogue }).await;
         let verdicts = std::mem::take(&mut walk.verdicts);
 
@@ -296,7 +299,7 @@ impl Gate {
                     &on,
                     &verdicts,
                 );
-                match self.audit.admit(facts::accepted_event(event, &permit, &decision.grant)).await {
+                match self.audit.admit(facts::accepted_event(event, &permit, &decision.terms)).await {
                     Ok(_) => Admission::Admitted(Box::new(permit)),
                     Err(refused) => {
                         let no = No::because(Reason::AuditUnavailable).detail(refused.to_string());
@@ -361,7 +364,7 @@ impl Gate {
     ) -> Reauthorization {
         let hooks = self.hooks.load_full();
         let on = Arc::new(facts::connection(accepted, connect));
-        let mut walk = Walk::new(&hooks, &on);
+        let mut walk = Walk::new(&hooks, self.modes(accepted), &on);
         // With a dialogue it is the client that wants to be asked, and nothing but a proof counts.
         let by_client = dialogue.is_some();
         let asked = Asked::Again { current, dialogue };
@@ -413,6 +416,11 @@ impl Gate {
     fn policy(&self, accepted: &Accepted) -> Option<ListenerPolicy> {
         let settings = self.settings.load();
         settings.listeners.get(&accepted.listener).copied().or(settings.other_listeners)
+    }
+
+    /// Where there is no policy, nobody is asked.
+    fn modes(&self, accepted: &Accepted) -> ChainModes {
+        self.policy(accepted).unwrap_or_default().chains
     }
 
     /// Whether a permit ran out too long ago.

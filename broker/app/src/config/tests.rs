@@ -490,6 +490,34 @@ fn one_plugin_serves_scram() {
 }
 
 #[test]
+fn how_a_chain_decides_is_of_all_listeners_or_of_one() {
+    use mqgate_server::gate::{ChainMode, ChainModes};
+    let text = r#"
+[policy.chain]
+authorizer = "all"
+enhanced_authenticator = "first"
+[listeners.main]
+[listeners.other]
+bind = "127.0.0.1:8884"
+chain = { authorizer = "first", registrar = "all" }
+"#;
+    let config = inputs(text, &[]).load().expect("it is right").config;
+    let gate = crate::run::build::gate_settings(&config);
+    let modes = |name: &str| gate.listeners[name].chains;
+    let (first, all) = (ChainMode::First, ChainMode::All);
+    assert_eq!(modes("main"), ChainModes { authenticator: first, registrar: first, authorizer: all });
+    assert_eq!(modes("other"), ChainModes { authenticator: first, registrar: all, authorizer: first });
+    for (text, key) in [
+        ("[listeners.main]\n[policy.chain]\nenhanced_authenticator = \"all\"", "policy.chain."),
+        ("[listeners.main]\nchain = { enhanced_authenticator = \"all\" }", "listeners.main.chain."),
+        ("[listeners.main]\nchain = { authorizer = \"any\" }", "any"),
+    ] {
+        let said = problems(text, &[]);
+        assert!(said.contains(key) && said.contains("first"), "{text}: {said}");
+    }
+}
+
+#[test]
 fn limits_that_the_host_would_refuse_are_refused_here() {
     let host = mqgate_plugin_host::HostSettings::default();
     for (limit, good) in [

@@ -19,7 +19,7 @@ use mqgate_protocol::subscriptions::ShareStrategy;
 use mqgate_server::audit::AuditSettings;
 use mqgate_server::bundles::Bundles;
 use mqgate_server::clock;
-use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
+use mqgate_server::gate::{AuthMode, ChainMode, ChainModes, GateSettings, ListenerPolicy, RegistrationMode};
 use mqgate_server::listener::{ListenerSettings, SocketSettings};
 use mqgate_server::live::{LiveSettings, OnExpiry, PathRules};
 use mqgate_server::ocsp::OcspSettings;
@@ -434,6 +434,20 @@ pub fn registry_settings(config: &Config) -> RegistrySettings {
     }
 }
 
+/// The listener's own word, or that of all.
+fn chain_modes(config: &Config, listener: &model::Listener) -> ChainModes {
+    let of_all = &config.policy.chain;
+    let mode = |own: Option<model::ChainMode>, of_all: model::ChainMode| match own.unwrap_or(of_all) {
+        model::ChainMode::First => ChainMode::First,
+        model::ChainMode::All => ChainMode::All,
+    };
+    ChainModes {
+        authenticator: mode(listener.chain.authenticator, of_all.authenticator),
+        registrar: mode(listener.chain.registrar, of_all.registrar),
+        authorizer: mode(listener.chain.authorizer, of_all.authorizer),
+    }
+}
+
 pub fn gate_settings(config: &Config) -> GateSettings {
     let listeners: HashMap<Arc<str>, ListenerPolicy> = config
         .listeners
@@ -447,6 +461,7 @@ pub fn gate_settings(config: &Config) -> GateSettings {
                 },
                 needs_certificate: listener.has_certificates() && listener.certificate_required(),
                 send_reason_strings: listener.send_reason_string,
+                chains: chain_modes(config, listener),
             };
             (Arc::from(name.as_str()), policy)
         })

@@ -1,6 +1,7 @@
 mod explain;
 mod pipeline;
 mod rotation;
+mod together;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -67,6 +68,14 @@ impl World {
             send_reason_strings: true,
             ..ListenerPolicy::default()
         };
+        let together = |policy| ListenerPolicy {
+            chains: ChainModes {
+                authenticator: ChainMode::All,
+                registrar: ChainMode::All,
+                authorizer: ChainMode::All,
+            },
+            ..policy
+        };
         let listeners = [
             ("one_way", policy(AuthMode::OneWay, RegistrationMode::Auto)),
             ("mutual", policy(AuthMode::Mutual, RegistrationMode::Auto)),
@@ -79,6 +88,8 @@ impl World {
             ),
             ("auto", policy(AuthMode::PerDevice, RegistrationMode::Auto)),
             ("manual", policy(AuthMode::PerDevice, RegistrationMode::Manual)),
+            ("all", together(policy(AuthMode::OneWay, RegistrationMode::Auto))),
+            ("all_auto", together(policy(AuthMode::PerDevice, RegistrationMode::Auto))),
         ];
         Gate::new(
             hooks(members),

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::{BUNDLED, Checker, is_local};
-use crate::config::model::{Config, Native, Plugin};
+use crate::config::model::{ChainMode, Config, Native, Plugin};
 use crate::config::problem::{Problem, did_you_mean};
 use crate::config::schema::Shape;
 use crate::config::source::{dotted, path};
@@ -80,6 +80,24 @@ impl Checker<'_, '_> {
                     }
                 }
                 (None, Some(native)) => self.native(config, index, plugin, native),
+            }
+        }
+    }
+
+    /// `[policy.chain]` and that of each listener.
+    pub(super) fn chain_modes(&mut self, config: &Config) {
+        let of_all = (String::from("policy"), Some(config.policy.chain.enhanced_authenticator));
+        let of_listeners = config
+            .listeners
+            .iter()
+            .map(|(name, listener)| (format!("listeners.{name}"), listener.chain.enhanced_authenticator));
+        for (table, mode) in std::iter::once(of_all).chain(of_listeners) {
+            if mode == Some(ChainMode::All) {
+                self.add(
+                    &format!("{table}.chain.enhanced_authenticator"),
+                    "the steps of enhanced authentication are those of one member: only `first` is possible",
+                    Some("remove this key"),
+                );
             }
         }
     }
