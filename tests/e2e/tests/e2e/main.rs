@@ -28,6 +28,7 @@ mod pki_commands;
 mod plugin_compile;
 mod plugin_lifecycle;
 mod plugin_restart;
+mod plugin_soak;
 mod posture;
 mod protection;
 mod proxies;
