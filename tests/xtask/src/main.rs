@@ -7,6 +7,7 @@ mod demo;
 mod fuzz;
 mod overload;
 mod planted;
+mod plugin_attacks;
 mod process;
 mod spec;
 mod test;
@@ -47,6 +48,10 @@ enum Command {
     #[command(hide = true)]
     Attack(overload::AttackOptions),
 
+    /// Let a hostile plugin attack the broker from within: what well-behaved clients of another listener notice.
+    ///
+    /// Example: cargo xtask plugin-attacks endless-loop traps
+    PluginAttacks(plugin_attacks::Options),
     /// Count what writing down every connection costs: instructions of the broker, by callgrind.
     ///
     /// Example: cargo xtask audit-cost --connections 500
@@ -78,6 +83,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Overload(options) => overload::run(&options),
         Command::Attack(options) => overload::attack(&options),
+        Command::PluginAttacks(options) => plugin_attacks::run(&options),
         Command::AuditCost(options) => audit_cost::run_it(&options),
         Command::Curves(options) => curves::run(&options),
         Command::Components => components(),

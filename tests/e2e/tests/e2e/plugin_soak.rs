@@ -50,6 +50,10 @@ async fn come_and_go(
     score: Arc<Score>,
 ) {
     let mut pace = pace.map(tokio::time::interval);
+    if let Some(pace) = &mut pace {
+        // What was late is not made up for: that would be more than the load.
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
     // Not all at the same time.
     for turn in number * 2.. {
         if score.over.load(Ordering::Relaxed) {
@@ -204,7 +208,11 @@ async fn swaps_every_second_under_load_refuse_nobody_and_leave_nothing_behind() 
     }
     let people: Vec<_> = (0..WORKERS)
         .map(|number| {
-            let person = |name: String| broker.options(&name, &broker.pki.device(&name));
+            let person = |name: String| {
+                let mut options = broker.options(&name, &broker.pki.device(&name));
+                options.connect_timeout = Duration::from_secs(60);
+                options
+            };
             (person(format!("good-{number}")), person(format!("odd-{number}")))
         })
         .collect();
