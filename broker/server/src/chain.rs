@@ -5,6 +5,7 @@
 
 mod together;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,10 +47,18 @@ const MOST_ROUNDS: u32 = 16;
 const LONGEST_TAG: usize = 256;
 const MOST_TAGS: usize = 64;
 
+/// How clients of one listener are judged.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListenerChain {
+    pub modes: ChainModes,
+    /// Members that are not asked about them.
+    pub without: Option<Arc<BTreeSet<Box<str>>>>,
+}
+
 /// One walk through the chains for one connection, and who said what.
 pub(crate) struct Walk<'a> {
     hooks: &'a HookSet,
-    modes: ChainModes,
+    chain: ListenerChain,
     on: &'a Arc<Connection>,
     pub(crate) verdicts: Vec<PluginVerdict>,
 }
@@ -62,14 +71,27 @@ pub(crate) enum Stop {
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(hooks: &'a HookSet, modes: ChainModes, on: &'a Arc<Connection>) -> Self {
-        Self { hooks, modes, on, verdicts: Vec::new() }
+    pub(crate) fn new(hooks: &'a HookSet, chain: ListenerChain, on: &'a Arc<Connection>) -> Self {
+        Self { hooks, chain, on, verdicts: Vec::new() }
+    }
+
+    /// Those that are asked about clients of this listener, in their order.
+    fn members(&self) -> impl Iterator<Item = &'a Arc<ChainMember>> + use<'a> {
+        let without = self.chain.without.clone();
+        self.hooks.members.iter().filter(move |member| {
+            without.as_ref().is_none_or(|without| !without.contains(&*member.name))
+        })
+    }
+
+    /// Whether anybody could register an unknown certificate.
+    pub(crate) fn has_registrar(&self) -> bool {
+        self.members().any(|member| member.registrar.is_some())
     }
 
     /// `None`: all abstained.
     pub(crate) async fn authenticate(&mut self) -> Result<Option<Identity>, Stop> {
         let mut agreed = None;
-        for member in &self.hooks.members {
+        for member in self.members() {
             let Some(hook) = &member.authenticator else { continue };
             let (answer, took) = timed(hook.authenticate(self.on)).await;
             let answer = answer.and_then(|answer| match answer {
@@ -80,7 +102,7 @@ impl<'a> Walk<'a> {
                 Authentication::Abstain => Ok(None),
             });
             let Some(identity) = self.note(member, "authenticator", "accept", answer, took)? else { continue };
-            match self.modes.authenticator {
+            match self.chain.modes.authenticator {
                 ChainMode::First => return Ok(Some(identity)),
                 ChainMode::All => agreed = Some(together::identity(agreed, &member.name, identity)?),
             }
@@ -96,7 +118,7 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<(Identity, Option<Vec<u8>>)>, Stop> {
         let method = self.on.connect.authentication_method.as_deref().unwrap_or_default();
         let first = dialogue.first();
-        for member in &self.hooks.members {
+        for member in self.members() {
             let Some(hook) = &member.enhanced_authenticator else { continue };
             if !hook.methods().iter().any(|spoken| spoken == method) {
                 continue;
@@ -156,9 +178,9 @@ impl<'a> Walk<'a> {
         claimed: Option<&Identity>,
         only: Option<&str>,
     ) -> Result<Option<(Arc<str>, RegistrationDecision)>, Stop> {
-        let mode = if only.is_some() { ChainMode::First } else { self.modes.registrar };
+        let mode = if only.is_some() { ChainMode::First } else { self.chain.modes.registrar };
         let mut agreed: Option<(Arc<str>, RegistrationDecision)> = None;
-        for member in &self.hooks.members {
+        for member in self.members() {
             let Some(hook) = &member.registrar else { continue };
             if only.is_some_and(|only| only != &*member.name) {
                 continue;
@@ -194,7 +216,7 @@ impl<'a> Walk<'a> {
     /// `None`: all abstained.
     pub(crate) async fn authorize(&mut self, who: &Identity) -> Result<Option<Granting>, Stop> {
         let mut granted = None;
-        for member in &self.hooks.members {
+        for member in self.members() {
             let Some(hook) = &member.authorizer else { continue };
             let (answer, took) = timed(hook.authorize(self.on, who)).await;
             let answer = answer.map(|answer| match answer {
@@ -203,7 +225,7 @@ impl<'a> Walk<'a> {
                 Authorization::Abstain => None,
             });
             let Some(grant) = self.note(member, "authorizer", "allow", answer, took)? else { continue };
-            match self.modes.authorizer {
+            match self.chain.modes.authorizer {
                 ChainMode::First => return Ok(Some(Granting::by(&member.name, grant))),
                 ChainMode::All => granted = Some(together::grant(granted, &member.name, grant)?),
             }

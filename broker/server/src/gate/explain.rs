@@ -125,7 +125,7 @@ impl Gate {
         let hooks = self.hooks.load_full();
         let on = Connection { occasion: Occasion::Explanation, ..facts::connection(accepted, connect) };
         let on = Arc::new(on);
-        let mut walk = Walk::new(&hooks, self.modes(accepted), &on);
+        let mut walk = Walk::new(&hooks, self.chain(accepted), &on);
         let mut told = Told::default();
         let outcome = self.tell(&mut told, &mut walk, accepted, &on, &hooks).await;
         let outcome = outcome.map(Box::new).map_err(|no| Refused {
@@ -163,7 +163,7 @@ impl Gate {
         }
         let (record, anchor) = self.look_up(told, accepted, policy).await?;
         if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
-            let somebody = hooks.members.iter().any(|member| member.registrar.is_some());
+            let somebody = walk.has_registrar();
             let why = match (policy.registration, somebody) {
                 (RegistrationMode::Manual, _) => {
                     Some("registration is manual here: `mqgate cert register FILE` first")

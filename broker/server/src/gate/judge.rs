@@ -113,7 +113,7 @@ impl Gate {
         let may_register = policy.auth_mode == AuthMode::PerDevice && is_new;
         if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
             // An unknown certificate and no one who may change that: no plugin is asked.
-            let somebody = hooks.members.iter().any(|member| member.registrar.is_some());
+            let somebody = walk.has_registrar();
             if policy.registration == RegistrationMode::Manual || !somebody || !may_register {
                 return Err(No::because(Reason::CertNotRegistered));
             }

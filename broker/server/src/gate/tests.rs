@@ -68,14 +68,6 @@ impl World {
             send_reason_strings: true,
             ..ListenerPolicy::default()
         };
-        let together = |policy| ListenerPolicy {
-            chains: ChainModes {
-                authenticator: ChainMode::All,
-                registrar: ChainMode::All,
-                authorizer: ChainMode::All,
-            },
-            ..policy
-        };
         let listeners = [
             ("one_way", policy(AuthMode::OneWay, RegistrationMode::Auto)),
             ("mutual", policy(AuthMode::Mutual, RegistrationMode::Auto)),
@@ -88,8 +80,20 @@ impl World {
             ),
             ("auto", policy(AuthMode::PerDevice, RegistrationMode::Auto)),
             ("manual", policy(AuthMode::PerDevice, RegistrationMode::Manual)),
-            ("all", together(policy(AuthMode::OneWay, RegistrationMode::Auto))),
-            ("all_auto", together(policy(AuthMode::PerDevice, RegistrationMode::Auto))),
+            ("all", policy(AuthMode::OneWay, RegistrationMode::Auto)),
+            ("all_auto", policy(AuthMode::PerDevice, RegistrationMode::Auto)),
+            ("without_p0", policy(AuthMode::PerDevice, RegistrationMode::Auto)),
+        ];
+        let all = ChainModes {
+            authenticator: ChainMode::All,
+            registrar: ChainMode::All,
+            authorizer: ChainMode::All,
+        };
+        let without = Some(Arc::new(std::collections::BTreeSet::from(["p0".into()])));
+        let chains = [
+            ("all", ListenerChain { modes: all, without: None }),
+            ("all_auto", ListenerChain { modes: all, without: None }),
+            ("without_p0", ListenerChain { modes: ChainModes::default(), without }),
         ];
         Gate::new(
             hooks(members),
@@ -98,6 +102,7 @@ impl World {
             Arc::clone(&self.metrics),
             GateSettings {
                 listeners: listeners.map(|(name, policy)| (name.into(), policy)).into(),
+                chains: chains.map(|(name, chain)| (name.into(), chain)).into(),
                 pending_retry_after: 30,
                 ..GateSettings::default()
             },

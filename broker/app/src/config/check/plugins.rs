@@ -86,6 +86,7 @@ impl Checker<'_, '_> {
 
     /// `[policy.chain]` and that of each listener.
     pub(super) fn chain_modes(&mut self, config: &Config) {
+        self.left_out(config);
         let of_all = (String::from("policy"), Some(config.policy.chain.enhanced_authenticator));
         let of_listeners = config
             .listeners
@@ -97,6 +98,25 @@ impl Checker<'_, '_> {
                     &format!("{table}.chain.enhanced_authenticator"),
                     "the steps of enhanced authentication are those of one member: only `first` is possible",
                     Some("remove this key"),
+                );
+            }
+        }
+    }
+
+    /// Who a listener does without; a plugin that is loaded later may have the name.
+    fn left_out(&mut self, config: &Config) {
+        let known: Vec<&str> = config.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+        for (listener, settings) in &config.listeners {
+            for (index, name) in settings.chain.without.iter().enumerate() {
+                if known.contains(&name.as_str()) {
+                    continue;
+                }
+                let remedy = did_you_mean(name, known.iter().copied());
+                let remedy = remedy.map(|guess| format!("did you mean `{guess}`?"));
+                self.warn(
+                    &format!("listeners.{listener}.chain.without[{index}]"),
+                    format!("no member is called `{name}`: it has no effect until one is loaded"),
+                    remedy.as_deref(),
                 );
             }
         }

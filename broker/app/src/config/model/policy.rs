@@ -48,8 +48,8 @@ pub struct Chain {
     pub authorizer: ChainMode,
 }
 
-/// What of `policy.chain` is otherwise for clients of one listener.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What of `policy.chain` is otherwise for clients of one listener, and who is not asked about them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenerChain {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,6 +60,9 @@ pub struct ListenerChain {
     pub registrar: Option<ChainMode>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authorizer: Option<ChainMode>,
+    /// Names of members that are not asked about its clients; auditors are told of them all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

@@ -184,3 +184,28 @@ async fn a_live_session_is_asked_about_by_all() {
     let answer = fails.reauthorize(&accepted, &connect("c1"), &permit).await;
     assert!(matches!(answer, Reauthorization::Kept), "{answer:?}");
 }
+
+/// A member that a listener does without has no say about its clients, whatever hook it has.
+#[tokio::test]
+async fn a_listener_may_do_without_a_member() {
+    let world = World::new().await;
+    let no = || authenticator(Ok(Authentication::Deny(denial(ConnackReason::NotAuthorized))));
+    let add = |name: &str| {
+        registrar(Ok(RegistrationDecision::Register(registration(name, ConflictPolicy::AddCertificate))))
+    };
+    for (name, chain, without, everywhere) in [
+        ("denied", vec![no(), add("denied"), allow()], "ok", "plugin_denied"),
+        ("unregistered", vec![add("unregistered"), allow()], "cert_not_registered", "ok"),
+        ("ungranted", vec![allow(), add("ungranted")], "all_abstained", "ok"),
+    ] {
+        let gate = gate_of(&world, &chain);
+        for (listener, expected) in [("without_p0", without), ("auto", everywhere)] {
+            let device = world.ca.device(&format!("{name}-{listener}"));
+            agrees(&world, &gate, world.accepted(listener, Some(&device)), "c1", expected).await;
+        }
+        let asked = chain[0].asked.load(Ordering::SeqCst);
+        let device = world.ca.device(&format!("{name}-again"));
+        gate.admit(&world.accepted("without_p0", Some(&device)), &connect("c1")).await;
+        assert_eq!(chain[0].asked.load(Ordering::SeqCst), asked, "{name}");
+    }
+}
