@@ -1,11 +1,31 @@
 //! Chains in which all members are asked, side by side with those in which the first decides.
 
+use std::collections::BTreeSet;
+
 use mqgate_codec::{QoS, TopicFilter, TopicName};
 use mqgate_identity::hooks::GrantLimits;
 
 use super::explain::agrees;
 use super::*;
 use crate::gate::StepOutcome;
+
+/// Of the listeners whose chains are not as everywhere.
+pub(super) fn chains() -> HashMap<Arc<str>, ListenerChain> {
+    let modes = ChainModes {
+        authenticator: ChainMode::All,
+        registrar: ChainMode::All,
+        authorizer: ChainMode::All,
+    };
+    let all = ListenerChain { modes, without: None };
+    let without = Some(Arc::new(BTreeSet::from(["p0".into()])));
+    [
+        ("all", all.clone()),
+        ("all_auto", all),
+        ("without_p0", ListenerChain { without, ..ListenerChain::default() }),
+    ]
+    .map(|(name, chain)| (name.into(), chain))
+    .into()
+}
 
 fn allows(filter: &str) -> Arc<FakeHook> {
     authorizer(Ok(Authorization::Allow(grant(filter))))
