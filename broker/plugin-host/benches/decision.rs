@@ -63,8 +63,11 @@ fn main() {
         let known = Mode::ALL.into_iter().find(|mode| mode.name() == name);
         known.expect("--mode is fresh, reused or cached")
     });
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         if let (Some(calls), Some(mode)) = (calls, mode) {
             // The answer that is kept, the pool and whatever else is made once.
@@ -102,7 +105,8 @@ struct Asked {
 
 impl Asked {
     async fn new(mode: Mode) -> Self {
-        let fixture = Fixture::with(HostSettings { worker_threads: 1, ..HostSettings::default() }, Vec::new());
+        let fixture =
+            Fixture::with(HostSettings { worker_threads: 1, ..HostSettings::default() }, Vec::new());
         let mut plugin = cert_acl("cert-acl");
         plugin.isolation = if mode == Mode::Reused { Isolation::Pooled } else { Isolation::PerCall };
         if mode != Mode::Cached {
@@ -264,10 +268,7 @@ fn device() -> Arc<Connection> {
     let mut on = (*fixture::connection("devices")).clone();
     on.certificate = Some(Arc::new(ClientCertificate {
         intermediates: vec![middle.der().to_vec().into()],
-        anchor: MatchedAnchor {
-            name: "fleet".into(),
-            certificate_fingerprint: root.certificate_fingerprint,
-        },
+        anchor: MatchedAnchor { name: "fleet".into(), certificate_fingerprint: root.certificate_fingerprint },
         issuer_key: facts(middle.der()).public_key.spki_sha256,
         not_after: leaf.not_after,
         judged_by: 1,

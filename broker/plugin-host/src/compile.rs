@@ -189,7 +189,11 @@ impl ByChild {
             return Ok(code);
         }
         if status.signal() == Some(Signal::SIGXCPU as i32) {
-            return Err(over(&format!("more than {} s of computing", self.limits.cpu_seconds()), "cpu", size));
+            return Err(over(
+                &format!("more than {} s of computing", self.limits.cpu_seconds()),
+                "cpu",
+                size,
+            ));
         }
         if is_out_of_memory(said) {
             let took = format!("more than {} bytes of address space", self.limits.memory);

@@ -46,7 +46,8 @@ impl PluginEngine {
                 error = format!("{error:#}"),
                 "no address space for a pool of instances; plugins run without one, at a higher cost per call"
             );
-            Engine::new(&base(settings.memory_ceiling)).map_err(|error| HostError::Engine(format!("{error:#}")))
+            Engine::new(&base(settings.memory_ceiling))
+                .map_err(|error| HostError::Engine(format!("{error:#}")))
         })?;
         let ticker = Arc::new(Ticker { running: AtomicUsize::new(0), stop: AtomicBool::new(false) });
         let thread = std::thread::Builder::new().name(String::from("plugin-ticker")).spawn({

@@ -81,11 +81,9 @@ impl Loader {
         let cache = settings.cache_dir.as_deref().map(open).transpose()?;
         let compiler: Box<dyn Compile> = match settings.compiler.clone() {
             None => Box::new(InProcess(engine.engine().clone())),
-            Some(program) => Box::new(ByChild {
-                program,
-                limits: settings.compile,
-                reservation: settings.memory_ceiling,
-            }),
+            Some(program) => {
+                Box::new(ByChild { program, limits: settings.compile, reservation: settings.memory_ceiling })
+            }
         };
         let instances = Arc::new(Semaphore::new(settings.instances as usize));
         let shadow_metrics = Arc::new(Metrics::new(&prometheus::Registry::new())?);

@@ -78,9 +78,10 @@ impl<'a> Walk<'a> {
     /// Those that are asked about clients of this listener, in their order.
     fn members(&self) -> impl Iterator<Item = &'a Arc<ChainMember>> + use<'a> {
         let without = self.chain.without.clone();
-        self.hooks.members.iter().filter(move |member| {
-            without.as_ref().is_none_or(|without| !without.contains(&*member.name))
-        })
+        self.hooks
+            .members
+            .iter()
+            .filter(move |member| without.as_ref().is_none_or(|without| !without.contains(&*member.name)))
     }
 
     /// Whether anybody could register an unknown certificate.
@@ -101,7 +102,9 @@ impl<'a> Walk<'a> {
                 Authentication::Deny(denial) => Ok(Some(Err(denial))),
                 Authentication::Abstain => Ok(None),
             });
-            let Some(identity) = self.note(member, "authenticator", "accept", answer, took)? else { continue };
+            let Some(identity) = self.note(member, "authenticator", "accept", answer, took)? else {
+                continue;
+            };
             match self.chain.modes.authenticator {
                 ChainMode::First => return Ok(Some(identity)),
                 ChainMode::All => agreed = Some(together::identity(agreed, &member.name, identity)?),
@@ -205,7 +208,10 @@ impl<'a> Walk<'a> {
                 ChainMode::First => return Ok(Some((Arc::clone(&member.name), decision))),
                 ChainMode::All => {
                     let (by, so_far) = agreed.take().unzip();
-                    let by = by.map_or_else(|| Arc::clone(&member.name), |by| format!("{by}, {}", member.name).into());
+                    let by = by.map_or_else(
+                        || Arc::clone(&member.name),
+                        |by| format!("{by}, {}", member.name).into(),
+                    );
                     agreed = Some((by, together::registration(so_far, &member.name, decision)?));
                 }
             }

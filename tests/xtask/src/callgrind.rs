@@ -44,12 +44,7 @@ pub fn field(binary: &Path, name: &str) -> anyhow::Result<PathBuf> {
 
 /// Of a broker for each of so many mutual-TLS connections: full handshake, CONNECT, and a goodbye. `tables` are further
 /// tables of its configuration.
-pub fn each_connection(
-    binary: &Path,
-    folder: &Path,
-    tables: &str,
-    connections: u64,
-) -> anyhow::Result<u64> {
+pub fn each_connection(binary: &Path, folder: &Path, tables: &str, connections: u64) -> anyhow::Result<u64> {
     let idle = of_broker(binary, folder, tables, 0)?;
     let busy = of_broker(binary, folder, tables, connections)?;
     Ok(busy.saturating_sub(idle) / connections.max(1))

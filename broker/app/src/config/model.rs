@@ -46,8 +46,8 @@ pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::ocsp::Ocsp;
 pub use self::operators::AdminOperator;
 pub use self::plugins::{
-    Capability, Isolation, Native, Plugin, PluginCompile, PluginGrant, PluginHost, PluginLimits, PluginProbation,
-    TrustedKey,
+    Capability, Isolation, Native, Plugin, PluginCompile, PluginGrant, PluginHost, PluginLimits,
+    PluginProbation, TrustedKey,
 };
 pub use self::policy::{Acl, Action, Chain, ChainMode, ListenerChain, Policy, Reauthorize, TopicRule};
 pub use self::registry::{

@@ -9,9 +9,9 @@ use mqgate_identity::audit::names;
 use mqgate_identity::hooks::ChainMember;
 use mqgate_identity::time::UnixMillis;
 use mqgate_plugin_host::{
-    Capability, CompileLimits, Configured, Grants, HostSettings, Isolation, KvSettings, Limits, LoadError, MetricsSettings,
-    PluginHost, PluginSettings, Probation, Provenance, Signature, Source, Stage, StartOutcome, Started,
-    Trust, TrustedKey,
+    Capability, CompileLimits, Configured, Grants, HostSettings, Isolation, KvSettings, Limits, LoadError,
+    MetricsSettings, PluginHost, PluginSettings, Probation, Provenance, Signature, Source, Stage,
+    StartOutcome, Started, Trust, TrustedKey,
 };
 use mqgate_server::audit::AuditLog;
 use serde::de::DeserializeOwned;

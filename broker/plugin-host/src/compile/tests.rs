@@ -81,7 +81,8 @@ fn there_is_an_end_to_machine_code() {
 
 #[test]
 fn computing_time_is_counted_in_whole_seconds() {
-    for (cpu, seconds) in [(Duration::ZERO, 1), (Duration::from_millis(1001), 2), (Duration::from_secs(3), 3)] {
+    for (cpu, seconds) in [(Duration::ZERO, 1), (Duration::from_millis(1001), 2), (Duration::from_secs(3), 3)]
+    {
         assert_eq!(CompileLimits { cpu, ..CompileLimits::default() }.cpu_seconds(), seconds, "{cpu:?}");
     }
 }

@@ -37,8 +37,7 @@ async fn what_a_child_compiled_is_kept_and_the_next_load_needs_none() {
     let folder = tempfile::tempdir().expect("a folder");
     let code = machine_code(accepts_as("d"), folder.path()).await;
     let (started, cache) = (folder.path().join("started"), folder.path().join("compiled"));
-    let script =
-        format!("echo + >> {}; cat > /dev/null; exec cat {}", started.display(), code.display());
+    let script = format!("echo + >> {}; cat > /dev/null; exec cat {}", started.display(), code.display());
     let host = || HostSettings {
         cache_dir: Some(cache.clone()),
         compiler: shell(&script),
@@ -78,7 +77,8 @@ async fn a_child_that_fails_leaves_everything_as_it_was() {
     let before = fixture.host.hooks().load_full();
     let loaded = fixture.load("bad", accepts_as("another")).await.expect_err("it took too long");
     let swapped = fixture.host.swap("good", Change::by("test").to(accepts_as("another"))).await;
-    let inspected = fixture.host.inspect(mqgate_plugin_host::Source::Bytes(accepts_as("another").into())).await;
+    let inspected =
+        fixture.host.inspect(mqgate_plugin_host::Source::Bytes(accepts_as("another").into())).await;
     for error in [loaded, swapped.expect_err("likewise"), inspected.expect_err("likewise")] {
         assert_eq!(error.stage, Stage::Compile, "{error}");
         assert!(error.message.contains("7 s of computing"), "{error}");

@@ -304,7 +304,8 @@ fn list() -> impl Strategy<Value = (Vec<AclRule>, Effect)> {
         });
         levels.collect::<Vec<_>>().join("/")
     });
-    let rule = (effect(), filter).prop_map(|(effect, filter)| AclRule { effect, filter, ..rule("allow both x") });
+    let rule =
+        (effect(), filter).prop_map(|(effect, filter)| AclRule { effect, filter, ..rule("allow both x") });
     (prop::collection::vec(rule, 0..20), effect())
 }
 

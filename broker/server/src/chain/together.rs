@@ -80,7 +80,11 @@ pub(super) fn grant(so_far: Option<Granting>, by: &Arc<str>, mut grant: Grant) -
 }
 
 /// Of the identities so far and one more, which must be of the same device and tenant: the tags that all of them give.
-pub(super) fn identity(so_far: Option<Identity>, by: &Arc<str>, mut next: Identity) -> Result<Identity, Stop> {
+pub(super) fn identity(
+    so_far: Option<Identity>,
+    by: &Arc<str>,
+    mut next: Identity,
+) -> Result<Identity, Stop> {
     next.attributes = own(by, next.attributes)?;
     let Some(mut all) = so_far else { return Ok(next) };
     if (&all.device_id, &all.tenant) != (&next.device_id, &next.tenant) {

@@ -10,16 +10,16 @@ use std::time::Instant;
 use mqgate_codec::{Connect, ConnectReturnCode};
 use mqgate_identity::audit::PluginVerdict;
 use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
-use mqgate_identity::hooks::{
-    Connection, HookSet, Identity, Occasion, Registration, RegistrationDecision,
-};
+use mqgate_identity::hooks::{Connection, HookSet, Identity, Occasion, Registration, RegistrationDecision};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::{AutoRegistration, CaCertificate, DeviceCertificate};
 use mqgate_protocol::permit::Permit;
 
 use super::judge::{Asked, Decision, No, permit};
 use super::register::Start;
-use super::{Accepted, AuthMode, Gate, Granting, ListenerPolicy, Refusal, RegistrationMode, answer, binding, facts};
+use super::{
+    Accepted, AuthMode, Gate, Granting, ListenerPolicy, Refusal, RegistrationMode, answer, binding, facts,
+};
 use crate::chain::{Stop, Walk};
 use crate::registry::{JitRegistration, Registry};
 

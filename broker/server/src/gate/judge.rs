@@ -13,8 +13,8 @@ use mqgate_identity::registry::{DeviceCertificate, EventKind};
 use mqgate_protocol::permit::{GrantError, Granted, Permit};
 
 use super::{
-    Accepted, AuthMode, Dialogue, Gate, GrantedAcl, Granting, ListenerPolicy, RegistrationMode, Terms, answer,
-    binding, facts,
+    Accepted, AuthMode, Dialogue, Gate, GrantedAcl, Granting, ListenerPolicy, RegistrationMode, Terms,
+    answer, binding, facts,
 };
 use crate::chain::{Stop, Walk, failure_reason};
 use crate::clock;
@@ -162,9 +162,9 @@ impl Gate {
             Acl::Named(name) => match settings.named_acls.get(&name) {
                 Some(rules) => Ok(RuleSet { by, rules: rules.clone(), otherwise }),
                 None => {
-                    let mut no = No::because(Reason::PluginInvalid).about(device_id).detail(format!(
-                        "its grant names the access list {name:?}, which is not configured"
-                    ));
+                    let mut no = No::because(Reason::PluginInvalid)
+                        .about(device_id)
+                        .detail(format!("its grant names the access list {name:?}, which is not configured"));
                     no.by = Some(by);
                     no.unanswered = true;
                     Err(no)

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use mqgate_client::{Client, ConnectOptions};
 use mqgate_codec::{QoS, ReasonCode};
-use mqgate_e2e::{Broker, PATIENT};
 use mqgate_e2e::broker::mqgate;
+use mqgate_e2e::{Broker, PATIENT};
 use serde_json::Value;
 
 /// What a client with these options is told when it publishes to `topic`.
@@ -121,17 +121,24 @@ async fn of_several_grants_every_one_has_to_allow() {
     let admin = broker.admin();
     let certificate = device.certificate.display().to_string();
     let ask = |listener: &str| {
-        let question = ["explain", "--listener", listener, "--cert", &certificate, "--topic", "devices/device-7/down"];
+        let question =
+            ["explain", "--listener", listener, "--cert", &certificate, "--topic", "devices/device-7/down"];
         admin.json(&question)
     };
     let (main, second) = (ask("main"), ask("second"));
     assert_eq!(main["grant"]["all"].as_array().map(Vec::len), Some(2), "{main}");
-    assert_eq!((&main["topics"][0]["publish"], &main["grant"]["all"][1]["by"]), (&Value::Null, &"static-policy".into()));
-    let asked: Vec<_> = main["plugins"].as_array().unwrap().iter().map(|plugin| plugin["hook"].to_string()).collect();
+    assert_eq!(
+        (&main["topics"][0]["publish"], &main["grant"]["all"][1]["by"]),
+        (&Value::Null, &"static-policy".into())
+    );
+    let asked: Vec<_> =
+        main["plugins"].as_array().unwrap().iter().map(|plugin| plugin["hook"].to_string()).collect();
     assert_eq!(asked, ["\"authenticator\"", "\"authorizer\"", "\"authorizer\""]);
     assert!(second["grant"]["rules"].is_array() && second["topics"][0]["publish"] == 2, "{second}");
 
-    broker.rewrite(|text| text.replace("[policy.chain]\nauthorizer = \"all\"", "[policy.chain]\nauthorizer = \"first\""));
+    broker.rewrite(|text| {
+        text.replace("[policy.chain]\nauthorizer = \"all\"", "[policy.chain]\nauthorizer = \"first\"")
+    });
     admin.run(&["reload"]);
     assert!(is_allowed(publish(on_main, "devices/device-7/down").await));
 }

@@ -222,7 +222,17 @@ async fn a_child_closes_what_it_inherits() {
     child.wait().expect("it is our child");
     // Nobody else's child compiles.
     let output = std::process::Command::new(mqgate())
-        .args(["plugin-compile", "--memory", "4294967296", "--cpu", "60", "--reservation", "0", "--parent", "1"])
+        .args([
+            "plugin-compile",
+            "--memory",
+            "4294967296",
+            "--cpu",
+            "60",
+            "--reservation",
+            "0",
+            "--parent",
+            "1",
+        ])
         .output()
         .expect("mqgate was built");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

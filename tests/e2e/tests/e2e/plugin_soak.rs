@@ -202,7 +202,8 @@ async fn swaps_every_second_under_load_refuse_nobody_and_leave_nothing_behind() 
     let component = std::fs::read(test_guest()).expect("it was built");
     let versions: [Vec<u8>; 3] = [0, 1, 2].map(|number| numbered(&component, number));
     let digests = versions.each_ref().map(|bytes| digest(bytes));
-    let files = [0, 1, 2].map(|number| broker.folder.join(format!("gate-{number}.wasm")).display().to_string());
+    let files =
+        [0, 1, 2].map(|number| broker.folder.join(format!("gate-{number}.wasm")).display().to_string());
     for (file, bytes) in files.iter().zip(&versions) {
         std::fs::write(file, bytes).expect("the test's folder is writable");
     }
@@ -222,7 +223,7 @@ async fn swaps_every_second_under_load_refuse_nobody_and_leave_nothing_behind() 
         admin.run(&["plugin", "swap", "gate", &files[version], "--config-json", &config]);
     };
     // Everything is compiled, and every good device registered, before anything is counted.
-    [0, 1].map(swap);
+    (0..2).for_each(swap);
     let crowd = Crowd::gather(&people, None);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = crowd.score.connects.load(Ordering::Relaxed);

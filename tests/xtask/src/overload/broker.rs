@@ -83,8 +83,8 @@ native = "anonymous"
         let mut command = Command::new(mqgate);
         command.arg("run").arg("--config").arg(&path).current_dir(folder).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
-        let process = on(&mut || command.spawn())?
-            .with_context(|| format!("cannot start {}", mqgate.display()))?;
+        let process =
+            on(&mut || command.spawn())?.with_context(|| format!("cannot start {}", mqgate.display()))?;
         let mut broker = Self { process, port, tls, admin };
         broker.wait(&folder.join("broker.log"))?;
         Ok(broker)

@@ -95,8 +95,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(unknown) = options.attacks.iter().find(|name| !names.contains(&name.as_str())) {
         bail!("there is no attack {unknown}; there are: {}", names.join(", "));
     }
-    let is_chosen =
-        |attack: &&Attack| options.attacks.is_empty() || options.attacks.iter().any(|name| attack.name == name);
+    let is_chosen = |attack: &&Attack| {
+        options.attacks.is_empty() || options.attacks.iter().any(|name| attack.name == name)
+    };
     let mqgate = built(options.binary.as_deref())?;
     let guest = xtask::components::path("hostile-guest")?;
     let folder = crate::target_directory().join("plugin-attacks");
@@ -215,9 +216,7 @@ impl Outcome {
     }
 
     fn json(&self) -> Value {
-        let felt = |felt: &Felt| {
-            json!({ "p50": felt.p50, "p99": felt.p99, "connects": felt.connects, "refused": felt.refused })
-        };
+        let felt = |felt: &Felt| json!({ "p50": felt.p50, "p99": felt.p99, "connects": felt.connects, "refused": felt.refused });
         json!({
             "attack": self.attack.name,
             "what": self.attack.what,

@@ -11,11 +11,8 @@ use crate::gate::StepOutcome;
 
 /// Of the listeners whose chains are not as everywhere.
 pub(super) fn chains() -> HashMap<Arc<str>, ListenerChain> {
-    let modes = ChainModes {
-        authenticator: ChainMode::All,
-        registrar: ChainMode::All,
-        authorizer: ChainMode::All,
-    };
+    let modes =
+        ChainModes { authenticator: ChainMode::All, registrar: ChainMode::All, authorizer: ChainMode::All };
     let all = ListenerChain { modes, without: None };
     let without = Some(Arc::new(BTreeSet::from(["p0".into()])));
     [
@@ -62,10 +59,20 @@ async fn all_are_asked_and_one_no_is_a_no() {
         ("one of each", vec![d(), allows("#")], yes, yes),
         ("two agree", vec![d(), d(), allows("#")], yes, yes),
         ("one abstains", vec![abstain(), d(), silent(), allows("#")], yes, yes),
-        ("another device", vec![d(), authenticator(accept("e")), allows("#")], yes, "refused plugin_denied 0x87"),
+        (
+            "another device",
+            vec![d(), authenticator(accept("e")), allows("#")],
+            yes,
+            "refused plugin_denied 0x87",
+        ),
         ("the second says no", vec![d(), no(), allows("#")], yes, denied),
         ("the second fails", vec![d(), trap(), allows("#")], yes, "refused plugin_unavailable 0x88"),
-        ("the second is nonsense", vec![d(), authenticator(accept("a/b")), allows("#")], yes, "refused plugin_invalid 0x88"),
+        (
+            "the second is nonsense",
+            vec![d(), authenticator(accept("a/b")), allows("#")],
+            yes,
+            "refused plugin_invalid 0x88",
+        ),
         ("all authenticators abstain", vec![abstain(), abstain(), allows("#")], nobody, nobody),
         ("all authorizers abstain", vec![d(), silent(), silent()], nobody, nobody),
         ("the second authorizer says no", vec![d(), allows("#"), denies()], yes, denied),
@@ -76,8 +83,18 @@ async fn all_are_asked_and_one_no_is_a_no() {
             yes,
             "refused plugin_timeout 0x88",
         ),
-        ("the second names no rule set", vec![d(), allows("#"), named("x")], yes, "refused plugin_invalid 0x88"),
-        ("the second grant is wrong", vec![d(), allows("#"), allows("a/#/b")], yes, "refused plugin_invalid 0x88"),
+        (
+            "the second names no rule set",
+            vec![d(), allows("#"), named("x")],
+            yes,
+            "refused plugin_invalid 0x88",
+        ),
+        (
+            "the second grant is wrong",
+            vec![d(), allows("#"), allows("a/#/b")],
+            yes,
+            "refused plugin_invalid 0x88",
+        ),
     ];
     for (name, chain, first, all) in cases {
         for (listener, expected) in [("one_way", first), ("all", all)] {
@@ -112,9 +129,8 @@ async fn a_topic_is_allowed_that_every_grant_allows() {
     for (topic, expected) in [("devices/d/up", true), ("devices/e/up", false), ("other/d/up", false)] {
         assert_eq!(publishes(&permit, topic), expected, "{topic}");
     }
-    let subscribes = |filter: &str| {
-        permit.may_subscribe(&TopicFilter::parse(filter.into()).unwrap(), QoS::AtMostOnce)
-    };
+    let subscribes =
+        |filter: &str| permit.may_subscribe(&TopicFilter::parse(filter.into()).unwrap(), QoS::AtMostOnce);
     assert!(subscribes("devices/d/#") && subscribes("$share/g/devices/d/+"));
     assert!(!subscribes("devices/#") && !subscribes("+/d/#") && !subscribes("$share/g/+/d/x"));
     assert_eq!((permit.limits.maximum_qos, permit.limits.subscriptions), (Some(1), Some(3)));
@@ -135,11 +151,10 @@ async fn a_topic_is_allowed_that_every_grant_allows() {
 #[tokio::test]
 async fn what_members_add_stands_under_their_names() {
     let world = World::new().await;
-    let attributes = |value: &str| {
-        vec![Attribute { name: "zone".into(), value: Value::Text(value.into()) }]
-    };
+    let attributes = |value: &str| vec![Attribute { name: "zone".into(), value: Value::Text(value.into()) }];
     let says = |zone: &str| {
-        let identity = Identity { attributes: attributes(zone), tags: vec![zone.into(), "t".into()], ..identity("d") };
+        let identity =
+            Identity { attributes: attributes(zone), tags: vec![zone.into(), "t".into()], ..identity("d") };
         authenticator(Ok(Authentication::Accept { identity, cache: None }))
     };
     let gives = |zone: &str| {
@@ -151,7 +166,10 @@ async fn what_members_add_stands_under_their_names() {
         attributes.iter().map(|attribute| attribute.name.clone()).collect::<Vec<_>>()
     };
     let identity = explained.identity.expect("it is known");
-    assert_eq!((names(&identity.attributes).join(" ").as_str(), identity.tags), ("p0.zone p1.zone", vec!["t".into()]));
+    assert_eq!(
+        (names(&identity.attributes).join(" ").as_str(), identity.tags),
+        ("p0.zone p1.zone", vec!["t".into()])
+    );
     assert_eq!(names(&explained.grant.expect("granted").terms.attributes), ["p2.zone", "p3.zone"]);
     let explained = gate.explain(&world.accepted("one_way", None), &connect("c1")).await;
     assert_eq!(names(&explained.identity.expect("it is known").attributes), ["zone"]);
@@ -193,7 +211,8 @@ async fn a_live_session_is_asked_about_by_all() {
     let gate = gate_of(&world, &[d(), allows("#"), allows("a/#")]);
     let Admission::Admitted(permit) = gate.admit(&accepted, &connect("c1")).await else { panic!("refused") };
     let narrower = gate_of(&world, &[d(), allows("#"), allows("a/b")]);
-    let Reauthorization::Replaced(next) = narrower.reauthorize(&accepted, &connect("c1"), &permit).await else {
+    let Reauthorization::Replaced(next) = narrower.reauthorize(&accepted, &connect("c1"), &permit).await
+    else {
         panic!("it is granted less");
     };
     assert!(publishes(&permit, "a/c") && !publishes(&next, "a/c") && publishes(&next, "a/b"));
