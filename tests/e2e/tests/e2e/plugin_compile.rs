@@ -101,9 +101,10 @@ async fn what_is_too_much_for_the_compiler_is_refused_and_nothing_else_happens()
         assert!(said.contains("compile") && said.contains(limit) && said.contains("Raise"), "{said}");
         assert_eq!(admin.json(&["plugin", "list"]), chain, "{limit}");
         Client::connect(broker.options("x", &device)).await.expect("the others go on");
-        broker
-            .audited(limit, |line| line["name"] == "plugin.refused" && line.to_string().contains(limit))
-            .await;
+        let is_written = |line: &serde_json::Value| {
+            line["outcome"] == "failure" && line["fields"]["detail"].to_string().contains(limit)
+        };
+        broker.audited(limit, is_written).await;
     }
     assert_eq!(kept(&broker), before, "nothing is kept of what was refused");
     // What was compiled once is loaded under another name without a child.

@@ -187,7 +187,6 @@ fn taken_back(admin: &Admin) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "full: half an hour of swaps under load"]
-#[expect(clippy::print_stderr, reason = "says what it came to")]
 async fn swaps_every_second_under_load_refuse_nobody_and_leave_nothing_behind() {
     let patience = std::env::var("MQGATE_SOAK_SECONDS").ok().map(|text| text.parse().expect("seconds"));
     let patience = patience.map_or(HALF_AN_HOUR, Duration::from_secs);
