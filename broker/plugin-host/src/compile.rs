@@ -260,7 +260,7 @@ fn listen(mut said: impl Read) -> String {
 
 /// What Rust and the C library say when there is no memory: for values, for mappings, for threads.
 fn is_out_of_memory(said: &str) -> bool {
-    ["memory allocation of", "(os error 12)", "(os error 11)", "code: 11,", "code: 12,"]
+    ["out of memory", "memory allocation of", "(os error 12)", "(os error 11)", "code: 11,", "code: 12,"]
         .iter()
         .any(|sign| said.contains(sign))
 }

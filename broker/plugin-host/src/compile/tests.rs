@@ -48,6 +48,7 @@ fn the_limit_that_bit_is_named_with_the_way_out() {
             &["4294967296 bytes", "plugin_host.compile.memory"],
         ),
         ("echo 'Cannot allocate memory (os error 12)' >&2; exit 1", &["plugin_host.compile.memory"]),
+        ("echo 'out of memory' >&2; exit 1", &["plugin_host.compile.memory"]),
         ("echo 'Os { code: 11, kind: WouldBlock }' >&2; exit 101", &["plugin_host.compile.memory"]),
         ("echo 'unknown section' >&2; exit 1", &["unknown section"]),
         ("echo 'a panic' >&2; exit 101", &["exit status: 101", "a panic"]),
