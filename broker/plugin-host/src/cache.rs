@@ -61,7 +61,7 @@ impl CompileCache {
                 return None;
             }
         };
-        deserialize(engine, &code)
+        deserialize(engine, &code).ok()
     }
 
     /// Keeps a compiled component. Failing to do so costs time at the next start, nothing else.
@@ -138,15 +138,15 @@ fn own_user(folder: &Path) -> std::io::Result<u32> {
 
 /// Machine code for this engine: from the cache, or from whoever compiled it just now.
 #[allow(unsafe_code, reason = "wasmtime has no other way to load a compiled component")]
-pub(crate) fn deserialize(engine: &Engine, code: &[u8]) -> Option<Component> {
+pub(crate) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     if !matches!(Engine::detect_precompiled(code), Some(Precompiled::Component)) {
-        return None;
+        return Err(wasmtime::Error::msg("this is no machine code of a component"));
     }
     // SAFETY: the bytes must come from wasmtime's compiler. They are from this process or a child that runs the same
     // program (`compile`), over a pipe; or from a file in a folder that only this user can enter, owned by this user,
     // written by `CompileCache::write` alone, with a checksum over its content. Wasmtime checks its own version and the
     // engine's settings.
-    unsafe { Component::deserialize(engine, code) }.ok()
+    unsafe { Component::deserialize(engine, code) }
 }
 
 /// FNV-1a. The key goes into file names, so it must not change with the standard library, as its hasher may.

@@ -241,9 +241,9 @@ impl Loader {
             }
             let begun = Instant::now();
             let code = loader.compiler.compile(&artifact.bytes, job)?;
-            let component = deserialize(loader.engine.engine(), &code).ok_or_else(|| {
-                LoadError::new(Stage::Compile, "what the compiler made is not for this broker's engine")
-            })?;
+            // What asks for more than an instance may have is refused here.
+            let component = deserialize(loader.engine.engine(), &code)
+                .map_err(|error| LoadError::new(Stage::Compile, one_line(&format!("{error:#}"))))?;
             if let Some(plugin) = plugin {
                 loader.metrics.compiled(&plugin, begun.elapsed());
             }
