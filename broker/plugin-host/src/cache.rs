@@ -61,18 +61,14 @@ impl CompileCache {
                 return None;
             }
         };
-        deserialize(engine, &code)
+        deserialize(engine, &code).ok()
     }
 
     /// Keeps a compiled component. Failing to do so costs time at the next start, nothing else.
-    pub(crate) fn store(&self, artifact: &Artifact, component: &Component) {
-        let written = component
-            .serialize()
-            .map_err(|error| error.to_string())
-            .and_then(|code| self.write(&self.path(artifact), &code).map_err(|error| error.to_string()));
-        match written {
+    pub(crate) fn store(&self, artifact: &Artifact, code: &[u8]) {
+        match self.write(&self.path(artifact), code) {
             Ok(()) => self.prune(),
-            Err(error) => tracing::warn!(error, "a compiled component could not be kept"),
+            Err(error) => tracing::warn!(%error, "a compiled component could not be kept"),
         }
     }
 
@@ -140,15 +136,17 @@ fn own_user(folder: &Path) -> std::io::Result<u32> {
     Ok(owner)
 }
 
+/// Machine code for this engine: from the cache, or from whoever compiled it just now.
 #[allow(unsafe_code, reason = "wasmtime has no other way to load a compiled component")]
-fn deserialize(engine: &Engine, code: &[u8]) -> Option<Component> {
+pub(crate) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     if !matches!(Engine::detect_precompiled(code), Some(Precompiled::Component)) {
-        return None;
+        return Err(wasmtime::Error::msg("this is no machine code of a component"));
     }
-    // SAFETY: the bytes must come from `Component::serialize`. They are from a file in a folder that only this
-    // user can enter, owned by this user, written by `CompileCache::write` alone, with a checksum over its
-    // content; wasmtime checks its own version and the engine's settings.
-    unsafe { Component::deserialize(engine, code) }.ok()
+    // SAFETY: the bytes must come from wasmtime's compiler. They are from this process or a child that runs the same
+    // program (`compile`), over a pipe; or from a file in a folder that only this user can enter, owned by this user,
+    // written by `CompileCache::write` alone, with a checksum over its content. Wasmtime checks its own version and the
+    // engine's settings.
+    unsafe { Component::deserialize(engine, code) }
 }
 
 /// FNV-1a. The key goes into file names, so it must not change with the standard library, as its hasher may.
@@ -186,7 +184,7 @@ mod tests {
         let cache = CompileCache::open(&folder, &engine).expect("a cache");
         let artifact = component();
         assert!(cache.load(&engine, &artifact).is_none(), "nothing is there yet");
-        cache.store(&artifact, &Component::new(&engine, &artifact.bytes).expect("compiles"));
+        cache.store(&artifact, &engine.precompile_component(&artifact.bytes).expect("compiles"));
         assert!(cache.load(&engine, &artifact).is_some());
 
         let path = cache.path(&artifact);

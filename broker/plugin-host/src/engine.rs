@@ -46,7 +46,8 @@ impl PluginEngine {
                 error = format!("{error:#}"),
                 "no address space for a pool of instances; plugins run without one, at a higher cost per call"
             );
-            Engine::new(&base(settings)).map_err(|error| HostError::Engine(format!("{error:#}")))
+            Engine::new(&base(settings.memory_ceiling))
+                .map_err(|error| HostError::Engine(format!("{error:#}")))
         })?;
         let ticker = Arc::new(Ticker { running: AtomicUsize::new(0), stop: AtomicBool::new(false) });
         let thread = std::thread::Builder::new().name(String::from("plugin-ticker")).spawn({
@@ -101,8 +102,8 @@ impl Ticker {
     }
 }
 
-/// What every engine of this host has in common.
-fn base(settings: &HostSettings) -> Config {
+/// What every engine of this host has in common, that of a child that compiles for it included.
+pub(crate) fn base(reservation: usize) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -117,7 +118,7 @@ fn base(settings: &HostSettings) -> Config {
         .max_wasm_stack(512 << 10)
         .async_stack_size(1 << 20)
         .memory_init_cow(true)
-        .memory_reservation(settings.memory_ceiling as u64)
+        .memory_reservation(reservation as u64)
         .memory_guard_size(GUARD);
     config
 }
@@ -138,7 +139,7 @@ fn pooling(settings: &HostSettings) -> Config {
         .decommit_batch_size(8)
         // The cheapest way to clear an instance; wants Linux 6.7.
         .pagemap_scan(Enabled::Auto);
-    let mut config = base(settings);
+    let mut config = base(settings.memory_ceiling);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
 }
@@ -151,7 +152,7 @@ mod tests {
     fn the_default_settings_make_an_engine_with_a_pool() {
         let settings = HostSettings::default();
         Engine::new(&pooling(&settings)).expect("a pool");
-        Engine::new(&base(&settings)).expect("no pool");
+        Engine::new(&base(settings.memory_ceiling)).expect("no pool");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod calls;
 mod capability;
 mod changes;
 mod comparing;
+mod compile;
 mod decisions;
 mod dialogue;
 mod engine;
@@ -41,6 +42,7 @@ mod trust;
 
 pub use capability::http::{AllowedDestination, BadDestination, Resolver, SystemResolver};
 pub use changes::Change;
+pub use compile::{ChildTerms, CompileLimits, CompilerProgram, compile_as_child};
 pub use error::{HostError, LoadError, Stage, UnloadError};
 pub use host::{Description, PluginHost};
 pub use inspect::grant_line;

@@ -13,10 +13,11 @@ use wasmtime::component::{Component, Linker};
 
 use crate::artifact::Artifact;
 use crate::bindings::exports::mqgate::plugin::lifecycle;
-use crate::cache::CompileCache;
+use crate::cache::{CompileCache, deserialize};
 use crate::capability::http::HttpClient;
 use crate::capability::log::{LogRate, one_line};
 use crate::capability::{self, CustomMetrics, Services, Version, now};
+use crate::compile::{self, ByChild, COMPILERS, Compile, InProcess};
 use crate::dialogue;
 use crate::engine::{PluginEngine, TICK};
 use crate::error::{HostError, LoadError, Stage};
@@ -43,6 +44,9 @@ const COLD_STARTS: usize = 3;
 pub(crate) struct Loader {
     pub(crate) engine: Arc<PluginEngine>,
     pub(crate) cache: Option<CompileCache>,
+    compiler: Box<dyn Compile>,
+    /// Components that are compiled at the same time.
+    compilers: Arc<Semaphore>,
     pub(crate) store: Option<Store>,
     pub(crate) runtime: Handle,
     pub(crate) instances: Arc<Semaphore>,
@@ -77,12 +81,20 @@ impl Loader {
         let engine = Arc::new(PluginEngine::new(&settings)?);
         let open = |folder: &Path| CompileCache::open(folder, engine.engine());
         let cache = settings.cache_dir.as_deref().map(open).transpose()?;
+        let compiler: Box<dyn Compile> = match settings.compiler.clone() {
+            None => Box::new(InProcess(engine.engine().clone())),
+            Some(program) => {
+                Box::new(ByChild { program, limits: settings.compile, reservation: settings.memory_ceiling })
+            }
+        };
         let instances = Arc::new(Semaphore::new(settings.instances as usize));
         let shadow_metrics = Arc::new(Metrics::new(&prometheus::Registry::new())?);
         let alive = Arc::default();
         Ok(Self {
             engine,
             cache,
+            compiler,
+            compilers: Arc::new(Semaphore::new(COMPILERS)),
             store,
             runtime,
             instances,
@@ -227,28 +239,44 @@ impl Loader {
         Ok(())
     }
 
+    /// Machine code of a component: kept from earlier, or made now. A load that is given up ends what makes it.
     async fn compile(
         self: &Arc<Self>,
         artifact: Artifact,
         plugin: Option<String>,
     ) -> Result<Component, LoadError> {
-        self.blocking(move |loader| {
-            let engine = loader.engine.engine();
-            if let Some(known) = loader.cache.as_ref().and_then(|cache| cache.load(engine, &artifact)) {
+        let wanted = artifact.clone();
+        let kept = self.blocking(move |loader| Ok(loader.compiled(&wanted))).await?;
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let place = Arc::clone(&self.compilers).acquire_owned().await;
+        let (_wanted, job) = compile::job();
+        let made = self.blocking(move |loader| {
+            let _place = place;
+            // Somebody may have made it while this one waited.
+            if let Some(known) = loader.compiled(&artifact) {
                 return Ok(known);
             }
             let begun = Instant::now();
-            let component = Component::from_binary(engine, &artifact.bytes)
+            let code = loader.compiler.compile(&artifact.bytes, job)?;
+            // What asks for more than an instance may have is refused here.
+            let component = deserialize(loader.engine.engine(), &code)
                 .map_err(|error| LoadError::new(Stage::Compile, one_line(&format!("{error:#}"))))?;
             if let Some(plugin) = plugin {
                 loader.metrics.compiled(&plugin, begun.elapsed());
             }
             if let Some(cache) = &loader.cache {
-                cache.store(&artifact, &component);
+                cache.store(&artifact, &code);
             }
             Ok(component)
-        })
-        .await
+        });
+        made.await
+    }
+
+    /// From the cache; blocks.
+    fn compiled(&self, artifact: &Artifact) -> Option<Component> {
+        self.cache.as_ref()?.load(self.engine.engine(), artifact)
     }
 
     /// Runs what blocks on a thread for it. A panic, which would be ours or wasmtime's, is an error of the load.

@@ -11,6 +11,7 @@ use mqgate_identity::registry::KvQuota;
 use serde::{Deserialize, Serialize};
 
 use crate::capability::http::{AllowedDestination, Resolver, SystemResolver};
+use crate::compile::{CompileLimits, CompilerProgram};
 use crate::trust::{Signature, Signer, Trust};
 
 /// Settings of the whole host.
@@ -19,6 +20,10 @@ pub struct HostSettings {
     /// Where compiled components are kept. The folder must be the broker's alone (mode 0700); `None`
     /// compiles at every start.
     pub cache_dir: Option<PathBuf>,
+    /// The program that is run to compile a component. `None`: this process compiles, without limits.
+    pub compiler: Option<CompilerProgram>,
+    /// What that program may use up for one component.
+    pub compile: CompileLimits,
     /// Where components and what was decided about them at runtime are kept, beyond the process. The folder must be
     /// the broker's alone (mode 0700); `None` forgets everything with the process.
     pub store_dir: Option<PathBuf>,
@@ -50,6 +55,8 @@ impl Default for HostSettings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             cache_dir: None,
+            compiler: None,
+            compile: CompileLimits::default(),
             store_dir: None,
             versions: 8,
             staged: 8,

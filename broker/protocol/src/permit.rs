@@ -20,7 +20,7 @@ use crate::topics::is_reserved;
 /// A permit is valid for this long at the least, so that nobody keeps the gate busy with one connection.
 const SHORTEST_VALIDITY: Duration = Duration::from_secs(1);
 
-/// What the gate decided for one connection. Only [`Permit::granted_by`] makes one.
+/// What the gate decided for one connection. Only [`Permit::granted_by`] makes one; [`Permit::narrowed_by`] takes from it.
 #[derive(Debug, Clone)]
 pub struct Permit {
     /// The client id that counts: as sent, bound, or assigned.
@@ -84,6 +84,24 @@ impl Permit {
             authentication_data: None,
             rules: Arc::new(Rules::compile(granted)?),
         })
+    }
+
+    /// The same permit without the topics that these rules do not allow. Variables stand for what they are in it.
+    pub fn narrowed_by(mut self, rules: &[AclRule], otherwise: Effect) -> Result<Self, GrantError> {
+        let granted = Granted {
+            client_id: self.client_id.clone(),
+            assigned: self.assigned,
+            device_id: &self.device_id,
+            tenant: self.tenant.as_deref(),
+            certificate_fingerprint: self.certificate_fingerprint,
+            rules,
+            otherwise,
+            limits: self.limits,
+            valid_for: self.valid_for,
+            generation: self.generation,
+        };
+        Arc::make_mut(&mut self.rules).and(&granted)?;
+        Ok(self)
     }
 
     /// Whether a message may be published, or named as a will. Below `$SYS` and `$events`

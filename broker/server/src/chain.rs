@@ -1,7 +1,11 @@
-//! Walks the chains of one hook set: the first answer that is not an abstention counts, a failure is a no.
+//! Walks the chains of one hook set: the first answer that is not an abstention counts, or what all come to together; a
+//! failure is a no.
 //!
 //! Knows the hooks only; what an answer means for a connection is the gate's.
 
+mod together;
+
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,12 +13,31 @@ use std::time::{Duration, Instant};
 use mqgate_identity::audit::PluginVerdict;
 use mqgate_identity::hooks::{
     Authentication, AuthenticationStep, Authorization, ChainMember, Connection, Denial, Exchange,
-    FailureKind, Grant, HookFailure, HookSet, Identity, RegistrationDecision, Secret,
+    FailureKind, HookFailure, HookSet, Identity, RegistrationDecision, Secret,
 };
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::check_device_id;
 
+pub use self::together::{GrantedAcl, Granting, Terms};
 use crate::gate::Dialogue;
+
+/// How the members of a chain come to a decision. All abstaining, there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChainMode {
+    /// The first that does not abstain decides.
+    #[default]
+    First,
+    /// All are asked: one no is a no, and of what they allow holds what every one allows that does not abstain.
+    All,
+}
+
+/// The mode of each hook. Enhanced authentication has none: a method is served by one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChainModes {
+    pub authenticator: ChainMode,
+    pub registrar: ChainMode,
+    pub authorizer: ChainMode,
+}
 
 /// A hook has its own, shorter deadline; this one is for hooks whose deadline does not work.
 const BACKSTOP: Duration = Duration::from_secs(15);
@@ -24,9 +47,18 @@ const MOST_ROUNDS: u32 = 16;
 const LONGEST_TAG: usize = 256;
 const MOST_TAGS: usize = 64;
 
+/// How clients of one listener are judged.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListenerChain {
+    pub modes: ChainModes,
+    /// Members that are not asked about them.
+    pub without: Option<Arc<BTreeSet<Box<str>>>>,
+}
+
 /// One walk through the chains for one connection, and who said what.
 pub(crate) struct Walk<'a> {
     hooks: &'a HookSet,
+    chain: ListenerChain,
     on: &'a Arc<Connection>,
     pub(crate) verdicts: Vec<PluginVerdict>,
 }
@@ -39,13 +71,28 @@ pub(crate) enum Stop {
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(hooks: &'a HookSet, on: &'a Arc<Connection>) -> Self {
-        Self { hooks, on, verdicts: Vec::new() }
+    pub(crate) fn new(hooks: &'a HookSet, chain: ListenerChain, on: &'a Arc<Connection>) -> Self {
+        Self { hooks, chain, on, verdicts: Vec::new() }
+    }
+
+    /// Those that are asked about clients of this listener, in their order.
+    fn members(&self) -> impl Iterator<Item = &'a Arc<ChainMember>> + use<'a> {
+        let without = self.chain.without.clone();
+        self.hooks
+            .members
+            .iter()
+            .filter(move |member| without.as_ref().is_none_or(|without| !without.contains(&*member.name)))
+    }
+
+    /// Whether anybody could register an unknown certificate.
+    pub(crate) fn has_registrar(&self) -> bool {
+        self.members().any(|member| member.registrar.is_some())
     }
 
     /// `None`: all abstained.
     pub(crate) async fn authenticate(&mut self) -> Result<Option<Identity>, Stop> {
-        for member in &self.hooks.members {
+        let mut agreed = None;
+        for member in self.members() {
             let Some(hook) = &member.authenticator else { continue };
             let (answer, took) = timed(hook.authenticate(self.on)).await;
             let answer = answer.and_then(|answer| match answer {
@@ -55,11 +102,15 @@ impl<'a> Walk<'a> {
                 Authentication::Deny(denial) => Ok(Some(Err(denial))),
                 Authentication::Abstain => Ok(None),
             });
-            if let Some(identity) = self.note(member, "authenticator", "accept", answer, took)? {
-                return Ok(Some(identity));
+            let Some(identity) = self.note(member, "authenticator", "accept", answer, took)? else {
+                continue;
+            };
+            match self.chain.modes.authenticator {
+                ChainMode::First => return Ok(Some(identity)),
+                ChainMode::All => agreed = Some(together::identity(agreed, &member.name, identity)?),
             }
         }
-        Ok(None)
+        Ok(agreed)
     }
 
     /// Enhanced authentication: `None` if nobody speaks the method, or all who do abstained.
@@ -70,7 +121,7 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<(Identity, Option<Vec<u8>>)>, Stop> {
         let method = self.on.connect.authentication_method.as_deref().unwrap_or_default();
         let first = dialogue.first();
-        for member in &self.hooks.members {
+        for member in self.members() {
             let Some(hook) = &member.enhanced_authenticator else { continue };
             if !hook.methods().iter().any(|spoken| spoken == method) {
                 continue;
@@ -123,13 +174,16 @@ impl<'a> Walk<'a> {
         self.note(member, "enhanced-authenticator", "accept", Err(failure), Duration::ZERO)
     }
 
-    /// `None`: all abstained, or there is no registrar. With `only`, no other member is asked.
+    /// `None`: all abstained, or there is no registrar. With `only`, no other member is asked. The name is that of the
+    /// member that decided, or the names of all.
     pub(crate) async fn register(
         &mut self,
         claimed: Option<&Identity>,
         only: Option<&str>,
     ) -> Result<Option<(Arc<str>, RegistrationDecision)>, Stop> {
-        for member in &self.hooks.members {
+        let mode = if only.is_some() { ChainMode::First } else { self.chain.modes.registrar };
+        let mut agreed: Option<(Arc<str>, RegistrationDecision)> = None;
+        for member in self.members() {
             let Some(hook) = &member.registrar else { continue };
             if only.is_some_and(|only| only != &*member.name) {
                 continue;
@@ -149,16 +203,26 @@ impl<'a> Walk<'a> {
                 RegistrationDecision::Deny(denial) => Ok(Some(Err(denial))),
                 RegistrationDecision::Abstain => Ok(None),
             });
-            if let Some(decision) = self.note(member, "registrar", word, answer, took)? {
-                return Ok(Some((Arc::clone(&member.name), decision)));
+            let Some(decision) = self.note(member, "registrar", word, answer, took)? else { continue };
+            match mode {
+                ChainMode::First => return Ok(Some((Arc::clone(&member.name), decision))),
+                ChainMode::All => {
+                    let (by, so_far) = agreed.take().unzip();
+                    let by = by.map_or_else(
+                        || Arc::clone(&member.name),
+                        |by| format!("{by}, {}", member.name).into(),
+                    );
+                    agreed = Some((by, together::registration(so_far, &member.name, decision)?));
+                }
             }
         }
-        Ok(None)
+        Ok(agreed)
     }
 
-    /// `None`: all abstained. The name is that of the member that granted.
-    pub(crate) async fn authorize(&mut self, who: &Identity) -> Result<Option<(Arc<str>, Grant)>, Stop> {
-        for member in &self.hooks.members {
+    /// `None`: all abstained.
+    pub(crate) async fn authorize(&mut self, who: &Identity) -> Result<Option<Granting>, Stop> {
+        let mut granted = None;
+        for member in self.members() {
             let Some(hook) = &member.authorizer else { continue };
             let (answer, took) = timed(hook.authorize(self.on, who)).await;
             let answer = answer.map(|answer| match answer {
@@ -166,11 +230,13 @@ impl<'a> Walk<'a> {
                 Authorization::Deny(denial) => Some(Err(denial)),
                 Authorization::Abstain => None,
             });
-            if let Some(grant) = self.note(member, "authorizer", "allow", answer, took)? {
-                return Ok(Some((Arc::clone(&member.name), grant)));
+            let Some(grant) = self.note(member, "authorizer", "allow", answer, took)? else { continue };
+            match self.chain.modes.authorizer {
+                ChainMode::First => return Ok(Some(Granting::by(&member.name, grant))),
+                ChainMode::All => granted = Some(together::grant(granted, &member.name, grant)?),
             }
         }
-        Ok(None)
+        Ok(granted)
     }
 
     /// Writes down what a member said, and turns a no into an error.

@@ -40,6 +40,7 @@ use self::judge::{Asked, Decision, No, permit};
 use crate::audit::AuditLog;
 use crate::bans::Bans;
 use crate::chain::Walk;
+pub use crate::chain::{ChainMode, ChainModes, GrantedAcl, Granting, ListenerChain, Terms};
 use crate::clock::{self, sanity::ClockWatch};
 use crate::metrics::GateMetrics;
 use crate::metrics::gate::Stage;
@@ -135,6 +136,8 @@ pub struct GateSettings {
     pub listeners: HashMap<Arc<str>, ListenerPolicy>,
     /// For listeners that are not in `listeners`; without it they admit nobody.
     pub other_listeners: Option<ListenerPolicy>,
+    /// How the members of the chain come to a decision about clients of a listener, where the first of them does not decide.
+    pub chains: HashMap<Arc<str>, ListenerChain>,
     /// The rule sets a grant may name.
     pub named_acls: HashMap<String, Vec<AclRule>>,
     /// Seconds a client waits before it asks again about a registration that is pending.
@@ -276,7 +279,7 @@ impl Gate {
         let started = Instant::now();
         let hooks = self.hooks.load_full();
         let on = Arc::new(facts::connection(accepted, connect));
-        let mut walk = Walk::new(&hooks, &on);
+        let mut walk = Walk::new(&hooks, self.chain(accepted), &on);
         let judged = self.judge(&mut walk, accepted, &on, &hooks, Asked::New { dialogue }).await;
         let verdicts = std::mem::take(&mut walk.verdicts);
 
@@ -296,7 +299,7 @@ impl Gate {
                     &on,
                     &verdicts,
                 );
-                match self.audit.admit(facts::accepted_event(event, &permit, &decision.grant)).await {
+                match self.audit.admit(facts::accepted_event(event, &permit, &decision.terms)).await {
                     Ok(_) => Admission::Admitted(Box::new(permit)),
                     Err(refused) => {
                         let no = No::because(Reason::AuditUnavailable).detail(refused.to_string());
@@ -361,7 +364,7 @@ impl Gate {
     ) -> Reauthorization {
         let hooks = self.hooks.load_full();
         let on = Arc::new(facts::connection(accepted, connect));
-        let mut walk = Walk::new(&hooks, &on);
+        let mut walk = Walk::new(&hooks, self.chain(accepted), &on);
         // With a dialogue it is the client that wants to be asked, and nothing but a proof counts.
         let by_client = dialogue.is_some();
         let asked = Asked::Again { current, dialogue };
@@ -413,6 +416,10 @@ impl Gate {
     fn policy(&self, accepted: &Accepted) -> Option<ListenerPolicy> {
         let settings = self.settings.load();
         settings.listeners.get(&accepted.listener).copied().or(settings.other_listeners)
+    }
+
+    fn chain(&self, accepted: &Accepted) -> ListenerChain {
+        self.settings.load().chains.get(&accepted.listener).cloned().unwrap_or_default()
     }
 
     /// Whether a permit ran out too long ago.

@@ -15,6 +15,7 @@ use serde::Deserialize;
 pub struct Config {
     init: Init,
     authenticate: Answer,
+    only_prefix: Option<String>,
     loop_on_client_id: Option<String>,
 }
 
@@ -61,6 +62,10 @@ impl Authenticator for TestGuest {
     fn authenticate<H: Host>(&self, on: &Connection, host: &H) -> Result<Authentication, HookError> {
         if self.config.loop_on_client_id.as_ref() == Some(&on.connect.client_id) {
             endless();
+        }
+        let is_meant = |prefix: &String| on.connect.client_id.starts_with(prefix);
+        if !self.config.only_prefix.as_ref().is_none_or(is_meant) {
+            return Ok(Authentication::Abstain);
         }
         match self.config.authenticate {
             Answer::Abstain => Ok(Authentication::Abstain),

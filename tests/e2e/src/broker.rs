@@ -326,6 +326,11 @@ impl Broker {
         .await
     }
 
+    /// Ends the process without a chance to tidy up.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Ends the process without a chance to tidy up, and starts it again on the same folder.
     pub fn kill_and_restart(&mut self) {
         self.process.kill();

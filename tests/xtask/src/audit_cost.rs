@@ -1,16 +1,12 @@
 //! `cargo xtask audit-cost`: what writing down every connection costs, in instructions of the broker, counted by callgrind
 //! with the records and without them. Instructions, because they are the same on every machine and every run, nearly.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::bail;
 
-use crate::process::{cargo, output, run, say, step};
+use crate::callgrind;
+use crate::process::{say, step};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -29,30 +25,14 @@ match = { category = [\"authn\", \"session\", \"tls\"] }
 level = \"none\"
 ";
 
-/// callgrind is about fifty times slower.
-const PATIENCE: Duration = Duration::from_secs(120);
-
 pub fn run_it(options: &Options) -> anyhow::Result<()> {
-    if output(Command::new("valgrind").arg("--version")).is_none() {
-        bail!("there is no valgrind; install it (Debian: valgrind), and try again");
-    }
-    let binary = match &options.binary {
-        Some(binary) => fs::canonicalize(binary).with_context(|| format!("{}", binary.display()))?,
-        None => {
-            run(cargo().args(["build", "--release", "--bin", "mqgate"]))?;
-            crate::root().join("target/release/mqgate")
-        }
-    };
-    let folder = crate::root().join("target/audit-cost");
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder)?;
-    run(Command::new(&binary).args(["pki", "demo", "--dir"]).arg(folder.join("pki")))?;
+    callgrind::is_there()?;
+    let binary = callgrind::broker(options.binary.as_deref())?;
+    let folder = callgrind::field(&binary, "audit-cost")?;
     let mut costs = Vec::new();
     for (name, rules) in [("without records", OFF), ("with records", "")] {
         step(name);
-        let idle = measure(&binary, &folder, rules, 0)?;
-        let busy = measure(&binary, &folder, rules, options.connections)?;
-        let each = busy.saturating_sub(idle) / options.connections.max(1);
+        let each = callgrind::each_connection(&binary, &folder, rules, options.connections)?;
         say(&format!("{each} instructions for each connection"));
         costs.push(each);
     }
@@ -63,109 +43,4 @@ pub fn run_it(options: &Options) -> anyhow::Result<()> {
         on.saturating_sub(off)
     ));
     Ok(())
-}
-
-/// Instructions of a broker from its start to its end.
-fn measure(binary: &Path, folder: &Path, rules: &str, connections: u64) -> anyhow::Result<u64> {
-    let data = folder.join("data");
-    let _ = fs::remove_dir_all(&data);
-    let config = format!(
-        r##"
-[node]
-data_dir = "data"
-workers = 1
-[listeners.devices]
-bind = "127.0.0.1:0"
-auth_mode = "mutual"
-certfile = "pki/server.pem"
-keyfile = "pki/server.key"
-cacertfile = "pki/ca.pem"
-handshake_timeout = "60s"
-[admin]
-enable = false
-[metrics]
-enable = false
-[audit]
-checkpoint_interval = "1h"
-[[plugins]]
-name = "policy"
-native = "static-policy"
-config = {{ rules = [{{ match = {{ cn = "*" }}, publish = ["${{device-id}}/#"] }}] }}
-{rules}
-"##
-    );
-    fs::write(folder.join("mqgate.toml"), config)?;
-    let counts = folder.join("callgrind.out");
-    let _ = fs::remove_file(&counts);
-    let log = fs::File::create(folder.join("broker.log"))?;
-    let mut broker = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=callgrind.out"])
-        .arg(binary)
-        .args(["--config", "mqgate.toml", "run"])
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()?;
-    let measured = load(binary, folder, &data, &mut broker, connections);
-    // It writes its counts when it ends.
-    let pid = Pid::from_raw(i32::try_from(broker.id()).context("a process id")?);
-    let _ = kill(pid, Signal::SIGTERM);
-    let status = broker.wait()?;
-    measured?;
-    if !status.success() {
-        bail!("the broker ended with {status}; see {}", folder.join("broker.log").display());
-    }
-    let text = fs::read_to_string(&counts).with_context(|| format!("{}", counts.display()))?;
-    let totals =
-        text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
-    let totals = totals.and_then(|number| number.trim().parse().ok());
-    totals.with_context(|| format!("{} has no totals", counts.display()))
-}
-
-fn load(
-    binary: &Path,
-    folder: &Path,
-    data: &Path,
-    broker: &mut Child,
-    connections: u64,
-) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    let port = loop {
-        let text = fs::read_to_string(data.join("endpoints.json")).unwrap_or_default();
-        let known: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let address = known["listeners"]["devices"]["address"].as_str().unwrap_or_default().to_owned();
-        if let Some((_, port)) = address.rsplit_once(':') {
-            break port.to_owned();
-        }
-        if broker.try_wait()?.is_some() || Instant::now() > deadline {
-            bail!("it does not listen; see {}", folder.join("broker.log").display());
-        }
-        std::thread::park_timeout(Duration::from_millis(50));
-    };
-    if connections == 0 {
-        return Ok(());
-    }
-    let pki = folder.join("pki");
-    let count = connections.to_string();
-    let mut bench = Command::new(binary);
-    bench.args([
-        "bench",
-        "connect",
-        "-h",
-        "localhost",
-        "-p",
-        &port,
-        "-n",
-        &count,
-        // callgrind makes the broker slow: few at once, so that none waits too long.
-        "--at-once",
-        "2",
-        "--warm-up",
-        "0",
-        "--json",
-    ]);
-    bench.arg("--cafile").arg(pki.join("ca.pem")).arg("--cert").arg(pki.join("device-1.pem"));
-    bench.arg("--key").arg(pki.join("device-1.key"));
-    run(bench.stdout(Stdio::null()))
 }

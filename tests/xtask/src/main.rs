@@ -2,11 +2,14 @@
 
 mod audit_cost;
 mod bench;
+mod callgrind;
 mod curves;
 mod demo;
 mod fuzz;
 mod overload;
 mod planted;
+mod plugin_attacks;
+mod plugin_cost;
 mod process;
 mod spec;
 mod test;
@@ -47,10 +50,18 @@ enum Command {
     #[command(hide = true)]
     Attack(overload::AttackOptions),
 
+    /// Let a hostile plugin attack the broker from within: what well-behaved clients of another listener notice.
+    ///
+    /// Example: cargo xtask plugin-attacks endless-loop traps
+    PluginAttacks(plugin_attacks::Options),
     /// Count what writing down every connection costs: instructions of the broker, by callgrind.
     ///
     /// Example: cargo xtask audit-cost --connections 500
     AuditCost(audit_cost::Options),
+    /// Count what the hooks of a plugin add to a connection: instructions, by callgrind.
+    ///
+    /// Example: cargo xtask plugin-cost --connections 500
+    PluginCost(plugin_cost::Options),
     /// Draw how cost grows with subscriptions, subscribers, levels and retained messages: docs/curves.
     Curves(curves::Options),
     /// Build the bundled WebAssembly components into target/components.
@@ -78,7 +89,9 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Overload(options) => overload::run(&options),
         Command::Attack(options) => overload::attack(&options),
+        Command::PluginAttacks(options) => plugin_attacks::run(&options),
         Command::AuditCost(options) => audit_cost::run_it(&options),
+        Command::PluginCost(options) => plugin_cost::run_it(&options),
         Command::Curves(options) => curves::run(&options),
         Command::Components => components(),
         Command::Tools => tools::prepare(&process::say).map(|tools| tools.report_missing(&process::say)),

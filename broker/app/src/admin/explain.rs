@@ -11,12 +11,12 @@ use mqgate_codec::{Connect, ConnectProperties, ProtocolVersion, QoS, TopicFilter
 use mqgate_identity::audit::PluginVerdict;
 use mqgate_identity::certificate::{CertificateFacts, ClientCertificate, certificates_from_pem};
 use mqgate_identity::evaluation::{Rejection, Step as PathStep, ValidatedPath};
-use mqgate_identity::hooks::{Acl, AclRule, Effect, Grant, Peer, RetainMatch, TlsSession};
+use mqgate_identity::hooks::{Acl, AclRule, Effect, Peer, RetainMatch, TlsSession};
 use mqgate_identity::reason::Reason;
 use mqgate_protocol::permit::Permit;
 use mqgate_server::admin::{Api, Code, Doc, Page, Problem, Scope, bad_json};
 use mqgate_server::clock;
-use mqgate_server::gate::{Accepted, Explanation, Refused, Step, StepOutcome};
+use mqgate_server::gate::{Accepted, Explanation, GrantedAcl, Granting, Refused, Step, StepOutcome};
 use mqgate_server::metrics::mqtt::Transport;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -342,9 +342,24 @@ fn verdict(verdict: &PluginVerdict) -> Value {
     })
 }
 
-fn shown_grant(grant: &Grant) -> Value {
-    let otherwise = effect(grant.otherwise);
-    match &grant.acl {
+/// The rules of the one that granted; of several, those of each, all of which have to allow.
+fn shown_grant(granting: &Granting) -> Value {
+    match granting.acls.as_slice() {
+        [only] => shown_acl(only),
+        several => {
+            let named = several.iter().map(|granted| {
+                let mut shown = shown_acl(granted);
+                shown["by"] = json!(&*granted.by);
+                shown
+            });
+            json!({ "all": named.collect::<Vec<_>>() })
+        }
+    }
+}
+
+fn shown_acl(granted: &GrantedAcl) -> Value {
+    let otherwise = effect(granted.otherwise);
+    match &granted.acl {
         Acl::Named(name) => json!({ "acl": name, "otherwise": otherwise }),
         Acl::Inline(rules) => {
             json!({ "rules": rules.iter().map(rule).collect::<Vec<_>>(), "otherwise": otherwise })

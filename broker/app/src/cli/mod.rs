@@ -17,6 +17,7 @@ mod output;
 mod passwd;
 mod pki;
 mod plugin;
+pub mod plugin_compile;
 mod posture;
 mod publish;
 mod registry;
@@ -139,6 +140,9 @@ enum Command {
     /// Certificates: make CAs and certificates, sign requests, look at what others made
     #[command(subcommand)]
     Pki(pki::Command),
+    /// What the broker runs to compile a component, within limits
+    #[command(name = plugin_compile::NAME, hide = true)]
+    PluginCompile(plugin_compile::Args),
 }
 
 /// Runs the command line of this process.
@@ -174,6 +178,7 @@ pub fn main() -> ExitCode {
         Command::Transition(command) => reload::transition(command, explicit),
         Command::Passwd(command) => passwd::run(command),
         Command::Pki(command) => pki::run(command, explicit),
+        Command::PluginCompile(args) => return plugin_compile::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

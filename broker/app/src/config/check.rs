@@ -73,6 +73,7 @@ pub fn check(config: &Config, source: &Source<'_>) -> Found {
     }
     checker.plugins(config);
     checker.plugin_host(config);
+    checker.chain_modes(config);
     for (name, acl) in &config.policy.acls {
         checker.rules(&format!("policy.acls.{name}.rules"), &acl.rules);
     }

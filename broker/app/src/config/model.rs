@@ -46,10 +46,10 @@ pub use self::mqtt::{Mqtt, ShareStrategy};
 pub use self::ocsp::Ocsp;
 pub use self::operators::AdminOperator;
 pub use self::plugins::{
-    Capability, Isolation, Native, Plugin, PluginGrant, PluginHost, PluginHttp, PluginLimits,
+    Capability, Isolation, Native, Plugin, PluginCompile, PluginGrant, PluginHost, PluginHttp, PluginLimits,
     PluginProbation, TrustedKey,
 };
-pub use self::policy::{Acl, Action, Policy, Reauthorize, TopicRule};
+pub use self::policy::{Acl, Action, Chain, ChainMode, ListenerChain, Policy, Reauthorize, TopicRule};
 pub use self::registry::{
     BindClientId, Clock, OnClientIdMismatch, OnMaxActive, OnShared, Provisioning, Rotation, Sharing,
 };
@@ -71,11 +71,12 @@ pub struct Config {
     /// Certificate revocation lists, for listeners with `crl_check`.
     pub crl: Crl,
     /// The chain that judges connections: plugins (WebAssembly components) and native implementations, asked
-    /// in the order in which they stand here. The first that does not abstain decides.
+    /// in the order in which they stand here. The first that does not abstain decides, unless `policy.chain` says otherwise.
     pub plugins: Vec<Plugin>,
     /// What holds for all components of the chain.
     pub plugin_host: PluginHost,
-    /// Rule sets that grants refer to by name, and what happens to live sessions when the chain changes.
+    /// How the chain comes to a decision, rule sets that grants refer to by name, and what happens to live sessions when the
+    /// chain changes.
     pub policy: Policy,
     /// The admin API: HTTP with a bearer token.
     pub admin: Admin,

@@ -1,3 +1,5 @@
+mod chains;
+
 use super::*;
 
 fn inputs(text: &str, environment: &[(&str, &str)]) -> Inputs {
@@ -104,6 +106,10 @@ fn bounds_of_events_and_of_plugins_are_held() {
         ("[plugin_host]\nversions = 1", Some("plugin_host.versions")),
         ("[plugin_host]\nuploads = 101", Some("plugin_host.uploads")),
         ("[plugin_host]\nwatch_interval = \"99ms\"", Some("plugin_host.watch_interval")),
+        ("[plugin_host.compile]\nmemory = \"64 MiB\"\ncpu = \"1s\"\ntime = \"1ms\"", None),
+        ("[plugin_host.compile]\nmemory = \"63 MiB\"", Some("plugin_host.compile.memory")),
+        ("[plugin_host.compile]\ncpu = \"0s\"", Some("plugin_host.compile.cpu")),
+        ("[plugin_host.compile]\ntime = \"0s\"", Some("plugin_host.compile.time")),
         ("[plugin_host]\nrequire_signed = true", Some("plugin_host.require_signed")),
         (&format!("[plugin_host]\nrequire_signed = true\n{}", trusted("")), None),
         (&format!("[plugin_host]\n{}", trusted(", until = \"2027-01-01T00:00:00Z\"")), None),

@@ -92,7 +92,7 @@ fn effect(path: &[String]) -> Effect {
         // Whether there is TLS at all is settled at the start.
         ["admin", "tls", _, ..] => Effect::NewConnections,
         // Rule sets are part of a permit, which a session keeps unless it asks again.
-        ["policy", "acls", ..] => Effect::NewConnections,
+        ["policy", "acls" | "chain", ..] => Effect::NewConnections,
         // The routes that load and swap plugins have it from the start.
         ["policy", "reauthorize"] => Effect::Restart,
         // What is watched over from the start.

@@ -19,7 +19,9 @@ use mqgate_protocol::subscriptions::ShareStrategy;
 use mqgate_server::audit::AuditSettings;
 use mqgate_server::bundles::Bundles;
 use mqgate_server::clock;
-use mqgate_server::gate::{AuthMode, GateSettings, ListenerPolicy, RegistrationMode};
+use mqgate_server::gate::{
+    AuthMode, ChainMode, ChainModes, GateSettings, ListenerChain, ListenerPolicy, RegistrationMode,
+};
 use mqgate_server::listener::{ListenerSettings, SocketSettings};
 use mqgate_server::live::{LiveSettings, OnExpiry, PathRules};
 use mqgate_server::ocsp::OcspSettings;
@@ -434,6 +436,24 @@ pub fn registry_settings(config: &Config) -> RegistrySettings {
     }
 }
 
+/// The listener's own word, or that of all.
+fn listener_chain(config: &Config, listener: &model::Listener) -> ListenerChain {
+    let (of_all, own) = (&config.policy.chain, &listener.chain);
+    let mode = |own: Option<model::ChainMode>, of_all: model::ChainMode| match own.unwrap_or(of_all) {
+        model::ChainMode::First => ChainMode::First,
+        model::ChainMode::All => ChainMode::All,
+    };
+    let without = own.without.iter().map(|name| name.as_str().into()).collect();
+    ListenerChain {
+        modes: ChainModes {
+            authenticator: mode(own.authenticator, of_all.authenticator),
+            registrar: mode(own.registrar, of_all.registrar),
+            authorizer: mode(own.authorizer, of_all.authorizer),
+        },
+        without: (!own.without.is_empty()).then(|| Arc::new(without)),
+    }
+}
+
 pub fn gate_settings(config: &Config) -> GateSettings {
     let listeners: HashMap<Arc<str>, ListenerPolicy> = config
         .listeners
@@ -452,9 +472,13 @@ pub fn gate_settings(config: &Config) -> GateSettings {
         })
         .collect();
     let acls = config.policy.acls.iter();
+    let chains = config.listeners.iter();
     GateSettings {
         listeners,
         other_listeners: None,
+        chains: chains
+            .map(|(name, listener)| (Arc::from(name.as_str()), listener_chain(config, listener)))
+            .collect(),
         named_acls: acls
             .map(|(name, acl)| (name.clone(), acl.rules.iter().map(acl_rule).collect()))
             .collect(),

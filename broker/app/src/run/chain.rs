@@ -9,14 +9,15 @@ use mqgate_identity::audit::names;
 use mqgate_identity::hooks::ChainMember;
 use mqgate_identity::time::UnixMillis;
 use mqgate_plugin_host::{
-    Capability, Configured, Grants, HostSettings, HttpSettings, Isolation, KvSettings, Limits, LoadError,
-    MetricsSettings, PluginHost, PluginSettings, Probation, Provenance, Signature, Source, Stage,
+    Capability, CompileLimits, Configured, Grants, HostSettings, HttpSettings, Isolation, KvSettings, Limits,
+    LoadError, MetricsSettings, PluginHost, PluginSettings, Probation, Provenance, Signature, Source, Stage,
     StartOutcome, Started, Trust, TrustedKey, WALL_WITH_HTTP,
 };
 use mqgate_server::audit::AuditLog;
 use serde::de::DeserializeOwned;
 
 use crate::admin::{note_change, note_refusal};
+use crate::cli::plugin_compile;
 use crate::components;
 use crate::config::check::is_local;
 use crate::config::units::Size;
@@ -31,6 +32,12 @@ pub fn host_settings(config: &Config) -> HostSettings {
     let host = &config.plugin_host;
     HostSettings {
         cache_dir: Some(config.node.data_dir.join("components")),
+        compiler: Some(plugin_compile::program()),
+        compile: CompileLimits {
+            memory: host.compile.memory.0,
+            cpu: host.compile.cpu.0,
+            time: host.compile.time.0,
+        },
         store_dir: Some(config.node.data_dir.join("plugins")),
         versions: host.versions as usize,
         staged: host.uploads as usize,

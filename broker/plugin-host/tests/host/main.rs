@@ -5,6 +5,7 @@
 mod again;
 mod attacks;
 mod bundled;
+mod compiling;
 mod dialogue;
 mod fixture;
 mod guest;

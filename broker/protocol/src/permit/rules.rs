@@ -1,4 +1,5 @@
-//! An access list, compiled: variables replaced, levels taken apart, indexed by the first level.
+//! Access lists, compiled: variables replaced, levels taken apart, indexed by the first level. Of several lists each has to
+//! allow.
 //!
 //! Knows nothing of who asks; everything that cannot be compiled safely is closed.
 
@@ -11,8 +12,15 @@ use super::{GrantError, Granted};
 /// From how many rules on the index by first level is worth its lookup.
 const INDEX_FROM: usize = 16;
 
-#[derive(Debug, PartialEq, Eq)]
+/// What every one of its lists allows. There is at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rules {
+    first: List,
+    others: Vec<List>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct List {
     /// In the order in which they are tried.
     rules: Vec<Rule>,
     otherwise: Effect,
@@ -20,7 +28,7 @@ pub(super) struct Rules {
     index: Option<FirstLevels>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
     effect: Effect,
     publish: bool,
@@ -30,14 +38,14 @@ struct Rule {
     pattern: Pattern,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
     /// A rule that denies and could not be compiled.
     Everything,
     Levels(Box<[Level]>),
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Level {
     Literal(Box<str>),
     /// `+`
@@ -47,7 +55,7 @@ enum Level {
 }
 
 /// Which rules can match at all, by the first level of what is asked for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct FirstLevels {
     /// Sorted by level; the numbers of rules rise.
     literal: Vec<(Box<str>, Vec<usize>)>,
@@ -57,6 +65,33 @@ struct FirstLevels {
 
 impl Rules {
     pub(super) fn compile(granted: &Granted<'_>) -> Result<Self, GrantError> {
+        Ok(Self { first: List::compile(granted)?, others: Vec::new() })
+    }
+
+    /// One list more that has to allow.
+    pub(super) fn and(&mut self, granted: &Granted<'_>) -> Result<(), GrantError> {
+        let list = List::compile(granted)?;
+        if list != self.first && !self.others.contains(&list) {
+            self.others.push(list);
+        }
+        Ok(())
+    }
+
+    pub(super) fn may_publish(&self, topic: &str, qos: QoS, retain: bool) -> bool {
+        self.lists().all(|list| list.may_publish(topic, qos, retain))
+    }
+
+    pub(super) fn may_subscribe(&self, filter: &str, qos: QoS) -> bool {
+        self.lists().all(|list| list.may_subscribe(filter, qos))
+    }
+
+    fn lists(&self) -> impl Iterator<Item = &List> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl List {
+    fn compile(granted: &Granted<'_>) -> Result<Self, GrantError> {
         let mut rules = Vec::with_capacity(granted.rules.len());
         for (number, rule) in granted.rules.iter().enumerate() {
             let problem =
@@ -76,7 +111,7 @@ impl Rules {
         Ok(Self { rules, otherwise: granted.otherwise, index })
     }
 
-    pub(super) fn may_publish(&self, topic: &str, qos: QoS, retain: bool) -> bool {
+    fn may_publish(&self, topic: &str, qos: QoS, retain: bool) -> bool {
         let decided = self.candidates(first_level(topic)).find(|rule| {
             rule.publish
                 && rule.applies_to(qos)
@@ -93,7 +128,7 @@ impl Rules {
         }
     }
 
-    pub(super) fn may_subscribe(&self, filter: &str, qos: QoS) -> bool {
+    fn may_subscribe(&self, filter: &str, qos: QoS) -> bool {
         let first = first_level(filter);
         let relevant = |rule: &&Rule| {
             rule.subscribe

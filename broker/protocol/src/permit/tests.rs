@@ -169,6 +169,50 @@ fn a_wrong_rule_is_named() {
     }
 }
 
+#[test]
+fn what_narrows_a_permit_takes_and_never_gives() {
+    let wide = permit("c", &["deny both a/secret", "allow both a/#", "allow sub b/+"], Effect::Deny);
+    let rules = [rule("allow both a/+"), rule("allow both ${client-id}/#"), rule("deny sub b/x")];
+    let narrow = wide.clone().narrowed_by(&rules, Effect::Allow).unwrap();
+    for (topic, expected) in
+        [("a/b", true), ("a/secret", false), ("a/b/c", true), ("c/x", false), ("other", false)]
+    {
+        assert_eq!(publishes(&narrow, topic), expected, "{topic}");
+    }
+    for (filter, expected) in [
+        ("a/+", false),
+        ("a/b", true),
+        ("$share/g/a/b", true),
+        ("$share/g/a/secret", false),
+        ("b/y", true),
+        ("b/x", false),
+        ("b/+", false),
+        ("#", false),
+    ] {
+        assert_eq!(subscribes(&narrow, filter), expected, "{filter}");
+    }
+    assert!(subscribes(&wide, "b/+") && !narrow.has_rules_of(&wide), "the other one is as it was");
+    let same = wide.clone().narrowed_by(
+        &[rule("deny both a/secret"), rule("allow both a/#"), rule("allow sub b/+")],
+        Effect::Deny,
+    );
+    assert!(same.unwrap().has_rules_of(&wide), "the same rules once more are no other rules");
+    let nothing = wide.clone().narrowed_by(&[], Effect::Deny).unwrap();
+    assert!(!publishes(&nothing, "a/b") && !subscribes(&nothing, "a/b"));
+    assert!(wide.narrowed_by(&[rule("allow both a/#/b")], Effect::Deny).is_err());
+}
+
+#[test]
+fn a_quality_that_one_does_not_allow_is_not_granted() {
+    let b = TopicFilter::parse("b".into()).unwrap();
+    let first = permit("c", &["allow sub b 011"], Effect::Deny);
+    let lower = first.clone().narrowed_by(&[rule("allow sub b 101")], Effect::Deny).unwrap();
+    assert_eq!(lower.granted_qos(&b, QoS::ExactlyOnce), Some(QoS::AtMostOnce));
+    let none = first.narrowed_by(&[rule("allow sub b 100")], Effect::Deny).unwrap();
+    assert_eq!(none.granted_qos(&b, QoS::ExactlyOnce), None);
+    assert!(!none.may_receive(&TopicName::parse("b".into()).unwrap()));
+}
+
 fn level() -> impl Strategy<Value = String> {
     prop_oneof![4 => "[ab]", 2 => Just("+".to_owned()), 1 => Just("$s".to_owned()), 1 => Just(String::new())]
 }
@@ -216,5 +260,69 @@ proptest! {
                 prop_assert!(slow, "{} sees {}", asked.as_str(), topic.as_str());
             }
         }
+    }
+
+    /// Of several grants each has to allow: whatever is published, subscribed to or received, by whichever name.
+    #[test]
+    fn an_intersection_allows_what_both_allow_and_nothing_else(
+        client_id in prop::sample::select(vec!["a", "b", "+", "#", "a/b", "$s", ""]),
+        first in list(),
+        second in list(),
+        asked in filter(),
+        is_shared in any::<bool>(),
+        topics in prop::collection::vec(topic(), 0..16),
+    ) {
+        let permit_of = |(rules, otherwise): &(Vec<AclRule>, Effect)| {
+            Permit::granted_by(&granted(client_id, rules, *otherwise)).unwrap()
+        };
+        let (one, other) = (permit_of(&first), permit_of(&second));
+        let both = one.clone().narrowed_by(&second.0, second.1).unwrap();
+        let asked = if is_shared { format!("$share/g/{asked}") } else { asked };
+        let asked = TopicFilter::parse(asked.into()).unwrap();
+        let subscribes = |permit: &Permit| permit.may_subscribe(&asked, QoS::AtMostOnce);
+        prop_assert_eq!(subscribes(&both), subscribes(&one) && subscribes(&other));
+        for topic in topics {
+            let topic = TopicName::parse(topic.into()).unwrap();
+            let slow = [&first, &second].into_iter().all(|list| is_allowed(list, client_id, &topic));
+            prop_assert_eq!(both.may_publish(&topic, QoS::AtMostOnce, false), slow, "{}", topic.as_str());
+            prop_assert!(slow || !both.may_receive(&topic), "receives {}", topic.as_str());
+            if subscribes(&both) && asked.matches(&topic) {
+                prop_assert!(slow, "{} sees {}", asked.as_str(), topic.as_str());
+            }
+        }
+    }
+}
+
+/// Rules with wildcards and a variable, and what happens when none of them matches.
+fn list() -> impl Strategy<Value = (Vec<AclRule>, Effect)> {
+    let effect = || any::<bool>().prop_map(|allow| if allow { Effect::Allow } else { Effect::Deny });
+    let filter = (filter(), 0..6_usize).prop_map(|(filter, at)| {
+        let levels = filter.split('/').enumerate().map(|(index, level)| match level {
+            "#" => "#",
+            _ if index == at => "${client-id}",
+            other => other,
+        });
+        levels.collect::<Vec<_>>().join("/")
+    });
+    let rule =
+        (effect(), filter).prop_map(|(effect, filter)| AclRule { effect, filter, ..rule("allow both x") });
+    (prop::collection::vec(rule, 0..20), effect())
+}
+
+/// The first rule that matches, found the slow way.
+fn is_allowed((rules, otherwise): &(Vec<AclRule>, Effect), client_id: &str, topic: &TopicName) -> bool {
+    let is_literal =
+        !client_id.is_empty() && !client_id.contains(['/', '+', '#']) && !client_id.starts_with('$');
+    let decided = rules.iter().find(|rule| match rule.filter.contains("${client-id}") && !is_literal {
+        // A name that could change what the filter means: nothing is allowed by it, and nothing escapes it.
+        true => rule.effect == Effect::Deny,
+        false => {
+            let filter = rule.filter.replace("${client-id}", client_id);
+            TopicFilter::parse(filter.into()).unwrap().matches(topic)
+        }
+    });
+    match decided {
+        Some(rule) => rule.effect == Effect::Allow,
+        None => *otherwise == Effect::Allow && !topic.as_str().starts_with('$'),
     }
 }

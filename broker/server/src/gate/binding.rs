@@ -2,10 +2,11 @@
 
 use bytestring::ByteString;
 use mqgate_identity::certificate::ClientCertificate;
-use mqgate_identity::hooks::{Connection, Grant, Registration, Value};
+use mqgate_identity::hooks::{Connection, Registration, Value};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::{DeviceCertificate, EventKind, alternative_names, common_name, is_bindable};
 
+use super::Terms;
 use super::facts;
 use super::judge::{Asked, No};
 
@@ -117,7 +118,7 @@ pub(super) fn check_record(
 pub(super) fn client_id(
     on: &Connection,
     record: Option<&DeviceCertificate>,
-    grant: &Grant,
+    terms: &Terms,
     asked: &Asked<'_>,
 ) -> (ByteString, bool) {
     if let Asked::Again { current, .. } = asked {
@@ -130,7 +131,7 @@ pub(super) fn client_id(
     if !sent.is_empty() {
         return (sent.as_str().into(), false);
     }
-    match grant.assigned_client_id.as_deref().filter(|id| !id.is_empty()) {
+    match terms.assigned_client_id.as_deref().filter(|id| !id.is_empty()) {
         Some(id) => (id.into(), true),
         None => (drawn().into(), true),
     }

@@ -10,16 +10,16 @@ use std::time::Instant;
 use mqgate_codec::{Connect, ConnectReturnCode};
 use mqgate_identity::audit::PluginVerdict;
 use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
-use mqgate_identity::hooks::{
-    Connection, Grant, HookSet, Identity, Occasion, Registration, RegistrationDecision,
-};
+use mqgate_identity::hooks::{Connection, HookSet, Identity, Occasion, Registration, RegistrationDecision};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::{AutoRegistration, CaCertificate, DeviceCertificate};
 use mqgate_protocol::permit::Permit;
 
 use super::judge::{Asked, Decision, No, permit};
 use super::register::Start;
-use super::{Accepted, AuthMode, Gate, ListenerPolicy, Refusal, RegistrationMode, answer, binding, facts};
+use super::{
+    Accepted, AuthMode, Gate, Granting, ListenerPolicy, Refusal, RegistrationMode, answer, binding, facts,
+};
 use crate::chain::{Stop, Walk};
 use crate::registry::{JitRegistration, Registry};
 
@@ -58,7 +58,7 @@ pub struct Explanation {
     pub identity: Option<Identity>,
     /// The record of its certificate; one that would be written has revision 1 and is in no registry.
     pub record: Option<DeviceCertificate>,
-    pub grant: Option<Grant>,
+    pub grant: Option<Granting>,
     pub outcome: Result<Box<Permit>, Refused>,
 }
 
@@ -85,7 +85,7 @@ struct Told {
     steps: Vec<Step>,
     identity: Option<Identity>,
     record: Option<DeviceCertificate>,
-    grant: Option<Grant>,
+    grant: Option<Granting>,
 }
 
 impl Told {
@@ -125,7 +125,7 @@ impl Gate {
         let hooks = self.hooks.load_full();
         let on = Connection { occasion: Occasion::Explanation, ..facts::connection(accepted, connect) };
         let on = Arc::new(on);
-        let mut walk = Walk::new(&hooks, &on);
+        let mut walk = Walk::new(&hooks, self.chain(accepted), &on);
         let mut told = Told::default();
         let outcome = self.tell(&mut told, &mut walk, accepted, &on, &hooks).await;
         let outcome = outcome.map(Box::new).map_err(|no| Refused {
@@ -163,7 +163,7 @@ impl Gate {
         }
         let (record, anchor) = self.look_up(told, accepted, policy).await?;
         if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
-            let somebody = hooks.members.iter().any(|member| member.registrar.is_some());
+            let somebody = walk.has_registrar();
             let why = match (policy.registration, somebody) {
                 (RegistrationMode::Manual, _) => {
                     Some("registration is manual here: `mqgate cert register FILE` first")
@@ -424,22 +424,28 @@ impl Gate {
         let device_id = identity.device_id.clone();
         let granted = walk.authorize(&identity).await;
         let granted = granted.map_err(|stop| told.failed("authorizers", since, stop.into()))?;
-        let Some((by, grant)) = granted else {
+        let Some(granting) = granted else {
             let no = No::because(Reason::AllAbstained).detail("no authorizer has an opinion".into());
             return Err(told.failed("authorizers", since, no.about(&device_id)));
         };
-        told.grant = Some(grant.clone());
-        let rules = self.named_rules(&grant, Arc::clone(&by), &device_id);
+        told.grant = Some(granting.clone());
+        let by = granting.names();
+        let Granting { acls, terms } = granting;
+        let what = match acls.len() {
+            1 => format!("{by} allows it"),
+            _ => format!("{by} allow it; what each of them allows holds"),
+        };
+        let rules = self.rule_sets(acls, &device_id);
         let rules = rules.map_err(|no| told.failed("authorizers", since, no))?;
-        told.passed("authorizers", since, format!("{by} allows it"));
+        told.passed("authorizers", since, what);
         let asked = Asked::New { dialogue: None };
-        let (client_id, assigned) = binding::client_id(on, record.as_ref(), &grant, &asked);
+        let (client_id, assigned) = binding::client_id(on, record.as_ref(), &terms, &asked);
         self.unbanned(accepted, &client_id, Some(&device_id)).map_err(|no| told.failed("bans", None, no))?;
         let record = record.map(Arc::new);
         let decision = Decision {
             identity,
-            grant,
             rules,
+            terms,
             client_id,
             assigned,
             record,

@@ -3,12 +3,12 @@
 use mqgate_codec::{Connect, ProtocolVersion};
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::hooks::{
-    Attribute, ConnectFacts, Connection, Grant, Identity, Occasion, Secret, Value, WillFacts,
+    Attribute, ConnectFacts, Connection, Identity, Occasion, Secret, Value, WillFacts,
 };
 use mqgate_identity::registry::{DeviceCertificate, EventContext};
 use mqgate_protocol::permit::Permit;
 
-use super::Accepted;
+use super::{Accepted, Terms};
 use crate::metrics::mqtt::Transport;
 
 pub(super) fn connection(accepted: &Accepted, connect: &Connect) -> Connection {
@@ -124,13 +124,13 @@ pub(super) fn connect_fields(mut event: AuditEvent, on: &Connection) -> AuditEve
     }
 }
 
-pub(super) fn accepted_event(mut event: AuditEvent, permit: &Permit, grant: &Grant) -> AuditEvent {
+pub(super) fn accepted_event(mut event: AuditEvent, permit: &Permit, terms: &Terms) -> AuditEvent {
     event.client_id = Some(permit.client_id.to_string());
     event.device_id = Some(permit.device_id.to_string());
     if let Some(tenant) = &permit.tenant {
         event = event.field("tenant", &**tenant);
     }
-    event.fields.extend(grant.attributes.iter().cloned().map(plugin_field));
+    event.fields.extend(terms.attributes.iter().cloned().map(plugin_field));
     event
 }
 

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use mqgate_identity::certificate::CertificateFingerprint;
-use mqgate_identity::hooks::{Acl, AclRule};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::{DeviceCertificate, EventKind, is_topic_safe};
 use mqgate_protocol::permit::Permit;
@@ -66,10 +65,6 @@ impl Gate {
     /// nothing.
     pub(super) fn note_injection(&self, accepted: &Accepted, decision: &Decision, permit: &Permit) {
         let (Some(registry), Some(record)) = (&self.registry, decision.record.as_deref()) else { return };
-        let rules: &[AclRule] = match (&decision.rules, &decision.grant.acl) {
-            (Some(rules), _) | (None, Acl::Inline(rules)) => rules,
-            (None, Acl::Named(_)) => return,
-        };
         let values = [
             ("${client-id}", Some(&*permit.client_id)),
             ("${device-id}", Some(&*permit.device_id)),
@@ -77,7 +72,8 @@ impl Gate {
         ];
         for (variable, value) in values {
             let Some(value) = value.filter(|value| !is_topic_safe(value)) else { continue };
-            if rules.iter().any(|rule| rule.filter.contains(variable)) {
+            let mut rules = decision.rules.iter().flat_map(|set| &set.rules);
+            if rules.any(|rule| rule.filter.contains(variable)) {
                 let detail = format!("{variable} is {value:?}, which cannot stand in a topic");
                 self.finding(registry, EventKind::CertTopicInjection, accepted, record, detail);
                 return;

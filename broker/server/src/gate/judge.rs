@@ -6,13 +6,16 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::certificate::{CertificateFingerprint, ClientCertificate};
-use mqgate_identity::hooks::{Acl, AclRule, ConnackReason, Connection, Denial, Grant, HookSet, Identity};
+use mqgate_identity::hooks::{Acl, AclRule, ConnackReason, Connection, Denial, Effect, HookSet, Identity};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::rules::effective;
 use mqgate_identity::registry::{DeviceCertificate, EventKind};
-use mqgate_protocol::permit::{Granted, Permit};
+use mqgate_protocol::permit::{GrantError, Granted, Permit};
 
-use super::{Accepted, AuthMode, Dialogue, Gate, ListenerPolicy, RegistrationMode, answer, binding, facts};
+use super::{
+    Accepted, AuthMode, Dialogue, Gate, GrantedAcl, Granting, ListenerPolicy, RegistrationMode, Terms,
+    answer, binding, facts,
+};
 use crate::chain::{Stop, Walk, failure_reason};
 use crate::clock;
 use crate::registry::Registry;
@@ -20,8 +23,9 @@ use crate::registry::Registry;
 /// Everything the chains came to: what a permit is compiled from.
 pub(super) struct Decision {
     pub(super) identity: Identity,
-    pub(super) grant: Grant,
-    pub(super) rules: Option<Vec<AclRule>>,
+    /// Each of them has to allow.
+    pub(super) rules: Vec<RuleSet>,
+    pub(super) terms: Terms,
     pub(super) client_id: ByteString,
     pub(super) assigned: bool,
     /// Where every device has its own certificate.
@@ -30,6 +34,13 @@ pub(super) struct Decision {
     pub(super) anchor: Option<CertificateFingerprint>,
     pub(super) proved: Option<Arc<Identity>>,
     pub(super) data: Option<Bytes>,
+}
+
+/// The topics of one grant, with the rules in it, whether they were named or brought along.
+pub(super) struct RuleSet {
+    pub(super) by: Arc<str>,
+    pub(super) rules: Vec<AclRule>,
+    pub(super) otherwise: Effect,
 }
 
 /// Why there is no decision.
@@ -102,7 +113,7 @@ impl Gate {
         let may_register = policy.auth_mode == AuthMode::PerDevice && is_new;
         if policy.auth_mode == AuthMode::PerDevice && record.is_none() {
             // An unknown certificate and no one who may change that: no plugin is asked.
-            let somebody = hooks.members.iter().any(|member| member.registrar.is_some());
+            let somebody = walk.has_registrar();
             if policy.registration == RegistrationMode::Manual || !somebody || !may_register {
                 return Err(No::because(Reason::CertNotRegistered));
             }
@@ -133,33 +144,34 @@ impl Gate {
 
         let device_id = &identity.device_id;
         let granted = walk.authorize(&identity).await.map_err(|stop| No::from(stop).about(device_id))?;
-        let Some((by, grant)) = granted else {
+        let Some(Granting { acls, terms }) = granted else {
             return Err(No::because(Reason::AllAbstained).detail("authorizers".into()).about(device_id));
         };
-        let rules = self.named_rules(&grant, by, device_id)?;
-        let (client_id, assigned) = binding::client_id(on, record.as_deref(), &grant, &asked);
+        let rules = self.rule_sets(acls, device_id)?;
+        let (client_id, assigned) = binding::client_id(on, record.as_deref(), &terms, &asked);
         self.unbanned(accepted, &client_id, Some(&identity.device_id))?;
         let record = record.filter(|_| policy.auth_mode == AuthMode::PerDevice);
-        Ok(Decision { identity, grant, rules, client_id, assigned, record, anchor, proved, data })
+        Ok(Decision { identity, rules, terms, client_id, assigned, record, anchor, proved, data })
     }
 
-    /// The rules that a grant names; `None`: it brings its own.
-    pub(super) fn named_rules(
-        &self,
-        grant: &Grant,
-        by: Arc<str>,
-        device_id: &str,
-    ) -> Result<Option<Vec<AclRule>>, No> {
-        let Acl::Named(name) = &grant.acl else { return Ok(None) };
-        if let Some(rules) = self.settings.load().named_acls.get(name) {
-            return Ok(Some(rules.clone()));
-        }
-        let mut no = No::because(Reason::PluginInvalid)
-            .about(device_id)
-            .detail(format!("its grant names the access list {name:?}, which is not configured"));
-        no.by = Some(by);
-        no.unanswered = true;
-        Err(no)
+    /// The rules that grants bring along or name.
+    pub(super) fn rule_sets(&self, acls: Vec<GrantedAcl>, device_id: &str) -> Result<Vec<RuleSet>, No> {
+        let settings = self.settings.load();
+        let sets = acls.into_iter().map(|GrantedAcl { by, acl, otherwise }| match acl {
+            Acl::Inline(rules) => Ok(RuleSet { by, rules, otherwise }),
+            Acl::Named(name) => match settings.named_acls.get(&name) {
+                Some(rules) => Ok(RuleSet { by, rules: rules.clone(), otherwise }),
+                None => {
+                    let mut no = No::because(Reason::PluginInvalid)
+                        .about(device_id)
+                        .detail(format!("its grant names the access list {name:?}, which is not configured"));
+                    no.by = Some(by);
+                    no.unanswered = true;
+                    Err(no)
+                }
+            },
+        });
+        sets.collect()
     }
 
     /// Whether the client may use the client id that it asks for, with this certificate; if not, it is written down.
@@ -394,9 +406,15 @@ async fn claimed(walk: &mut Walk<'_>, on: &Connection, asked: &mut Asked<'_>) ->
 }
 
 pub(super) fn permit(decision: &Decision, accepted: &Accepted, generation: u64) -> Result<Permit, No> {
-    let rules = match (&decision.rules, &decision.grant.acl) {
-        (Some(rules), _) | (None, Acl::Inline(rules)) => rules.as_slice(),
-        (None, Acl::Named(_)) => &[],
+    let Some((first, others)) = decision.rules.split_first() else {
+        return Err(No::because(Reason::AllAbstained).detail("authorizers".into()));
+    };
+    let wrong = |by: &Arc<str>, error: GrantError| {
+        let mut no = No::because(Reason::PluginInvalid).about(&decision.identity.device_id);
+        no.by = Some(Arc::clone(by));
+        no.detail = Some(error.to_string());
+        no.unanswered = true;
+        no
     };
     let fingerprint = |certificate: &Arc<ClientCertificate>| -> CertificateFingerprint {
         certificate.leaf.certificate_fingerprint
@@ -407,18 +425,16 @@ pub(super) fn permit(decision: &Decision, accepted: &Accepted, generation: u64) 
         device_id: &decision.identity.device_id,
         tenant: decision.identity.tenant.as_deref(),
         certificate_fingerprint: accepted.certificate.as_ref().map(fingerprint),
-        rules,
-        otherwise: decision.grant.otherwise,
-        limits: decision.grant.limits,
-        valid_for: decision.grant.valid_for,
+        rules: &first.rules,
+        otherwise: first.otherwise,
+        limits: decision.terms.limits,
+        valid_for: decision.terms.valid_for,
         generation,
     })
-    .map_err(|error| {
-        let mut no = No::because(Reason::PluginInvalid).about(&decision.identity.device_id);
-        no.detail = Some(error.to_string());
-        no.unanswered = true;
-        no
-    })?;
+    .map_err(|error| wrong(&first.by, error))?;
+    for set in others {
+        permit = permit.narrowed_by(&set.rules, set.otherwise).map_err(|error| wrong(&set.by, error))?;
+    }
     permit.granted_at = Some(clock::now());
     permit.proved = decision.proved.clone();
     permit.authentication_data = decision.data.clone();

@@ -1,6 +1,7 @@
 mod explain;
 mod pipeline;
 mod rotation;
+mod together;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -67,18 +68,17 @@ impl World {
             send_reason_strings: true,
             ..ListenerPolicy::default()
         };
+        let mutual = policy(AuthMode::Mutual, RegistrationMode::Auto);
+        let strict = ListenerPolicy { needs_certificate: true, ..mutual };
         let listeners = [
             ("one_way", policy(AuthMode::OneWay, RegistrationMode::Auto)),
-            ("mutual", policy(AuthMode::Mutual, RegistrationMode::Auto)),
-            (
-                "strictly_mutual",
-                ListenerPolicy {
-                    needs_certificate: true,
-                    ..policy(AuthMode::Mutual, RegistrationMode::Auto)
-                },
-            ),
+            ("mutual", mutual),
+            ("strictly_mutual", strict),
             ("auto", policy(AuthMode::PerDevice, RegistrationMode::Auto)),
             ("manual", policy(AuthMode::PerDevice, RegistrationMode::Manual)),
+            ("all", policy(AuthMode::OneWay, RegistrationMode::Auto)),
+            ("all_auto", policy(AuthMode::PerDevice, RegistrationMode::Auto)),
+            ("without_p0", policy(AuthMode::PerDevice, RegistrationMode::Auto)),
         ];
         Gate::new(
             hooks(members),
@@ -87,6 +87,7 @@ impl World {
             Arc::clone(&self.metrics),
             GateSettings {
                 listeners: listeners.map(|(name, policy)| (name.into(), policy)).into(),
+                chains: together::chains(),
                 pending_retry_after: 30,
                 ..GateSettings::default()
             },

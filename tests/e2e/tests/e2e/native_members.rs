@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 
 use mqgate_client::{Client, ConnectOptions};
 use mqgate_codec::{QoS, ReasonCode};
-use mqgate_e2e::Broker;
 use mqgate_e2e::broker::mqgate;
+use mqgate_e2e::{Broker, PATIENT};
+use serde_json::Value;
 
 /// What a client with these options is told when it publishes to `topic`.
 async fn publish(options: ConnectOptions, topic: &str) -> ReasonCode {
@@ -89,4 +90,55 @@ async fn anonymous_is_for_loopback_alone() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(said.contains("listener `main` can be reached by others"), "{said}");
+}
+
+/// On one listener the first member that grants decides, on the other what both grant; a change holds for who connects next.
+#[tokio::test]
+async fn of_several_grants_every_one_has_to_allow() {
+    let policy = r#"config = { rules = [{ match = { cn = "*" }, publish = ["devices/+/up", "other/#"] }] }"#;
+    let second = "[listeners.second]\nbind = \"127.0.0.1:0\"\nauth_mode = \"mutual\"\n\
+                  certfile = \"pki/server.pem\"\nkeyfile = \"pki/server.key\"\ncacertfile = \"pki/ca.pem\"\n\
+                  chain = { authorizer = \"first\" }\n[policy.chain]\nauthorizer = \"all\"\n";
+    let broker = Broker::builder()
+        .auth_mode("mutual")
+        .config(second)
+        .with_cert_acl(PATIENT)
+        .with_native("static-policy", policy)
+        .start()
+        .await;
+    let device = broker.pki.device("device-7");
+    let on_main = broker.options("x", &device);
+    let mut on_second = on_main.clone();
+    on_second.port = broker.port_of("second").await;
+    let all = [("devices/device-7/up", true), ("devices/device-7/down", false), ("other/x", false)];
+    for (topic, allowed) in all {
+        assert_eq!(is_allowed(publish(on_main.clone(), topic).await), allowed, "{topic}");
+    }
+    let first = [("devices/device-7/up", true), ("devices/device-7/down", true), ("other/x", false)];
+    for (topic, allowed) in first {
+        assert_eq!(is_allowed(publish(on_second.clone(), topic).await), allowed, "{topic}");
+    }
+    let admin = broker.admin();
+    let certificate = device.certificate.display().to_string();
+    let ask = |listener: &str| {
+        let question =
+            ["explain", "--listener", listener, "--cert", &certificate, "--topic", "devices/device-7/down"];
+        admin.json(&question)
+    };
+    let (main, second) = (ask("main"), ask("second"));
+    assert_eq!(main["grant"]["all"].as_array().map(Vec::len), Some(2), "{main}");
+    assert_eq!(
+        (&main["topics"][0]["publish"], &main["grant"]["all"][1]["by"]),
+        (&Value::Null, &"static-policy".into())
+    );
+    let asked: Vec<_> =
+        main["plugins"].as_array().unwrap().iter().map(|plugin| plugin["hook"].to_string()).collect();
+    assert_eq!(asked, ["\"authenticator\"", "\"authorizer\"", "\"authorizer\""]);
+    assert!(second["grant"]["rules"].is_array() && second["topics"][0]["publish"] == 2, "{second}");
+
+    broker.rewrite(|text| {
+        text.replace("[policy.chain]\nauthorizer = \"all\"", "[policy.chain]\nauthorizer = \"first\"")
+    });
+    admin.run(&["reload"]);
+    assert!(is_allowed(publish(on_main, "devices/device-7/down").await));
 }

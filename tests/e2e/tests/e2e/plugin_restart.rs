@@ -92,7 +92,7 @@ async fn a_plugin_that_is_not_there_any_more_keeps_the_listener_shut() {
 }
 
 /// The component with a section that nobody reads: another digest, the same plugin.
-fn numbered(component: &[u8], number: usize) -> Vec<u8> {
+pub fn numbered(component: &[u8], number: usize) -> Vec<u8> {
     let label = format!("0.0.{number}");
     let mut section = vec![7];
     section.extend_from_slice(b"version");
@@ -155,7 +155,7 @@ async fn killed_while_swapping(times: usize) {
     assert!(times < 10 || (done > 0 && undone > 0), "the moments were spread: {done} done, {undone} not");
 }
 
-fn digest(component: &[u8]) -> String {
+pub fn digest(component: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     format!("sha256:{}", hex::encode(Sha256::digest(component)))
 }

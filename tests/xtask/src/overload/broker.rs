@@ -32,8 +32,6 @@ pub struct Metrics(String);
 impl Broker {
     /// `limits` are the lines of `[limits]`, and further tables.
     pub fn start(mqgate: &Path, limits: &str, folder: &Path) -> anyhow::Result<Self> {
-        let _ = fs::remove_dir_all(folder);
-        fs::create_dir_all(folder)?;
         let [port, tls, admin] = free_ports()?;
         let text = format!(
             r#"
@@ -66,14 +64,27 @@ native = "anonymous"
 {limits}
 "#
         );
+        Self::launch(mqgate, &text, [port, tls, admin], folder, |start| pinned::on_brokers_core(start))
+    }
+
+    /// With a configuration that opens these ports, the last of them for the admin API. `on` says on which cores.
+    pub fn launch(
+        mqgate: &Path,
+        text: &str,
+        [port, tls, admin]: [u16; 3],
+        folder: &Path,
+        on: impl FnOnce(&mut dyn FnMut() -> std::io::Result<Child>) -> anyhow::Result<std::io::Result<Child>>,
+    ) -> anyhow::Result<Self> {
+        let _ = fs::remove_dir_all(folder);
+        fs::create_dir_all(folder)?;
         let path = folder.join("mqgate.toml");
         fs::write(&path, text)?;
         let log = fs::File::create(folder.join("broker.log"))?;
         let mut command = Command::new(mqgate);
         command.arg("run").arg("--config").arg(&path).current_dir(folder).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
-        let process = pinned::on_brokers_core(|| command.spawn())?
-            .with_context(|| format!("cannot start {}", mqgate.display()))?;
+        let process =
+            on(&mut || command.spawn())?.with_context(|| format!("cannot start {}", mqgate.display()))?;
         let mut broker = Self { process, port, tls, admin };
         broker.wait(&folder.join("broker.log"))?;
         Ok(broker)

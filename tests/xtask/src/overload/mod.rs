@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
 pub use self::attack::{Options as AttackOptions, run as attack};
-use self::broker::Broker;
+pub use self::broker::Broker;
 use self::scenarios::{Attackers, Scenario};
 use crate::bench::{built, pinned};
 use crate::process::{say, step};

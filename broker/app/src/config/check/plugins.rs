@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::{BUNDLED, Checker, is_local};
-use crate::config::model::{Capability, Config, Native, Plugin};
+use crate::config::model::{Capability, ChainMode, Config, Native, Plugin};
 use crate::config::problem::{Problem, did_you_mean};
 use crate::config::schema::Shape;
 use crate::config::source::{dotted, path};
@@ -18,6 +18,9 @@ use crate::native::{
     static_policy::StaticPolicyConfig,
 };
 
+/// Less address space than the program itself needs compiles nothing.
+const LEAST_COMPILE_MEMORY: u64 = 64 << 20;
+const LEAST_COMPILE_TIME: Duration = Duration::from_millis(1);
 /// The least time between two looks at a folder.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -107,6 +110,44 @@ impl Checker<'_, '_> {
         }
     }
 
+    /// `[policy.chain]` and that of each listener.
+    pub(super) fn chain_modes(&mut self, config: &Config) {
+        self.left_out(config);
+        let of_all = (String::from("policy"), Some(config.policy.chain.enhanced_authenticator));
+        let of_listeners = config
+            .listeners
+            .iter()
+            .map(|(name, listener)| (format!("listeners.{name}"), listener.chain.enhanced_authenticator));
+        for (table, mode) in std::iter::once(of_all).chain(of_listeners) {
+            if mode == Some(ChainMode::All) {
+                self.add(
+                    &format!("{table}.chain.enhanced_authenticator"),
+                    "the steps of enhanced authentication are those of one member: only `first` is possible",
+                    Some("remove this key"),
+                );
+            }
+        }
+    }
+
+    /// Who a listener does without; a plugin that is loaded later may have the name.
+    fn left_out(&mut self, config: &Config) {
+        let known: Vec<&str> = config.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+        for (listener, settings) in &config.listeners {
+            for (index, name) in settings.chain.without.iter().enumerate() {
+                if known.contains(&name.as_str()) {
+                    continue;
+                }
+                let remedy = did_you_mean(name, known.iter().copied());
+                let remedy = remedy.map(|guess| format!("did you mean `{guess}`?"));
+                self.warn(
+                    &format!("listeners.{listener}.chain.without[{index}]"),
+                    format!("no member is called `{name}`: it has no effect until one is loaded"),
+                    remedy.as_deref(),
+                );
+            }
+        }
+    }
+
     /// `[plugin_host]`.
     pub(super) fn plugin_host(&mut self, config: &Config) {
         let host = &config.plugin_host;
@@ -118,6 +159,14 @@ impl Checker<'_, '_> {
         }
         if host.watch_interval.0 < LEAST_INTERVAL {
             self.add("plugin_host.watch_interval", "at least 100ms is needed", None);
+        }
+        if host.compile.memory.0 < LEAST_COMPILE_MEMORY {
+            self.add("plugin_host.compile.memory", "at least 64 MiB are needed", None);
+        }
+        for (key, time) in [("cpu", host.compile.cpu), ("time", host.compile.time)] {
+            if time.0 < LEAST_COMPILE_TIME {
+                self.add(&format!("plugin_host.compile.{key}"), "at least 1ms is needed", None);
+            }
         }
         if host.require_signed && host.trusted_keys.is_empty() {
             self.add(

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tls::{FileCertificate, ManagedCertificate, Names, SessionResumption, TlsVersions};
-use super::{AllowDeny, Ocsp, ProxyIdentity, ProxyProtocol, Quic, Rates, WebSocket};
+use super::{AllowDeny, ListenerChain, Ocsp, ProxyIdentity, ProxyProtocol, Quic, Rates, WebSocket};
 use crate::config::units::{Size, Span};
 use crate::secret;
 
@@ -144,6 +144,8 @@ pub struct Listener {
     /// MQTT over QUIC, for the type `quic`.
     pub quic: Quic,
     pub rates: Rates,
+    /// How the members of the chain come to a decision about its clients, where not as `policy.chain` says.
+    pub chain: ListenerChain,
 }
 
 /// Permissions in octal digits, for example `"0660"`.
@@ -260,6 +262,7 @@ impl Default for Listener {
             websocket: WebSocket::default(),
             quic: Quic::default(),
             rates: Rates::default(),
+            chain: ListenerChain::default(),
         }
     }
 }

@@ -196,6 +196,8 @@ pub struct PluginHost {
     pub watch_interval: Span,
     /// When a version that took over is taken back by itself.
     pub probation: PluginProbation,
+    /// What compiling a component may use up.
+    pub compile: PluginCompile,
 }
 
 /// A key whose signatures count.
@@ -229,6 +231,24 @@ pub struct PluginProbation {
     pub judged_clients: u32,
 }
 
+/// Bounds of the process in which a component is compiled, two at a time at most. What was compiled once comes from disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PluginCompile {
+    /// Address space; at least 64 MiB. A component of 18 MiB, as Python makes them, needs more than one of 100 KiB.
+    pub memory: Size,
+    /// Computing time of all its threads together, in whole seconds. Less is taken for a second.
+    pub cpu: Span,
+    /// Time from its start.
+    pub time: Span,
+}
+
+impl Default for PluginCompile {
+    fn default() -> Self {
+        Self { memory: Size(4 << 30), cpu: Span::secs(120), time: Span::secs(300) }
+    }
+}
+
 impl Default for PluginHost {
     fn default() -> Self {
         Self {
@@ -239,6 +259,7 @@ impl Default for PluginHost {
             watch: None,
             watch_interval: Span::secs(2),
             probation: PluginProbation::default(),
+            compile: PluginCompile::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::gate::StepOutcome;
 
 /// What happens to the client that was explained, just after.
-async fn agrees(world: &World, gate: &Gate, accepted: Accepted, client_id: &str, expected: &str) {
+pub(super) async fn agrees(world: &World, gate: &Gate, accepted: Accepted, client_id: &str, expected: &str) {
     let writes = world.storage.writes.load(Ordering::SeqCst);
     let explained = gate.explain(&accepted, &connect(client_id)).await;
     assert_eq!(world.storage.writes.load(Ordering::SeqCst), writes, "{expected}: nothing is written");
