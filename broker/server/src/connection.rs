@@ -7,6 +7,7 @@ mod dialogue;
 mod ending;
 mod exclusive;
 mod io;
+mod mail;
 mod next;
 mod requests;
 mod search;
@@ -18,12 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use mqgate_codec::{
-    Connect, DecodeLimits, Decoder, Output, Packet, PacketType, ProtocolVersion, QoS, ReasonCode,
-};
+use mqgate_codec::{Connect, DecodeLimits, Decoder, Output, Packet, PacketType, ProtocolVersion, ReasonCode};
 use mqgate_identity::reason::Reason;
 use mqgate_protocol::connection::{Closing, Connection, DeniedAction, Effect, Input, Limited, bars};
-use mqgate_protocol::outbox::Outgoing;
 use mqgate_protocol::session::Session;
 use mqgate_protocol::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -54,8 +52,6 @@ const ANSWERS_HIGH_WATER: usize = 2 * OUTPUT_HIGH_WATER;
 /// What leaves comes before what arrives, but not always: a client that takes as fast as others publish is
 /// read and timed as well.
 const READ_FIRST_EVERY: u8 = 8;
-/// Bytes of messages taken from the mailbox at once.
-const BATCH_BYTES: usize = 16 * 1024;
 
 /// Serves one connection whose transport is up, until it is closed. With `shutdown`, the client is told
 /// (MQTT 5.0: DISCONNECT 0x8B) and the connection closed.
@@ -407,59 +403,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     fn handle(&mut self, input: Input) {
         self.machine.handle(self.now, input);
         self.effects();
-    }
-
-    /// Moves waiting messages to the output, as many as the client takes.
-    fn take_mail(&mut self) {
-        // Where little is left for all clients, a message is written for one that has taken those before.
-        let high_water = self.broker.router.room(&self.tally).free().clamp(1, OUTPUT_HIGH_WATER);
-        let batch_bytes = BATCH_BYTES.min(high_water);
-        while self.closing.is_none()
-            && self.output.remaining() < high_water
-            && self.machine.send_backlog(self.now, batch_bytes)
-        {
-            self.effects();
-            if self.account.slice_is_over() {
-                self.unfinished = true;
-                return;
-            }
-        }
-        if self.searching.is_some() {
-            return; // What waits is newer than what is looked for.
-        }
-        let Some(mailbox) = self.mailbox.clone().filter(|_| self.mail && self.closing.is_none()) else {
-            return;
-        };
-        let mut batch: Vec<Outgoing> = Vec::new();
-        while self.output.remaining() < high_water {
-            let Some(quota) = self.machine.quota() else { break };
-            let taken = mailbox.take(&mut self.output, &mut batch, quota, batch_bytes);
-            if taken.messages == 0 {
-                // Empty, or waiting for acknowledgements: those that come are a reason to look again.
-                self.mail = quota == 0;
-                break;
-            }
-            self.tally.queued(-(taken.messages as i64), -(taken.bytes as i64));
-            self.account.spend_on(taken.messages, cost::DELIVERY);
-            self.tally.messages_sent(QoS::AtMostOnce, taken.written);
-            for outgoing in batch.drain(..) {
-                self.machine.handle(self.now, Input::Deliver(outgoing));
-                self.effects();
-            }
-            if self.account.slice_is_over() {
-                self.unfinished = true;
-                return;
-            }
-        }
-    }
-
-    /// Messages that have waited for the client for a while get memory of their own.
-    fn detach(&mut self) {
-        self.detach_at = None;
-        if let Some(mailbox) = &self.mailbox {
-            mailbox.detach_small();
-            self.machine.detach_small();
-        }
     }
 
     fn effects(&mut self) {
