@@ -61,12 +61,7 @@ impl Authenticator for HostileGuest {
 }
 
 impl Authorizer for HostileGuest {
-    fn authorize<H: Host>(
-        &self,
-        on: &Connection,
-        _: &Identity,
-        _: &H,
-    ) -> Result<Authorization, HookError> {
+    fn authorize<H: Host>(&self, on: &Connection, _: &Identity, _: &H) -> Result<Authorization, HookError> {
         assert!(!on.connect.client_id.starts_with("grant-"), "it attacks");
         Ok(Authorization::Abstain)
     }
