@@ -8,6 +8,7 @@ pub mod certificate;
 pub mod evaluation;
 pub mod hooks;
 pub mod posture;
+pub mod reach;
 pub mod reason;
 pub mod registry;
 pub mod source;

@@ -4,7 +4,6 @@
 //! decompressed or kept open, and nobody waits for a connection: there is one, or the request is refused. Whoever
 //! drops the future of a request ends its connection. What a guest sees of it is [`super::wasi`]'s.
 
-mod address;
 mod destination;
 mod failure;
 mod tls;
@@ -21,13 +20,13 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use mqgate_identity::reach::Reach;
 use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use self::address::Reach;
 pub use self::destination::{AllowedDestination, BadDestination};
 pub(crate) use self::destination::{Destination, Scheme};
 pub(crate) use self::failure::Failure;

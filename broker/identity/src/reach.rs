@@ -1,14 +1,15 @@
-//! Which addresses a plugin's request may be sent to, whatever name led there.
+//! Who reaches an address: what the broker fetches or sends because somebody else said so must not lead to what only the
+//! broker can reach, whatever name led there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Who reaches an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub enum Reach {
     Everybody,
-    /// This machine or those near it: with `private_networks` alone.
+    /// This machine or those near it.
     Near,
-    /// No plugin: where clouds tell a machine its secrets, and what is no single host.
+    /// Where clouds tell a machine its secrets, and what is no single host.
     Nobody,
 }
 
@@ -19,7 +20,7 @@ const METADATA_V6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 
 impl Reach {
-    pub(crate) fn of(address: IpAddr) -> Self {
+    pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => of_v4(address),
             IpAddr::V6(address) => of_v6(address),
