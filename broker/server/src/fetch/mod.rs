@@ -4,7 +4,6 @@
 //! The address that a name resolves to is checked and then connected to, so that no second answer of the resolver
 //! can lead elsewhere. Does not know what the file is.
 
-pub mod address;
 pub(crate) mod cache;
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,9 +16,8 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
+use mqgate_identity::reach::Reach;
 use tokio::net::{TcpStream, lookup_host};
-
-use self::address::is_public;
 
 /// Redirects followed for one file.
 const MAX_REDIRECTS: usize = 3;
@@ -140,7 +138,8 @@ impl FetchRules {
 
     fn allows_address(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        is_public(address) || self.networks.iter().any(|network| network.contains(&address))
+        Reach::of(address) == Reach::Everybody
+            || self.networks.iter().any(|network| network.contains(&address))
     }
 
     /// Gets the file, unless it is the one that `known` tells of.
