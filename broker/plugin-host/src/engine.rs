@@ -14,8 +14,10 @@ use crate::settings::HostSettings;
 /// One step of the CPU budget.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Core instances one component may need; what bundles an interpreter needs more than twenty.
-const CORE_INSTANCES_PER_COMPONENT: u32 = 32;
+/// Core instances one component may need; what bundles an interpreter and its libraries needs almost forty.
+const CORE_INSTANCES_PER_COMPONENT: u32 = 48;
+/// An interpreter's own, and that of the adapter beside it.
+const MEMORIES_PER_COMPONENT: u32 = 4;
 const TABLE_ELEMENTS: usize = 20_000;
 const GUARD: u64 = 64 << 20;
 /// Memory an instance leaves behind that is cleared instead of given back.
@@ -111,7 +113,8 @@ pub(crate) fn base(reservation: usize) -> Config {
         .concurrency_support(false)
         .epoch_interruption(true)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
+        // Of a component that is made of several, the code between them copies from one memory into another.
+        .wasm_multi_memory(true)
         // The same bytes give the same answer on every machine.
         .wasm_relaxed_simd(false)
         .wasm_backtrace_max_frames(NonZeroUsize::new(16))
@@ -126,12 +129,13 @@ pub(crate) fn base(reservation: usize) -> Config {
 fn pooling(settings: &HostSettings) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(settings.instances)
-        .total_memories(settings.instances)
+        .total_memories(settings.instances.saturating_mul(MEMORIES_PER_COMPONENT))
         .total_stacks(settings.instances)
         .total_core_instances(settings.instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
         .total_tables(settings.instances.saturating_mul(4))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
-        .max_memories_per_component(2)
+        .max_memories_per_component(MEMORIES_PER_COMPONENT)
+        .max_memories_per_module(1)
         .max_tables_per_component(CORE_INSTANCES_PER_COMPONENT)
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(settings.memory_ceiling)

@@ -23,7 +23,7 @@ use crate::settings::Limits;
 const MAX_TABLE_ELEMENTS: usize = 20_000;
 const MAX_CORE_INSTANCES: usize = 64;
 const MAX_TABLES: usize = 64;
-const MAX_MEMORIES: usize = 2;
+const MAX_MEMORIES: usize = 4;
 /// Calls after which an instance that is used again is replaced, a quarter more or less.
 const CALLS_PER_INSTANCE: u32 = 5_000;
 /// Time after which it is, likewise.
