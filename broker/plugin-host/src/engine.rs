@@ -16,12 +16,15 @@ pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// Core instances one component may need; what bundles an interpreter and its libraries needs almost forty.
 const CORE_INSTANCES_PER_COMPONENT: u32 = 48;
-/// An interpreter's own, and that of the adapter beside it.
+/// One for each component that a plugin is made of. An interpreter comes with what stands in for WASI, and with more.
 const MEMORIES_PER_COMPONENT: u32 = 4;
+const TABLES_PER_COMPONENT: u32 = 8;
 const TABLE_ELEMENTS: usize = 20_000;
 const GUARD: u64 = 64 << 20;
 /// Memory an instance leaves behind that is cleared instead of given back.
 const KEEP_RESIDENT: usize = 512 << 10;
+/// Pieces of memory that are cleared together.
+const DECOMMIT_BATCH: usize = 8;
 
 /// An engine and the thread that advances its epoch.
 pub(crate) struct PluginEngine {
@@ -128,19 +131,23 @@ pub(crate) fn base(reservation: usize) -> Config {
 
 fn pooling(settings: &HostSettings) -> Config {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(settings.instances)
-        .total_memories(settings.instances.saturating_mul(MEMORIES_PER_COMPONENT))
-        .total_stacks(settings.instances)
-        .total_core_instances(settings.instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
-        .total_tables(settings.instances.saturating_mul(4))
+    // What each thread is just clearing is nobody's: neither in use nor to be had.
+    let cleared = u32::try_from(2 * DECOMMIT_BATCH * settings.worker_threads.max(1)).unwrap_or(u32::MAX);
+    let instances = settings.instances.saturating_add(cleared);
+    // Of everything so much that no plugin can take what another one's instances need.
+    pool.total_component_instances(instances)
+        .total_memories(instances.saturating_mul(MEMORIES_PER_COMPONENT))
+        .total_stacks(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
+        .total_tables(instances.saturating_mul(TABLES_PER_COMPONENT))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .max_memories_per_component(MEMORIES_PER_COMPONENT)
         .max_memories_per_module(1)
-        .max_tables_per_component(CORE_INSTANCES_PER_COMPONENT)
+        .max_tables_per_component(TABLES_PER_COMPONENT)
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(settings.memory_ceiling)
         .linear_memory_keep_resident(KEEP_RESIDENT)
-        .decommit_batch_size(8)
+        .decommit_batch_size(DECOMMIT_BATCH)
         // The cheapest way to clear an instance; wants Linux 6.7.
         .pagemap_scan(Enabled::Auto);
     let mut config = base(settings.memory_ceiling);

@@ -326,12 +326,13 @@ impl ResourceLimiter for MemoryLimit {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired > self.most {
+        let more = desired.saturating_sub(current);
+        let used = self.used.saturating_add(more);
+        if used > self.most {
             self.refused = true;
             return Ok(false);
         }
-        let more = desired.saturating_sub(current);
-        self.used = self.used.saturating_add(more);
+        self.used = used;
         self.metrics.memory.add(i64::try_from(more).unwrap_or(i64::MAX));
         let used = i64::try_from(self.used).unwrap_or(i64::MAX);
         if used > self.metrics.memory_peak.get() {

@@ -18,6 +18,9 @@ use super::progress::Progress;
 const COMPILER: &str = "rustc-web";
 const SOURCE: &str = "rust-web-src";
 
+/// What the plugins are written for. A package index that was made before the archive's updates has an older compiler.
+const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
+
 /// A compiler that is there, complete.
 #[derive(Debug, Clone)]
 pub struct Fetched {
@@ -50,7 +53,9 @@ pub fn fetched() -> Option<Fetched> {
         .filter_map(|entry| {
             Some(Fetched { version: entry.file_name().into_string().ok()?, root: entry.path() })
         })
-        .filter(|fetched| !fetched.version.starts_with('.') && fetched.rustc().is_file())
+        .filter(|fetched| {
+            !fetched.version.starts_with('.') && is_new_enough(&fetched.version) && fetched.rustc().is_file()
+        })
         .collect();
     found.sort_by_key(|fetched| numbers(&fetched.version));
     found.pop()
@@ -86,6 +91,7 @@ fn fetch_once(progress: &Progress<'_>) -> Result<Fetched> {
         .find(|package| package.name == COMPILER)
         .map(|package| folder_name(&package.version))
         .context("rustc-web is not offered")?;
+    ensure!(is_new_enough(&version), "{COMPILER} {version} is offered, and the plugins need {OLDEST}");
 
     let cache = cache()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
@@ -274,6 +280,12 @@ fn folder_name(version: &str) -> String {
     version.trim_start_matches('.').chars().map(safe).collect()
 }
 
+fn is_new_enough(version: &str) -> bool {
+    // An epoch says nothing of the compiler.
+    let upstream = version.split_once([':', '_']).map_or(version, |(_, upstream)| upstream);
+    numbers(upstream) >= numbers(OLDEST)
+}
+
 /// The numbers of a version, for ordering folders.
 fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
@@ -317,6 +329,20 @@ mod tests {
         assert_eq!(folder_name("1:1.96.0+dfsg1-1~deb12u2"), "1_1.96.0+dfsg1-1~deb12u2");
         assert_eq!(folder_name("../../etc"), "_.._etc");
         assert!(numbers("1.100.0-1") > numbers("1.96.0-1"));
+    }
+
+    #[test]
+    fn an_old_compiler_is_none() {
+        for (version, expected) in [
+            ("1.85.0+dfsg3-1~deb12u3", false),
+            (&format!("{OLDEST}.0+dfsg1-1"), true),
+            ("1.196.0+dfsg1-1", true),
+            ("2.0.0", true),
+            ("1:1.85.0-1", false),
+            ("1_1.96.0-1", true),
+        ] {
+            assert_eq!(is_new_enough(version), expected, "{version}");
+        }
     }
 
     #[test]
