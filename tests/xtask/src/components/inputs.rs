@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::compile;
-use super::toolchain::Toolchain;
+use mqgate_plugin_build::rust::compile;
+use mqgate_plugin_build::rust::toolchain::Toolchain;
 
 /// Raised when this code turns the same inputs into other bytes.
 const RECIPE: &str = "2";
@@ -39,11 +39,6 @@ pub fn digest(workspace: &Path, toolchain: &Toolchain) -> Result<String> {
         }
     }
     Ok(hex::encode(hasher.finalize()))
-}
-
-/// `sha256:…`, as the broker writes digests.
-pub fn sha256(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 /// The line of the lock file that pins the component encoder.

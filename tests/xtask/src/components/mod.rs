@@ -6,12 +6,7 @@
 //! The folder holds one stamp for all components. A stamp names everything that went into them, so an
 //! up-to-date build costs a few file reads and a changed one is never missed.
 
-mod compile;
-mod debian;
-mod encode;
 mod inputs;
-mod progress;
-mod toolchain;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +17,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use progress::Progress;
+use mqgate_plugin_build::encode;
+use mqgate_plugin_build::files::{lock, sha256, write_atomically};
+use mqgate_plugin_build::progress::Progress;
+use mqgate_plugin_build::rust::{compile, toolchain};
 
 /// One bundled plugin, built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +77,7 @@ pub fn build(say: &dyn Fn(&str)) -> Result<Vec<BuiltComponent>> {
     for (name, module) in names.iter().zip(&modules) {
         let encoded = encode::component(module).with_context(|| format!("plugin {name}"))?;
         write_atomically(&component_file(&folder, name), &encoded.bytes)?;
-        let digest = inputs::sha256(&encoded.bytes);
+        let digest = sha256(&encoded.bytes);
         let stamped = StampedComponent { digest, imports: encoded.imports, exports: encoded.exports };
         components.insert(name.clone(), stamped);
     }
@@ -139,7 +137,7 @@ fn up_to_date(folder: &Path, inputs: &str, names: &[String]) -> Option<Vec<Built
             let stamped = stamp.components.get(name)?;
             let path = component_file(folder, name);
             let bytes = fs::read(&path).ok()?;
-            (inputs::sha256(&bytes) == stamped.digest).then(|| BuiltComponent {
+            (sha256(&bytes) == stamped.digest).then(|| BuiltComponent {
                 name: name.clone(),
                 path,
                 size: bytes.len() as u64,
@@ -149,24 +147,6 @@ fn up_to_date(folder: &Path, inputs: &str, names: &[String]) -> Option<Vec<Built
             })
         })
         .collect()
-}
-
-/// An exclusive lock that lasts as long as the returned file; says so when it has to wait.
-fn lock(path: &Path, progress: &Progress<'_>) -> Result<fs::File> {
-    let file = fs::File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-    if file.try_lock().is_err() {
-        progress.step("waiting for another build of the components");
-        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    }
-    Ok(file)
-}
-
-/// Readers see the old file or the new one, never half of one.
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
-    fs::write(&partial, bytes)
-        .and_then(|()| fs::rename(&partial, path))
-        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -187,7 +167,7 @@ mod tests {
         let bytes = b"component";
         fs::write(component_file(folder.path(), "p"), bytes).unwrap();
         let stamped = StampedComponent {
-            digest: inputs::sha256(bytes),
+            digest: sha256(bytes),
             imports: vec!["log".into()],
             exports: vec!["lifecycle".into()],
         };

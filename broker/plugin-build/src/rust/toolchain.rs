@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::debian;
-use super::progress::Progress;
+use crate::progress::Progress;
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
 const FORCE_DEBIAN: &str = "MQGATE_FORCE_DEBIAN_TOOLCHAIN";
@@ -44,7 +44,8 @@ impl Toolchain {
         }
     }
 
-    #[cfg(test)]
+    /// One that compiles nothing.
+    #[doc(hidden)]
     pub fn for_tests() -> Self {
         Self { id: "tests".into(), cargo: "cargo".into(), rustc: "rustc".into(), std: Std::Installed }
     }

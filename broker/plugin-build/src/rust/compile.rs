@@ -9,8 +9,8 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use super::progress::Progress;
 use super::toolchain::{Std, TARGET, Toolchain, tool};
+use crate::progress::Progress;
 
 /// Same for every plugin, or the standard library would be built once for each. 64 KiB of stack instead of
 /// 1 MiB halve the cost of a fresh instance.
