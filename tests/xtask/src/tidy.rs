@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "mqgate-codec",
             "mqgate-identity",
             "mqgate-protocol",
+            "mqgate-plugin-build",
             "mqgate-plugin-host",
             "mqgate-storage",
             "mqgate-server",
