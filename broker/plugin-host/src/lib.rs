@@ -39,6 +39,8 @@ mod start;
 mod store;
 mod taking_back;
 mod trust;
+#[cfg(test)]
+mod unverified;
 
 pub use capability::http::{AllowedDestination, BadDestination, Resolver, SystemResolver};
 pub use changes::Change;

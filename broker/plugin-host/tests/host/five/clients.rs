@@ -8,7 +8,8 @@ use super::corpus::Corpus;
 impl Corpus {
     pub(super) fn connections(&mut self) {
         let meter = || device("device-7").subject(OU, "meters");
-        let with = |client_id: &'static str| move |on: &mut Connection| on.connect.client_id = client_id.into();
+        let with =
+            |client_id: &'static str| move |on: &mut Connection| on.connect.client_id = client_id.into();
         for client_id in [
             "device-7",
             "device-7:",

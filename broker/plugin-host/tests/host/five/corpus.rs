@@ -98,7 +98,12 @@ impl Corpus {
         self.add_on(name, leaf, |_| {});
     }
 
-    pub(super) fn add_on(&mut self, name: impl Into<String>, leaf: Leaf, change: impl FnOnce(&mut Connection)) {
+    pub(super) fn add_on(
+        &mut self,
+        name: impl Into<String>,
+        leaf: Leaf,
+        change: impl FnOnce(&mut Connection),
+    ) {
         let name = name.into();
         let certificate = leaf.judged().unwrap_or_else(|error| panic!("{name}: {error}"));
         self.add_with(name, Some(certificate), None, change);
@@ -171,7 +176,10 @@ impl Corpus {
         }
         for (what, unit, most) in [("two", "é", 128), ("three", "ｘ", 85), ("four", "😀", 64)] {
             self.add(format!("cn-of-{most}-times-{what}-bytes"), device(&unit.repeat(most)));
-            self.add(format!("cn-of-one-more-than-{most}-times-{what}-bytes"), device(&unit.repeat(most + 1)));
+            self.add(
+                format!("cn-of-one-more-than-{most}-times-{what}-bytes"),
+                device(&unit.repeat(most + 1)),
+            );
         }
         self.add("cn-twice-the-same", device("device-7").subject(CN, "device-7"));
         self.add("cn-twice", device("device-7").subject(CN, "device-8"));
@@ -184,7 +192,10 @@ impl Corpus {
         self.add("cn-hidden-in-another-attribute", nameless().subject(O, "acme,CN=device-7"));
         self.add("cn-of-the-issuer-only", nameless());
         self.add("cn-like-the-issuer", device("Fleet CA 1"));
-        self.add("surname-and-title-only", nameless().subject("2.5.4.4", "device-7").subject("2.5.4.12", "x"));
+        self.add(
+            "surname-and-title-only",
+            nameless().subject("2.5.4.4", "device-7").subject("2.5.4.12", "x"),
+        );
         self.add("oid-that-looks-like-cn", nameless().subject("2.5.4.30", "device-7"));
         self.add("oid-below-cn", nameless().subject("2.5.4.3.1", "device-7"));
     }
@@ -217,10 +228,15 @@ impl Corpus {
         self.add("uri-twice-the-same", plain().uri("urn:device:7").uri("urn:device:7"));
         self.add("uri-among-foreign-ones", plain().uri("https://x").uri("urn:device:7").uri("urn:x"));
         self.add("uri-before-an-unreadable-cn", nameless().subject_of(CN, UTF8, b"\xff").uri("urn:device:7"));
-        self.add("uri-foreign-before-an-unreadable-cn", nameless().subject_of(CN, UTF8, b"\xff").uri("urn:x"));
+        self.add(
+            "uri-foreign-before-an-unreadable-cn",
+            nameless().subject_of(CN, UTF8, b"\xff").uri("urn:x"),
+        );
         self.add("uri-and-no-other-name", nameless().uri("urn:device:7"));
 
-        for dns in ["d.example", "*.example", "a_b.example", "D.EXAMPLE", "..", "xn--mller-kva.example", "a/b"] {
+        for dns in
+            ["d.example", "*.example", "a_b.example", "D.EXAMPLE", "..", "xn--mller-kva.example", "a/b"]
+        {
             self.add(format!("dns {dns}"), nameless().dns(dns));
         }
         self.add("dns-and-cn", device("by-name").dns("d.example"));
@@ -233,7 +249,10 @@ impl Corpus {
             ("ip-of-five-bytes", tlv(0x87, &[1; 5])),
             ("registered-id", tlv(0x88, &oid("1.2.3.4")[2..])),
             ("directory", tlv(0xa4, &name(&[(CN, "device-7")]))),
-            ("other-name", tlv(0xa0, &[oid("1.3.6.1.4.1.311.20.2.3"), tlv(0xa0, &tlv(0x0c, b"u@x"))].concat())),
+            (
+                "other-name",
+                tlv(0xa0, &[oid("1.3.6.1.4.1.311.20.2.3"), tlv(0xa0, &tlv(0x0c, b"u@x"))].concat()),
+            ),
             ("x400", tlv(0xa3, &sequence(&[]))),
             ("edi-party", tlv(0xa5, &tlv(0xa1, &tlv(0x0c, b"party")))),
             ("empty-dns", tlv(0x82, b"")),
@@ -279,7 +298,10 @@ impl Corpus {
         self.add("key-usage-of-a-ca", device("device-7").extension("2.5.29.15", true, usage));
         let server = sequence(&[&oid("1.3.6.1.5.5.7.3.1")]);
         self.add("for-servers-only", device("device-7").extension("2.5.29.37", false, server));
-        self.add("unknown-critical", device("device-7").extension("1.3.6.1.4.1.99999.1", true, boolean(true)));
+        self.add(
+            "unknown-critical",
+            device("device-7").extension("1.3.6.1.4.1.99999.1", true, boolean(true)),
+        );
         let large = tlv(0x04, &[0x5a; 30_000]);
         self.add("large-extension", device("device-7").extension("1.3.6.1.4.1.99999.2", false, large));
         for anchor in ["", "other-ca", "#", "Kärnten", "${anchor}"] {
@@ -298,7 +320,10 @@ impl Corpus {
             self.add(format!("{kind}-unreadable"), unreadable);
         }
         self.add("o-and-ou", device("device-7").subject(O, "acme").subject(OU, "meters"));
-        self.add("everything-wrong-at-once", device("#").subject(O, "#").subject(OU, "#").uri("urn:device:#").ca());
+        self.add(
+            "everything-wrong-at-once",
+            device("#").subject(O, "#").subject(OU, "#").uri("urn:device:#").ca(),
+        );
     }
 
     /// What the broker's parser lets no certificate have. A plugin need not believe that.
@@ -313,13 +338,18 @@ impl Corpus {
             let leaf = nameless().altered(move |facts| facts.subject.attributes.push(attribute(Some(&text))));
             self.add(format!("cn-said-to-be-text-{what}"), leaf);
         }
-        for (what, dns) in [("control", "a\u{1}b"), ("invisible", "a\u{200b}b"), ("empty", ""), ("wide", "ü")] {
-            let leaf = nameless().altered(move |facts| facts.subject_alt_names.push(GeneralName::Dns(dns.into())));
+        for (what, dns) in [("control", "a\u{1}b"), ("invisible", "a\u{200b}b"), ("empty", ""), ("wide", "ü")]
+        {
+            let leaf =
+                nameless().altered(move |facts| facts.subject_alt_names.push(GeneralName::Dns(dns.into())));
             self.add(format!("dns-said-to-be-text-{what}"), leaf);
         }
         let control = || GeneralName::Uri("https://x/\u{7}".into());
         let spoilt = device("device-7").uri("urn:device:7");
-        self.add("control-in-a-foreign-uri", spoilt.altered(move |facts| facts.subject_alt_names.push(control())));
+        self.add(
+            "control-in-a-foreign-uri",
+            spoilt.altered(move |facts| facts.subject_alt_names.push(control())),
+        );
         self.add(
             "1000-alternative-names",
             device("by-name").altered(|facts| {
@@ -352,6 +382,9 @@ pub fn refused_by_the_parser() -> Vec<(&'static str, Leaf)> {
         ("a serial number with zeros before it", device("d").serial(&[0, 0, 1])),
         ("no serial number", device("d").serial(&[])),
         ("version 7", device("d").version(7)),
-        ("a CA that is none", device("d").extension("2.5.29.19", true, sequence(&[&integer(1), &boolean(true)]))),
+        (
+            "a CA that is none",
+            device("d").extension("2.5.29.19", true, sequence(&[&integer(1), &boolean(true)])),
+        ),
     ]
 }

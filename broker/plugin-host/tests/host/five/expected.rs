@@ -11,11 +11,7 @@ pub const EXPECTED: [(&str, &str, &str); 52] = [
         "cn of the certificate is empty",
         "Allow publish+subscribe devices/${device-id}/#, as device-7",
     ),
-    (
-        "cn-blank",
-        "accept  , x509-v3, cert.source cn",
-        "Allow publish+subscribe devices/${device-id}/#, as  ",
-    ),
+    ("cn-blank", "accept  , x509-v3, cert.source cn", "Allow publish+subscribe devices/${device-id}/#, as  "),
     (
         "cn-hash",
         "cn of the certificate holds #",
@@ -186,31 +182,15 @@ pub const EXPECTED: [(&str, &str, &str); 52] = [
         "accept device-7, x509-v1, cert.source cn",
         "Allow publish+subscribe devices/${device-id}/#, as device-7",
     ),
-    (
-        "ca",
-        "the certificate is that of a CA",
-        "Allow publish+subscribe devices/${device-id}/#, as device-7",
-    ),
+    ("ca", "the certificate is that of a CA", "Allow publish+subscribe devices/${device-id}/#, as device-7"),
     (
         "o-and-ou",
         "accept device-7 of acme, x509-v3, cert.source cn",
         "Allow publish+subscribe devices/${device-id}/#, Allow subscribe groups/meters/#, as device-7",
     ),
-    (
-        "o-hash",
-        "o of the certificate holds #",
-        "Allow publish+subscribe devices/${device-id}/#, as device-7",
-    ),
-    (
-        "ou-hash",
-        "accept device-7, x509-v3, cert.source cn",
-        "ou of the certificate holds #",
-    ),
-    (
-        "ou-twice",
-        "accept device-7, x509-v3, cert.source cn",
-        "the certificate has 2 values for ou",
-    ),
+    ("o-hash", "o of the certificate holds #", "Allow publish+subscribe devices/${device-id}/#, as device-7"),
+    ("ou-hash", "accept device-7, x509-v3, cert.source cn", "ou of the certificate holds #"),
+    ("ou-twice", "accept device-7, x509-v3, cert.source cn", "the certificate has 2 values for ou"),
     (
         "cn-said-to-be-text-zero-width-space",
         "cn of the certificate holds a control or invisible character",
@@ -236,11 +216,7 @@ pub const EXPECTED: [(&str, &str, &str); 52] = [
         "accept device-7, x509-v3, cert.source cn",
         "Allow publish+subscribe devices/${device-id}/#, Allow subscribe groups/meters/#, qos 1",
     ),
-    (
-        "no-certificate-and-a-name",
-        "abstain",
-        "abstain",
-    ),
+    ("no-certificate-and-a-name", "abstain", "abstain"),
     (
         "resumed",
         "accept device-7, x509-v3, cert.source cn",
@@ -256,9 +232,5 @@ pub const EXPECTED: [(&str, &str, &str); 52] = [
         "ClientIdentifierNotValid: the client id does not belong to the device",
         "the device id holds a control or invisible character",
     ),
-    (
-        "claimed-without-a-certificate",
-        "abstain",
-        "abstain",
-    ),
+    ("claimed-without-a-certificate", "abstain", "abstain"),
 ];

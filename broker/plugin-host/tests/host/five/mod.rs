@@ -150,7 +150,8 @@ async fn it_imports_nothing_and_takes_no_settings(language: &str, path: &Path, c
     for settings in [serde_json::json!({ "device-id": ["cn"] }), serde_json::json!({ "": null })] {
         let mut plugin = patient(language, path);
         plugin.config = settings;
-        let refused = fixture.host.load(plugin, Position::Last, "test").await.expect_err("it has no settings");
+        let refused =
+            fixture.host.load(plugin, Position::Last, "test").await.expect_err("it has no settings");
         assert!(refused.message.contains("cert-core has no settings"), "{language}: {refused}");
     }
 }
@@ -174,7 +175,13 @@ async fn agrees_with_the_model(language: &str, path: &Path, isolation: Isolation
     }
     let count = different.len();
     different.truncate(10);
-    assert_eq!(count, 0, "of {} verdicts by {language}, as {isolation:?}:\n{}", cases.len(), different.join("\n"));
+    assert_eq!(
+        count,
+        0,
+        "of {} verdicts by {language}, as {isolation:?}:\n{}",
+        cases.len(),
+        different.join("\n")
+    );
 }
 
 /// What a loaded machine takes longer for is no difference.
