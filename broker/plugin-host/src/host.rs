@@ -21,6 +21,7 @@ use crate::inspect::{Inspection, needs, unserved};
 use crate::loading::Loader;
 use crate::member::{EntryState, Member, PluginInfo, State, methods, names, versions};
 use crate::metrics::Metrics;
+use crate::outside::TheWorld;
 use crate::plugin::{Alarm, LivePlugin};
 use crate::record::Version;
 use crate::settings::{Capability, HostSettings, Position, Source};
@@ -102,7 +103,7 @@ impl PluginHost {
         let open = |folder: &PathBuf| Store::open(folder, settings.staged);
         let (store, found) = settings.store_dir.as_ref().map(open).transpose()?.unzip();
         let order = settings.order.clone();
-        let loader = Loader::new(settings, store, runtime.handle().clone(), storage, metrics)?;
+        let loader = Loader::new(settings, store, runtime.handle().clone(), storage, metrics, Arc::new(TheWorld))?;
         let members = natives.into_iter().map(|native| Member::Native(Arc::new(native))).collect();
         let (alarms, alarmed) = mpsc::channel(ALARMS);
         let host = Self {
@@ -305,7 +306,7 @@ impl Drop for PluginHost {
     }
 }
 
-fn describe(artifact: &Artifact, found: Inspection) -> Description {
+pub(crate) fn describe(artifact: &Artifact, found: Inspection) -> Description {
     Description {
         digest: artifact.digest(),
         size: artifact.bytes.len() as u64,
