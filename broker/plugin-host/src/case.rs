@@ -161,7 +161,7 @@ impl Written {
                 hook: hook.into(),
                 on: Arc::new(on),
                 who: identity.map(|who| who.native()),
-                exchange: exchange.map(|exchange| exchange.native()),
+                exchange: exchange.map(ExchangePart::native),
             },
             host,
             expected: expect.map(Expectation::parse).transpose()?,

@@ -2,7 +2,7 @@
 //!
 //! Changes are made by `changes`, one at a time; what was decided before a restart is brought back by `start`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::outside::TheWorld;
 use crate::plugin::{Alarm, LivePlugin};
 use crate::record::Version;
+use crate::recording::Recorder;
 use crate::settings::{Capability, HostSettings, Position, Source};
 use crate::store::{Manifest, Store};
 use crate::trust::{Signature, SignatureError, Signer};
@@ -46,6 +47,8 @@ pub struct PluginHost {
     /// Versions that are to be taken back.
     pub(crate) alarms: mpsc::Sender<Alarm>,
     alarmed: Mutex<Option<mpsc::Receiver<Alarm>>>,
+    /// By plugin.
+    recordings: Mutex<HashMap<String, Arc<Recorder>>>,
     /// `Some` until the host is dropped.
     runtime: Option<Runtime>,
 }
@@ -114,6 +117,7 @@ impl PluginHost {
             hooks: Arc::new(ArcSwap::from_pointee(HookSet::default())),
             alarms,
             alarmed: Mutex::new(Some(alarmed)),
+            recordings: Mutex::default(),
             runtime: Some(runtime),
         };
         host.publish(0, &host.state(), Reauthorize::None);
@@ -285,6 +289,10 @@ impl PluginHost {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn recordings(&self) -> MutexGuard<'_, HashMap<String, Arc<Recorder>>> {
+        self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn take_alarmed(&self) -> Option<mpsc::Receiver<Alarm>> {

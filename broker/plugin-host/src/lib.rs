@@ -35,6 +35,7 @@ mod pool;
 mod probation;
 mod question;
 mod record;
+mod recording;
 mod rehearsal;
 mod settings;
 mod shadow;
@@ -52,6 +53,7 @@ pub use host::{Description, PluginHost};
 pub use inspect::grant_line;
 pub use member::{PluginInfo, PluginState};
 pub use record::{How, Version, Wanted};
+pub use recording::{RecordingPage, RecordingReport, RecordingTerms};
 pub use rehearsal::Rehearsed;
 pub use settings::{
     Capability, Grants, HostSettings, HttpSettings, Isolation, KvSettings, Limits, MOST_AUTH_STEPS,

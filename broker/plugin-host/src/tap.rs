@@ -165,6 +165,13 @@ impl Ear {
     }
 }
 
+impl Heard {
+    /// What it takes in memory, about.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.min(MOST_BYTES)
+    }
+}
+
 impl HostCall {
     fn size(&self) -> usize {
         64 + match self {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::time::UnixMillis;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::answer::Answer;
 use super::connection::{ConnectionPart, ExchangePart, IdentityPart};
@@ -43,13 +43,12 @@ pub struct Recording {
     pub cut: bool,
 }
 
-/// The first line of a recording: with what the plugin runs. Its configuration may hold secrets and is there on demand.
-pub(crate) fn headline(runnable: &Runnable, with_config: bool) -> String {
+/// The first line of a recording: with what the plugin runs. Its configuration may hold secrets, and is left out.
+pub(crate) fn headline(runnable: &Runnable) -> String {
     let grants = &runnable.services.grants;
-    let config = with_config.then(|| serde_json::from_str(&runnable.context.config).unwrap_or(Value::Null));
     let limits = runnable.limits;
     let part = PluginPart {
-        config,
+        config: None,
         grant: Some(grants.capabilities.clone()),
         limits: LimitsOfCase {
             memory: Some(Size(limits.memory)),

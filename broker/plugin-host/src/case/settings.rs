@@ -13,7 +13,7 @@ use crate::settings::{Capability, Limits, WALL_WITH_HTTP};
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PluginPart {
-    /// `null` in recordings of plugins whose settings were not to be recorded.
+    /// Left out in recordings: it may hold secrets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<Value>,
     /// Left out: what its imports need.
