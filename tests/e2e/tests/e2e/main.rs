@@ -27,6 +27,7 @@ mod overload;
 mod pki_commands;
 mod plugin_compile;
 mod plugin_lifecycle;
+mod plugin_record;
 mod plugin_restart;
 mod plugin_soak;
 mod posture;
