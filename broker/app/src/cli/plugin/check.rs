@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::ConfigArgs;
 use super::offline;
-use crate::cli::output::{self, say};
+use crate::cli::output::{self, printable, say};
 use crate::config::Inputs;
 use crate::exit::{Exit, Failure};
 use crate::run::chain;
@@ -80,19 +80,24 @@ pub fn run(args: &Args, config: Option<&Path>) -> Result<()> {
     }
     match outcome {
         Ok(_) => Ok(()),
-        Err(error) => Err(offline::refused(&file.display().to_string(), &error)),
+        Err(error) => {
+            let what = format!("{} would not load (stage {})", file.display(), error.stage.as_str());
+            Err(Failure::refused(what).into())
+        }
     }
 }
 
 fn told(outcome: &Result<Duration, LoadError>, missing: &[&str], line: &str) -> Result<()> {
-    if let Ok(cold_start) = outcome {
-        return say(format!("loads    yes; a fresh instance takes {} µs", super::run::micros(*cold_start)));
-    }
-    say("loads    no")?;
-    match missing {
-        [] => Ok(()),
-        missing => {
-            say(format!("missing  {}; grant it in its [[plugins]] entry with", missing.join(", ")))?;
+    match (outcome, missing) {
+        (Ok(cold_start), _) => {
+            say(format!("loads    yes; a fresh instance takes {} µs", super::run::micros(*cold_start)))
+        }
+        (Err(error), []) => {
+            say("loads    no")?;
+            error.message.lines().try_for_each(|line| say(format!("  {}", printable(line))))
+        }
+        (Err(_), missing) => {
+            say(format!("loads    not without {}; its [[plugins]] entry grants that with", missing.join(", ")))?;
             say(format!("  {line}"))
         }
     }
@@ -122,7 +127,7 @@ fn settings(
         }
     };
     // The broker's own folders are the broker's.
-    host.cache_dir = None;
+    host.cache_dir = offline::cache();
     host.compiler = Some(crate::cli::plugin_compile::program());
     settings.provenance = match args.file.to_str().is_some_and(|text| text.starts_with("bundled:")) {
         true => Provenance::Bundled,

@@ -77,7 +77,7 @@ pub fn plugin_name(component: &Path) -> String {
 }
 
 /// Components that were compiled earlier by this user. A folder that others may write to is not used.
-fn cache() -> Option<PathBuf> {
+pub fn cache() -> Option<PathBuf> {
     let given = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     let folder = given("XDG_CACHE_HOME").or_else(|| Some(given("HOME")?.join(".cache")))?;
     let folder = folder.join("mqgate").join("components");
