@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::time::UnixMillis;
@@ -18,6 +18,9 @@ use crate::segment::{Active, Before, Recovery, Sealed, SegmentError, Torn};
 use crate::subjects::Personal;
 use crate::tree::Range;
 use crate::view::{End, Held, State, View};
+
+/// How long a lock that somebody else has is tried again.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -406,13 +409,19 @@ fn delete(folder: &Path, first: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// A process that this one has just started shares the locks of this one until it runs its own program: whoever closed
+/// the log a moment ago may find it locked once more, and not for long.
 fn lock(folder: &Path) -> Result<File, LogError> {
     let path = folder.join(LOCK);
     let file = files::open_private(&path).map_err(files::at(&path)).map_err(LogError::File)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LogError::Locked(path.display().to_string())),
-        Err(TryLockError::Error(error)) => Err(LogError::File(files::at(&path)(error))),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_PATIENCE / 20),
+            Err(TryLockError::WouldBlock) => return Err(LogError::Locked(path.display().to_string())),
+            Err(TryLockError::Error(error)) => return Err(LogError::File(files::at(&path)(error))),
+        }
     }
 }
 

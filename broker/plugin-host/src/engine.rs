@@ -20,6 +20,8 @@ const TABLE_ELEMENTS: usize = 20_000;
 const GUARD: u64 = 64 << 20;
 /// Memory an instance leaves behind that is cleared instead of given back.
 const KEEP_RESIDENT: usize = 512 << 10;
+/// Pieces of memory that are cleared together.
+const DECOMMIT_BATCH: usize = 8;
 
 /// An engine and the thread that advances its epoch.
 pub(crate) struct PluginEngine {
@@ -125,18 +127,21 @@ pub(crate) fn base(reservation: usize) -> Config {
 
 fn pooling(settings: &HostSettings) -> Config {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(settings.instances)
-        .total_memories(settings.instances)
-        .total_stacks(settings.instances)
-        .total_core_instances(settings.instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
-        .total_tables(settings.instances.saturating_mul(4))
+    // What each thread is just clearing is nobody's: neither in use nor to be had.
+    let cleared = u32::try_from(2 * DECOMMIT_BATCH * settings.worker_threads.max(1)).unwrap_or(u32::MAX);
+    let instances = settings.instances.saturating_add(cleared);
+    pool.total_component_instances(instances)
+        .total_memories(instances)
+        .total_stacks(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
+        .total_tables(instances.saturating_mul(4))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .max_memories_per_component(2)
         .max_tables_per_component(CORE_INSTANCES_PER_COMPONENT)
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(settings.memory_ceiling)
         .linear_memory_keep_resident(KEEP_RESIDENT)
-        .decommit_batch_size(8)
+        .decommit_batch_size(DECOMMIT_BATCH)
         // The cheapest way to clear an instance; wants Linux 6.7.
         .pagemap_scan(Enabled::Auto);
     let mut config = base(settings.memory_ceiling);

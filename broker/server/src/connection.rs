@@ -258,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 self.talk = None;
                 return closing;
             }
-            if !self.unfinished || self.pressing || self.wakes.are_due() {
+            if !self.unfinished || self.pressing || self.wakes.are_due(self.now) {
                 self.wakes.wake();
             }
             if std::mem::take(&mut self.pressing) || self.account.slice_is_over() {
@@ -433,6 +433,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 }
             }
             Effect::Publish { message, acknowledgement } => {
+                self.wakes.is_busy = self.account.is_busy();
                 let wakes = Some(&mut self.wakes);
                 let outcome = self.broker.router.publish_with(&message, &mut self.tally, wakes);
                 self.pressing |= outcome.pressing;

@@ -1,8 +1,9 @@
 //! Messages on their way to one client: the mailbox that publishers fill, and the bytes that go out.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use mqgate_codec::{
@@ -46,6 +47,8 @@ struct Inner {
     told: bool,
     /// Something came that the owner has not seen.
     news: bool,
+    /// Who brought it wants to bring more before the owner looks.
+    held: Option<Hold>,
     closed: bool,
 }
 
@@ -56,18 +59,35 @@ pub(crate) struct Lane {
     pub(crate) maximum_packet_size: u32,
 }
 
-/// Receivers that have to be woken, and are not yet: what else comes for them meanwhile goes out with one write. Woken
-/// when this is dropped, at the latest.
+/// Held back until its publisher says otherwise.
+#[derive(Debug, Clone, Default)]
+struct Hold(Arc<AtomicBool>);
+
+impl Hold {
+    fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Receivers that have to be woken, and are not yet: what else comes for them meanwhile goes out with one write. Those
+/// that are awake for another reason do not see it before, either. Woken when this is dropped, at the latest.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
     wakers: Vec<Waker>,
+    hold: Hold,
+    /// Its publisher does much. What somebody brings who does little is not held back behind that.
+    pub(crate) is_busy: bool,
     /// What was done since the first of them had to wait, as [`crate::turns::cost`] estimates it.
     done: u32,
+    /// When it was first seen that they wait.
+    since: Option<Instant>,
 }
 
 impl Wakes {
     /// So much is done for several of them before they are woken.
     const MOST: u32 = 10_000_000;
+    /// So long they wait, whoever else has a turn meanwhile.
+    const LONGEST: Duration = Duration::from_nanos(Self::MOST as u64);
 
     /// Its publisher has done something.
     pub(crate) fn spend_on(&mut self, count: usize, cost: u32) {
@@ -75,12 +95,21 @@ impl Wakes {
         self.done = self.done.saturating_add(spent);
     }
 
-    pub(crate) fn are_due(&self) -> bool {
-        self.done >= Self::MOST
+    pub(crate) fn are_due(&mut self, now: Instant) -> bool {
+        if self.wakers.is_empty() {
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        self.done >= Self::MOST || now >= since.after(Self::LONGEST)
     }
 
     pub(crate) fn wake(&mut self) {
-        self.done = 0;
+        (self.done, self.since) = (0, None);
+        if self.wakers.is_empty() {
+            return;
+        }
+        // Before they look.
+        std::mem::take(&mut self.hold).0.store(true, Ordering::Release);
         // The room is given back: who publishes much may be idle for long.
         std::mem::take(&mut self.wakers).into_iter().for_each(Waker::wake);
     }
@@ -236,6 +265,7 @@ impl Mailbox {
             waker: None,
             told: false,
             news: false,
+            held: None,
             closed: false,
         };
         Self {
@@ -340,16 +370,25 @@ impl Mailbox {
         let grown = inner.outbox.bytes().saturating_sub(bytes);
         let more = inner.outbox.len().saturating_sub(messages);
         post.room.take(grown + more * MESSAGE_OVERHEAD);
-        if inner.told || inner.presence == Presence::Offline || matches!(pushed, Pushed::Dropped(_)) {
+        if inner.presence == Presence::Offline || matches!(pushed, Pushed::Dropped(_)) {
             return outcome; // Who gets nothing has nothing to wake up for.
+        }
+        let is_patient = post.wakes.as_ref().is_some_and(|wakes| wakes.is_busy);
+        if inner.told && (is_patient || inner.held.take().is_none()) {
+            return outcome;
         }
         inner.told = true;
         inner.news = true;
         let waker = inner.waker.clone();
-        drop(guard);
         match (waker, &mut post.wakes) {
-            (Some(waker), Some(wakes)) => wakes.wakers.push(waker),
-            (Some(waker), None) => waker.wake(),
+            (Some(waker), Some(wakes)) => {
+                inner.held = is_patient.then(|| wakes.hold.clone());
+                wakes.wakers.push(waker);
+            }
+            (Some(waker), None) => {
+                drop(guard);
+                waker.wake();
+            }
             (None, _) => {}
         }
         outcome
@@ -372,6 +411,7 @@ impl Mailbox {
         // What is left waits for the client; the owner looks again when that has moved.
         inner.told = !inner.outbox.is_empty();
         inner.news = false;
+        inner.held = None;
         let after = (inner.outbox.len(), inner.outbox.bytes());
         drop(inner);
         if written > 0 {
@@ -396,6 +436,10 @@ impl Mailbox {
         if !inner.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             inner.waker = Some(waker.clone());
         }
+        if inner.held.as_ref().is_some_and(|held| !held.is_over()) {
+            return false;
+        }
+        inner.held = None;
         std::mem::take(&mut inner.news)
     }
 
@@ -405,6 +449,7 @@ impl Mailbox {
         inner.presence = Presence::Online;
         inner.told = !inner.outbox.is_empty();
         inner.news = inner.told;
+        inner.held = None;
     }
 
     /// The client is gone: what is kept for it gets memory of its own, the rest is dropped. Says how many
@@ -416,6 +461,7 @@ impl Mailbox {
         inner.presence = Presence::Offline;
         inner.lane = None;
         inner.waker = None;
+        inner.held = None;
         let dropped = inner.outbox.drop_qos0();
         inner.outbox.detach();
         (dropped, bytes - inner.outbox.bytes())
@@ -571,14 +617,69 @@ mod tests {
         assert!(!buffer.is_unique(), "a large one is shared by all who wait for it");
     }
 
+    struct Count(AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_is_held_back_is_seen_when_its_publisher_says_so_or_a_light_one_brings_something() {
+        let woken = Arc::new(Count(AtomicUsize::new(0)));
+        let waker: Waker = Arc::clone(&woken).into();
+        let mailbox = Mailbox::new(SessionKey(1), OutboxLimits::default());
+        let push = |wakes: &mut Wakes| {
+            let message = message(Bytes::from_static(b"x"));
+            let mut post = Post::new(&message, 2, tokio::time::Instant::now(), Room::new(usize::MAX, 0));
+            post.wakes = Some(wakes);
+            mailbox.push(&mut post, QoS::AtLeastOnce, false, None);
+        };
+        let look = || (mailbox.poll_news(&waker), woken.0.load(Ordering::Relaxed));
+        let (mut busy, mut other, mut light) = Default::default();
+        for wakes in [&mut busy, &mut other] {
+            let wakes: &mut Wakes = wakes;
+            wakes.is_busy = true;
+        }
+        assert_eq!(look(), (false, 0));
+        push(&mut busy);
+        assert_eq!(look(), (false, 0), "awake for another reason");
+        push(&mut other);
+        other.wake();
+        assert_eq!(look(), (false, 0), "it comes with what is held back");
+        busy.wake();
+        assert_eq!(look(), (true, 1));
+        mailbox.take(&mut Output::new(), &mut Vec::new(), 10, usize::MAX);
+
+        push(&mut busy);
+        assert_eq!(look(), (false, 1));
+        push(&mut light);
+        light.wake();
+        assert_eq!(look(), (true, 2), "who does little is not behind one that does much");
+        mailbox.take(&mut Output::new(), &mut Vec::new(), 10, usize::MAX);
+
+        // Whoever is gone holds nothing back.
+        push(&mut busy);
+        drop(busy);
+        assert!(mailbox.poll_news(&waker));
+    }
+
+    #[test]
+    fn receivers_wait_ten_milliseconds_at_most() {
+        let at = |millis| Instant::ZERO.after(Duration::from_millis(millis));
+        let mut wakes = Wakes::default();
+        assert!(!wakes.are_due(at(0)));
+        wakes.wakers.push(Arc::new(Count(AtomicUsize::new(0))).into());
+        assert!(!wakes.are_due(at(100)), "they wait from now on");
+        assert!(!wakes.are_due(at(109)));
+        assert!(wakes.are_due(at(110)));
+        wakes.wake();
+        assert!(!wakes.are_due(at(200)));
+    }
+
     #[test]
     fn who_gets_nothing_is_not_woken() {
-        struct Count(AtomicUsize);
-        impl std::task::Wake for Count {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
-        }
         let woken = Arc::new(Count(AtomicUsize::new(0)));
         let mailbox = Mailbox::new(SessionKey(1), OutboxLimits::default());
         mailbox.poll_news(&Arc::clone(&woken).into());

@@ -49,12 +49,16 @@ const PERIOD: Duration = Duration::from_millis(250);
 const SLICE: u32 = 100_000;
 /// When busy connections have done so much together, everybody else is let run.
 const PAUSE_AFTER: u32 = 50_000;
+/// Behind so many for each core a connection waits some 10 ms at most: their turns are slices, and mostly shorter.
+const SHORT_LINE: u32 = 100;
 
 /// What connections share.
 pub(crate) struct Turns {
     /// As many may be busy at the same time as there are cores.
     line: Semaphore,
     cores: u32,
+    /// Those that wait in line.
+    waiting: AtomicU32,
     /// What busy connections have done since everybody else was let run.
     done: AtomicU32,
     period: AtomicU32,
@@ -91,6 +95,7 @@ impl Turns {
         Self {
             line: Semaphore::new(workers.max(1)),
             cores,
+            waiting: AtomicU32::new(0),
             done: AtomicU32::new(0),
             period: AtomicU32::new(0),
             active: AtomicU32::new(0),
@@ -110,7 +115,13 @@ impl Turns {
             return turn;
         }
         self.waited.inc();
+        let _place = Place::behind(&self.waiting);
         Box::pin(self.line.acquire()).await.expect("nobody closes the line")
+    }
+
+    /// Whether who gets in line now has a turn soon.
+    pub(crate) fn line_is_short(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) <= SHORT_LINE.saturating_mul(self.cores)
     }
 
     /// Passes a turn on, in which so much was done. Now and then everybody else is let run before.
@@ -159,6 +170,22 @@ impl Turns {
         }
         self.active.fetch_add(u32::from(counts), Ordering::Relaxed);
         self.share.load(Ordering::Relaxed)
+    }
+}
+
+/// One who waits in line, and may go away.
+struct Place<'a>(&'a AtomicU32);
+
+impl<'a> Place<'a> {
+    fn behind(waiting: &'a AtomicU32) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -337,6 +364,31 @@ mod tests {
         }
         assert_eq!(*story.lock().unwrap(), ["much", "little", "little", "much", "much"]);
         assert_eq!(turns.waited.get(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_line_is_as_long_as_those_who_are_still_in_it() {
+        let turns = Arc::new(turns());
+        let turn = turns.take().await;
+        let stand = || {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move { drop(turns.take().await) })
+        };
+        let mut line: Vec<_> = (0..SHORT_LINE).map(|_| stand()).collect();
+        tokio::task::yield_now().await;
+        assert!(turns.line_is_short());
+        line.push(stand());
+        tokio::task::yield_now().await;
+        assert!(!turns.line_is_short());
+        let leaves = line.swap_remove(7);
+        leaves.abort();
+        assert!(leaves.await.unwrap_err().is_cancelled());
+        assert!(turns.line_is_short());
+        drop(turn);
+        for task in line {
+            task.await.unwrap();
+        }
+        assert_eq!(turns.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

@@ -32,7 +32,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             if turn.is_none() && self.unfinished && self.account.is_busy() {
                 *turn = turns.try_take();
                 if turn.is_none() {
-                    self.wakes.wake(); // The line may be long.
+                    if !turns.line_is_short() {
+                        self.wakes.wake();
+                    }
                     *turn = Some(turns.take().await);
                 }
             }

@@ -147,7 +147,9 @@ impl Book {
         let Collected { found, more, .. } = collected;
         self.more.retain(|check, _| !judged(*check));
         self.more.extend(more);
+        let mut seen = BTreeSet::new();
         for (id, mut finding) in found {
+            seen.insert(id.clone());
             clip(&mut finding.reason);
             let before = self.findings.get(&id);
             let kept = Kept {
@@ -165,9 +167,9 @@ impl Book {
             }
             self.findings.insert(id, kept);
         }
-        let over = |kept: &Kept| kept.last_seen != now && judged(kept.check);
-        let ids: Vec<String> =
-            self.findings.values().filter(|kept| over(kept)).map(|kept| kept.id.clone()).collect();
+        // Not by the time: two rounds may be in one millisecond.
+        let over = |kept: &&Kept| !seen.contains(&kept.id) && judged(kept.check);
+        let ids: Vec<String> = self.findings.values().filter(over).map(|kept| kept.id.clone()).collect();
         news.disappeared = ids.iter().filter_map(|id| self.findings.remove(id)).collect();
         self.suppressions.retain(|_, suppression| suppression.holds(now));
         news
@@ -296,6 +298,14 @@ mod tests {
     }
 
     const ALL: fn(Check) -> bool = |_| true;
+
+    #[test]
+    fn two_rounds_may_be_in_one_millisecond() {
+        let mut book = Book::default();
+        round(&mut book, vec![finding(Check::Dormant, "a")], ALL, at(1));
+        let news = round(&mut book, Vec::new(), ALL, at(1));
+        assert_eq!((news.appeared.len(), news.disappeared.len()), (0, 1));
+    }
 
     #[test]
     fn a_finding_is_told_when_it_comes_and_when_it_goes() {

@@ -164,7 +164,7 @@ impl Registry {
         flight: Flight,
     ) -> Result<Arc<DeviceCertificate>, RegistryError> {
         let new = jit.new_device();
-        let others = self.certificates_in_use(&new.device_id, new.facts.certificate_fingerprint).await?;
+        let (known, others) = self.known_and_in_use(&new).await?;
         if jit.registration.on_conflict == ConflictPolicy::Refuse && !others.is_empty() {
             return Err(RegistryError::DeviceExists(new.device_id));
         }
@@ -183,7 +183,7 @@ impl Registry {
             event.field("registered_by", &**by)
         };
         let replaces = registration.on_conflict == ConflictPolicy::ReplaceCertificates && !*hold;
-        let prepared = self.prepare(new, "plugin", &actor, Some(context), event).await?;
+        let prepared = self.prepare(new, known, "plugin", &actor, Some(context), event)?;
         let Some(change) = prepared.change else { return Ok(prepared.changed.after) };
         let same_device: Vec<_> =
             others.into_iter().filter(|other| other.is_same_device(&prepared.changed.after)).collect();
@@ -342,21 +342,8 @@ impl Registry {
             pending_ttl_millis: PENDING_TTL_MILLIS,
         };
         let event = |name, reason| AuditEvent::new(name, Outcome::Success, reason).actor(ask.actor);
-        self.prepare(new, "api", ask.actor, None, event).await
-    }
-
-    /// Certificates of a device, other than `except`, that are in use or may be.
-    pub(super) async fn certificates_in_use(
-        &self,
-        device_id: &str,
-        except: CertificateFingerprint,
-    ) -> Result<Vec<DeviceCertificate>, RegistryError> {
-        let mut all = self.certificates_of(device_id.to_owned()).await?;
-        all.retain(|record| {
-            let in_use = !matches!(record.state, DeviceState::Revoked | DeviceState::Tombstone);
-            record.id != except && in_use
-        });
-        Ok(all)
+        let known = self.known(&new).await?;
+        self.prepare(new, known, "api", ask.actor, None, event)
     }
 
     async fn replace_by(
@@ -380,9 +367,10 @@ impl Registry {
     }
 
     /// What writing a new record takes. The caller is in the flight of the certificate.
-    async fn prepare(
+    fn prepare(
         &self,
         new: NewDevice<'_>,
+        known: Known,
         source: &'static str,
         actor: &str,
         context: Option<EventContext>,
@@ -390,7 +378,6 @@ impl Registry {
     ) -> Result<Prepared, RegistryError> {
         self.audit.check()?;
         let now = clock::now();
-        let known = self.known(&new).await?;
         let ca = self.ca(new.ca_id);
         let about_it = KnownDevices {
             existing: known.existing.as_ref(),
@@ -429,24 +416,59 @@ impl Registry {
         Ok(Prepared { changed: Changed { before, after }, change: Some(change) })
     }
 
-    pub(super) async fn known(&self, new: &NewDevice<'_>) -> Result<Known, RegistryError> {
-        let id = new.facts.certificate_fingerprint;
-        let key = hex::encode(new.facts.public_key.spki_sha256);
-        let (serial, issuer_key) = (hex::encode(&new.facts.serial), hex::encode(new.issuer_key));
-        let every = || DeviceQuery { states: DeviceState::ALL.to_vec(), ..DeviceQuery::default() };
+    async fn known(&self, new: &NewDevice<'_>) -> Result<Known, RegistryError> {
+        let look = Look::new(new);
+        Ok(self.blocking(move |storage| look.known(storage)).await?)
+    }
+
+    /// And the other certificates of the device that are in use or may be.
+    pub(super) async fn known_and_in_use(
+        &self,
+        new: &NewDevice<'_>,
+    ) -> Result<(Known, Vec<DeviceCertificate>), RegistryError> {
+        let (look, device_id) = (Look::new(new), new.device_id.clone());
         let read = move |storage: &dyn Storage| {
-            let query = DeviceQuery { spki_sha256: Some(key), ..every() };
-            let mut same_key = storage.query_device_certificates(&query)?.records;
-            same_key.retain(|other| other.id != id);
-            let query = DeviceQuery { serial: Some(serial), ..every() };
-            let same_serial = storage.query_device_certificates(&query)?.records;
-            let same_serial = same_serial
-                .into_iter()
-                .find(|other| other.id != id && other.issuer_key_id == issuer_key)
-                .map(|other| other.id);
-            Ok(Known { existing: storage.device_certificate(&id)?, same_key, same_serial })
+            let mut in_use = storage.certificates_of_device(&device_id)?;
+            in_use.retain(|record| {
+                let is_over = matches!(record.state, DeviceState::Revoked | DeviceState::Tombstone);
+                record.id != look.id && !is_over
+            });
+            Ok((look.known(storage)?, in_use))
         };
         Ok(self.blocking(read).await?)
+    }
+}
+
+/// What a registration asks the storage.
+struct Look {
+    id: CertificateFingerprint,
+    spki_sha256: String,
+    serial: String,
+    issuer_key: String,
+}
+
+impl Look {
+    fn new(new: &NewDevice<'_>) -> Self {
+        Self {
+            id: new.facts.certificate_fingerprint,
+            spki_sha256: hex::encode(new.facts.public_key.spki_sha256),
+            serial: hex::encode(&new.facts.serial),
+            issuer_key: hex::encode(new.issuer_key),
+        }
+    }
+
+    fn known(&self, storage: &dyn Storage) -> Result<Known, StorageError> {
+        let every = || DeviceQuery { states: DeviceState::ALL.to_vec(), ..DeviceQuery::default() };
+        let query = DeviceQuery { spki_sha256: Some(self.spki_sha256.clone()), ..every() };
+        let mut same_key = storage.query_device_certificates(&query)?.records;
+        same_key.retain(|other| other.id != self.id);
+        let query = DeviceQuery { serial: Some(self.serial.clone()), ..every() };
+        let same_serial = storage.query_device_certificates(&query)?.records;
+        let same_serial = same_serial
+            .into_iter()
+            .find(|other| other.id != self.id && other.issuer_key_id == self.issuer_key)
+            .map(|other| other.id);
+        Ok(Known { existing: storage.device_certificate(&self.id)?, same_key, same_serial })
     }
 }
 

@@ -19,11 +19,11 @@ impl Registry {
         jit: &JitRegistration,
     ) -> Result<DeviceCertificate, RegistryError> {
         let new = jit.new_device();
-        let others = self.certificates_in_use(&new.device_id, new.facts.certificate_fingerprint).await?;
+        let (known, others) = self.known_and_in_use(&new).await?;
         if jit.registration.on_conflict == ConflictPolicy::Refuse && !others.is_empty() {
             return Err(RegistryError::DeviceExists(new.device_id));
         }
-        let (known, ca) = (self.known(&new).await?, self.ca(new.ca_id));
+        let ca = self.ca(new.ca_id);
         let about_it = KnownDevices {
             existing: known.existing.as_ref(),
             ca: ca.as_ref(),

@@ -1,6 +1,8 @@
 //! Those that do much, and those that do little; what is large is done in pieces.
 
-use mqgate_protocol::limits::OutboxLimits;
+use std::num::NonZeroU16;
+
+use mqgate_protocol::limits::{Limits, OutboxLimits};
 
 use super::*;
 
@@ -8,22 +10,30 @@ const RECEIVED: &str = r#"mqgate_messages_received_total{qos="0"}"#;
 
 /// So many messages for topic `t`, as one piece.
 fn messages(count: usize) -> BytesMut {
+    messages_at(count, QoS::AtMostOnce)
+}
+
+fn messages_at(count: usize, at: QoS) -> BytesMut {
     let mut bytes = BytesMut::new();
     for _ in 0..count {
-        let publish = message("t", "x", QoS::AtMostOnce);
+        let publish = message("t", "x", at);
         encode(&Packet::Publish(publish), ProtocolVersion::V5, &mut bytes).unwrap();
     }
     bytes
 }
 
 async fn subscribers(world: &World, count: usize) -> Vec<Peer> {
+    subscribers_at(world, count, 0).await
+}
+
+async fn subscribers_at(world: &World, count: usize, at: u8) -> Vec<Peer> {
     let names = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     let mut peers = Vec::new();
-    for at in 0..count {
+    for number in 0..count {
         // All of them have names: one client has one connection.
-        let name = format!("{}{}", names[at % 10], "x".repeat(at / 10));
+        let name = format!("{}{}", names[number % 10], "x".repeat(number / 10));
         let (mut peer, _) = world.connect(&Hello::v5(name.leak())).await;
-        peer.subscribe("t", qos(0)).await;
+        peer.subscribe("t", qos(at)).await;
         peers.push(peer);
     }
     peers
@@ -83,6 +93,48 @@ async fn what_is_published_in_pieces_is_written_together() {
         let reads = reader.await.unwrap();
         assert!(reads <= 4, "{COUNT} messages came in {reads} pieces");
     }
+}
+
+/// Acknowledgements make receivers busy, and their publisher waits in line with them: it does not have them woken for the
+/// little that it did before.
+#[tokio::test(start_paused = true)]
+async fn receivers_in_line_with_their_publisher_are_not_woken_for_every_piece() {
+    const COUNT: usize = 400;
+    // As much under way as there is: what a receiver may have is not what it waits for.
+    let limits = Limits { inflight_maximum: NonZeroU16::MAX, ..Limits::default() };
+    let world = World::with(limits);
+    let mut readers = Vec::new();
+    for mut peer in subscribers_at(&world, 100, 1).await {
+        readers.push(tokio::spawn(async move {
+            let (mut reads, mut received) = (0, 0);
+            while received < COUNT {
+                peer.input.reserve(64 * 1024);
+                peer.stream.read_buf(&mut peer.input).await.unwrap();
+                reads += 1;
+                let mut answers = BytesMut::new();
+                while let Some(packet) = peer.decoder.decode(&mut peer.input).unwrap() {
+                    let Packet::Publish(publish) = packet else { panic!("{packet:?}") };
+                    let ack = Ack::success(publish.packet_id.unwrap());
+                    encode(&Packet::PubAck(ack), ProtocolVersion::V5, &mut answers).unwrap();
+                    received += 1;
+                }
+                peer.send_bytes(&answers).await;
+            }
+            reads
+        }));
+    }
+    let mut busy = world.client("busy").await;
+    for _ in 0..4 {
+        busy.send_bytes(&messages_at(COUNT / 4, QoS::AtLeastOnce)).await;
+        for _ in 0..COUNT / 4 {
+            assert!(matches!(busy.next().await, Packet::PubAck(_)));
+        }
+    }
+    let mut most = 0;
+    for reader in readers {
+        most = most.max(reader.await.unwrap());
+    }
+    assert!(most <= 8, "{COUNT} messages came in {most} pieces");
 }
 
 #[tokio::test(start_paused = true)]
