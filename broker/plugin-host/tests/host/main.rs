@@ -8,6 +8,7 @@ mod bundled;
 mod compiling;
 mod dialogue;
 mod fixture;
+mod golden;
 mod guest;
 mod hostile;
 mod http;
