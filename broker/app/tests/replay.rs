@@ -112,7 +112,8 @@ fn connections() -> Vec<Arc<Connection>> {
 
 /// Has every client judged, and writes down what was recorded of it.
 async fn record(component: &Path, config: Value, folder: &Path) -> PathBuf {
-    let storage: Arc<dyn Storage> = Arc::new(FjallStorage::open(&folder.join("registry"), StorageOptions::default()).unwrap());
+    let storage: Arc<dyn Storage> =
+        Arc::new(FjallStorage::open(&folder.join("registry"), StorageOptions::default()).unwrap());
     let settings = HostSettings { instances: 32, ..HostSettings::default() };
     let host = PluginHost::new(settings, Vec::new(), storage, &prometheus::Registry::new()).unwrap();
     let mut plugin = PluginSettings::new("policy", Source::File(component.to_owned()));
@@ -135,12 +136,9 @@ async fn record(component: &Path, config: Value, folder: &Path) -> PathBuf {
         let who = match authenticator.authenticate(on).await.unwrap() {
             Authentication::Accept { identity, .. } => identity,
             // It is asked what it would grant whoever it is.
-            Authentication::Deny(_) | Authentication::Abstain => Identity {
-                device_id: name(number),
-                tenant: None,
-                tags: Vec::new(),
-                attributes: Vec::new(),
-            },
+            Authentication::Deny(_) | Authentication::Abstain => {
+                Identity { device_id: name(number), tenant: None, tags: Vec::new(), attributes: Vec::new() }
+            }
         };
         authorizer.authorize(on, &who).await.unwrap();
         if number % 200 == 199 {

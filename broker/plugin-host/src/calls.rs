@@ -299,7 +299,12 @@ impl HookCall for Authorize {
     }
 
     fn asked(&self) -> Option<Asked> {
-        Some(Asked { hook: Self::HOOK, on: Arc::clone(&self.on), who: Some(self.who.clone()), exchange: None })
+        Some(Asked {
+            hook: Self::HOOK,
+            on: Arc::clone(&self.on),
+            who: Some(self.who.clone()),
+            exchange: None,
+        })
     }
 
     fn told(answer: &Self::Answer) -> Option<Told> {

@@ -109,7 +109,8 @@ impl HookWord {
 impl Written {
     /// Files that it names are looked for in `folder`.
     pub(crate) fn check(self, folder: &Path) -> Result<Case, String> {
-        let Self { name, hook, plugin, connection, identity, exchange, host, expect, answer, recorded } = self;
+        let Self { name, hook, plugin, connection, identity, exchange, host, expect, answer, recorded } =
+            self;
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(String::from("name: a case has one, of one line"));
         }
@@ -130,7 +131,9 @@ impl Written {
                 ));
             }
             (HookWord::Authenticator | HookWord::Registrar | HookWord::Authorizer, _, Some(_)) => {
-                return Err(String::from("exchange: only the hook enhanced-authenticator has one; leave it out"));
+                return Err(String::from(
+                    "exchange: only the hook enhanced-authenticator has one; leave it out",
+                ));
             }
             _ => {}
         }
@@ -206,7 +209,8 @@ impl Case {
 
 impl ExchangePart {
     fn native(self) -> Exchanged {
-        let secret = |bytes: Bytes| mqgate_identity::hooks::Secret(bytes.known().unwrap_or_default().to_vec());
+        let secret =
+            |bytes: Bytes| mqgate_identity::hooks::Secret(bytes.known().unwrap_or_default().to_vec());
         Exchanged {
             method: self.method,
             round: self.round,

@@ -106,7 +106,8 @@ impl PluginHost {
         let open = |folder: &PathBuf| Store::open(folder, settings.staged);
         let (store, found) = settings.store_dir.as_ref().map(open).transpose()?.unzip();
         let order = settings.order.clone();
-        let loader = Loader::new(settings, store, runtime.handle().clone(), storage, metrics, Arc::new(TheWorld))?;
+        let loader =
+            Loader::new(settings, store, runtime.handle().clone(), storage, metrics, Arc::new(TheWorld))?;
         let members = natives.into_iter().map(|native| Member::Native(Arc::new(native))).collect();
         let (alarms, alarmed) = mpsc::channel(ALARMS);
         let host = Self {

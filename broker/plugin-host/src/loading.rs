@@ -191,7 +191,11 @@ impl Loader {
     }
 
     /// Whether these are the bytes that are meant, and who says so.
-    pub(crate) fn verify(&self, settings: &PluginSettings, artifact: &Artifact) -> Result<Option<Signer>, LoadError> {
+    pub(crate) fn verify(
+        &self,
+        settings: &PluginSettings,
+        artifact: &Artifact,
+    ) -> Result<Option<Signer>, LoadError> {
         let digest = artifact.digest();
         if let Some(wanted) = settings.digest.as_ref().filter(|wanted| **wanted != digest) {
             return Err(verify(format!(

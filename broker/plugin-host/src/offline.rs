@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use self::world::World;
 use crate::capability::http::AllowedDestination;
 use crate::case::{Answer, Case, LimitsOfCase};
-use crate::error::{HostError, LoadError};
+use crate::error::{HostError, LoadError, Stage};
 use crate::hook::Hook;
 use crate::host::{Description, describe};
 use crate::inspect::needs;
@@ -204,6 +204,22 @@ impl Offline {
         })
     }
 
+    /// As [`Self::run`]; with settings that `init` refuses there is no answer to any call, as in a broker.
+    pub fn judge(&mut self, case: &Case, instance: Instance) -> Result<Ran, OfflineError> {
+        match self.run(case, instance) {
+            Err(OfflineError::Load(error)) if error.stage == Stage::Trial => Ok(Ran {
+                answer: Answer::unavailable(error.message),
+                took: Duration::ZERO,
+                cpu: Duration::ZERO,
+                memory: 0,
+                fresh: true,
+                calls: Vec::new(),
+                unknown: Vec::new(),
+            }),
+            outcome => outcome,
+        }
+    }
+
     fn granted(&self, case: &Case) -> BTreeSet<Capability> {
         case.plugin.grant.clone().unwrap_or_else(|| needs(&self.made.inspection))
     }
@@ -225,7 +241,8 @@ impl Offline {
             // Nobody answers there, either.
             allow.extend("https://*:*".parse());
         }
-        let grants = Grants { http: HttpSettings { allow, ..HttpSettings::default() }, ..Grants::of(capabilities) };
+        let grants =
+            Grants { http: HttpSettings { allow, ..HttpSettings::default() }, ..Grants::of(capabilities) };
         let bytes = Source::Bytes(Arc::clone(&self.made.artifact.bytes));
         PluginSettings {
             config: case.plugin.config(),

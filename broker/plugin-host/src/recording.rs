@@ -4,7 +4,7 @@
 //! What is made of a call is [`crate::case`]'s, and only when it is fetched.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use mqgate_identity::hooks::{Connection, Occasion};
@@ -67,7 +67,11 @@ pub struct RecordingPage {
 
 /// One recording.
 pub(crate) struct Recorder {
-    plugin: Arc<LivePlugin>,
+    /// The plugin holds the recorder, through whoever listens to it.
+    plugin: Weak<LivePlugin>,
+    name: Arc<str>,
+    digest: Arc<str>,
+    headline: String,
     terms: RecordingTerms,
     until: Instant,
     metrics: RecordingMetrics,
@@ -88,7 +92,7 @@ struct State {
 struct Microphone(Arc<Recorder>);
 
 impl Recorder {
-    fn new(plugin: Arc<LivePlugin>, terms: RecordingTerms, metrics: RecordingMetrics, now: Instant) -> Self {
+    fn new(plugin: &Arc<LivePlugin>, terms: RecordingTerms, metrics: RecordingMetrics, now: Instant) -> Self {
         let state = State {
             seen: 0,
             taken: 0,
@@ -98,7 +102,16 @@ impl Recorder {
             bytes: 0,
             fetched: now,
         };
-        Self { plugin, until: now + terms.time, terms, metrics, state: Mutex::new(state) }
+        Self {
+            plugin: Arc::downgrade(plugin),
+            name: Arc::clone(&plugin.name),
+            digest: Arc::clone(&plugin.digest),
+            headline: headline(&plugin.runnable),
+            until: now + terms.time,
+            terms,
+            metrics,
+            state: Mutex::new(state),
+        }
     }
 
     /// Whether a call is one of those that are to be recorded.
@@ -167,17 +180,20 @@ impl Recorder {
             (calls, page)
         };
         if after == 0 && !calls.is_empty() {
-            page.lines.push(headline(&self.plugin.runnable));
+            page.lines.push(self.headline.clone());
         }
-        let lines = calls
-            .iter()
-            .filter_map(|(number, call)| captured(*number, &self.plugin.name, &self.plugin.digest, call));
+        let lines =
+            calls.iter().filter_map(|(number, call)| captured(*number, &self.name, &self.digest, call));
         page.lines.extend(lines);
         page
     }
 
+    fn is_of(&self, plugin: &Arc<LivePlugin>) -> bool {
+        std::ptr::eq(self.plugin.as_ptr(), Arc::as_ptr(plugin))
+    }
+
+    /// Takes no more calls.
     fn end(&self) -> RecordingReport {
-        self.plugin.set_listener(None);
         let mut state = self.locked();
         state.ended = true;
         self.told(&state)
@@ -185,7 +201,7 @@ impl Recorder {
 
     fn told(&self, state: &State) -> RecordingReport {
         RecordingReport {
-            digest: self.plugin.digest.to_string(),
+            digest: self.digest.to_string(),
             ended: state.ended,
             taken: state.taken,
             dropped: state.dropped,
@@ -218,23 +234,14 @@ impl Listener for Microphone {
 impl PluginHost {
     /// Records calls of the version that runs. It ends with that version; one that went on before is given up.
     pub fn record(&self, name: &str, terms: RecordingTerms) -> Result<RecordingReport, LoadError> {
-        let live = {
-            let state = self.state();
-            match state.entry(name).map(|(_, entry)| &entry.state) {
-                Some(EntryState::Live(live)) => Arc::clone(&live.plugin),
-                Some(EntryState::Disabled | EntryState::Failed { .. }) | None => {
-                    return Err(verify(format!("{name} is not live: there is nothing to record")));
-                }
-            }
-        };
+        let live = self.live(name);
+        let live = live.ok_or_else(|| verify(format!("{name} is not live: there is nothing to record")))?;
         let metrics = self.loader.metrics.recording(name);
-        let recorder = Arc::new(Recorder::new(Arc::clone(&live), terms, metrics, Instant::now()));
+        let recorder = Arc::new(Recorder::new(&live, terms, metrics, Instant::now()));
         live.set_listener(Some(Box::new(Microphone(Arc::clone(&recorder)))));
         self.loader.runtime.spawn(see_to_the_end(Arc::downgrade(&recorder)));
         let report = recorder.told(&recorder.locked());
-        let former = self.recordings().insert(name.to_owned(), recorder);
-        // Of another version: of this one it is replaced already.
-        if let Some(former) = former.filter(|former| !Arc::ptr_eq(&former.plugin, &live)) {
+        if let Some(former) = self.recordings().insert(name.to_owned(), recorder) {
             former.end();
         }
         Ok(report)
@@ -243,18 +250,31 @@ impl PluginHost {
     /// What was recorded after the call of this number. `None`: nothing is recorded of this plugin.
     pub fn recorded(&self, name: &str, after: u64) -> Option<RecordingPage> {
         let recorder = self.recordings().get(name).cloned()?;
+        if !self.live(name).is_some_and(|live| recorder.is_of(&live)) {
+            recorder.end();
+        }
         Some(recorder.page(after, Instant::now()))
     }
 
     /// Ends a recording, and forgets what nobody fetched.
     pub fn end_recording(&self, name: &str) -> Option<RecordingReport> {
         let recorder = self.recordings().remove(name)?;
+        if let Some(live) = self.live(name).filter(|live| recorder.is_of(live)) {
+            live.set_listener(None);
+        }
         Some(recorder.end())
+    }
+
+    fn live(&self, name: &str) -> Option<Arc<LivePlugin>> {
+        match self.state().entry(name).map(|(_, entry)| &entry.state) {
+            Some(EntryState::Live(live)) => Some(Arc::clone(&live.plugin)),
+            Some(EntryState::Disabled | EntryState::Failed { .. }) | None => None,
+        }
     }
 }
 
-/// A recording that has ended costs the plugin nothing; one that nobody fetches does not keep what it took.
-async fn see_to_the_end(recorder: std::sync::Weak<Recorder>) {
+/// A recording that nobody fetches does not keep what it took.
+async fn see_to_the_end(recorder: Weak<Recorder>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let Some(recorder) = recorder.upgrade() else { return };
@@ -267,4 +287,3 @@ async fn see_to_the_end(recorder: std::sync::Weak<Recorder>) {
         }
     }
 }
-

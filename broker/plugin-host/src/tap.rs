@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use mqgate_identity::hooks::{
-    Authentication, AuthenticationStep, Authorization, Connection, HookFailure, Identity, RegistrationDecision,
-    Secret,
+    Authentication, AuthenticationStep, Authorization, Connection, HookFailure, Identity,
+    RegistrationDecision, Secret,
 };
 use mqgate_identity::time::UnixMillis;
 use nix::time::{ClockId, clock_gettime};
@@ -178,13 +178,16 @@ impl HostCall {
             Self::Get { key, found } => {
                 key.len() + found.iter().flatten().map(|(value, _)| value.len()).sum::<usize>()
             }
-            Self::Set { key, .. } | Self::Swap { key, .. } | Self::Add { key, .. } | Self::Delete { key, .. } => {
-                key.len()
-            }
+            Self::Set { key, .. }
+            | Self::Swap { key, .. }
+            | Self::Add { key, .. }
+            | Self::Delete { key, .. } => key.len(),
             Self::List { keys, .. } => keys.iter().flatten().map(String::len).sum::<usize>(),
             Self::Device { by, .. } => by.len() + 1024,
             Self::Count { .. } | Self::Clock { .. } => 0,
-            Self::Http { url, answer, .. } => url.len() + answer.iter().map(|it| it.body.len()).sum::<usize>(),
+            Self::Http { url, answer, .. } => {
+                url.len() + answer.iter().map(|it| it.body.len()).sum::<usize>()
+            }
             Self::Random { bytes } => bytes.len(),
             Self::Log { line, .. } => line.len(),
         }
@@ -205,7 +208,9 @@ impl fmt::Display for HostCall {
                 });
                 write!(f, "kv get {key:?} -> {found}")
             }
-            Self::Set { key, done } => write!(f, "kv set {key:?} -> {}", told(done, |()| String::from("done"))),
+            Self::Set { key, done } => {
+                write!(f, "kv set {key:?} -> {}", told(done, |()| String::from("done")))
+            }
             Self::Swap { key, expected, version } => {
                 let expected = expected.map_or_else(|| String::from("none"), |version| version.to_string());
                 let version = told(version, |version| format!("version {version}"));

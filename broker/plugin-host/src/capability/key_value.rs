@@ -65,7 +65,8 @@ impl StoreState {
         let trial = self.is_trial();
         let answered = tokio::task::spawn_blocking(move || {
             let ask = |what: KvRequest<'_>| {
-                let operation = KvOperation { now: services.outside.now(), quota: services.grants.kv.into(), what };
+                let operation =
+                    KvOperation { now: services.outside.now(), quota: services.grants.kv.into(), what };
                 services.storage.kv(&services.plugin, operation)
             };
             let what = match &request {

@@ -195,8 +195,7 @@ impl Verdict {
 }
 
 impl InShort for Rule {
-    const WHAT: &'static str =
-        "a rule: \"allow publish FILTER\", or { \"effect\": …, \"publish\": …, \"subscribe\": …, \"filter\": … }";
+    const WHAT: &'static str = "a rule: \"allow publish FILTER\", or { \"effect\": …, \"publish\": …, \"subscribe\": …, \"filter\": … }";
 
     fn in_short(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is not like \"allow publish,subscribe devices/7/#\"");
@@ -352,6 +351,16 @@ impl Answer {
                 detail: Some(failure.detail.clone()),
                 ..Self::default()
             },
+        }
+    }
+
+    /// The plugin could not be asked.
+    pub(crate) fn unavailable(detail: String) -> Self {
+        Self {
+            verdict: Verdict::Fail,
+            failure: Some(FailureWord::Unavailable),
+            detail: Some(detail),
+            ..Self::default()
         }
     }
 

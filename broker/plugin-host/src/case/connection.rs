@@ -275,11 +275,7 @@ impl ConnectionPart {
             trace_id: self.trace_id.clone(),
             listener: self.listener.as_str().into(),
             accepted_at: self.accepted_at.map_or(clock, |time| time.0),
-            peer: Peer {
-                address: self.peer.address,
-                port: self.peer.port,
-                via_proxy: self.peer.via_proxy,
-            },
+            peer: Peer { address: self.peer.address, port: self.peer.port, via_proxy: self.peer.via_proxy },
             tls,
             certificate: certificate.map(Arc::new),
             connect: self.connect.native(),
@@ -297,11 +293,7 @@ impl ConnectionPart {
             trace_id: on.trace_id.clone(),
             listener: on.listener.to_string(),
             accepted_at: Some(Time(on.accepted_at)),
-            peer: PeerPart {
-                address: on.peer.address,
-                port: on.peer.port,
-                via_proxy: on.peer.via_proxy,
-            },
+            peer: PeerPart { address: on.peer.address, port: on.peer.port, via_proxy: on.peer.via_proxy },
             tls: Some(on.tls.as_ref().map(TlsPart::of)),
             certificate: on.certificate.as_deref().map(CertificatePart::of),
             connect: ConnectPart::of(&on.connect),
@@ -413,7 +405,8 @@ impl AnchorPart {
             (None, None) => CertificateFingerprint([0; 32]),
             (None, Some(file)) => {
                 let part = CertificatePart { file: Some(file.clone()), ..CertificatePart::default() };
-                let of_anchor = |why: String| why.replace("connection.certificate", "connection.certificate.anchor");
+                let of_anchor =
+                    |why: String| why.replace("connection.certificate", "connection.certificate.anchor");
                 CertificateFingerprint::of(&part.chain(folder).map_err(of_anchor)?[0])
             }
             (Some(_), Some(_)) => {

@@ -175,10 +175,10 @@ mod tests {
         assert_eq!(differing(json!("allow")), nothing);
         assert_eq!(differing(json!("deny")), ["verdict"]);
         assert_eq!(differing(json!({ "limits": { "keep_alive": 60 } })), nothing);
-        assert_eq!(differing(json!({ "limits": { "keep_alive": 61, "subscriptions": 1 } })), [
-            "limits.keep_alive",
-            "limits.subscriptions"
-        ]);
+        assert_eq!(
+            differing(json!({ "limits": { "keep_alive": 61, "subscriptions": 1 } })),
+            ["limits.keep_alive", "limits.subscriptions"]
+        );
         assert_eq!(differing(json!({ "attributes": { "n": 8 } })), ["attributes.n"]);
         assert_eq!(differing(json!({ "valid_for": null, "reason": null })), nothing);
         assert_eq!(differing(json!({ "otherwise": null })), ["otherwise"]);
@@ -220,7 +220,8 @@ mod tests {
     #[test]
     fn a_part_of_a_text_is_enough_where_it_is_asked_for() {
         let deny: Answer =
-            serde_json::from_value(json!({ "verdict": "deny", "audit_detail": "no such meter" })).expect("one");
+            serde_json::from_value(json!({ "verdict": "deny", "audit_detail": "no such meter" }))
+                .expect("one");
         let differs = |detail: Value| {
             let expected = Expectation::parse(json!({ "audit_detail": detail })).expect("one");
             !expected.differences(&deny).is_empty()

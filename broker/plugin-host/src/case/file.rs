@@ -81,8 +81,7 @@ pub fn read(file: &Path) -> Result<Vec<Case>, CaseError> {
 /// Every case of a file or of the `.json` and `.ndjson` files of a folder, in the order of their names; no two cases of
 /// one name.
 pub fn read_all(path: &Path) -> Result<Vec<Case>, CaseError> {
-    let wrong =
-        |file: &Path, at: Option<String>, what: String| CaseError { file: file.to_owned(), at, what };
+    let wrong = |file: &Path, at: Option<String>, what: String| CaseError { file: file.to_owned(), at, what };
     let mut files = vec![path.to_owned()];
     if path.is_dir() {
         let listed = std::fs::read_dir(path)
@@ -100,7 +99,11 @@ pub fn read_all(path: &Path) -> Result<Vec<Case>, CaseError> {
         for case in read(file)? {
             if case.recorded.is_none() && !names.insert(case.name.clone()) {
                 let at = Some(format!("case {:?}", case.name));
-                return Err(wrong(file, at, String::from("name: another case has it; give it one of its own")));
+                return Err(wrong(
+                    file,
+                    at,
+                    String::from("name: another case has it; give it one of its own"),
+                ));
             }
             cases.push(case);
         }
@@ -156,11 +159,8 @@ impl Iterator for Lines {
                 Ok(_) => self.case(&line),
                 Err(error) => Err(format!("it cannot be read: {error}")),
             };
-            let error = |what| CaseError {
-                file: self.file.clone(),
-                at: Some(format!("line {}", self.number)),
-                what,
-            };
+            let error =
+                |what| CaseError { file: self.file.clone(), at: Some(format!("line {}", self.number)), what };
             match outcome {
                 Ok(Some(case)) => return Some(Ok(case)),
                 Ok(None) => {}

@@ -205,7 +205,8 @@ struct WholeEntry {
 }
 
 impl InShort for WholeEntry {
-    const WHAT: &'static str = "a text, { \"base64\": \"…\" } or { \"value\": …, \"version\": …, \"expires\": … }";
+    const WHAT: &'static str =
+        "a text, { \"base64\": \"…\" } or { \"value\": …, \"version\": …, \"expires\": … }";
 
     fn in_short(text: &str) -> Result<Self, String> {
         let value = Some(Bytes::from(text.to_owned()));

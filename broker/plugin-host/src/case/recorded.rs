@@ -152,10 +152,10 @@ fn host(at: UnixMillis, heard: &Heard) -> (HostPart, Vec<String>) {
                 answers.0.push(answer);
             }
             HostCall::Http { method, url, answer: Ok(answer) } => {
-                let headers = answer.headers.iter().filter(|(name, _)| !SECRET_FIELDS.contains(&name.as_str()));
-                let headers = headers.map(|(name, value)| {
-                    (name.clone(), String::from_utf8_lossy(value).into_owned())
-                });
+                let headers =
+                    answer.headers.iter().filter(|(name, _)| !SECRET_FIELDS.contains(&name.as_str()));
+                let headers =
+                    headers.map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned()));
                 let answer = HttpAnswer {
                     when_body_contains: None,
                     status: Some(answer.status),

@@ -105,7 +105,11 @@ impl LimitsOfCase {
             "cpu" => self.cpu = Some(value.parse()?),
             "wall" => self.wall = Some(value.parse()?),
             "init" => self.init = Some(value.parse()?),
-            other => return Err(format!("no limit of a call is called {other:?}; there are memory, cpu, wall, init")),
+            other => {
+                return Err(format!(
+                    "no limit of a call is called {other:?}; there are memory, cpu, wall, init"
+                ));
+            }
         }
         Ok(())
     }

@@ -41,7 +41,8 @@ fn certificate() -> (rcgen::Certificate, String) {
 
 #[test]
 fn a_short_case_is_a_whole_question() {
-    let cases = read_json(&json!({ "name": "n", "hook": "authenticator", "expect": "deny" })).expect("a case");
+    let cases =
+        read_json(&json!({ "name": "n", "hook": "authenticator", "expect": "deny" })).expect("a case");
     let [case] = cases.as_slice() else { panic!("{cases:?}") };
     let on: &Connection = case.connection();
     assert_eq!((&*on.listener, on.connect.client_id.as_str()), ("mqtts", "client"));
@@ -87,7 +88,8 @@ fn what_cases_have_in_common_is_written_once() {
 
 #[test]
 fn one_case_per_line_is_read_line_by_line() {
-    let lines = "{\"common\":{\"hook\":\"registrar\"}}\n\n{\"name\":\"a\"}\n{\"name\":\"b\",\"identity\":\"d\"}\n";
+    let lines =
+        "{\"common\":{\"hook\":\"registrar\"}}\n\n{\"name\":\"a\"}\n{\"name\":\"b\",\"identity\":\"d\"}\n";
     for name in ["cases.ndjson", "cases.json"] {
         let folder = Folder::new().with(name, lines);
         let cases = read(&folder.path(name)).expect(name);
@@ -113,8 +115,14 @@ fn an_error_says_where_and_what_to_do() {
         (json!({ "nmae": "x" }), "unknown field `nmae`"),
         (json!({ "connection": { "peer": "nowhere" } }), "connection.peer: \"nowhere\" is no IP address"),
         (json!({ "connection": { "connect": { "keepalive": 1 } } }), "unknown field `keepalive`"),
-        (json!({ "connection": { "certificate": "no.pem" } }), "connection.certificate: ./no.pem cannot be read"),
-        (json!({ "connection": { "certificate": { "der": "AAAA" } } }), "the broker refuses it before any plugin"),
+        (
+            json!({ "connection": { "certificate": "no.pem" } }),
+            "connection.certificate: ./no.pem cannot be read",
+        ),
+        (
+            json!({ "connection": { "certificate": { "der": "AAAA" } } }),
+            "the broker refuses it before any plugin",
+        ),
         (json!({ "connection": { "certificate": {} } }), "write one of \"file\", \"pem\" and \"der\""),
         (json!({ "hook": "authorizer" }), "write \"identity\": \"DEVICE-ID\""),
         (json!({ "identity": "d" }), "an authenticator is not told one"),
@@ -122,7 +130,10 @@ fn an_error_says_where_and_what_to_do() {
         (json!({ "plugin": { "grant": ["root"] } }), "plugin.grant[0]: unknown variant `root`"),
         (json!({ "plugin": { "limits": { "cpu": "fast" } } }), "plugin.limits.cpu: \"fast\" is no duration"),
         (json!({ "plugin": { "http_allow": ["ftp://x"] } }), "plugin.http_allow"),
-        (json!({ "host": { "http": { "https://x": { "status": 200 } } } }), "is not like \"GET https://host/path\""),
+        (
+            json!({ "host": { "http": { "https://x": { "status": 200 } } } }),
+            "is not like \"GET https://host/path\"",
+        ),
         (json!({ "host": { "http": { "GET https://x": {} } } }), "write \"status\" or \"failure\""),
         (json!({ "host": { "clock": "soon" } }), "host.clock: \"soon\" is no time"),
         (json!({ "expect": { "verdict": "maybe" } }), "expect.verdict: unknown variant `maybe`"),

@@ -169,7 +169,9 @@ impl<'de> Deserialize<'de> for Plain {
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<Plain, E> {
                 let number = i64::try_from(number);
-                number.map(|number| Plain(Value::Integer(number))).map_err(|_| E::custom("a number over 63 bits"))
+                number
+                    .map(|number| Plain(Value::Integer(number)))
+                    .map_err(|_| E::custom("a number over 63 bits"))
             }
 
             fn visit_bool<E: Error>(self, value: bool) -> Result<Plain, E> {

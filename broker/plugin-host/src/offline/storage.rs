@@ -80,8 +80,10 @@ impl Storage for World {
                 let number = match state.find(key, now) {
                     None => 0,
                     Some((Some(value), _)) => {
-                        let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse::<i64>().ok());
-                        let no_number = || KvError::Unavailable("the entry does not hold a number".to_owned());
+                        let number =
+                            std::str::from_utf8(&value).ok().and_then(|text| text.parse::<i64>().ok());
+                        let no_number =
+                            || KvError::Unavailable("the entry does not hold a number".to_owned());
                         number.ok_or_else(no_number)?
                     }
                     Some((None, _)) => {

@@ -32,7 +32,7 @@ fn the_bundled_plugins_decide_as_their_cases_say() {
         for instance in Instance::ALL {
             for one in &cases {
                 assert!(one.expected.is_some(), "{name}: {} expects nothing", one.name);
-                let ran = offline.run(one, instance);
+                let ran = offline.judge(one, instance);
                 let ran = ran.unwrap_or_else(|error| panic!("{name}: {}: {error}", one.name));
                 for differs in one.differences(&ran.answer) {
                     wrong.push(format!("{name}: {} ({}): {differs:?}", one.name, instance.as_str()));

@@ -28,7 +28,9 @@ pub fn case(value: &Value) -> Case {
 /// What the plugin said, as the detail for the audit log.
 fn detail(offline: &mut Offline, value: &Value) -> String {
     let ran = offline.run(&case(value), Instance::Fresh).expect("asked");
-    ran.answer.audit_detail.unwrap_or_else(|| panic!("{value}: {}", serde_json::to_string(&ran.answer.verdict).expect("JSON")))
+    ran.answer
+        .audit_detail
+        .unwrap_or_else(|| panic!("{value}: {}", serde_json::to_string(&ran.answer.verdict).expect("JSON")))
 }
 
 #[test]
@@ -80,9 +82,7 @@ fn entries_are_those_of_the_case_each_time() {
 fn the_clock_stands_chance_is_drawn_and_servers_answer_as_written() {
     let Some(path) = component("test-caller.wasm") else { return };
     let mut offline = offline(std::fs::read(path).expect("the component"));
-    let asked = |steps: Value, host: Value| {
-        json!({ "name": "n", "hook": "authenticator", "plugin": { "config": { "steps": steps } }, "host": host })
-    };
+    let asked = |steps: Value, host: Value| json!({ "name": "n", "hook": "authenticator", "plugin": { "config": { "steps": steps } }, "host": host });
     let mut told = |steps: Value, host: Value| detail(&mut offline, &asked(steps, host));
 
     let host = json!({ "clock": "2026-02-03T04:05:06.789Z", "random": 1 });
@@ -97,7 +97,8 @@ fn the_clock_stands_chance_is_drawn_and_servers_answer_as_written() {
     assert_eq!(drawn(json!({ "base64": "AQIDBA==" }), &mut told), "[1, 2, 3, 4]");
 
     let url = "https://policy.test/v1?who=7";
-    let send = |method: &str, body: usize| json!([{ "send": { "url": url, "method": method, "body": body } }]);
+    let send =
+        |method: &str, body: usize| json!([{ "send": { "url": url, "method": method, "body": body } }]);
     let servers = json!({ "http": {
         "GET https://policy.test/v1?who=7": { "status": 200, "body": "yes" },
         "POST https://policy.test/v1?who=7": [
@@ -121,13 +122,19 @@ fn a_case_that_cannot_be_asked_is_no_answer() {
     let mut offline = offline(accepts_as("d"));
     let other = case(&json!({ "name": "n", "hook": "registrar" }));
     match offline.run(&other, Instance::Fresh) {
-        Err(OfflineError::NoHook(hook, has)) => assert_eq!((hook, has.as_str()), ("registrar", "authenticator")),
+        Err(OfflineError::NoHook(hook, has)) => {
+            assert_eq!((hook, has.as_str()), ("registrar", "authenticator"))
+        }
         other => panic!("{other:?}"),
     }
     let refusing = Guest::new().init(TRAP).authenticator(ABSTAIN).build();
     let mut offline = self::offline(refusing);
     let one = case(&json!({ "name": "n", "hook": "authenticator" }));
     assert!(matches!(offline.run(&one, Instance::Fresh), Err(OfflineError::Load(_))));
+    let ran = offline.judge(&one, Instance::Fresh).expect("no answer is one, too");
+    let expected = json!({ "verdict": "fail", "failure": "unavailable", "detail": { "contains": "init" } });
+    let expecting = case(&json!({ "name": "n", "hook": "authenticator", "expect": expected }));
+    assert!(ran.answer.verdict == Verdict::Fail && expecting.differences(&ran.answer).is_empty(), "{ran:?}");
     let settings = PluginSettings::new("p", Source::Bytes(Vec::new().into()));
     assert!(offline.check(&settings).is_err());
 }

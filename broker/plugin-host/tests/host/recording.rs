@@ -6,7 +6,7 @@ use std::time::Duration;
 use mqgate_identity::hooks::{Exchange, Secret};
 use mqgate_plugin_host::case::{Case, Lines};
 use mqgate_plugin_host::offline::{Instance, Offline};
-use mqgate_plugin_host::{Capability, Grants, Position, RecordingTerms};
+use mqgate_plugin_host::{Capability, Change, Grants, Position, RecordingTerms};
 
 use crate::fixture::{Fixture, connection, settings};
 use crate::guest::{ABSTAIN, DENY, Guest, TRAP, accepts_as};
@@ -177,6 +177,12 @@ async fn a_recording_is_bounded_sampled_and_of_one_listener() {
         fixture.metric(&format!("mqgate_plugin_recorded_calls_total{{plugin=\"p\",result=\"{result}\"}}"))
     };
     assert_eq!((series("kept"), series("dropped")), (Some(4_099.0), Some(104.0)));
+    // It ends with the version that runs.
+    let change = Change::by("test").to(accepts_as("e"));
+    fixture.host.swap("p", change).await.expect("swapped");
+    fixture.authenticate("p", "l").await.expect("an answer");
+    let page = fixture.host.recorded("p", page.next).expect("there is one");
+    assert_eq!((page.report.ended, page.report.taken), (true, 4_200));
     let report = fixture.host.end_recording("p").expect("there was one");
     assert!(report.ended && fixture.host.recorded("p", 0).is_none());
     fixture.authenticate("p", "l").await.expect("an answer");

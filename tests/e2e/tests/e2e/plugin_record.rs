@@ -30,14 +30,25 @@ async fn what_clients_did_is_replayed_against_another_policy() {
     broker.audited("its end", |line| line["name"] == "plugin.recording_ended").await;
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("meter-7") && !text.contains("hunter2"), "{text}");
-    assert_eq!(broker.admin().metric("mqgate_plugin_recorded_calls_total{plugin=\"cert-acl\",result=\"kept\"}"), 6.0);
+    assert_eq!(
+        broker.admin().metric("mqgate_plugin_recorded_calls_total{plugin=\"cert-acl\",result=\"kept\"}"),
+        6.0
+    );
 
     let component = xtask::components::path("cert-acl").unwrap().display().to_string();
     let replay = |rules: &Value| {
         let admin = broker.admin();
         let config = config(rules);
         let output = admin.try_run(&[
-            "plugin", "replay", &file, "--against", &component, "--config-json", &config, "--limit", "wall=20s",
+            "plugin",
+            "replay",
+            &file,
+            "--against",
+            &component,
+            "--config-json",
+            &config,
+            "--limit",
+            "wall=20s",
             "--json",
         ]);
         let told: Value = serde_json::from_slice(&output.stdout)
@@ -48,8 +59,13 @@ async fn what_clients_did_is_replayed_against_another_policy() {
         "allow-subscribe": ["devices/${device-id}/#"] });
     let (code, told) = replay(&json!([own_topics]));
     assert_eq!((code, &told["same"]), (Some(0), &json!(6)), "{told}");
-    let (code, told) = replay(&json!([{ "name": "no pumps", "match": { "cn": "pump-1" }, "refuse": true }, own_topics]));
-    assert_eq!((code, &told["kinds"]["newly_refused"], &told["same"]), (Some(1), &json!(1), &json!(5)), "{told}");
+    let (code, told) =
+        replay(&json!([{ "name": "no pumps", "match": { "cn": "pump-1" }, "refuse": true }, own_topics]));
+    assert_eq!(
+        (code, &told["kinds"]["newly_refused"], &told["same"]),
+        (Some(1), &json!(1), &json!(5)),
+        "{told}"
+    );
     assert_eq!(told["differences"][0]["client_id"], "pump-1");
     // What cannot be run decides nothing.
     let output = broker.admin().try_run(&["plugin", "replay", &file, "--against", "no-such.wasm"]);
@@ -71,8 +87,16 @@ async fn only_who_may_write_traces_records() {
         let (status, _, answer) = admin.ask("POST", path, &[], &bad);
         assert_eq!((status, &answer["code"]), (422, &json!(code)), "{answer}");
     }
-    let secret =
-        admin.run(&["admin", "token", "create", "reader", "--scope", "plugins:read", "--scope", "traces:read"]);
+    let secret = admin.run(&[
+        "admin",
+        "token",
+        "create",
+        "reader",
+        "--scope",
+        "plugins:read",
+        "--scope",
+        "traces:read",
+    ]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("captures.ndjson");
     let shown = file.display().to_string();

@@ -53,7 +53,8 @@ pub fn run(args: &Args, config: Option<&Path>) -> Result<()> {
     let outcome = plugin.check(&settings);
     let found = plugin.description();
     let line = grant_line(&found.needs, &settings.grants.http.allow);
-    let missing: Vec<&str> = found.needs.difference(&settings.grants.capabilities).map(|it| it.as_str()).collect();
+    let missing: Vec<&str> =
+        found.needs.difference(&settings.grants.capabilities).map(|it| it.as_str()).collect();
     if args.json {
         output::json(&json!({
             "component": file.display().to_string(),
@@ -73,7 +74,8 @@ pub fn run(args: &Args, config: Option<&Path>) -> Result<()> {
     } else {
         say(format!("{} ({} bytes, {})", file.display(), found.size, found.digest))?;
         say(format!("hooks    {}", found.hooks.join(", ")))?;
-        let imports = if found.imports.is_empty() { String::from("nothing") } else { found.imports.join(", ") };
+        let imports =
+            if found.imports.is_empty() { String::from("nothing") } else { found.imports.join(", ") };
         say(format!("imports  {imports}"))?;
         say(format!("needs    {}", if found.needs.is_empty() { "no grant" } else { line.as_str() }))?;
         told(&outcome, &missing, &line)?;
@@ -97,7 +99,10 @@ fn told(outcome: &Result<Duration, LoadError>, missing: &[&str], line: &str) -> 
             error.message.lines().try_for_each(|line| say(format!("  {}", printable(line))))
         }
         (Err(_), missing) => {
-            say(format!("loads    not without {}; its [[plugins]] entry grants that with", missing.join(", ")))?;
+            say(format!(
+                "loads    not without {}; its [[plugins]] entry grants that with",
+                missing.join(", ")
+            ))?;
             say(format!("  {line}"))
         }
     }

@@ -149,7 +149,8 @@ pub fn one_case(argument: &str) -> Result<Case> {
     };
     let mut cases = case::read(Path::new(file)).map_err(unreadable)?;
     let usage = |what: String| Failure::new(Exit::Usage, what);
-    let names = || cases.iter().take(20).map(|case| format!("  {}", case.name)).collect::<Vec<_>>().join("\n");
+    let names =
+        || cases.iter().take(20).map(|case| format!("  {}", case.name)).collect::<Vec<_>>().join("\n");
     let found = match name {
         Some(name) => cases.iter().position(|case| case.name == name),
         None if cases.len() == 1 => Some(0),

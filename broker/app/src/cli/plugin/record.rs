@@ -56,8 +56,8 @@ pub fn run(args: &Args, config: Option<&Path>) -> Result<()> {
     let path = format!("/plugins/{}/recording", segment(&args.name));
     // Only its owner reads it, from the beginning.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.out);
-    let file = file
-        .map_err(|error| Failure::refused(format!("{} cannot be made: {error}", args.out.display())))?;
+    let file =
+        file.map_err(|error| Failure::refused(format!("{} cannot be made: {error}", args.out.display())))?;
     let mut out = BufWriter::new(file);
     let body = json!({
         "count": args.count,
@@ -109,7 +109,8 @@ fn fetch(api: &Remote, path: &str, out: &mut impl std::io::Write, stop: &AtomicB
         // Asked once more after the signal: what was recorded until then is taken along.
         let is_last = stop.load(Ordering::SeqCst);
         let page = api.get(&with_query(path, &[("after", Some(&format!("{after}")))]))?;
-        let lines: Vec<&str> = page["lines"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let lines: Vec<&str> =
+            page["lines"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for line in &lines {
             writeln!(out, "{line}").context("the recording cannot be written")?;
         }

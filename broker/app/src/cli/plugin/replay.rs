@@ -143,7 +143,9 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Failure::new(Exit::Usage, what).into());
     }
     if !has_config {
-        output::warn("the recording has no configuration in it: the component ran without; give it with --config-file");
+        output::warn(
+            "the recording has no configuration in it: the component ran without; give it with --config-file",
+        );
     }
     found.sort_by_key(|one| one.kind);
     print(args, &plugin, &found, &totals, begun)?;
@@ -162,7 +164,8 @@ fn could<T>(outcome: Result<T>) -> Result<T> {
 
 fn ask(plugin: &mut Offline, case: &Case, instance: Instance, totals: &mut Totals) -> Result<Option<Found>> {
     let Some((_, before)) = &case.recorded else {
-        let what = format!("{}: it is no recording; `mqgate plugin test` is for cases that expect", case.name);
+        let what =
+            format!("{}: it is no recording; `mqgate plugin test` is for cases that expect", case.name);
         return Err(Failure::new(Exit::Usage, what).into());
     };
     totals.asked += 1;
@@ -230,7 +233,8 @@ fn print(args: &Args, plugin: &Offline, found: &[Found], totals: &Totals, begun:
     let counted = |kind: Kind| found.iter().filter(|one| one.kind == kind).count();
     let seconds = begun.elapsed().as_secs_f64();
     if args.json {
-        let kinds = Kind::ALL.map(|kind| (json!(kind).as_str().unwrap_or_default().to_owned(), json!(counted(kind))));
+        let kinds =
+            Kind::ALL.map(|kind| (json!(kind).as_str().unwrap_or_default().to_owned(), json!(counted(kind))));
         let verdicts: Vec<Value> = totals
             .verdicts
             .iter()

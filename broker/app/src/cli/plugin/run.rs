@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut case = offline::one_case(&args.case)?;
     offline::with_config(&mut case, &args.config)?;
     let mut plugin = offline::open(&args.file, &args.limits)?;
-    let ran = plugin.run(&case, Instance::Fresh).map_err(|error| offline::told(&case.name, &error))?;
+    let ran = plugin.judge(&case, Instance::Fresh).map_err(|error| offline::told(&case.name, &error))?;
     let differences = case.differences(&ran.answer);
     let hidden = plugin.hidden(&case);
     if args.json {

@@ -80,13 +80,19 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn ask<'a>(plugin: &mut Offline, case: &'a Case, instance: Instance) -> Result<Option<Failed<'a>>> {
-    let ran = plugin.run(case, instance).map_err(|error| offline::told(&case.name, &error))?;
+    let ran = plugin.judge(case, instance).map_err(|error| offline::told(&case.name, &error))?;
     let differences = case.differences(&ran.answer);
     let failed = Failed { case, instance, differences, answer: ran.answer.summary() };
     Ok((!failed.differences.is_empty()).then_some(failed))
 }
 
-fn print(args: &Args, component: &std::path::Path, count: usize, seed: u64, failed: &[Failed<'_>]) -> Result<()> {
+fn print(
+    args: &Args,
+    component: &std::path::Path,
+    count: usize,
+    seed: u64,
+    failed: &[Failed<'_>],
+) -> Result<()> {
     if args.json {
         let failed: Vec<Value> = failed
             .iter()
@@ -113,7 +119,8 @@ fn print(args: &Args, component: &std::path::Path, count: usize, seed: u64, fail
             say(format!("        {field}: expected {}, got {}", shown(expected), shown(got)))?;
         }
     }
-    let failures = if failed.is_empty() { String::from("as expected") } else { format!("{} failed", failed.len()) };
+    let failures =
+        if failed.is_empty() { String::from("as expected") } else { format!("{} failed", failed.len()) };
     say(format!("{count} cases, each on a fresh and on a reused instance: {failures} (--seed {seed})"))
 }
 

@@ -163,7 +163,8 @@ impl StoreState {
                 let asked = ear.as_ref().map(|_| (outgoing.method.to_string(), outgoing.url()));
                 let answer = send(&client, outgoing, body, place, ends).await;
                 if let (Some(ear), Some((method, url))) = (ear, asked) {
-                    let answer = answer.as_ref().map(|it| HttpAnswered::of(&it.whole)).map_err(|failure| *failure);
+                    let answer =
+                        answer.as_ref().map(|it| HttpAnswered::of(&it.whole)).map_err(|failure| *failure);
                     ear.note(HostCall::Http { method, url, answer });
                 }
                 counted.note(answer.as_ref().err().copied());
