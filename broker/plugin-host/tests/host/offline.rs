@@ -74,6 +74,13 @@ fn entries_are_those_of_the_case_each_time() {
             assert_eq!(ran.calls, ["kv add 1 to \"k\" -> 8"]);
             let ran = offline.run(&with(json!({})), instance).expect("asked");
             assert_eq!(ran.answer.verdict, Verdict::Fail, "it began at 0");
+            for (expires, verdict) in
+                [("2026-01-01T00:00:01Z", Verdict::Abstain), ("2026-01-01T00:00:00Z", Verdict::Fail)]
+            {
+                let entry = json!({ "k": { "value": "7", "expires": expires } });
+                let ran = offline.run(&with(entry), instance).expect("asked");
+                assert_eq!(ran.answer.verdict, verdict, "by the clock of the case: {expires}");
+            }
         }
     }
 }
@@ -132,7 +139,7 @@ fn a_case_that_cannot_be_asked_is_no_answer() {
     let one = case(&json!({ "name": "n", "hook": "authenticator" }));
     assert!(matches!(offline.run(&one, Instance::Fresh), Err(OfflineError::Load(_))));
     let ran = offline.judge(&one, Instance::Fresh).expect("no answer is one, too");
-    let expected = json!({ "verdict": "fail", "failure": "unavailable", "detail": { "contains": "init" } });
+    let expected = json!({ "verdict": "fail", "failure": "unavailable", "detail": { "contains": "trap" } });
     let expecting = case(&json!({ "name": "n", "hook": "authenticator", "expect": expected }));
     assert!(ran.answer.verdict == Verdict::Fail && expecting.differences(&ran.answer).is_empty(), "{ran:?}");
     let settings = PluginSettings::new("p", Source::Bytes(Vec::new().into()));
