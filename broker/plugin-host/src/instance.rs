@@ -24,7 +24,7 @@ use crate::tap::Ear;
 const MAX_TABLE_ELEMENTS: usize = 20_000;
 const MAX_CORE_INSTANCES: usize = 64;
 const MAX_TABLES: usize = 64;
-const MAX_MEMORIES: usize = 2;
+const MAX_MEMORIES: usize = 4;
 /// Calls after which an instance that is used again is replaced, a quarter more or less.
 const CALLS_PER_INSTANCE: u32 = 5_000;
 /// Time after which it is, likewise.
@@ -351,12 +351,13 @@ impl ResourceLimiter for MemoryLimit {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired > self.most {
+        let more = desired.saturating_sub(current);
+        let used = self.used.saturating_add(more);
+        if used > self.most {
             self.refused = true;
             return Ok(false);
         }
-        let more = desired.saturating_sub(current);
-        self.used = self.used.saturating_add(more);
+        self.used = used;
         self.metrics.memory.add(i64::try_from(more).unwrap_or(i64::MAX));
         let used = i64::try_from(self.used).unwrap_or(i64::MAX);
         if used > self.metrics.memory_peak.get() {

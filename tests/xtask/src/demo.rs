@@ -32,7 +32,7 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let started = Instant::now();
     step("1/4  the bundled WebAssembly components");
-    xtask::components::build(&say)?;
+    xtask::components::build(xtask::components::Which::Bundled, &say)?;
 
     step("2/4  the broker (the first build takes some minutes, later ones seconds)");
     let mut build = cargo();

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use xtask::components::Which;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Development commands of mqgate", disable_help_subcommand = true)]
@@ -64,8 +65,11 @@ enum Command {
     PluginCost(plugin_cost::Options),
     /// Draw how cost grows with subscriptions, subscribers, levels and retained messages: docs/curves.
     Curves(curves::Options),
-    /// Build the bundled WebAssembly components into target/components.
-    Components,
+    /// Build the plugins of this repository into target/components: those in Rust and C, or of all languages.
+    ///
+    /// Example: cargo xtask components --all
+    #[command(alias = "plugins")]
+    Components(ComponentOptions),
     /// Fetch the clients and tools of the end-to-end tests into target/tools, as `test` does before it runs any.
     Tools,
     /// Check which normative statements of MQTT are proved by which tests.
@@ -93,7 +97,7 @@ fn main() -> ExitCode {
         Command::AuditCost(options) => audit_cost::run_it(&options),
         Command::PluginCost(options) => plugin_cost::run_it(&options),
         Command::Curves(options) => curves::run(&options),
-        Command::Components => components(),
+        Command::Components(options) => components(&options),
         Command::Tools => tools::prepare(&process::say).map(|tools| tools.report_missing(&process::say)),
         Command::Spec(options) => spec::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
@@ -109,10 +113,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn components() -> anyhow::Result<()> {
-    for component in xtask::components::build(&process::say)? {
+#[derive(clap::Args)]
+struct ComponentOptions {
+    /// JavaScript, Python and Go, too: their tools are some 200 MB, fetched once.
+    #[arg(long)]
+    all: bool,
+}
+
+fn components(options: &ComponentOptions) -> anyhow::Result<()> {
+    let which = if options.all { Which::All } else { Which::Fast };
+    for component in xtask::components::build(which, &process::say)? {
         let path = component.path.strip_prefix(root()).unwrap_or(&component.path).display();
-        process::say(&format!("{path}  {} KiB", component.size / 1024));
+        process::say(&format!("{path}  {} KiB  {}", component.size / 1024, component.language));
     }
     Ok(())
 }

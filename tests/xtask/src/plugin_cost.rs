@@ -42,7 +42,7 @@ pub fn run_it(options: &Options) -> anyhow::Result<()> {
         Some(bench) => std::fs::canonicalize(bench).with_context(|| format!("{}", bench.display()))?,
         None => built()?,
     };
-    xtask::components::build(&say)?;
+    xtask::components::build(xtask::components::Which::Bundled, &say)?;
     let folder = callgrind::field(&binary, "plugin-cost")?;
     step("a connection, no component asked");
     let connection = callgrind::each_connection(&binary, &folder, "", options.connections)?;

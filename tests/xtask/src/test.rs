@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 
 use crate::process::{cargo, run as run_to_end, say, shown, step};
 use crate::tools;
+use xtask::components::Which;
 
 #[derive(clap::Args, Default)]
 pub struct Options {
@@ -33,8 +34,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     step("real clients and tools for the end-to-end tests");
     let tools = tools::prepare(&say)?;
 
-    step("bundled components");
-    xtask::components::build(&say)?;
+    step("components");
+    xtask::components::build(if options.full { Which::All } else { Which::Fast }, &say)?;
 
     step("the workspace and its tests are built");
     run_to_end(cargo().args(["test", "--locked", "--workspace", "--no-run"]))?;

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("mqgate-identity", &[]),
     ("mqgate-protocol", &["mqgate-codec", "mqgate-identity"]),
     ("mqgate-plugin-host", &["mqgate-codec", "mqgate-identity"]),
+    ("mqgate-plugin-build", &[]),
     ("mqgate-storage", &["mqgate-protocol", "mqgate-identity"]),
     ("mqgate-audit", &["mqgate-identity"]),
     ("mqgate-server", &["mqgate-audit", "mqgate-protocol", "mqgate-codec", "mqgate-identity"]),
@@ -27,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "mqgate-codec",
             "mqgate-identity",
             "mqgate-protocol",
+            "mqgate-plugin-build",
             "mqgate-plugin-host",
             "mqgate-storage",
             "mqgate-server",
@@ -36,7 +38,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("mqgate-e2e", &["mqgate-codec", "mqgate-client", "xtask"]),
     ("mqgate-fuzz", &["mqgate-codec", "mqgate-identity", "mqgate-protocol", "mqgate-server"]),
     ("mqgate-sim", &["mqgate-codec", "mqgate-identity", "mqgate-protocol", "mqgate-server"]),
-    ("xtask", &[]),
+    ("xtask", &["mqgate-plugin-build"]),
 ];
 
 /// Dependencies that only the named crates may have.
@@ -47,7 +49,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("rustls", &["mqgate-server", "mqgate-client", "mqgate-plugin-host", "mqgate-e2e"]),
     ("tokio-rustls", &["mqgate-server", "mqgate-client", "mqgate-plugin-host", "mqgate-e2e"]),
     ("clap", &["mqgate", "xtask"]),
-    ("anyhow", &["mqgate", "xtask", "mqgate-e2e"]),
+    ("anyhow", &["mqgate", "mqgate-plugin-build", "xtask", "mqgate-e2e"]),
 ];
 
 /// Crates without I/O, clock, lock or randomness.

@@ -1,8 +1,12 @@
-//! `mqgate plugin`: components in the running broker.
+//! `mqgate plugin`: components in the running broker, and the projects that they are built from.
 
 mod bench;
+mod build;
 mod check;
+mod dev;
+mod new;
 mod offline;
+mod project;
 mod record;
 mod replay;
 mod run;
@@ -22,7 +26,10 @@ use crate::exit::{Exit, Failure};
 #[derive(clap::Subcommand)]
 #[command(after_help = "\
 Examples:
+  mqgate plugin new --lang python --hook authenticator my-policy
+  mqgate plugin build my-policy
   mqgate plugin test my-policy.wasm --cases cases
+  mqgate plugin dev my-policy
   mqgate plugin list
   mqgate plugin inspect my-policy.wasm
   mqgate plugin load my-policy.wasm --name my-policy --first --grant kv
@@ -35,6 +42,12 @@ Examples:
 
 What is decided this way holds over restarts, and over the configuration: `mqgate plugin reset` goes back to it.")]
 pub enum Command {
+    /// Make a project to start from: rust, c, javascript, python or go
+    New(new::Args),
+    /// Build a project into a component, and check it against its manifest
+    Build(build::Args),
+    /// Build and swap into the running broker whenever a file is saved
+    Dev(Box<dev::Args>),
     /// List the members of the chains
     List {
         #[command(flatten)]
@@ -288,6 +301,9 @@ fn words(grant: Vec<String>) -> Option<Vec<String>> {
 
 pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
     match command {
+        Command::New(args) => new::run(args),
+        Command::Build(args) => build::run(args),
+        Command::Dev(args) => dev::run(*args, config),
         Command::List { remote } => list(&remote, config),
         Command::Load(args) => load(*args, config),
         Command::Swap { name, file, component, config: settings, grant, reauthorize, remote } => {

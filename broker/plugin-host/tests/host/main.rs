@@ -7,6 +7,7 @@ mod attacks;
 mod bundled;
 mod compiling;
 mod dialogue;
+mod five;
 mod fixture;
 mod golden;
 mod guest;

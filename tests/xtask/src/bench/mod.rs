@@ -118,7 +118,7 @@ pub fn built(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 fn build() -> anyhow::Result<PathBuf> {
     step("the broker, optimised, and the bundled components");
-    xtask::components::build(&say)?;
+    xtask::components::build(xtask::components::Which::Bundled, &say)?;
     run_to_end(cargo().args(["build", "--release", "--locked", "--workspace", "--bin", "mqgate"]))?;
     Ok(crate::target_directory().join("release/mqgate"))
 }

@@ -3,7 +3,6 @@
 //! `apt-get download` needs no root and checks the archive's signatures; `dpkg-deb -x` only unpacks. A folder
 //! appears under its final name once it is complete, so an interrupted download is never taken for a compiler.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::lock;
-use super::progress::Progress;
+use crate::files::{Partial, cache, lock};
+use crate::progress::Progress;
 
 const COMPILER: &str = "rustc-web";
 const SOURCE: &str = "rust-web-src";
+/// Within the cache: one folder per version.
+const FOLDER: &str = "wasm-toolchain";
 
 /// What the plugins are written for. A package index that was made before the archive's updates has an older compiler.
 const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
@@ -45,7 +46,7 @@ struct Offer {
 
 /// The newest compiler an earlier build fetched.
 pub fn fetched() -> Option<Fetched> {
-    let mut found: Vec<Fetched> = cache()
+    let mut found: Vec<Fetched> = cache(FOLDER)
         .ok()?
         .read_dir()
         .ok()?
@@ -93,7 +94,7 @@ fn fetch_once(progress: &Progress<'_>) -> Result<Fetched> {
         .context("rustc-web is not offered")?;
     ensure!(is_new_enough(&version), "{COMPILER} {version} is offered, and the plugins need {OLDEST}");
 
-    let cache = cache()?;
+    let cache = cache(FOLDER)?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
     let _lock = lock(&cache.join(".lock"), progress)?;
     let root = cache.join(&version);
@@ -142,31 +143,6 @@ pub fn linker(fetched: &Fetched, progress: &Progress<'_>) -> Result<PathBuf> {
     unpack(&packages, &fetched.root, progress)?;
     script(&script_file, &format!("lib/llvm-{major}/bin/wasm-ld"))?;
     Ok(script_file)
-}
-
-/// Where compilers are kept, one folder per version.
-fn cache() -> Result<PathBuf> {
-    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("mqgate/wasm-toolchain"))
-}
-
-/// A folder that goes away unless it was renamed.
-struct Partial(PathBuf);
-
-impl Partial {
-    fn create(cache: &Path) -> Result<Self> {
-        let folder = cache.join(format!(".partial-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Downloads `packages` and unpacks them into `root`.
@@ -343,14 +319,5 @@ mod tests {
         ] {
             assert_eq!(is_new_enough(version), expected, "{version}");
         }
-    }
-
-    #[test]
-    fn an_abandoned_download_leaves_nothing() {
-        let cache = tempfile::tempdir().unwrap();
-        let partial = Partial::create(cache.path()).unwrap();
-        fs::write(partial.0.join("half.deb"), "x").unwrap();
-        drop(partial);
-        assert_eq!(cache.path().read_dir().unwrap().count(), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! Runs cargo on the plugins' own workspace. The result is one core module per plugin; the bytes depend on
-//! the sources and the toolchain, not on the folder.
+//! Runs cargo for WebAssembly. The result is one core module per package; the bytes depend on the sources and the
+//! toolchain, not on the folder.
 
 use std::env;
 use std::fs;
@@ -9,37 +9,60 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use super::progress::Progress;
 use super::toolchain::{Std, TARGET, Toolchain, tool};
+use crate::progress::Progress;
 
 /// Same for every plugin, or the standard library would be built once for each. 64 KiB of stack instead of
 /// 1 MiB halve the cost of a fresh instance.
 pub const LINK_FLAGS: [&str; 2] = ["-C", "link-arg=-zstack-size=65536"];
 
-/// Compiles `names` and returns their core modules, in order.
+/// What is to be compiled, and where.
+#[derive(Debug)]
+pub struct Packages<'a> {
+    /// The folder cargo is run in: a workspace, or a package.
+    pub folder: &'a Path,
+    /// Where it puts what it builds.
+    pub target: &'a Path,
+    /// Names of packages, and of the libraries they make.
+    pub names: &'a [(String, String)],
+    /// The folder whose files are named relative to it in what is built.
+    pub root: &'a Path,
+    pub lock: Lock,
+}
+
+/// What becomes of Cargo.lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// It is there and stays.
+    Kept,
+    /// Cargo may write it.
+    Written,
+}
+
+/// Compiles `packages` and returns their core modules, in order.
 pub fn compile(
-    workspace: &Path,
+    packages: &Packages<'_>,
     toolchain: &Toolchain,
-    names: &[String],
     progress: &Progress<'_>,
 ) -> Result<Vec<Vec<u8>>> {
-    let plugins = workspace.join("plugins");
-    // Apart from the host's folder, so that the two builds never wait for each other's lock.
-    let target = workspace.join("target/plugins");
+    let target = packages.target;
     let mut cargo = tool(&toolchain.cargo);
-    cargo.args(["build", "--locked", "--release", "--target", TARGET]);
-    for name in names {
-        cargo.args(["--package", name]);
+    cargo.args(["build", "--release", "--target", TARGET]);
+    if packages.lock == Lock::Kept {
+        cargo.arg("--locked");
     }
-    cargo.current_dir(&plugins).env("CARGO_TARGET_DIR", &target).env("RUSTC", &toolchain.rustc);
+    for (package, _) in packages.names {
+        cargo.args(["--package", package]);
+    }
+    cargo.current_dir(packages.folder).env("CARGO_TARGET_DIR", target).env("RUSTC", &toolchain.rustc);
     if let Std::FromSource { linker, .. } = &toolchain.std {
         cargo.arg("-Zbuild-std=std,panic_abort").env("RUSTC_BOOTSTRAP", "1");
         cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
     }
     // Unlike RUSTFLAGS this form survives blanks in paths, and it overrides every configuration file.
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(workspace, toolchain).join("\u{1f}"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(packages.root, toolchain).join("\u{1f}"));
     if cfg!(unix) {
-        cargo.env("RUSTC_WORKSPACE_WRAPPER", same_names(&target)?);
+        cargo.env("RUSTC_WORKSPACE_WRAPPER", same_names(target)?);
     }
     cargo.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
 
@@ -52,13 +75,14 @@ pub fn compile(
         said.push('\n');
     }
     if !child.wait()?.success() {
-        bail!("cargo could not build the plugins with {}:\n{}", toolchain.describe(), said.trim_end());
+        bail!("cargo could not build it with {}:\n{}", toolchain.describe(), said.trim_end());
     }
     let folder = target.join(TARGET).join("release");
-    names
+    packages
+        .names
         .iter()
-        .map(|name| {
-            let file = folder.join(format!("{}.wasm", name.replace('-', "_")));
+        .map(|(_, library)| {
+            let file = folder.join(format!("{}.wasm", library.replace('-', "_")));
             fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
         })
         .collect()
@@ -102,14 +126,14 @@ fn make_executable(_: &Path) -> std::io::Result<()> {
 }
 
 /// Paths are replaced by fixed names: they would otherwise end up in panic messages.
-fn flags(workspace: &Path, toolchain: &Toolchain) -> Vec<String> {
+fn flags(root: &Path, toolchain: &Toolchain) -> Vec<String> {
     let mut flags: Vec<String> = LINK_FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
     let mut remap =
         |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     if let Some(home) = cargo_home() {
         remap(&home, "/cargo");
     }
-    remap(workspace, "/mqgate");
+    remap(root, "/mqgate");
     if let Std::FromSource { root, .. } = &toolchain.std {
         remap(&root.join("usr"), "/toolchain");
     }

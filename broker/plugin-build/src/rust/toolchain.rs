@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::debian;
-use super::progress::Progress;
+use crate::progress::Progress;
+use crate::run::on_path;
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
 const FORCE_DEBIAN: &str = "MQGATE_FORCE_DEBIAN_TOOLCHAIN";
@@ -44,7 +45,8 @@ impl Toolchain {
         }
     }
 
-    #[cfg(test)]
+    /// One that compiles nothing.
+    #[doc(hidden)]
     pub fn for_tests() -> Self {
         Self { id: "tests".into(), cargo: "cargo".into(), rustc: "rustc".into(), std: Std::Installed }
     }
@@ -58,7 +60,7 @@ struct HostRust {
 }
 
 /// Finds a toolchain; fetches one when there is none.
-pub fn find(workspace: &Path, progress: &Progress<'_>) -> Result<Toolchain> {
+pub fn find(progress: &Progress<'_>) -> Result<Toolchain> {
     let host = HostRust::find();
     let forced = env::var_os(FORCE_DEBIAN).is_some_and(|value| !value.is_empty() && value != "0");
     let mut tried = Vec::new();
@@ -84,9 +86,8 @@ pub fn find(workspace: &Path, progress: &Progress<'_>) -> Result<Toolchain> {
                  \x20 rustup target add {TARGET}            (Rust from https://rustup.rs)\n\
                  \x20 apt-get update                                      (Debian 12 or later: mqgate then unpacks rustc-web itself)\n\
                  \x20 dnf install rust-std-static-{TARGET}  (Fedora)\n\
-                 and run the same command again in {}.\n\
+                 and run the same command again.\n\
                  Tried: {}",
-                workspace.display(),
                 tried.join("; "),
             )
         }
@@ -166,11 +167,6 @@ fn version(program: &Path) -> Result<String> {
     })?;
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().next().map(str::to_owned).with_context(|| format!("{} has no version", program.display()))
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// A command in which no setting of an outer cargo, of rustup or of the user's shell bends the build. Where

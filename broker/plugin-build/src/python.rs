@@ -1,0 +1,55 @@
+//! Python: CPython with the project's modules, by componentize-py. WASI is answered inside of the component.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::progress::Progress;
+use crate::run::run;
+use crate::wheel::{self, COMPONENTIZE_PY};
+use crate::world::WORLD;
+
+/// The wheel has no program that would work without being installed.
+const START: &str = "from componentize_py import script; script()";
+
+#[derive(Debug)]
+pub struct Componentizer {
+    python: PathBuf,
+    folder: PathBuf,
+}
+
+impl Componentizer {
+    pub fn find(progress: &Progress<'_>) -> Result<Self> {
+        let python = wheel::python().context("Python plugins are built with Python")?;
+        Ok(Self { python, folder: COMPONENTIZE_PY.folder(progress)? })
+    }
+
+    pub fn build(&self, project: &Path, wit: &Path, work: &Path, progress: &Progress<'_>) -> Result<Vec<u8>> {
+        let source = project.join("src/plugin.py");
+        ensure!(source.is_file(), "{} is not there", source.display());
+        let out = work.join("component.wasm");
+        self.bindings(wit, &work.join("bindings"), progress)?;
+        let mut python = self.command(wit);
+        python.args(["componentize", "--stub-wasi", "plugin", "-p"]).arg(project.join("src"));
+        python.arg("-o").arg(&out);
+        run(&mut python, "componentize-py", progress)?;
+        fs::read(&out).with_context(|| format!("cannot read {}", out.display()))
+    }
+
+    /// The types of the project's world, for editors and for tests that run without WebAssembly.
+    fn bindings(&self, wit: &Path, into: &Path, progress: &Progress<'_>) -> Result<()> {
+        let _ = fs::remove_dir_all(into);
+        run(self.command(wit).arg("bindings").arg(into), "componentize-py", progress)?;
+        Ok(())
+    }
+
+    fn command(&self, wit: &Path) -> Command {
+        let mut python = Command::new(&self.python);
+        python.args(["-c", START, "-q", "-d"]).arg(wit).args(["-w", WORLD]);
+        // The order of sets would go into the component.
+        python.env("PYTHONPATH", &self.folder).env("PYTHONHASHSEED", "0");
+        python
+    }
+}
