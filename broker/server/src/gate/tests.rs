@@ -1,4 +1,5 @@
 mod explain;
+mod live;
 mod pipeline;
 mod rotation;
 mod together;
