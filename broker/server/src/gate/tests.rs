@@ -498,28 +498,6 @@ async fn client_ids() {
 }
 
 #[tokio::test]
-async fn a_grant_says_how_long_its_permit_lasts() {
-    let world = World::new().await;
-    let accepted = world.accepted("one_way", None);
-    let seconds = Duration::from_secs;
-    for (granted, expected) in
-        [(None, None), (Some(seconds(90)), Some(seconds(90))), (Some(seconds(0)), Some(seconds(1)))]
-    {
-        let may = authorizer(Ok(Authorization::Allow(Grant { valid_for: granted, ..grant("#") })));
-        let gate = world.gate(vec![member("p0", &authenticator(accept("d"))), member("p1", &may)]);
-        let Admission::Admitted(permit) = gate.admit(&accepted, &connect("c1")).await else {
-            panic!("refused")
-        };
-        assert_eq!(permit.valid_for, expected);
-        let Reauthorization::Replaced(permit) = gate.reauthorize(&accepted, &connect("c1"), &permit).await
-        else {
-            panic!("not replaced")
-        };
-        assert_eq!(permit.valid_for, expected);
-    }
-}
-
-#[tokio::test]
 async fn what_a_registrar_says_about_a_device_is_written_down() {
     let world = World::new().await;
     let device = world.ca.device("device-7");
