@@ -53,6 +53,16 @@ impl TopicLists {
         self.lists().iter().all(|(.., filters)| filters.is_empty())
     }
 
+    /// Every filter as it was written, with a pointer to it.
+    pub fn texts(&self, at: &str) -> impl Iterator<Item = (&str, String)> {
+        self.lists().into_iter().flat_map(move |(.., key, filters)| {
+            filters
+                .iter()
+                .enumerate()
+                .map(move |(position, text)| (text.as_str(), format!("{at}/{key}/{position}")))
+        })
+    }
+
     /// The lines in the order in which the broker is to try them. `is_variable` says what may stand in `${…}` beside
     /// [`BROKER_VARIABLES`], `examine` may object to a line; errors point below `at`.
     pub fn check(
