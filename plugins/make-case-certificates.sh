@@ -53,3 +53,11 @@ certificate spiffe/cases/signer.pem / "basicConstraints=critical,CA:FALSE
 keyUsage=critical,digitalSignature,keyCertSign
 subjectAltName=critical,URI:$eu/meter/m-7"
 certificate spiffe/cases/no-svid.pem '/CN=meter-7' "$leaf"
+
+guard() { certificate "rate-guard/cases/$1.pem" "$2" "$leaf"; }
+guard meter-7 /O=acme/OU=meters/CN=meter-7
+guard other-o /O=other/OU=meters/CN=meter-7
+guard two-units /O=acme/OU=meters/OU=pumps/CN=meter-7
+guard no-unit /O=acme/CN=meter-7
+guard nine-units "/O=acme$(for n in 1 2 3 4 5 6 7 8 9; do printf /OU=%s $n; done)/CN=meter-7"
+guard not-text "/O=acme/OU=$(printf 'a\a')/CN=meter-7"
