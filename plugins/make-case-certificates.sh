@@ -61,3 +61,7 @@ guard two-units /O=acme/OU=meters/OU=pumps/CN=meter-7
 guard no-unit /O=acme/CN=meter-7
 guard nine-units "/O=acme$(for n in 1 2 3 4 5 6 7 8 9; do printf /OU=%s $n; done)/CN=meter-7"
 guard not-text "/O=acme/OU=$(printf 'a\a')/CN=meter-7"
+
+certificate jwt/cases/meter-7.pem /O=acme/CN=meter-7 "$leaf"
+certificate jwt/cases/meter-8.pem /O=acme/CN=meter-8 "$leaf"
+certificate jwt/cases/two-names.pem /O=acme/CN=meter-7/CN=meter-8 "$leaf"
