@@ -32,7 +32,7 @@ svid meter-0 "URI:$eu/meter/m-0"
 svid pump-1 "URI:$eu/pump/p-1"
 svid two-uris "URI:$eu/meter/m-7,URI:$eu/meter/m-8"
 svid uri-and-url "URI:https://example.com/,URI:$eu/meter/m-7"
-svid thousand-names "$(repeat 1000 DNS:x.example,)URI:$eu/meter/m-7"
+svid many-names "$(repeat 255 DNS:x.example,)URI:$eu/meter/m-7"
 svid upper-scheme "URI:SPIFFE://plant.example/region/eu/meter/m-7"
 svid upper-domain "URI:spiffe://Plant.example/region/eu/meter/m-7"
 svid no-path 'URI:spiffe://plant.example'
@@ -65,3 +65,9 @@ guard not-text "/O=acme/OU=$(printf 'a\a')/CN=meter-7"
 certificate jwt/cases/meter-7.pem /O=acme/CN=meter-7 "$leaf"
 certificate jwt/cases/meter-8.pem /O=acme/CN=meter-8 "$leaf"
 certificate jwt/cases/two-names.pem /O=acme/CN=meter-7/CN=meter-8 "$leaf"
+
+certificate webhook/cases/meter-7.pem /O=acme/CN=meter-7 "$leaf"
+certificate webhook/cases/odd.pem "/O=a\"b\\\\c/CN=$(printf 'a\a')/CN=b" "$leaf
+subjectAltName=URI:urn:x,IP:192.0.2.1,email:e@example.com,RID:1.2.3,otherName:1.2.3.4;UTF8:x,dirName:name
+[name]
+CN=directory"
