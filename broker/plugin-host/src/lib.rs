@@ -4,6 +4,7 @@
 //! knows no sockets but those that plugins are granted, no configuration file and no database beyond the `Storage`
 //! trait.
 
+mod abi;
 mod answer;
 mod artifact;
 mod bindings;

@@ -11,12 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Component, Linker};
 
+use crate::abi;
 use crate::artifact::Artifact;
 use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::cache::{CompileCache, deserialize};
 use crate::capability::http::HttpClient;
 use crate::capability::log::{LogRate, one_line};
-use crate::capability::{self, CustomMetrics, Services, Version, now};
+use crate::capability::{CustomMetrics, Services, Version, now};
 use crate::compile::{self, ByChild, COMPILERS, Compile, InProcess};
 use crate::dialogue;
 use crate::engine::{PluginEngine, TICK};
@@ -340,16 +341,14 @@ impl Loader {
             LoadError::new(
                 Stage::Link,
                 format!(
-                    "{}\n\
-                     This broker {} has other types or functions under that name.\n\
-                     Rebuild the plugin against wit/ of this broker.",
+                    "{}\n{}\nRebuild the plugin against wit/ of this broker.",
                     one_line(&format!("{error:#}")),
-                    self.settings.broker_version
+                    abi::difference(self.engine.engine(), component, &self.settings.broker_version)
                 ),
             )
         };
         let mut linker = Linker::new(self.engine.engine());
-        capability::link(&mut linker, &settings.grants).map_err(failed)?;
+        abi::link(&mut linker, &settings.grants).map_err(failed)?;
         let pre = linker.instantiate_pre(component).map_err(failed)?;
         let exports = HookExports::find(&pre, &inspection.hooks, inspection.has_health).map_err(failed)?;
         let metrics = Arc::new(counted.of(&settings.name, &inspection.hooks));
