@@ -14,8 +14,11 @@ use crate::settings::HostSettings;
 /// One step of the CPU budget.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Core instances one component may need; what bundles an interpreter needs more than twenty.
-const CORE_INSTANCES_PER_COMPONENT: u32 = 32;
+/// Core instances one component may need; what bundles an interpreter and its libraries needs almost forty.
+const CORE_INSTANCES_PER_COMPONENT: u32 = 48;
+/// One for each component that a plugin is made of. An interpreter comes with what stands in for WASI, and with more.
+const MEMORIES_PER_COMPONENT: u32 = 4;
+const TABLES_PER_COMPONENT: u32 = 8;
 const TABLE_ELEMENTS: usize = 20_000;
 const GUARD: u64 = 64 << 20;
 /// Memory an instance leaves behind that is cleared instead of given back.
@@ -113,7 +116,8 @@ pub(crate) fn base(reservation: usize) -> Config {
         .concurrency_support(false)
         .epoch_interruption(true)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
+        // Of a component that is made of several, the code between them copies from one memory into another.
+        .wasm_multi_memory(true)
         // The same bytes give the same answer on every machine.
         .wasm_relaxed_simd(false)
         .wasm_backtrace_max_frames(NonZeroUsize::new(16))
@@ -130,14 +134,16 @@ fn pooling(settings: &HostSettings) -> Config {
     // What each thread is just clearing is nobody's: neither in use nor to be had.
     let cleared = u32::try_from(2 * DECOMMIT_BATCH * settings.worker_threads.max(1)).unwrap_or(u32::MAX);
     let instances = settings.instances.saturating_add(cleared);
+    // Of everything so much that no plugin can take what another one's instances need.
     pool.total_component_instances(instances)
-        .total_memories(instances)
+        .total_memories(instances.saturating_mul(MEMORIES_PER_COMPONENT))
         .total_stacks(instances)
         .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
-        .total_tables(instances.saturating_mul(4))
+        .total_tables(instances.saturating_mul(TABLES_PER_COMPONENT))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
-        .max_memories_per_component(2)
-        .max_tables_per_component(CORE_INSTANCES_PER_COMPONENT)
+        .max_memories_per_component(MEMORIES_PER_COMPONENT)
+        .max_memories_per_module(1)
+        .max_tables_per_component(TABLES_PER_COMPONENT)
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(settings.memory_ceiling)
         .linear_memory_keep_resident(KEEP_RESIDENT)

@@ -335,7 +335,7 @@ pub const MOST_HTTP_BYTES: usize = 16 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Bytes of each linear memory of an instance.
+    /// Bytes of the linear memories of an instance, all of them together.
     pub memory: usize,
     /// Time a call may compute, `init` of its instance included. Counted in steps of a millisecond.
     pub cpu: Duration,
