@@ -245,6 +245,8 @@ mod tests {
         ] {
             assert!(types.lines().any(|line| line == expected), "{expected}\n{types}");
         }
-        assert!(!types.contains("unknown"), "a type was not understood");
+        for not_understood in [": unknown", "= unknown", "<unknown", "| unknown"] {
+            assert!(!types.contains(not_understood), "{not_understood}\n{types}");
+        }
     }
 }
