@@ -26,6 +26,7 @@ mod operating;
 mod overload;
 mod pki_commands;
 mod plugin_compile;
+mod plugin_dev;
 mod plugin_lifecycle;
 mod plugin_record;
 mod plugin_restart;
