@@ -429,3 +429,29 @@ pub(crate) fn shorten(mut text: String, most: usize) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hook::Hook;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn memories_are_counted_together() {
+        const MIB: usize = 1 << 20;
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let metrics = Arc::new(metrics.of("p", &[Hook::Authenticator]));
+        let mut limit = MemoryLimit { most: 4 * MIB, used: 0, refused: false, metrics: Arc::clone(&metrics) };
+        // Two begin with a mebibyte each; the first grows by one, the second wants two more.
+        for _ in 0..2 {
+            assert!(limit.memory_growing(0, MIB, None).unwrap());
+        }
+        assert!(limit.memory_growing(MIB, 2 * MIB, None).unwrap());
+        assert!(!limit.memory_growing(MIB, 3 * MIB, None).unwrap(), "five of four");
+        assert!(limit.refused);
+        assert!(limit.memory_growing(MIB, 2 * MIB, None).unwrap(), "what was refused is not counted");
+        assert_eq!(metrics.memory.get(), 4 << 20);
+        drop(limit);
+        assert_eq!(metrics.memory.get(), 0);
+    }
+}

@@ -45,6 +45,8 @@ mod store;
 mod taking_back;
 mod tap;
 mod trust;
+#[cfg(test)]
+mod unverified;
 
 pub use capability::http::{AllowedDestination, BadDestination, Resolver, SystemResolver};
 pub use changes::Change;

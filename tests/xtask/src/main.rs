@@ -6,6 +6,7 @@ mod callgrind;
 mod curves;
 mod demo;
 mod fuzz;
+mod languages;
 mod overload;
 mod planted;
 mod plugin_attacks;
@@ -63,6 +64,10 @@ enum Command {
     ///
     /// Example: cargo xtask plugin-cost --connections 500
     PluginCost(plugin_cost::Options),
+    /// Build one plugin in five languages and measure what it costs in each; writes the table of docs/plugins/languages.md.
+    ///
+    /// Example: cargo xtask languages --write
+    Languages(languages::Options),
     /// Draw how cost grows with subscriptions, subscribers, levels and retained messages: docs/curves.
     Curves(curves::Options),
     /// Build the plugins of this repository into target/components: those in Rust and C, or of all languages.
@@ -96,6 +101,7 @@ fn main() -> ExitCode {
         Command::PluginAttacks(options) => plugin_attacks::run(&options),
         Command::AuditCost(options) => audit_cost::run_it(&options),
         Command::PluginCost(options) => plugin_cost::run_it(&options),
+        Command::Languages(options) => languages::run(&options),
         Command::Curves(options) => curves::run(&options),
         Command::Components(options) => components(&options),
         Command::Tools => tools::prepare(&process::say).map(|tools| tools.report_missing(&process::say)),

@@ -1,0 +1,125 @@
+//! A certificate whose chain did not verify, shown to the components of `plugins/cert-core`. No broker shows one to a plugin
+//! today, so nothing in front of the host can; the ABI has it, and a plugin that trusts it would be a hole on the day one does.
+
+use std::path::Path;
+
+use mqgate_identity::hooks::{ConnectFacts, Connection, Occasion, Peer};
+use mqgate_identity::time::UnixMillis;
+use rcgen::{CertificateParams, DnType, KeyPair};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Engine, Store};
+
+use crate::bindings::exports::mqgate::plugin::authenticator::{self, Authentication};
+use crate::bindings::exports::mqgate::plugin::authorizer::{self, Authorization};
+use crate::bindings::mqgate::plugin::{certificates, connections, types};
+use crate::engine::base;
+use crate::question::{self, Credentials};
+
+/// A client with a certificate that names a device.
+fn device(chain: certificates::ChainStatus) -> connections::Connection {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "device-7");
+    let leaf = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+    let leaf = mqgate_identity::certificate::CertificateFacts::parse(leaf.der()).unwrap();
+    let on = Connection {
+        id: 1,
+        trace_id: String::from("t"),
+        listener: "l".into(),
+        accepted_at: UnixMillis(1),
+        peer: Peer { address: [127, 0, 0, 1].into(), port: 1, via_proxy: None },
+        tls: None,
+        certificate: Some(std::sync::Arc::new(mqgate_identity::certificate::ClientCertificate {
+            anchor: mqgate_identity::certificate::MatchedAnchor {
+                name: "a".into(),
+                certificate_fingerprint: leaf.certificate_fingerprint,
+            },
+            intermediates: Vec::new(),
+            issuer_key: [0; 32],
+            not_after: leaf.not_after,
+            judged_by: 1,
+            leaf,
+        })),
+        connect: ConnectFacts {
+            protocol_level: 5,
+            client_id: String::from("device-7"),
+            clean_start: true,
+            keep_alive: 60,
+            user_name: None,
+            password: None,
+            will: None,
+            session_expiry: None,
+            receive_maximum: None,
+            maximum_packet_size: None,
+            authentication_method: None,
+            user_properties: Vec::new(),
+        },
+        attributes: Vec::new(),
+        occasion: Occasion::Admission,
+    };
+    let mut on = question::connection(&on, Credentials::Hidden);
+    on.certificate.as_mut().expect("it has one").chain = chain;
+    on
+}
+
+/// Both answers to `on`, in a word each.
+async fn answers(component: &Path, on: &connections::Connection) -> [&'static str; 2] {
+    let engine = Engine::new(&base(64 << 20)).unwrap();
+    let component = Component::from_file(&engine, component).unwrap();
+    let mut linker = Linker::<()>::new(&engine);
+    linker.define_unknown_imports_as_traps(&component).unwrap();
+    let pre = linker.instantiate_pre(&component).unwrap();
+    let mut store = Store::new(&engine, ());
+    store.set_epoch_deadline(u64::MAX / 2);
+    let instance = pre.instantiate_async(&mut store).await.unwrap();
+    let authenticator = authenticator::GuestIndices::new(&pre).unwrap().load(&mut store, &instance).unwrap();
+    let authorizer = authorizer::GuestIndices::new(&pre).unwrap().load(&mut store, &instance).unwrap();
+    let who = match authenticator.call_authenticate(&mut store, on).await.unwrap() {
+        Ok(Authentication::Accept(_)) => "accept",
+        Ok(Authentication::Deny(_)) => "deny",
+        Ok(Authentication::Abstain) => "abstain",
+        Err(_) => "error",
+    };
+    let device = types::Identity {
+        device_id: String::from("device-7"),
+        tenant: None,
+        tags: Vec::new(),
+        attributes: Vec::new(),
+    };
+    let may = match authorizer.call_authorize(&mut store, on, &device).await.unwrap() {
+        Ok(Authorization::Allow(_)) => "allow",
+        Ok(Authorization::Deny(_)) => "deny",
+        Ok(Authorization::Abstain) => "abstain",
+        Err(_) => "error",
+    };
+    [who, may]
+}
+
+#[allow(clippy::print_stderr, reason = "a test that does less should say so")]
+async fn only_the_verified_one_counts(language: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/components");
+    let component = folder.join(format!("cert-core-{language}.wasm"));
+    if !component.exists() {
+        eprintln!("skipped: {} was not built; `cargo xtask components` builds it", component.display());
+        return;
+    }
+    let anchor = certificates::TrustAnchor { name: String::from("a"), fingerprint_sha256: vec![7; 32] };
+    let verified = device(certificates::ChainStatus::Verified(anchor));
+    assert_eq!(answers(&component, &verified).await, ["accept", "allow"], "{language}");
+    let forged = device(certificates::ChainStatus::Unverified(String::from("unknown issuer")));
+    assert_eq!(answers(&component, &forged).await, ["abstain", "abstain"], "{language}");
+}
+
+#[tokio::test]
+async fn rust_and_c_trust_no_chain_that_did_not_verify() {
+    for language in ["rust", "c"] {
+        only_the_verified_one_counts(language).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "wants the tool chains of five languages; `cargo xtask test --full` builds the components and runs it"]
+async fn no_language_trusts_a_chain_that_did_not_verify() {
+    for language in ["javascript", "python", "go"] {
+        only_the_verified_one_counts(language).await;
+    }
+}
