@@ -47,16 +47,18 @@ fn a_burst_passes_and_then_the_rate() {
     assert_eq!(denial.cache, None);
 }
 
+type Change = fn(&mut Connection);
+
 #[test]
 fn a_certificate_an_authority_an_address_a_listener_and_everybody_have_buckets() {
-    let changes: [(&str, fn(&mut Connection)); 5] = [
+    let changes: [(&str, Change); 5] = [
         ("fingerprint", |on| on.certificate.as_mut().unwrap().leaf.fingerprint_sha256 = vec![0x77; 32]),
         ("anchor-fingerprint", |on| {
             let anchor = TrustAnchor { name: "test-ca".into(), fingerprint_sha256: vec![0x44; 32] };
             on.certificate.as_mut().unwrap().chain = ChainStatus::Verified(anchor);
         }),
         ("issuer-cn", |on| {
-            on.certificate.as_mut().unwrap().leaf.issuer = testing::name(&[("cn", "Other CA")])
+            on.certificate.as_mut().unwrap().leaf.issuer = testing::name(&[("cn", "Other CA")]);
         }),
         ("address", |on| on.peer.address = "192.0.2.2".into()),
         ("listener", |on| on.listener = "other".into()),

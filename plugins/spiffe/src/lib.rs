@@ -34,8 +34,8 @@ impl Plugin for Spiffe {
 impl Authenticator for Spiffe {
     fn authenticate<H: Host>(&self, on: &Connection, _: &H) -> Result<Authentication, HookError> {
         let cache = self.config.cache();
-        let identity = self.judge(on, |found| found.identity());
-        Ok(match identity.transpose() {
+        let found = self.judge(on);
+        Ok(match found.and_then(|found| found.map(|found| found.identity()).transpose()).transpose() {
             None => Authentication::Abstain,
             Some(Ok(identity)) => Authentication::Accept(Authenticated { identity, cache }),
             Some(Err(why)) => Authentication::Deny(Denial { cache, ..refuse(why) }),
@@ -46,8 +46,8 @@ impl Authenticator for Spiffe {
 impl Authorizer for Spiffe {
     fn authorize<H: Host>(&self, on: &Connection, _: &Identity, _: &H) -> Result<Authorization, HookError> {
         let cache = self.config.cache();
-        let grant = self.judge(on, |found| found.grant());
-        Ok(match grant.transpose() {
+        let found = self.judge(on);
+        Ok(match found.and_then(|found| found.map(|found| found.grant()).transpose()).transpose() {
             None => Authorization::Abstain,
             Some(Ok(grant)) => Authorization::Allow(Grant { cache, ..grant }),
             Some(Err(why)) => Authorization::Deny(Denial { cache, ..refuse(why) }),
@@ -56,20 +56,13 @@ impl Authorizer for Spiffe {
 }
 
 impl Spiffe {
-    /// What `answer` makes of the entry that applies; `None` where there is no SPIFFE ID to judge.
-    fn judge<T>(
-        &self,
-        on: &Connection,
-        answer: impl Fn(&Found<'_>) -> Result<T, String>,
-    ) -> Result<Option<T>, String> {
-        let Some(svid) = Svid::of(on)? else {
-            return match self.config.required {
-                true => Err("the client has no certificate with a SPIFFE ID".into()),
-                false => Ok(None),
-            };
-        };
-        let found = self.find(&svid)?;
-        answer(&found).map(Some)
+    /// The entry that applies; `None` where there is no SPIFFE ID to judge.
+    fn judge<'a>(&'a self, on: &'a Connection) -> Result<Option<Found<'a>>, String> {
+        match Svid::of(on)? {
+            Some(svid) => self.find(&svid).map(Some),
+            None if self.config.required => Err("the client has no certificate with a SPIFFE ID".into()),
+            None => Ok(None),
+        }
     }
 
     fn find<'a>(&'a self, svid: &Svid<'a>) -> Result<Found<'a>, String> {
