@@ -229,11 +229,11 @@ mod tests {
     fn values_have_the_form_in_which_they_are_passed() {
         let types = types();
         for expected in [
-            "declare module 'mqgate:plugin/authorizer@0.1.0' {",
+            "declare module 'mqgate:plugin/authorizer@1.0.0' {",
             "  export function authorize(on: Connection, who: Identity): Authorization;",
             "   * @throws {HookError}",
             "  export type Authorization = { tag: 'allow', val: Grant } | { tag: 'deny', val: Denial } | { tag: 'abstain' };",
-            "  export type Denial = import('mqgate:plugin/types@0.1.0').Denial;",
+            "  export type Denial = import('mqgate:plugin/types@1.0.0').Denial;",
             "    clientMessage: string | null;",
             "    fingerprintSha256: Uint8Array;",
             "    userProperties: Array<[string, string]>;",

@@ -42,7 +42,7 @@ fn succeeds(command: &mut Command) {
 /// Nothing but the log can be called, and there is nothing of WASI.
 fn imports_only_the_log(built: &Built) {
     let called = built.shape.imports.iter().filter(|name| !built.shape.types_only.contains(name));
-    assert_eq!(called.collect::<Vec<_>>(), ["mqgate:plugin/log@0.1.0"]);
+    assert_eq!(called.collect::<Vec<_>>(), ["mqgate:plugin/log@1.0.0"]);
     assert!(!built.shape.imports.iter().any(|name| name.starts_with("wasi:")), "{built:?}");
 }
 
@@ -92,14 +92,14 @@ fn a_project_in_rust_builds_and_is_held_to_its_manifest() {
     let (bytes, shape) = component(&new.project).unwrap();
     assert!(bytes.len() < 200 << 10, "{} bytes", bytes.len());
     let called: Vec<_> = shape.imports.iter().filter(|name| !shape.types_only.contains(name)).collect();
-    assert_eq!(called, ["mqgate:plugin/log@0.1.0"]);
+    assert_eq!(called, ["mqgate:plugin/log@1.0.0"]);
 
     let manifest = new.project.join("plugin.toml");
     let asks = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, asks.replace("imports = [\"log\"]", "imports = [\"metrics\"]")).unwrap();
     let error = component(&new.project).unwrap_err();
     assert!(
-        error.contains("imports mqgate:plugin/log@0.1.0, which its manifest does not ask for"),
+        error.contains("imports mqgate:plugin/log@1.0.0, which its manifest does not ask for"),
         "{error}"
     );
 }

@@ -21,7 +21,7 @@ pub(crate) const PACKAGE: &str = "mqgate:plugin/";
 
 /// In order of their versions, which are of one track.
 pub(crate) const RELEASES: &[Release] = &[
-    Release { version: Version { major: 0, minor: 1, patch: 0 }, link: capability::link },
+    Release { version: Version { major: 1, minor: 0, patch: 0 }, link: capability::link },
     #[cfg(test)]
     tests::MADE_UP,
 ];

@@ -16,20 +16,20 @@ mod guest;
 use self::guest::{Guest, accept};
 
 pub(super) const MADE_UP: Release =
-    Release { version: Version { major: 0, minor: 1, patch: 1 }, link: made_up };
-const NEXT: &str = "0.1.1";
+    Release { version: Version { major: 1, minor: 1, patch: 0 }, link: made_up };
+const NEXT: &str = "1.1.0";
 
 /// How often `log.flush` was called.
 static FLUSHED: AtomicU32 = AtomicU32::new(0);
 
 fn made_up(linker: &mut Linker<StoreState>, _: &Grants) -> wasmtime::Result<()> {
-    let mut log = linker.instance("mqgate:plugin/log@0.1.1")?;
+    let mut log = linker.instance("mqgate:plugin/log@1.1.0")?;
     log.func_wrap("flush", |_, ()| Ok((FLUSHED.fetch_add(1, Ordering::SeqCst) + 1,)))
 }
 
 /// A plugin of the made-up release.
 fn of_the_next(guest: Guest) -> Guest {
-    guest.wit("package mqgate:plugin@0.1.0;", "package mqgate:plugin@0.1.1;").wit(
+    guest.wit("package mqgate:plugin@1.0.0;", "package mqgate:plugin@1.1.0;").wit(
         "  enabled: func(level: level) -> bool;",
         "  enabled: func(level: level) -> bool;\n  flush: func() -> u32;",
     )
@@ -68,7 +68,7 @@ fn plugins_of_two_releases_run_beside_each_other() {
 fn what_no_release_has_is_refused_by_name() {
     let later = |from: &str| {
         Guest::new()
-            .wit("package mqgate:plugin@0.1.0;", "package mqgate:plugin@0.1.2;")
+            .wit("package mqgate:plugin@1.0.0;", "package mqgate:plugin@1.2.0;")
             .wit("  enabled: func(level: level) -> bool;", from)
             .import("log", "sync", "sync", "(result i32)")
             .authenticator(&format!("(drop (call $sync)) {}", accept(1)))
@@ -76,13 +76,13 @@ fn what_no_release_has_is_refused_by_name() {
     };
     let said = refused(later("  enabled: func(level: level) -> bool;\n  sync: func() -> u32;"));
     for text in
-        ["mqgate:plugin/log@0.1.2", "built for mqgate:plugin@0.1.2", "has mqgate:plugin@0.1.1", "wit/"]
+        ["mqgate:plugin/log@1.2.0", "built for mqgate:plugin@1.2.0", "has mqgate:plugin@1.1.0", "wit/"]
     {
         assert!(said.contains(text), "{text:?} is not in: {said}");
     }
-    let other = Guest::new().wit("package mqgate:plugin@0.1.0;", "package mqgate:plugin@0.2.0;");
+    let other = Guest::new().wit("package mqgate:plugin@1.0.0;", "package mqgate:plugin@2.0.0;");
     let said = refused(other.text("x").authenticator(&accept(1)).build());
-    assert!(said.contains("0.2.0") && said.contains("track 0.1 "), "{said}");
+    assert!(said.contains("2.0.0") && said.contains("track 1 "), "{said}");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn tracks_are_those_of_semantic_versions() {
     for none in ["", "1", "1.0", "1.0.0-rc.1", "1.0.0.0", "1.0.", "+1.0.0", "1.0.x", "99999999999.0.0"] {
         assert_eq!(Version::parse(none), None, "{none}");
     }
-    assert_eq!(version("0.1.1").to_string(), NEXT);
+    assert_eq!(version("1.1.0").to_string(), NEXT);
     assert_eq!(
         (version("0.1.7").track().to_string(), version("2.3.4").track().to_string()),
         ("0.1".into(), "2".into())

@@ -134,7 +134,7 @@ async fn an_exchange_is_recorded_without_what_was_said() {
         .text("M")
         .export("enhanced-authenticator", "step", "(param i32) (result i32)", step)
         .function(
-            "(func (export \"mqgate:plugin/enhanced-authenticator@0.1.0#methods\") (result i32)
+            "(func (export \"mqgate:plugin/enhanced-authenticator@1.0.0#methods\") (result i32)
                (i32.store (i32.const 3072) (i32.const 3080)) (i32.store (i32.const 3076) (i32.const 1))
                (i32.store (i32.const 3080) (i32.const 64)) (i32.store (i32.const 3084) (i32.const 1))
                (i32.const 3072))",

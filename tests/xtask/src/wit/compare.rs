@@ -47,10 +47,17 @@ fn track(package: &Package) -> Option<(u64, u64)> {
 fn exported(package: &Package) -> BTreeSet<InterfaceId> {
     let worlds = package.resolve.packages[package.id].worlds.values();
     let items = worlds.flat_map(|world| package.resolve.worlds[*world].exports.values());
-    items.filter_map(|item| if let WorldItem::Interface { id, .. } = item { Some(*id) } else { None }).collect()
+    items
+        .filter_map(|item| if let WorldItem::Interface { id, .. } = item { Some(*id) } else { None })
+        .collect()
 }
 
-fn types(at: &str, (then, old): (&Package, &Interface), (now, new): (&Package, &Interface), broken: &mut Vec<String>) {
+fn types(
+    at: &str,
+    (then, old): (&Package, &Interface),
+    (now, new): (&Package, &Interface),
+    broken: &mut Vec<String>,
+) {
     for (name, id) in &old.types {
         let was = text::of_kind(&then.resolve, *id);
         match new.types.get(name) {
@@ -88,18 +95,26 @@ fn functions(
     }
     if is_exported {
         for name in new.functions.keys().filter(|name| !old.functions.contains_key(*name)) {
-            broken.push(format!("the function {at}.{name} is new, and plugins that export {at} do not have it"));
+            broken.push(format!(
+                "the function {at}.{name} is new, and plugins that export {at} do not have it"
+            ));
         }
     }
 }
 
-fn world(at: &str, (then, old): (&Package, &World), (now, new): (&Package, &World), broken: &mut Vec<String>) {
+fn world(
+    at: &str,
+    (then, old): (&Package, &World),
+    (now, new): (&Package, &World),
+    broken: &mut Vec<String>,
+) {
     let names = |package: &Package, items: &wit_parser::IndexMap<wit_parser::WorldKey, WorldItem>| {
         items.keys().map(|key| named(package, key)).collect::<BTreeSet<_>>()
     };
     let (had, has) = (names(then, &old.exports), names(now, &new.exports));
     for name in has.difference(&had) {
-        broken.push(format!("the world {at} exports {name}, which plugins that were built for it do not have"));
+        broken
+            .push(format!("the world {at} exports {name}, which plugins that were built for it do not have"));
     }
     for name in had.difference(&has) {
         broken.push(format!("the world {at} exports {name} no more"));
@@ -150,7 +165,10 @@ mod tests {
             assert_eq!(after(from, to), Vec::<String>::new(), "{from} -> {to}");
         }
         // Another track promises nothing.
-        assert_eq!(broken(&package(THEN), &package("package a:b@2.0.0; interface x {}")), Vec::<String>::new());
+        assert_eq!(
+            broken(&package(THEN), &package("package a:b@2.0.0; interface x {}")),
+            Vec::<String>::new()
+        );
     }
 
     #[test]

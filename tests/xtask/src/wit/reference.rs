@@ -3,7 +3,9 @@
 
 use std::fmt::Write as _;
 
-use wit_parser::{Docs, Interface, InterfaceId, Type, TypeDefKind, TypeId, TypeOwner, World, WorldItem, WorldKey};
+use wit_parser::{
+    Docs, Interface, InterfaceId, Type, TypeDefKind, TypeId, TypeOwner, World, WorldItem, WorldKey,
+};
 
 use super::{Package, text};
 
@@ -24,8 +26,12 @@ pub fn of(package: &Package) -> String {
          the ABI may change, stands in [wit/README.md](../../wit/README.md); the steps to a plugin in [writing.md](writing.md).\n\n\
          | interface | of | |\n|---|---|---|\n"
     );
-    let interfaces = &package.resolve.packages[package.id].interfaces;
-    for (name, id) in interfaces {
+    let named = &package.resolve.packages[package.id];
+    let mut interfaces: Vec<_> = named.interfaces.iter().collect();
+    // Whatever the order in which files are read.
+    interfaces.sort_by_key(|(name, id)| (side(package, **id) as u8, *name != "lifecycle", *name));
+    for (name, id) in &interfaces {
+        let id = *id;
         let of = match side(package, *id) {
             Side::Plugin => "the plugin",
             Side::Broker => "the broker",
@@ -38,7 +44,9 @@ pub fn of(package: &Package) -> String {
         interface(package, name, &package.resolve.interfaces[*id], side(package, *id), &mut out);
     }
     out.push_str("\n## Worlds\n");
-    for (name, id) in &package.resolve.packages[package.id].worlds {
+    let mut worlds: Vec<_> = named.worlds.iter().collect();
+    worlds.sort_by_key(|(name, _)| *name);
+    for (name, id) in worlds {
         world(package, name, &package.resolve.worlds[*id], &mut out);
     }
     out
@@ -64,7 +72,11 @@ fn interface(package: &Package, name: &str, interface: &Interface, side: Side, o
         let _ = write!(out, "Uses {}.\n\n", used.join("; "));
     }
     for (function, it) in &interface.functions {
-        let _ = write!(out, "### {name}.{function}\n\n```wit\n{function}: {};\n```\n\n", text::of_function(&package.resolve, it));
+        let _ = write!(
+            out,
+            "### {name}.{function}\n\n```wit\n{function}: {};\n```\n\n",
+            text::of_function(&package.resolve, it)
+        );
         if side == Side::Plugin {
             out.push_str("Called by the broker.\n\n");
         }

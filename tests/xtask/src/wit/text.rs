@@ -69,9 +69,10 @@ pub fn of_kind(resolve: &Resolve, id: TypeId) -> String {
 }
 
 pub fn of_function(resolve: &Resolve, function: &Function) -> String {
-    let parameters = function.params.iter().map(|parameter| {
-        format!("{}: {}", parameter.name, of_type(resolve, &parameter.ty))
-    });
+    let parameters = function
+        .params
+        .iter()
+        .map(|parameter| format!("{}: {}", parameter.name, of_type(resolve, &parameter.ty)));
     let parameters = parameters.collect::<Vec<_>>().join(", ");
     let is_async = if function.kind.is_async() { "async " } else { "" };
     match &function.result {
