@@ -130,7 +130,7 @@ fn a_case_that_cannot_be_asked_is_no_answer() {
     let other = case(&json!({ "name": "n", "hook": "registrar" }));
     match offline.run(&other, Instance::Fresh) {
         Err(OfflineError::NoHook(hook, has)) => {
-            assert_eq!((hook, has.as_str()), ("registrar", "authenticator"))
+            assert_eq!((hook, has.as_str()), ("registrar", "authenticator"));
         }
         other => panic!("{other:?}"),
     }
