@@ -27,7 +27,11 @@ fn main() {
         }
         code.push_str("];\n");
     }
-    for (name, file) in [("PLUGINS_WORKSPACE", "plugins/Cargo.toml"), ("LICENSE", "LICENSE")] {
+    for (name, file) in [
+        ("PLUGINS_WORKSPACE", "plugins/Cargo.toml"),
+        ("PLUGINS_LOCK", "plugins/Cargo.lock"),
+        ("LICENSE", "LICENSE"),
+    ] {
         let file = root.join(file).display().to_string();
         println!("cargo::rerun-if-changed={file}");
         writeln!(code, "pub const {name}: &str = include_str!({file:?});")

@@ -19,8 +19,8 @@ pub mod host {
         inline: "
             package mqgate:sdk;
             world sdk-host {
-                include mqgate:plugin/imports@0.1.0;
-                import mqgate:plugin/connections@0.1.0;
+                include mqgate:plugin/imports@1.0.0;
+                import mqgate:plugin/connections@1.0.0;
             }
         ",
         pub_export_macro: true,
@@ -54,7 +54,7 @@ macro_rules! hook {
                 path: "../wit",
                 inline: $world,
                 with: {
-                    "mqgate:plugin/types@0.1.0": crate::bindings::host::mqgate::plugin::types,
+                    "mqgate:plugin/types@1.0.0": crate::bindings::host::mqgate::plugin::types,
                     $($connection_types: $module_path,)*
                 },
                 pub_export_macro: true,
@@ -68,15 +68,15 @@ macro_rules! hook {
         hook!(
             $module,
             $world,
-            "mqgate:plugin/certificates@0.1.0" = crate::bindings::host::mqgate::plugin::certificates,
-            "mqgate:plugin/connections@0.1.0" = crate::bindings::host::mqgate::plugin::connections
+            "mqgate:plugin/certificates@1.0.0" = crate::bindings::host::mqgate::plugin::certificates,
+            "mqgate:plugin/connections@1.0.0" = crate::bindings::host::mqgate::plugin::connections
         );
     };
 }
 
-hook!(lifecycle, "package mqgate:sdk; world sdk-lifecycle { export mqgate:plugin/lifecycle@0.1.0; }");
-hook!(connection authenticator, "package mqgate:sdk; world sdk-authenticator { export mqgate:plugin/authenticator@0.1.0; }");
-hook!(connection enhanced_authenticator, "package mqgate:sdk; world sdk-enhanced-authenticator { export mqgate:plugin/enhanced-authenticator@0.1.0; }");
-hook!(connection registrar, "package mqgate:sdk; world sdk-registrar { export mqgate:plugin/registrar@0.1.0; }");
-hook!(connection authorizer, "package mqgate:sdk; world sdk-authorizer { export mqgate:plugin/authorizer@0.1.0; }");
-hook!(auditor, "package mqgate:sdk; world sdk-auditor { export mqgate:plugin/auditor@0.1.0; }");
+hook!(lifecycle, "package mqgate:sdk; world sdk-lifecycle { export mqgate:plugin/lifecycle@1.0.0; }");
+hook!(connection authenticator, "package mqgate:sdk; world sdk-authenticator { export mqgate:plugin/authenticator@1.0.0; }");
+hook!(connection enhanced_authenticator, "package mqgate:sdk; world sdk-enhanced-authenticator { export mqgate:plugin/enhanced-authenticator@1.0.0; }");
+hook!(connection registrar, "package mqgate:sdk; world sdk-registrar { export mqgate:plugin/registrar@1.0.0; }");
+hook!(connection authorizer, "package mqgate:sdk; world sdk-authorizer { export mqgate:plugin/authorizer@1.0.0; }");
+hook!(auditor, "package mqgate:sdk; world sdk-auditor { export mqgate:plugin/auditor@1.0.0; }");

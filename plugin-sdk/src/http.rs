@@ -53,9 +53,11 @@ pub enum HttpError {
     Refused(String),
     /// It did not come in time.
     Timeout(String),
+    /// There was no connection: nobody has seen the request.
+    Unreachable(String),
     /// The request or its answer is larger than the operator allows.
     TooLarge(String),
-    /// Anything else: no such host, no connection, no trust, no HTTP.
+    /// Anything else: no such host, no trust, no HTTP, an answer that broke off.
     Failed(String),
 }
 
@@ -106,6 +108,7 @@ impl fmt::Display for HttpError {
         let (Self::Invalid(why)
         | Self::Refused(why)
         | Self::Timeout(why)
+        | Self::Unreachable(why)
         | Self::TooLarge(why)
         | Self::Failed(why)) = self;
         f.write_str(why)
@@ -240,6 +243,7 @@ mod guest {
             | ErrorCode::ConnectionReadTimeout
             | ErrorCode::ConnectionWriteTimeout
             | ErrorCode::HttpResponseTimeout => HttpError::Timeout(text),
+            ErrorCode::ConnectionRefused | ErrorCode::DestinationUnavailable => HttpError::Unreachable(text),
             ErrorCode::HttpRequestBodySize(_)
             | ErrorCode::HttpRequestHeaderSectionSize(_)
             | ErrorCode::HttpResponseBodySize(_)

@@ -45,6 +45,7 @@
 //! The component imports what the plugin calls and nothing else, so its import list is an honest list of the
 //! grants it needs. The time of a connection comes in with the hook's arguments; a clock of its own needs a grant.
 
+pub mod access;
 #[doc(hidden)]
 pub mod bindings;
 pub mod certificate;
@@ -55,6 +56,7 @@ pub mod host;
 pub mod http;
 pub mod pattern;
 pub mod plugin;
+pub mod rate;
 pub mod select;
 pub mod template;
 #[cfg(not(target_arch = "wasm32"))]

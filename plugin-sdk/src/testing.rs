@@ -10,6 +10,7 @@ use crate::types::{
     Attribute, Certificate, ChainStatus, ClientCertificate, Connect, Connection, Device, DistinguishedName,
     Entry, KeyValueError, Level, Metric, MetricDefinition, MetricError, NameAttribute, Page, Peer,
     PluginContext, PublicKey, RegistryError, RevocationStatus, Seconds, TlsSession, TrustAnchor, UnixMillis,
+    Value,
 };
 
 /// Everything a broker offers, in memory. Fields are public: a test fills and reads them.
@@ -257,5 +258,25 @@ pub fn connection(certificate: Option<ClientCertificate>) -> Connection {
             user_properties: Vec::new(),
         },
         attributes: Vec::new(),
+    }
+}
+
+/// `on` as it is shown when its live session is judged once more.
+pub fn reauthorized(mut on: Connection, at: UnixMillis) -> Connection {
+    let value = Value::Integer(i64::try_from(at).unwrap_or(i64::MAX));
+    on.attributes.push(Attribute { name: "reauthorization.at".into(), value });
+    on
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_live_session_is_judged_by_another_moment() {
+        let on = connection(None);
+        assert_eq!((on.reauthorized_at(), on.asked_at()), (None, on.accepted_at));
+        let again = reauthorized(on, 1_767_400_000_000);
+        assert_eq!((again.reauthorized_at(), again.asked_at()), (Some(1_767_400_000_000), 1_767_400_000_000));
     }
 }

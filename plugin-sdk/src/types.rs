@@ -45,6 +45,23 @@ impl Denial {
     }
 }
 
+impl Connection {
+    /// When this is a live session that is judged once more: then, in milliseconds since the Unix epoch. Nothing else tells
+    /// it from its beginning.
+    pub fn reauthorized_at(&self) -> Option<UnixMillis> {
+        self.attributes.iter().find_map(|attribute| match (attribute.name.as_str(), &attribute.value) {
+            ("reauthorization.at", Value::Integer(at)) => u64::try_from(*at).ok(),
+            _ => None,
+        })
+    }
+
+    /// The moment of the question, without a clock: when the connection was accepted, or when the live session is judged
+    /// once more.
+    pub fn asked_at(&self) -> UnixMillis {
+        self.reauthorized_at().unwrap_or(self.accepted_at)
+    }
+}
+
 impl Identity {
     pub fn new(device_id: impl Into<String>) -> Self {
         Self { device_id: device_id.into(), tenant: None, tags: Vec::new(), attributes: Vec::new() }

@@ -184,6 +184,8 @@ pub mod names {
         PLUGIN_RESET = "plugin.reset", Plugin, "what was decided about a plugin at runtime was forgotten: the configuration's word holds";
         PLUGIN_SHADOWED = "plugin.shadowed", Plugin, "a version is asked beside the live one and decides nothing";
         PLUGIN_SHADOW_DROPPED = "plugin.shadow_dropped", Plugin, "such a version is asked no more; how many of its answers were the same, and how many not, in `fields`";
+        PLUGIN_RECORDING = "plugin.recording", Plugin, "calls of a plugin are recorded from now on, with what clients showed";
+        PLUGIN_RECORDING_ENDED = "plugin.recording_ended", Plugin, "they are recorded no more; how many were, and how many were lost, in `fields`";
         PLUGIN_REFUSED = "plugin.refused", Plugin, "a component was not taken; stage and message in `fields`";
         ADMIN_ACTION = "admin.action", Admin, "another change over the admin API (`action`, `target`, `code`, `detail` in `fields`)";
         ADMIN_REFUSED = "admin.refused", Admin, "a change over the admin API that was refused, or a request without the right to it";

@@ -10,7 +10,7 @@ use crate::manifest::Manifest;
 /// What a component wants and what it offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// Names of the imported interfaces, for example `mqgate:plugin/log@0.1.0`.
+    /// Names of the imported interfaces, for example `mqgate:plugin/log@1.0.0`.
     pub imports: Vec<String>,
     /// Those of them that are imported for their types alone: there is nothing in them to call.
     pub types_only: Vec<String>,

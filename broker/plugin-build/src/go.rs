@@ -55,7 +55,7 @@ impl Compiler {
         }
         let core = work.join("core.wasm");
         let mut go = Command::new(&self.go);
-        go.args(["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-checklinkname=0 -s -w", "-o"]);
+        go.args(["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o"]);
         go.arg(&core).arg(".").current_dir(&tree).envs([("GOOS", "wasip1"), ("GOARCH", "wasm")]);
         // What the user's own Go is set to has no say here, and nothing is fetched.
         go.envs([("GOTOOLCHAIN", "local"), ("GOPROXY", "off"), ("GOFLAGS", "-mod=mod"), ("GOWORK", "off")]);

@@ -12,6 +12,7 @@ use crate::embedded;
 use crate::files::{Partial, cache, lock};
 use crate::progress::Progress;
 use crate::run::{on_path, run};
+use crate::{typescript, world};
 
 /// As package.json has it.
 const VERSION: &str = "0.4.5";
@@ -45,6 +46,10 @@ impl Engine {
     pub fn build(&self, project: &Path, wit: &Path, work: &Path, progress: &Progress<'_>) -> Result<Vec<u8>> {
         let source = project.join("src/plugin.js");
         ensure!(source.is_file(), "{} is not there", source.display());
+        // For editors, and for `tsc`; jsconfig.json of the project names it.
+        let (resolve, world) = world::read(wit)?;
+        fs::write(work.join("plugin.d.ts"), typescript::declarations(&resolve, world))
+            .with_context(|| format!("cannot write below {}", work.display()))?;
         let out = work.join("component.wasm");
         let mut node = Command::new(&self.node);
         node.arg(self.folder.join("build.mjs")).arg(wit).arg(&source).arg(&out);

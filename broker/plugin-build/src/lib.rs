@@ -16,6 +16,7 @@ mod python;
 mod run;
 pub mod rust;
 pub mod template;
+mod typescript;
 mod wasi;
 mod wheel;
 mod world;

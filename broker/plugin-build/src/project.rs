@@ -110,7 +110,7 @@ impl Project {
             world::write(&self.manifest, wit)?;
         }
         let component = match tools {
-            Tools::Rust(toolchain) => rust::build(folder, toolchain, work, progress)?,
+            Tools::Rust(toolchain) => rust::build(folder, toolchain, &work.join("cargo"), folder, progress)?,
             Tools::C(compiler) => compiler.build(folder, wit, work, progress)?,
             Tools::JavaScript(engine) => engine.build(folder, wit, work, progress)?,
             Tools::Python(componentizer) => componentizer.build(folder, wit, work, progress)?,

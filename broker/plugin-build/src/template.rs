@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::embedded::{self, LICENSE, PLUGINS_WORKSPACE, SDK, TEMPLATES, WIT};
+use crate::embedded::{self, LICENSE, PLUGINS_LOCK, PLUGINS_WORKSPACE, SDK, TEMPLATES, WIT};
 use crate::manifest::{Hook, Import, Language, Manifest, check_name};
 
 /// What a new project is to be.
@@ -72,6 +72,8 @@ pub fn write(wanted: &Wanted, folder: &Path) -> Result<Vec<PathBuf>> {
             files.push((Path::new("mqgate/plugin-sdk").join(path), (*text).to_owned()));
         }
         files.push((PathBuf::from("mqgate/plugin-sdk/Cargo.toml"), sdk_manifest()?));
+        // The versions that the SDK is tested with. Cargo takes out what this project does not use.
+        files.push((PathBuf::from("Cargo.lock"), PLUGINS_LOCK.to_owned()));
     }
     for (path, text) in &files {
         let file = folder.join(path);

@@ -15,7 +15,7 @@ use crate::manifest::{Import, Manifest};
 pub const WORLD: &str = "plugin";
 
 /// The ABI that projects are built for.
-const ABI: &str = "0.1.0";
+const ABI: &str = "1.0.0";
 /// The patch release of WASI that stands under `wit/deps`.
 const WASI: &str = "0.2.12";
 
@@ -101,8 +101,8 @@ mod tests {
         let text = text(&manifest(&[Hook::Authorizer], &[Import::Log, Import::Random]));
         assert_eq!(
             text,
-            "package mqgate:project;\n\nworld plugin {\n  import mqgate:plugin/log@0.1.0;\n  import wasi:random/random@0.2.12;\n  \
-             export mqgate:plugin/lifecycle@0.1.0;\n  export mqgate:plugin/authorizer@0.1.0;\n}\n"
+            "package mqgate:project;\n\nworld plugin {\n  import mqgate:plugin/log@1.0.0;\n  import wasi:random/random@0.2.12;\n  \
+             export mqgate:plugin/lifecycle@1.0.0;\n  export mqgate:plugin/authorizer@1.0.0;\n}\n"
         );
     }
 

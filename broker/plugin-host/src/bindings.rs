@@ -1,4 +1,4 @@
-//! Types and calls of `mqgate:plugin@0.1`, generated from `wit/`.
+//! Types and calls of `mqgate:plugin@1`, generated from `wit/`.
 //!
 //! One world that exports every hook, so that all share their types. Its own struct, which wants them all, is not
 //! used: each hook's `GuestIndices` is looked up by itself, because a plugin exports those it has.
@@ -8,14 +8,14 @@ wasmtime::component::bindgen!({
     inline: "
         package mqgate:host;
         world host {
-            include mqgate:plugin/imports@0.1.0;
-            export mqgate:plugin/lifecycle@0.1.0;
-            export mqgate:plugin/authenticator@0.1.0;
-            export mqgate:plugin/enhanced-authenticator@0.1.0;
-            export mqgate:plugin/registrar@0.1.0;
-            export mqgate:plugin/authorizer@0.1.0;
-            export mqgate:plugin/auditor@0.1.0;
-            export mqgate:plugin/health@0.1.0;
+            include mqgate:plugin/imports@1.0.0;
+            export mqgate:plugin/lifecycle@1.0.0;
+            export mqgate:plugin/authenticator@1.0.0;
+            export mqgate:plugin/enhanced-authenticator@1.0.0;
+            export mqgate:plugin/registrar@1.0.0;
+            export mqgate:plugin/authorizer@1.0.0;
+            export mqgate:plugin/auditor@1.0.0;
+            export mqgate:plugin/health@1.0.0;
         }
     ",
     imports: {

@@ -20,6 +20,7 @@ use crate::poison::Subject;
 use crate::pool::Pool;
 use crate::question::Credentials;
 use crate::settings::Capability;
+use crate::tap::{Asked, Ear, Told};
 use crate::{answer, question};
 
 /// One question to a plugin.
@@ -49,14 +50,23 @@ pub(crate) trait HookCall: Sized + Send + 'static {
         Purpose::Calls
     }
 
+    /// The question, for whoever listens. `None`: nobody may.
+    fn asked(&self) -> Option<Asked>;
+
+    /// The answer, likewise.
+    fn told(answer: &Self::Answer) -> Option<Told>;
+
     fn on_fresh(
         self,
         plugin: &Runnable,
         instance: OwnedSemaphorePermit,
+        ear: Option<Ear>,
     ) -> impl Future<Output = Result<Answered<Self::Answer>, HookFailure>> + Send {
         async move {
-            let mut running = plugin.start(self.purpose(), instance).await?;
-            let answer = self.run(plugin, &mut running).await.map_err(|error| running.name_failure(error))?;
+            let mut running = plugin.start(self.purpose(), instance, ear).await?;
+            let outcome = self.run(plugin, &mut running).await.map_err(|error| running.name_failure(error));
+            running.end_call();
+            let answer = outcome?;
             Ok(Answered { answer, consulted: running.store.data().consulted })
         }
     }
@@ -72,7 +82,7 @@ pub(crate) trait HookCall: Sized + Send + 'static {
             // or when this future is dropped.
             let mut running = match slot.take() {
                 Some(running) => running,
-                None => plugin.start(Purpose::Calls, place(&instances).await).await?,
+                None => plugin.start(Purpose::Calls, place(&instances).await, None).await?,
             };
             running.begin_call(&plugin.limits);
             let outcome = self.run(plugin, &mut running).await;
@@ -93,14 +103,19 @@ pub(crate) trait HookCall: Sized + Send + 'static {
         pool: &Mutex<Pool<Running>>,
         ready: Ready,
         instances: &Semaphore,
+        ear: Option<Ear>,
     ) -> impl Future<Output = Result<Answered<Self::Answer>, HookFailure>> + Send {
         async move {
             let mut running = match ready {
-                Ready::Waiting(running) => *running,
-                Ready::Fresh(place) => plugin.start(Purpose::Calls, place).await?,
+                Ready::Waiting(mut running) => {
+                    running.listen(ear);
+                    *running
+                }
+                Ready::Fresh(place) => plugin.start(Purpose::Calls, place, ear).await?,
             };
             running.begin_call(&plugin.limits);
             let outcome = self.run(plugin, &mut running).await;
+            running.end_call();
             let sound = is_sound(&outcome);
             let consulted = running.store.data().consulted;
             let outcome = outcome.map_err(|error| running.name_failure(error));
@@ -180,6 +195,14 @@ impl HookCall for Authenticate {
         answer::authentication(answer).map_err(CallError::Invalid)
     }
 
+    fn asked(&self) -> Option<Asked> {
+        Some(Asked { hook: Self::HOOK, on: Arc::clone(&self.on), who: None, exchange: None })
+    }
+
+    fn told(answer: &Self::Answer) -> Option<Told> {
+        Some(Told::Authentication(answer.clone()))
+    }
+
     fn subject(&self) -> Option<Subject> {
         Some(Subject::of(&self.on))
     }
@@ -236,6 +259,14 @@ impl HookCall for Register {
         answer::registration_decision(answer).map_err(CallError::Invalid)
     }
 
+    fn asked(&self) -> Option<Asked> {
+        Some(Asked { hook: Self::HOOK, on: Arc::clone(&self.on), who: self.claimed.clone(), exchange: None })
+    }
+
+    fn told(answer: &Self::Answer) -> Option<Told> {
+        Some(Told::Registration(answer.clone()))
+    }
+
     fn subject(&self) -> Option<Subject> {
         Some(Subject::of(&self.on))
     }
@@ -265,6 +296,19 @@ impl HookCall for Authorize {
         let who = question::identity(&self.who);
         let answer = guest.call_authorize(&mut on.store, &asked, &who).await?.map_err(CallError::Hook)?;
         answer::authorization(answer).map_err(CallError::Invalid)
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        Some(Asked {
+            hook: Self::HOOK,
+            on: Arc::clone(&self.on),
+            who: Some(self.who.clone()),
+            exchange: None,
+        })
+    }
+
+    fn told(answer: &Self::Answer) -> Option<Told> {
+        Some(Told::Authorization(answer.clone()))
     }
 
     fn subject(&self) -> Option<Subject> {
@@ -327,6 +371,14 @@ impl HookCall for RecordEvents {
             )));
         }
         Ok(safe)
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        None
+    }
+
+    fn told(_answer: &u64) -> Option<Told> {
+        None
     }
 
     fn subject(&self) -> Option<Subject> {

@@ -23,7 +23,9 @@ use crate::bindings::mqgate::plugin::{certificates, connections, key_value as kv
 use crate::bindings::mqgate::plugin::{metrics as metrics_interface, registry as registry_interface, types};
 use crate::instance::{Purpose, StoreState};
 use crate::metrics::{HostCallResult, Interface, PluginMetrics};
+use crate::outside::Outside;
 use crate::settings::{Capability, Grants};
+use crate::tap::HostCall;
 
 /// What the host functions of one plugin share.
 pub(crate) struct Services {
@@ -35,6 +37,7 @@ pub(crate) struct Services {
     pub(crate) custom_metrics: CustomMetrics,
     /// With the grant `http` alone.
     pub(crate) http: Option<Arc<HttpClient>>,
+    pub(crate) outside: Arc<dyn Outside>,
 }
 
 impl Services {
@@ -44,7 +47,7 @@ impl Services {
     }
 }
 
-/// Defines what the grants allow, and nothing else.
+/// The functions of the first release.
 pub(crate) fn link(linker: &mut Linker<StoreState>, grants: &Grants) -> wasmtime::Result<()> {
     type Host = HasSelf<StoreState>;
     types::add_to_linker::<StoreState, Host>(linker, |state| state)?;
@@ -60,7 +63,7 @@ pub(crate) fn link(linker: &mut Linker<StoreState>, grants: &Grants) -> wasmtime
     if grants.has(Capability::Metrics) {
         metrics_interface::add_to_linker::<StoreState, Host>(linker, |state| state)?;
     }
-    wasi::link(linker, grants)
+    Ok(())
 }
 
 impl types::Host for StoreState {}
@@ -73,6 +76,13 @@ impl StoreState {
         match self.purpose {
             Purpose::Trial | Purpose::Explanation | Purpose::Shadow => true,
             Purpose::Calls => false,
+        }
+    }
+
+    /// Tells whoever listens to the call.
+    pub(crate) fn heard(&self, call: impl FnOnce() -> HostCall) {
+        if let Some(ear) = &self.ear {
+            ear.note(call());
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::instance::{CallError, Purpose, Runnable, Running};
 use crate::poison::Subject;
 use crate::question;
 use crate::settings::Limits;
+use crate::tap::{Asked, Exchanged, Told};
 
 const MOST_METHODS: usize = 8;
 const LONGEST_METHOD: usize = 256;
@@ -56,12 +57,27 @@ impl HookCall for Step {
         let guest = indices.load(&mut on.store, &on.instance)?;
         let asked = question::connection(&self.on, credentials(plugin));
         let mut random = vec![0; RANDOM];
-        aws_lc_rs::rand::fill(&mut random)
-            .map_err(|_| CallError::Hook(HookError::Transient(String::from("there is no randomness"))))?;
+        let filled = plugin.services.outside.fill(&mut random);
+        filled.map_err(|error| CallError::Hook(HookError::Transient(error.to_string())))?;
         let Self { method, round, state, data, again, .. } = self;
         let exchange = abi::Exchange { method, round, state: state.0, data, again, random };
         let answer = guest.call_step(&mut on.store, &asked, &exchange).await?.map_err(CallError::Hook)?;
         checked(answer, round, &plugin.limits).map_err(CallError::Invalid)
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        let exchange = Exchanged {
+            method: self.method.clone(),
+            round: self.round,
+            state: self.state.clone(),
+            data: self.data.clone().map(Secret),
+            again: self.again,
+        };
+        Some(Asked { hook: Self::HOOK, on: Arc::clone(&self.on), who: None, exchange: Some(exchange) })
+    }
+
+    fn told(answer: &AuthenticationStep) -> Option<Told> {
+        Some(Told::Step(answer.clone()))
     }
 
     fn subject(&self) -> Option<Subject> {

@@ -2,7 +2,7 @@
 //!
 //! Changes are made by `changes`, one at a time; what was decided before a restart is brought back by `start`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +21,10 @@ use crate::inspect::{Inspection, needs, unserved};
 use crate::loading::Loader;
 use crate::member::{EntryState, Member, PluginInfo, State, methods, names, versions};
 use crate::metrics::Metrics;
+use crate::outside::TheWorld;
 use crate::plugin::{Alarm, LivePlugin};
 use crate::record::Version;
+use crate::recording::Recorder;
 use crate::settings::{Capability, HostSettings, Position, Source};
 use crate::store::{Manifest, Store};
 use crate::trust::{Signature, SignatureError, Signer};
@@ -45,6 +47,8 @@ pub struct PluginHost {
     /// Versions that are to be taken back.
     pub(crate) alarms: mpsc::Sender<Alarm>,
     alarmed: Mutex<Option<mpsc::Receiver<Alarm>>>,
+    /// By plugin.
+    recordings: Mutex<HashMap<String, Arc<Recorder>>>,
     /// `Some` until the host is dropped.
     runtime: Option<Runtime>,
 }
@@ -102,7 +106,8 @@ impl PluginHost {
         let open = |folder: &PathBuf| Store::open(folder, settings.staged);
         let (store, found) = settings.store_dir.as_ref().map(open).transpose()?.unzip();
         let order = settings.order.clone();
-        let loader = Loader::new(settings, store, runtime.handle().clone(), storage, metrics)?;
+        let loader =
+            Loader::new(settings, store, runtime.handle().clone(), storage, metrics, Arc::new(TheWorld))?;
         let members = natives.into_iter().map(|native| Member::Native(Arc::new(native))).collect();
         let (alarms, alarmed) = mpsc::channel(ALARMS);
         let host = Self {
@@ -113,6 +118,7 @@ impl PluginHost {
             hooks: Arc::new(ArcSwap::from_pointee(HookSet::default())),
             alarms,
             alarmed: Mutex::new(Some(alarmed)),
+            recordings: Mutex::default(),
             runtime: Some(runtime),
         };
         host.publish(0, &host.state(), Reauthorize::None);
@@ -286,6 +292,10 @@ impl PluginHost {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn recordings(&self) -> MutexGuard<'_, HashMap<String, Arc<Recorder>>> {
+        self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn take_alarmed(&self) -> Option<mpsc::Receiver<Alarm>> {
         self.alarmed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -305,7 +315,7 @@ impl Drop for PluginHost {
     }
 }
 
-fn describe(artifact: &Artifact, found: Inspection) -> Description {
+pub(crate) fn describe(artifact: &Artifact, found: Inspection) -> Description {
     Description {
         digest: artifact.digest(),
         size: artifact.bytes.len() as u64,

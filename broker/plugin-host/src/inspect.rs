@@ -6,14 +6,12 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
+use crate::abi::{self, Named};
 use crate::capability::http::AllowedDestination;
 use crate::error::{LoadError, Stage};
 use crate::hook::Hook;
 use crate::settings::{Capability, Grants};
 
-const PACKAGE: &str = "mqgate:plugin/";
-/// Patch releases of a track are compatible, so only its number counts.
-const TRACK: &str = "0.1";
 /// WASI as far as it is granted: packages, and the track of all of them.
 const WASI: &str = "wasi:";
 const WASI_TRACK: &str = "0.2";
@@ -33,27 +31,11 @@ pub(crate) struct Inspection {
     pub(crate) other_exports: Vec<String>,
 }
 
-/// A name of the package: interface and version.
-struct Named<'a> {
-    interface: &'a str,
-    track_fits: bool,
-}
-
-fn parse(name: &str) -> Option<Named<'_>> {
-    let (interface, version) = name.strip_prefix(PACKAGE)?.split_once('@').unwrap_or((name, ""));
-    let interface = interface.strip_prefix(PACKAGE).unwrap_or(interface);
-    Some(Named { interface, track_fits: is_of(TRACK, version) })
-}
-
-/// Package and interface of WASI.
-fn parse_wasi(name: &str) -> Option<Named<'_>> {
+/// Package and interface of WASI, if it is of the track that is served.
+fn parse_wasi(name: &str) -> Option<&str> {
     let (interface, version) = name.strip_prefix(WASI)?.split_once('@')?;
-    Some(Named { interface, track_fits: is_of(WASI_TRACK, version) })
-}
-
-fn is_of(track: &str, version: &str) -> bool {
-    let patch = version.strip_prefix(track).and_then(|rest| rest.strip_prefix('.'));
-    patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
+    let version = abi::Version::parse(version)?;
+    (version.track().to_string() == WASI_TRACK).then_some(interface)
 }
 
 /// Refuses what this broker cannot serve: ignoring a hook it does not know would let everyone past it.
@@ -66,16 +48,20 @@ pub(crate) fn inspect(
     let mut found =
         Inspection { hooks: Vec::new(), has_health: false, imports: Vec::new(), other_exports: Vec::new() };
     let mut has_lifecycle = false;
-    let supported =
-        format!("This broker {broker_version} supports track {TRACK} of mqgate:plugin: {}.", exports_known());
+    let supported = format!(
+        "This broker {broker_version} supports track {} of mqgate:plugin: {}.",
+        abi::track(),
+        exports_known()
+    );
     let refuse =
         |has: String, way_out: &str| LoadError::new(Stage::Inspect, format!("{has}\n{supported}\n{way_out}"));
 
     for (name, _) in ty.exports(engine) {
-        let Some(Named { interface, track_fits }) = parse(name) else {
+        let Some(named) = Named::parse(name) else {
             found.other_exports.push(name.to_owned());
             continue;
         };
+        let interface = named.interface;
         let known = Hook::ALL.into_iter().find(|hook| hook.as_str() == interface);
         let is_known =
             known.is_some() || [LIFECYCLE, HEALTH].contains(&interface) || TYPES.contains(&interface);
@@ -85,7 +71,7 @@ pub(crate) fn inspect(
                 "Use a broker that knows it, or build the plugin without it.",
             ));
         }
-        if !track_fits {
+        if !named.is_of_this_track() {
             return Err(refuse(
                 format!("the component exports {name}."),
                 "Rebuild the plugin with the SDK of this track, or use a broker that supports the other one.",
@@ -99,8 +85,8 @@ pub(crate) fn inspect(
 
     for (name, item) in ty.imports(engine) {
         let is_types = match &item.ty {
-            ComponentItem::ComponentInstance(_) if parse(name).is_some() => {
-                parse(name).is_some_and(|named| TYPES.contains(&named.interface))
+            ComponentItem::ComponentInstance(_) if Named::parse(name).is_some() => {
+                Named::parse(name).is_some_and(|named| TYPES.contains(&named.interface))
             }
             // `wasi:http` names a duration, which is a number of `wasi:clocks`: that is no use of a clock.
             ComponentItem::ComponentInstance(instance) if name.starts_with(WASI) => {
@@ -144,8 +130,8 @@ enum Served {
 }
 
 fn served(import: &str) -> Served {
-    if let Some(named) = parse_wasi(import).filter(|named| named.track_fits) {
-        return match named.interface {
+    if let Some(interface) = parse_wasi(import) {
+        return match interface {
             "http/outgoing-handler" | "http/types" | "io/error" | "io/streams" => {
                 Served::By(Capability::Http)
             }
@@ -155,7 +141,9 @@ fn served(import: &str) -> Served {
             _ => Served::No,
         };
     }
-    let Some(named) = parse(import).filter(|named| named.track_fits) else { return Served::No };
+    let Some(named) = Named::parse(import).filter(|named| named.is_of_this_track()) else {
+        return Served::No;
+    };
     match named.interface {
         "log" => Served::Always,
         "key-value" => Served::By(Capability::KeyValue),
@@ -228,8 +216,9 @@ pub(crate) fn check_grants(
             format!(
                 "the component imports {name}.\n\
                  This broker {broker_version} provides mqgate:plugin/log, key-value, registry and metrics of \
-                 track {TRACK}, wasi:http/outgoing-handler, wasi:clocks and wasi:random of {WASI_TRACK}, and nothing \
-                 else.\n{wasi}"
+                 track {}, wasi:http/outgoing-handler, wasi:clocks and wasi:random of {WASI_TRACK}, and nothing \
+                 else.\n{wasi}",
+                abi::track()
             ),
         ));
     }

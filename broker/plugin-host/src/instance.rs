@@ -19,6 +19,7 @@ use crate::engine::{PluginEngine, TICK, Ticking};
 use crate::hook_exports::HookExports;
 use crate::metrics::PluginMetrics;
 use crate::settings::Limits;
+use crate::tap::Ear;
 
 const MAX_TABLE_ELEMENTS: usize = 20_000;
 const MAX_CORE_INSTANCES: usize = 64;
@@ -108,6 +109,8 @@ pub(crate) struct StoreState {
     pub(crate) consulted: bool,
     pub(crate) voice: Voice,
     pub(crate) wasi: Wasi,
+    /// Whoever listens to the call.
+    pub(crate) ear: Option<Ear>,
     memory: MemoryLimit,
     budget: Budget,
     _alive: Alive,
@@ -137,7 +140,11 @@ impl Runnable {
         purpose: Purpose,
         cpu: Duration,
         place: OwnedSemaphorePermit,
+        ear: Option<Ear>,
     ) -> Result<Running, HookFailure> {
+        if let Some(ear) = &ear {
+            ear.reached(true);
+        }
         let services = match purpose {
             Purpose::Trial | Purpose::Explanation | Purpose::Shadow => &self.trial_services,
             Purpose::Calls => &self.services,
@@ -149,6 +156,7 @@ impl Runnable {
             consulted: false,
             voice: Voice::Plugin,
             wasi: Wasi::new(if purpose == Purpose::Trial { self.limits.init } else { self.limits.wall }),
+            ear,
             memory: MemoryLimit {
                 most: self.limits.memory,
                 used: 0,
@@ -191,10 +199,11 @@ impl Runnable {
         &self,
         purpose: Purpose,
         place: OwnedSemaphorePermit,
+        ear: Option<Ear>,
     ) -> Result<Running, HookFailure> {
         // A shadow is never asked for an answer that counts.
         let purpose = if self.purpose == Purpose::Shadow { Purpose::Shadow } else { purpose };
-        let mut running = self.instantiate(purpose, self.limits.cpu, place).await?;
+        let mut running = self.instantiate(purpose, self.limits.cpu, place, ear).await?;
         match self.init(&mut running).await? {
             Ok(()) => Ok(running),
             Err(error) => Err(HookFailure {
@@ -218,6 +227,22 @@ impl Running {
         state.consulted = false;
         state.wasi.begin_call(limits.wall);
         state.memory.refused = false;
+    }
+
+    /// Another call, which somebody may listen to, on an instance that has had calls before.
+    pub(crate) fn listen(&mut self, ear: Option<Ear>) {
+        if let Some(ear) = &ear {
+            ear.reached(false);
+        }
+        self.store.data_mut().ear = ear;
+    }
+
+    /// The call has ended.
+    pub(crate) fn end_call(&mut self) {
+        let state = self.store.data_mut();
+        if let Some(ear) = state.ear.take() {
+            ear.measured(state.memory.used);
+        }
     }
 
     /// Whether it may take another call: what leaks slowly stays small, and what a call left open ends with it.

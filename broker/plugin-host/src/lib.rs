@@ -4,6 +4,7 @@
 //! knows no sockets but those that plugins are granted, no configuration file and no database beyond the `Storage`
 //! trait.
 
+mod abi;
 mod answer;
 mod artifact;
 mod bindings;
@@ -11,6 +12,7 @@ mod breaker;
 mod cache;
 mod calls;
 mod capability;
+pub mod case;
 mod changes;
 mod comparing;
 mod compile;
@@ -26,18 +28,22 @@ mod instance;
 mod loading;
 mod member;
 mod metrics;
+pub mod offline;
+mod outside;
 mod plugin;
 mod poison;
 mod pool;
 mod probation;
 mod question;
 mod record;
+mod recording;
 mod rehearsal;
 mod settings;
 mod shadow;
 mod start;
 mod store;
 mod taking_back;
+mod tap;
 mod trust;
 #[cfg(test)]
 mod unverified;
@@ -50,6 +56,7 @@ pub use host::{Description, PluginHost};
 pub use inspect::grant_line;
 pub use member::{PluginInfo, PluginState};
 pub use record::{How, Version, Wanted};
+pub use recording::{RecordingPage, RecordingReport, RecordingTerms};
 pub use rehearsal::Rehearsed;
 pub use settings::{
     Capability, Grants, HostSettings, HttpSettings, Isolation, KvSettings, Limits, MOST_AUTH_STEPS,

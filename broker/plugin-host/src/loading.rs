@@ -11,12 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Component, Linker};
 
+use crate::abi;
 use crate::artifact::Artifact;
 use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::cache::{CompileCache, deserialize};
 use crate::capability::http::HttpClient;
 use crate::capability::log::{LogRate, one_line};
-use crate::capability::{self, CustomMetrics, Services, Version, now};
+use crate::capability::{CustomMetrics, Services, Version, now};
 use crate::compile::{self, ByChild, COMPILERS, Compile, InProcess};
 use crate::dialogue;
 use crate::engine::{PluginEngine, TICK};
@@ -25,6 +26,7 @@ use crate::hook_exports::HookExports;
 use crate::inspect::{Inspection, check_grants, inspect};
 use crate::instance::{Purpose, Runnable, describe_init_error, shorten};
 use crate::metrics::{Metrics, PluginMetrics};
+use crate::outside::Outside;
 use crate::plugin::{AbortOnDrop, LivePlugin};
 use crate::settings::{
     Capability, HostSettings, Isolation, MOST_AUTH_STEPS, MOST_HTTP_BYTES, MOST_HTTP_CONNECTIONS,
@@ -56,6 +58,14 @@ pub(crate) struct Loader {
     /// What shadows count, apart from the plugins whose names they have.
     shadow_metrics: Arc<Metrics>,
     pub(crate) settings: HostSettings,
+    outside: Arc<dyn Outside>,
+}
+
+/// A component as machine code, looked at.
+pub(crate) struct Made {
+    pub(crate) artifact: Artifact,
+    component: Component,
+    pub(crate) inspection: Inspection,
 }
 
 /// A plugin that passed its trial.
@@ -77,6 +87,7 @@ impl Loader {
         runtime: Handle,
         storage: Arc<dyn Storage>,
         metrics: Arc<Metrics>,
+        outside: Arc<dyn Outside>,
     ) -> Result<Self, HostError> {
         let engine = Arc::new(PluginEngine::new(&settings)?);
         let open = |folder: &Path| CompileCache::open(folder, engine.engine());
@@ -103,6 +114,7 @@ impl Loader {
             metrics,
             shadow_metrics,
             settings,
+            outside,
         })
     }
 
@@ -117,18 +129,40 @@ impl Loader {
         purpose: Purpose,
     ) -> Result<Loaded, LoadError> {
         self.check_settings(settings)?;
+        let artifact = self.fetch(settings.source.clone()).await?;
+        let signer = self.verify(settings, &artifact)?;
+        let made = self.make(artifact, Some(settings.name.clone())).await?;
+        self.bring_up(settings, &made, signer, purpose).await
+    }
+
+    /// Compiles and inspects, and runs nothing.
+    pub(crate) async fn make(
+        self: &Arc<Self>,
+        artifact: Artifact,
+        plugin: Option<String>,
+    ) -> Result<Made, LoadError> {
+        let component = self.compile(artifact.clone(), plugin).await?;
+        let inspection = inspect(self.engine.engine(), &component, &self.settings.broker_version)?;
+        Ok(Made { artifact, component, inspection })
+    }
+
+    /// From machine code to a plugin that could go live.
+    pub(crate) async fn bring_up(
+        self: &Arc<Self>,
+        settings: &PluginSettings,
+        made: &Made,
+        signer: Option<Signer>,
+        purpose: Purpose,
+    ) -> Result<Loaded, LoadError> {
+        self.check_settings(settings)?;
         let config = settings.config.to_string();
         if config.len() > MAX_CONFIG_BYTES {
             return Err(verify(format!("the configuration is over {MAX_CONFIG_BYTES} bytes of JSON")));
         }
-        let artifact = self.fetch(settings.source.clone()).await?;
-        let signer = self.verify(settings, &artifact)?;
-        let name = settings.name.clone();
-        let component = self.compile(artifact.clone(), Some(name)).await?;
-        let inspection = inspect(self.engine.engine(), &component, &self.settings.broker_version)?;
-        check_grants(&inspection, &settings.grants, &self.settings.broker_version)?;
-        check_memory(&component, settings)?;
-        let runnable = self.link(settings, &component, &inspection, &artifact, (config, purpose))?;
+        let Made { artifact, component, inspection } = made;
+        check_grants(inspection, &settings.grants, &self.settings.broker_version)?;
+        check_memory(component, settings)?;
+        let runnable = self.link(settings, component, inspection, artifact, (config, purpose))?;
         let runnable = Arc::new(runnable);
         let (cold_start, methods) = self.trial(&runnable).await?;
         let isolation = settings.isolation.decided(cold_start);
@@ -142,13 +176,13 @@ impl Loader {
         );
         Ok(Loaded {
             plugin: Arc::new(plugin),
-            inspection,
+            inspection: inspection.clone(),
             size: artifact.bytes.len() as u64,
             version: artifact.version(),
             cold_start,
             isolation,
             signer,
-            artifact,
+            artifact: artifact.clone(),
         })
     }
 
@@ -158,7 +192,11 @@ impl Loader {
     }
 
     /// Whether these are the bytes that are meant, and who says so.
-    fn verify(&self, settings: &PluginSettings, artifact: &Artifact) -> Result<Option<Signer>, LoadError> {
+    pub(crate) fn verify(
+        &self,
+        settings: &PluginSettings,
+        artifact: &Artifact,
+    ) -> Result<Option<Signer>, LoadError> {
         let digest = artifact.digest();
         if let Some(wanted) = settings.digest.as_ref().filter(|wanted| **wanted != digest) {
             return Err(verify(format!(
@@ -189,8 +227,7 @@ impl Loader {
         source: Source,
     ) -> Result<(Artifact, Inspection), LoadError> {
         let artifact = self.fetch(source).await?;
-        let component = self.compile(artifact.clone(), None).await?;
-        let inspection = inspect(self.engine.engine(), &component, &self.settings.broker_version)?;
+        let Made { artifact, inspection, .. } = self.make(artifact, None).await?;
         Ok((artifact, inspection))
     }
 
@@ -304,16 +341,14 @@ impl Loader {
             LoadError::new(
                 Stage::Link,
                 format!(
-                    "{}\n\
-                     This broker {} has other types or functions under that name.\n\
-                     Rebuild the plugin against wit/ of this broker.",
+                    "{}\n{}\nRebuild the plugin against wit/ of this broker.",
                     one_line(&format!("{error:#}")),
-                    self.settings.broker_version
+                    abi::difference(self.engine.engine(), component, &self.settings.broker_version)
                 ),
             )
         };
         let mut linker = Linker::new(self.engine.engine());
-        capability::link(&mut linker, &settings.grants).map_err(failed)?;
+        abi::link(&mut linker, &settings.grants).map_err(failed)?;
         let pre = linker.instantiate_pre(component).map_err(failed)?;
         let exports = HookExports::find(&pre, &inspection.hooks, inspection.has_health).map_err(failed)?;
         let metrics = Arc::new(counted.of(&settings.name, &inspection.hooks));
@@ -359,6 +394,7 @@ impl Loader {
             metrics: Arc::clone(metrics),
             log_rate: LogRate::new(Instant::now()),
             http: http.cloned(),
+            outside: Arc::clone(&self.outside),
         })
     }
 
@@ -372,7 +408,8 @@ impl Loader {
             return Ok(None);
         }
         let (http, resolver) = (settings.grants.http.clone(), Arc::clone(&self.settings.resolver));
-        let client = HttpClient::new(http, resolver, metrics.http_connections.clone()).map_err(verify)?;
+        let open = metrics.http_connections.clone();
+        let client = HttpClient::new(http, resolver, open, Arc::clone(&self.outside)).map_err(verify)?;
         Ok(Some(Arc::new(client)))
     }
 
@@ -426,7 +463,7 @@ async fn first_instance(plugin: &Runnable, place: OwnedSemaphorePermit) -> Resul
         FailureKind::Deadline => too_slow("init and the self-test", limit),
         kind => trial(format!("the trial ended with {}: {}", kind.as_str(), one_line(&failure.detail))),
     };
-    let mut running = plugin.instantiate(Purpose::Trial, limit, place).await.map_err(failed)?;
+    let mut running = plugin.instantiate(Purpose::Trial, limit, place, None).await.map_err(failed)?;
     plugin.exports.check_types(&mut running).map_err(|error| {
         LoadError::new(
             Stage::Link,
@@ -472,7 +509,7 @@ async fn cold_start(plugin: &Runnable, place: OwnedSemaphorePermit) -> Result<Du
         let Some(own) = place.take() else { break };
         let begun = Instant::now();
         let mut running = plugin
-            .instantiate(Purpose::Trial, limit, own)
+            .instantiate(Purpose::Trial, limit, own, None)
             .await
             .map_err(|failure| trial(format!("a second instance could not start: {}", failure.detail)))?;
         match plugin.init(&mut running).await {

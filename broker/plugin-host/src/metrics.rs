@@ -25,6 +25,9 @@ const STATES: [&str; 3] = ["live", "disabled", "failed"];
 /// Values of the label `result` of `mqgate_plugin_shadow_calls_total`.
 const SHADOW_RESULTS: [&str; 3] = ["same", "different", "skipped"];
 
+/// Values of the label `result` of `mqgate_plugin_recorded_calls_total`.
+const RECORDING_RESULTS: [&str; 2] = ["kept", "dropped"];
+
 /// Values of the label `interface` of `mqgate_plugin_host_calls_total`.
 #[derive(Clone, Copy)]
 pub(crate) enum Interface {
@@ -103,6 +106,7 @@ pub(crate) struct Metrics {
     compile: HistogramVec,
     shadow_calls: IntCounterVec,
     shadow_differences: IntCounterVec,
+    recorded: IntCounterVec,
 }
 
 /// Of a plugin that has a shadow.
@@ -111,6 +115,12 @@ pub(crate) struct ShadowMetrics {
     pub(crate) skipped: IntCounter,
     different: IntCounter,
     by_difference: Vec<(Hook, [IntCounter; Difference::ALL.len()])>,
+}
+
+/// Of a plugin whose calls are recorded.
+pub(crate) struct RecordingMetrics {
+    pub(crate) kept: IntCounter,
+    pub(crate) dropped: IntCounter,
 }
 
 /// The series of one plugin, looked up once.
@@ -249,6 +259,11 @@ impl Metrics {
                 "Answers of a plugin's shadow that differ from the live version's.",
                 &["plugin", "hook", "kind"],
             )?,
+            recorded: counters(
+                "mqgate_plugin_recorded_calls_total",
+                "Calls of a plugin that were to be recorded; dropped: there was no room for them.",
+                &["plugin", "result"],
+            )?,
             shown: Mutex::default(),
         })
     }
@@ -307,6 +322,13 @@ impl Metrics {
             (hook, Difference::ALL.map(of))
         };
         ShadowMetrics { same, different, skipped, by_difference: Hook::ALL.into_iter().map(kinds).collect() }
+    }
+
+    /// The series of a plugin whose calls are recorded.
+    pub(crate) fn recording(&self, plugin: &str) -> RecordingMetrics {
+        let [kept, dropped] =
+            RECORDING_RESULTS.map(|result| self.recorded.with_label_values(&[plugin, result]));
+        RecordingMetrics { kept, dropped }
     }
 
     pub(crate) fn compiled(&self, plugin: &str, took: std::time::Duration) {
@@ -378,6 +400,9 @@ impl Metrics {
         }
         for result in SHADOW_RESULTS {
             remove(self.shadow_calls.remove_label_values(&[plugin, result]));
+        }
+        for result in RECORDING_RESULTS {
+            remove(self.recorded.remove_label_values(&[plugin, result]));
         }
         for interface in Interface::ALL {
             for result in HostCallResult::ALL {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use mqgate_identity::audit::AuditEvent;
 use mqgate_identity::hooks::{
     AuditSink, Authentication, AuthenticationStep, Authenticator, Authorization, Authorizer, CacheScope,
@@ -23,6 +24,7 @@ use crate::poison::{Party, PoisonList, Poisoned, Subject};
 use crate::pool::{IDLE, Pool};
 use crate::probation::{Ended, Judged, Share, Watch};
 use crate::settings::Isolation;
+use crate::tap::{Ear, Listener, Metered, Tapped};
 
 pub(crate) struct LivePlugin {
     pub(crate) name: Arc<str>,
@@ -50,6 +52,8 @@ pub(crate) struct LivePlugin {
     watched: OnceLock<Watched>,
     /// What the version that follows is compared with.
     judged: StdMutex<Judged>,
+    /// Whoever wants to know of its calls.
+    listener: ArcSwapOption<Box<dyn Listener>>,
 }
 
 /// A version on probation, and whom to tell when it fails.
@@ -111,7 +115,13 @@ impl LivePlugin {
             breakers,
             watched: OnceLock::new(),
             judged: StdMutex::default(),
+            listener: ArcSwapOption::empty(),
         }
+    }
+
+    /// Tells somebody of every call from now on, or nobody.
+    pub(crate) fn set_listener(&self, listener: Option<Box<dyn Listener>>) {
+        self.listener.store(listener.map(Arc::new));
     }
 
     /// Compares it from now on with what was before.
@@ -195,15 +205,40 @@ impl LivePlugin {
         Ok(answer)
     }
 
-    /// Everything that can go wrong with a call ends here as a [`HookFailure`].
+    /// A call, of which those are told who want to know.
     async fn call<C: HookCall>(&self, call: C) -> Result<Answered<C::Answer>, HookFailure> {
+        let listener = self.listener.load_full();
+        let asked = listener.as_ref().and_then(|_| call.asked());
+        let (Some(listener), Some(asked)) = (listener, asked) else { return self.try_call(call, None).await };
+        if !listener.wants(C::HOOK, &asked.on) {
+            return self.try_call(call, None).await;
+        }
+        let (ear, at, begun) = (Ear::default(), self.runnable.services.outside.now(), Instant::now());
+        let outcome = self.try_call(call, Some(ear.clone())).await;
+        let (took, heard) = (begun.elapsed(), ear.heard());
+        let told = match &outcome {
+            Ok(answered) => C::told(&answered.answer).map(Ok),
+            Err(failure) => Some(Err(failure.clone())),
+        };
+        if let Some(told) = told.filter(|_| heard.reached) {
+            listener.take(Tapped { asked, told, at, took, heard });
+        }
+        outcome
+    }
+
+    /// Everything that can go wrong with a call ends here as a [`HookFailure`].
+    async fn try_call<C: HookCall>(
+        &self,
+        call: C,
+        ear: Option<Ear>,
+    ) -> Result<Answered<C::Answer>, HookFailure> {
         if call.purpose() == Purpose::Explanation {
-            return self.rehearse(call).await;
+            return self.rehearse(call, ear).await;
         }
         let begun = Instant::now();
         let outcome = match call.subject() {
-            Some(subject) => self.attempt_unless_poisoned(call, subject).await,
-            None => self.attempt(call).await,
+            Some(subject) => self.attempt_unless_poisoned(call, subject, ear).await,
+            None => self.attempt(call, ear).await,
         };
         let metrics = self.runnable.metrics.hook(C::HOOK);
         metrics.duration.observe(begun.elapsed().as_secs_f64());
@@ -215,14 +250,18 @@ impl LivePlugin {
     }
 
     /// A call that only an operator hears of: neither counted nor remembered.
-    async fn rehearse<C: HookCall>(&self, call: C) -> Result<Answered<C::Answer>, HookFailure> {
+    async fn rehearse<C: HookCall>(
+        &self,
+        call: C,
+        ear: Option<Ear>,
+    ) -> Result<Answered<C::Answer>, HookFailure> {
         if let Some(subject) = call.subject() {
             self.check_poisoned(&subject)?;
         }
         if let Some(wait) = self.breaker(C::HOOK).and_then(|breaker| locked(breaker).wait(Instant::now())) {
             return Err(broken(wait));
         }
-        self.attempt(call).await
+        self.attempt(call, ear).await
     }
 
     fn breaker(&self, hook: Hook) -> Option<&StdMutex<Breaker>> {
@@ -243,13 +282,14 @@ impl LivePlugin {
         &self,
         call: C,
         subject: Subject,
+        ear: Option<Ear>,
     ) -> Result<Answered<C::Answer>, HookFailure> {
         self.check_poisoned(&subject)?;
         let breaker = self.breaker(C::HOOK);
         if let Some(Err(wait)) = breaker.map(|breaker| locked(breaker).admit(Instant::now())) {
             return Err(broken(wait));
         }
-        let outcome = self.attempt(call).await;
+        let outcome = self.attempt(call, ear).await;
         let now = Instant::now();
         let failure = outcome.as_ref().err().map(|failure| failure.kind);
         // That there is no room is nothing that the plugin does.
@@ -296,7 +336,11 @@ impl LivePlugin {
         }
     }
 
-    async fn attempt<C: HookCall>(&self, call: C) -> Result<Answered<C::Answer>, HookFailure> {
+    async fn attempt<C: HookCall>(
+        &self,
+        call: C,
+        ear: Option<Ear>,
+    ) -> Result<Answered<C::Answer>, HookFailure> {
         let limits = self.runnable.limits;
         let queued = Counted::new(&self.runnable.metrics.queued);
         let lane = tokio::time::timeout(limits.queue_wait, self.lane(C::HOOK, call.purpose()))
@@ -307,23 +351,28 @@ impl LivePlugin {
             })?;
         drop(queued);
         let runnable = Arc::clone(&self.runnable);
-        let mut task = AbortOnDrop(self.runtime.spawn(async move {
+        let metered = ear.clone();
+        let work = async move {
             let _inflight = Counted::new(&runnable.metrics.inflight);
             let _ticking = runnable.ticking();
             match lane {
                 Lane::Fresh { instance, place } => {
-                    let outcome = call.on_fresh(&runnable, instance).await;
+                    let outcome = call.on_fresh(&runnable, instance, ear).await;
                     drop(place);
                     outcome
                 }
                 Lane::Pooled { pool, place, ready, instances } => {
-                    let outcome = call.on_pooled(&runnable, &pool, ready, &instances).await;
+                    let outcome = call.on_pooled(&runnable, &pool, ready, &instances, ear).await;
                     drop(place);
                     outcome
                 }
                 Lane::Kept { slot, instances } => call.on_kept(&runnable, slot, instances).await,
             }
-        }));
+        };
+        let mut task = AbortOnDrop(match metered {
+            Some(ear) => self.runtime.spawn(Metered::new(work, ear)),
+            None => self.runtime.spawn(work),
+        });
         // From outside: whatever the task hangs in, the caller goes on in time.
         match tokio::time::timeout(limits.wall, &mut task.0).await {
             Ok(Ok(outcome)) => outcome,

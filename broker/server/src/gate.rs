@@ -363,7 +363,7 @@ impl Gate {
         dialogue: Option<Dialogue>,
     ) -> Reauthorization {
         let hooks = self.hooks.load_full();
-        let on = Arc::new(facts::connection(accepted, connect));
+        let on = Arc::new(facts::live_connection(accepted, connect, clock::now()));
         let mut walk = Walk::new(&hooks, self.chain(accepted), &on);
         // With a dialogue it is the client that wants to be asked, and nothing but a proof counts.
         let by_client = dialogue.is_some();

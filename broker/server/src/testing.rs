@@ -302,6 +302,8 @@ pub(crate) struct FakeHook {
     pub(crate) registration: Option<Result<RegistrationDecision, HookFailure>>,
     pub(crate) authorization: Option<Result<Authorization, HookFailure>>,
     pub(crate) asked: AtomicUsize,
+    /// What the authenticator was asked about.
+    pub(crate) connections: Mutex<Vec<Arc<Connection>>>,
     /// What the registrar was told of the authenticators' answer.
     pub(crate) claimed: Mutex<Option<Identity>>,
     /// Events taken; the next calls fail as often as `refusals` says.
@@ -310,8 +312,9 @@ pub(crate) struct FakeHook {
 }
 
 impl Authenticator for FakeHook {
-    fn authenticate<'a>(&'a self, _: &'a Arc<Connection>) -> HookFuture<'a, Authentication> {
+    fn authenticate<'a>(&'a self, on: &'a Arc<Connection>) -> HookFuture<'a, Authentication> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        self.connections.lock().unwrap().push(Arc::clone(on));
         let answer = self.authentication.clone().unwrap();
         Box::pin(async move { answer })
     }

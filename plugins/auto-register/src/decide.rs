@@ -5,6 +5,7 @@
 
 use mqgate_plugin_sdk::certificate::{anchor, hex};
 use mqgate_plugin_sdk::host::{KeyValue, Registry};
+use mqgate_plugin_sdk::rate::{Rate, Taken, unavailable};
 use mqgate_plugin_sdk::select::Source;
 use mqgate_plugin_sdk::types::{
     Attribute, Certificate, ClientCertificate, ConnackReason, Connection, Denial, HookError, Identity,
@@ -13,7 +14,6 @@ use mqgate_plugin_sdk::types::{
 
 use crate::config::{Ca, Config, Mode};
 use crate::quota::{self, Room};
-use crate::rate::{self, Taken};
 
 const DAY: i64 = 86_400;
 
@@ -35,7 +35,8 @@ pub fn decide(
 
     let authority = hex(&anchor.fingerprint_sha256);
     let bucket = format!("rate/{authority}");
-    if rate::take(host, &bucket, ca.registrations_per_minute, ca.burst, on.accepted_at)? == Taken::No {
+    let rate = Rate::per_minute(ca.registrations_per_minute, ca.burst);
+    if rate.take(host, &bucket, on.accepted_at).map_err(unavailable)? != Taken::Yes {
         let detail =
             format!("{} registers more than {} per minute", anchor.name, ca.registrations_per_minute);
         return Ok(deny(ConnackReason::ConnectionRateExceeded, detail));

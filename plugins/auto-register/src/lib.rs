@@ -4,7 +4,6 @@
 mod config;
 mod decide;
 mod quota;
-mod rate;
 
 use mqgate_plugin_sdk::export_plugin;
 use mqgate_plugin_sdk::host::Host;

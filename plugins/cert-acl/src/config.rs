@@ -1,19 +1,15 @@
 //! The configuration, read and checked once. Past this module a rule cannot be wrong.
 
+use mqgate_plugin_sdk::access::{LimitsTable, TopicLists};
 use mqgate_plugin_sdk::certificate::Field;
 use mqgate_plugin_sdk::config::{parse, problem};
 use mqgate_plugin_sdk::select::{Criteria, Source};
 use mqgate_plugin_sdk::template::Template;
-use mqgate_plugin_sdk::types::{CacheHint, CacheScope, InitError, Limits, PluginContext};
+use mqgate_plugin_sdk::types::{CacheHint, CacheScope, InitError, PluginContext};
 use serde::Deserialize;
 
 use crate::identity::ClientId;
-use crate::rules::{Line, Rule};
-
-/// What the broker replaces in an access list. Left alone here: the broker knows the final values.
-const BROKER_VARIABLES: [&str; 3] = ["client-id", "device-id", "tenant"];
-/// The broker takes no longer access list.
-const MOST_LINES: usize = 1000;
+use crate::rules::Rule;
 
 pub struct Config {
     pub device_id: Vec<Source>,
@@ -70,22 +66,7 @@ struct RawRule {
     #[serde(default)]
     allow_subscribe: Vec<String>,
     #[serde(default)]
-    limits: RawLimits,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct RawLimits {
-    maximum_qos: Option<u8>,
-    retain_available: Option<bool>,
-    maximum_packet_size: Option<u32>,
-    receive_maximum: Option<u16>,
-    topic_alias_maximum: Option<u16>,
-    session_expiry: Option<u32>,
-    keep_alive: Option<u16>,
-    subscriptions: Option<u32>,
-    publishes_per_second: Option<u32>,
-    publish_bytes_per_second: Option<u32>,
+    limits: LimitsTable,
 }
 
 fn common_name() -> Vec<Source> {
@@ -103,7 +84,7 @@ fn own_topics() -> Vec<RawRule> {
         deny_subscribe: Vec::new(),
         allow_publish: own(),
         allow_subscribe: own(),
-        limits: RawLimits::default(),
+        limits: LimitsTable::default(),
     }]
 }
 
@@ -162,89 +143,30 @@ impl RawRule {
     /// `proven`: whether the user name of a client is more than its claim.
     fn check(self, index: usize, proven: Result<(), &str>) -> Result<Rule, InitError> {
         let at = format!("/rules/{index}");
-        // Refusals first: the first line that matches decides.
-        let lists = [
-            (Line::DENY_PUBLISH, "deny-publish", self.deny_publish),
-            (Line::DENY_SUBSCRIBE, "deny-subscribe", self.deny_subscribe),
-            (Line::ALLOW_PUBLISH, "allow-publish", self.allow_publish),
-            (Line::ALLOW_SUBSCRIBE, "allow-subscribe", self.allow_subscribe),
-        ];
-        let mut lines = Vec::new();
-        for (kind, key, filters) in lists {
-            for (position, text) in filters.iter().enumerate() {
-                let at = format!("{at}/{key}/{position}");
-                let filter = filter(&at, text)?;
-                if filter.uses("username")
-                    && let Err(why) = proven
-                {
-                    return Err(problem(at, format!("a client can choose its ${{username}}: {why}")));
-                }
-                lines.push(Line { kind, filter });
+        let lists = TopicLists {
+            deny_publish: self.deny_publish,
+            deny_subscribe: self.deny_subscribe,
+            allow_publish: self.allow_publish,
+            allow_subscribe: self.allow_subscribe,
+        };
+        let known = |name: &str| name == "username" || Field::parse(name).is_some();
+        let lines = lists.check(&at, known, |filter| match proven {
+            Err(why) if filter.uses("username") => {
+                Err(format!("a client can choose its ${{username}}: {why}"))
             }
-        }
+            _ => Ok(()),
+        })?;
         if self.refuse && !lines.is_empty() {
             return Err(problem(at, "a rule that refuses has no topics"));
-        }
-        if lines.len() > MOST_LINES {
-            return Err(problem(at, format!("more than {MOST_LINES} topics")));
-        }
-        if self.limits.maximum_qos.is_some_and(|qos| qos > 2) {
-            return Err(problem(format!("{at}/limits/maximum-qos"), "is 0, 1 or 2"));
         }
         Ok(Rule {
             name: self.name.unwrap_or_else(|| format!("rule {index}")),
             criteria: self.criteria,
             refuse: self.refuse,
             lines,
-            limits: self.limits.into(),
+            limits: self.limits.check(&format!("{at}/limits"))?,
         })
     }
-}
-
-impl From<RawLimits> for Limits {
-    fn from(raw: RawLimits) -> Self {
-        Self {
-            maximum_qos: raw.maximum_qos,
-            retain_available: raw.retain_available,
-            maximum_packet_size: raw.maximum_packet_size,
-            receive_maximum: raw.receive_maximum,
-            topic_alias_maximum: raw.topic_alias_maximum,
-            session_expiry: raw.session_expiry,
-            keep_alive: raw.keep_alive,
-            subscriptions: raw.subscriptions,
-            publishes_per_second: raw.publishes_per_second,
-            publish_bytes_per_second: raw.publish_bytes_per_second,
-        }
-    }
-}
-
-/// A topic filter with variables.
-fn filter(at: &str, text: &str) -> Result<Template, InitError> {
-    let known = |name: &str| name == "username" || Field::parse(name).is_some();
-    let template = Template::parse(text, known, |name| BROKER_VARIABLES.contains(&name))
-        .map_err(|error| problem(at, error.to_string()))?;
-    // Every value is one plain level, so any stands for all.
-    let sample = text.split("${").enumerate().fold(String::new(), |sample, (index, part)| match index {
-        0 => part.to_owned(),
-        _ => sample + "x" + part.split_once('}').map_or("", |(_, after)| after),
-    });
-    if is_topic_filter(&sample) {
-        Ok(template)
-    } else {
-        Err(problem(at, format!("{text:?} is no topic filter")))
-    }
-}
-
-/// [MQTT-4.7.1-1] to [MQTT-4.7.1-3], [MQTT-4.7.3-1], [MQTT-4.7.3-2].
-fn is_topic_filter(text: &str) -> bool {
-    let levels: Vec<&str> = text.split('/').collect();
-    !text.is_empty()
-        && !text.contains('\0')
-        && levels.iter().enumerate().all(|(index, level)| match *level {
-            "+" => true,
-            "#" => index == levels.len() - 1,
-            level => !level.contains(['+', '#']),
-        })
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
+use mqgate_plugin_sdk::access::{self, Line};
 use mqgate_plugin_sdk::select::Criteria;
-use mqgate_plugin_sdk::template::{ExpandError, Template};
+use mqgate_plugin_sdk::template::ExpandError;
 use mqgate_plugin_sdk::types::{
-    Acl, AclRule, Actions, Attribute, ClientCertificate, Connection, Denial, Effect, Grant, Limits,
-    QosLevels, RetainMatch,
+    Acl, AclRule, Attribute, ClientCertificate, Connection, Denial, Effect, Grant, Limits,
 };
 
 use crate::config::Config;
@@ -22,22 +22,10 @@ pub struct Rule {
     pub limits: Limits,
 }
 
-pub struct Line {
-    pub kind: (Effect, Actions),
-    pub filter: Template,
-}
-
 /// A rule applies unless it needs a value that this client does not have.
 enum Outcome {
     Applies(Vec<AclRule>),
     Absent,
-}
-
-impl Line {
-    pub const DENY_PUBLISH: (Effect, Actions) = (Effect::Deny, Actions::PUBLISH);
-    pub const DENY_SUBSCRIBE: (Effect, Actions) = (Effect::Deny, Actions::SUBSCRIBE);
-    pub const ALLOW_PUBLISH: (Effect, Actions) = (Effect::Allow, Actions::PUBLISH);
-    pub const ALLOW_SUBSCRIBE: (Effect, Actions) = (Effect::Allow, Actions::SUBSCRIBE);
 }
 
 impl Config {
@@ -80,13 +68,7 @@ impl Rule {
                 name => field_of(on, name).map_err(Stop::Refused),
             });
             match filter {
-                Ok(filter) => lines.push(AclRule {
-                    effect: line.kind.0,
-                    actions: line.kind.1,
-                    filter,
-                    qos: QosLevels::all(),
-                    retain: RetainMatch::Any,
-                }),
+                Ok(filter) => lines.push(access::rule(line.effect, line.actions, filter)),
                 Err(Stop::Absent) => return Ok(Outcome::Absent),
                 Err(Stop::Refused(refusal)) => return Err(refusal.0),
             }
@@ -113,7 +95,7 @@ impl From<ExpandError> for Stop {
 #[cfg(test)]
 mod tests {
     use mqgate_plugin_sdk::testing;
-    use mqgate_plugin_sdk::types::NameAttribute;
+    use mqgate_plugin_sdk::types::{Actions, NameAttribute};
 
     use super::*;
 

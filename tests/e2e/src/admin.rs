@@ -18,18 +18,23 @@ impl Admin {
         Self { port, config, token }
     }
 
-    /// `mqgate {arguments}` against this broker; how it ended.
-    pub fn try_run(&self, arguments: &[&str]) -> Output {
-        Command::new(mqgate())
+    /// `mqgate {arguments}` against this broker, not yet started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(mqgate());
+        command
             .args(arguments)
             .env("MQGATE_CONFIG", &self.config)
             .env("MQGATE_URL", format!("http://127.0.0.1:{}", self.port))
             .env(
                 "MQGATE_TOKEN",
                 std::fs::read_to_string(&self.token).expect("the broker wrote its token").trim(),
-            )
-            .output()
-            .expect("mqgate was built")
+            );
+        command
+    }
+
+    /// How it ended.
+    pub fn try_run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("mqgate was built")
     }
 
     /// Like [`Self::try_run`]; panics unless it succeeds.

@@ -16,6 +16,7 @@ mod spec;
 mod test;
 mod tidy;
 mod tools;
+mod wit;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -87,6 +88,10 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Plant mistakes in a copy of the tree and see that the simulation finds each; part of `test --full`.
     Planted,
+    /// Check that wit/ keeps what its releases promised, and that its reference is up to date.
+    ///
+    /// Example: cargo xtask wit --write
+    Wit(wit::Options),
     /// Check what no compiler checks: layering, file sizes, stray markers, machine paths.
     Tidy,
 }
@@ -108,6 +113,7 @@ fn main() -> ExitCode {
         Command::Spec(options) => spec::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Planted => planted::run(),
+        Command::Wit(options) => wit::run_it(&options),
         Command::Tidy => tidy::run(),
     };
     match outcome {

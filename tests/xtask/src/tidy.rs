@@ -66,6 +66,7 @@ pub fn run() -> anyhow::Result<()> {
     layering(&mut findings)?;
     findings.extend(crate::spec::findings()?);
     findings.extend(crate::planted::stale()?);
+    findings.extend(crate::wit::findings(&crate::root())?);
     for path in tracked_files()? {
         if let Ok(text) = fs::read_to_string(crate::root().join(&path)) {
             check_text(&path, &text, &mut findings);

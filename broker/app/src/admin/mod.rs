@@ -5,6 +5,7 @@ pub mod bridges;
 pub mod explain;
 mod lifecycle;
 mod looking;
+mod recording;
 pub mod reload;
 mod requests;
 mod routes;
@@ -162,6 +163,37 @@ fn plugins() -> Api<PluginAdmin> {
                 Code::BadReauthorize,
             ]),
             shadow::promote,
+        )
+        .route(
+            Doc::post(
+                "/plugins/{name}/recording",
+                "plugin.record",
+                Scope::TracesWrite,
+                "Records calls of a plugin as cases.",
+            )
+            .created()
+            .problems(&[Code::NoSuchPlugin, Code::PluginVerify, Code::BadSize, Code::BadTime]),
+            recording::begin,
+        )
+        .route(
+            Doc::get(
+                "/plugins/{name}/recording",
+                "plugin.recorded",
+                Scope::TracesWrite,
+                "What was recorded; what is fetched is forgotten.",
+            )
+            .problems(&[Code::NoSuchPlugin, Code::NoRecording]),
+            recording::fetch,
+        )
+        .route(
+            Doc::delete(
+                "/plugins/{name}/recording",
+                "plugin.record_end",
+                Scope::TracesWrite,
+                "Ends a recording, and forgets what nobody fetched.",
+            )
+            .problems(&[Code::NoSuchPlugin, Code::NoRecording]),
+            recording::end,
         )
         .route(
             Doc::post(

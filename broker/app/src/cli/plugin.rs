@@ -1,11 +1,18 @@
 //! `mqgate plugin`: components in the running broker, and the projects that they are built from.
 
+mod bench;
 mod build;
+mod check;
 mod dev;
 mod new;
+mod offline;
 mod project;
+mod record;
+mod replay;
+mod run;
 mod shadow;
 mod signing;
+mod test;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +28,7 @@ use crate::exit::{Exit, Failure};
 Examples:
   mqgate plugin new --lang python --hook authenticator my-policy
   mqgate plugin build my-policy
+  mqgate plugin test my-policy.wasm --cases cases
   mqgate plugin dev my-policy
   mqgate plugin list
   mqgate plugin inspect my-policy.wasm
@@ -133,6 +141,18 @@ pub enum Command {
         #[command(flatten)]
         remote: RemoteArgs,
     },
+    /// Say whether a broker would load a component, and with which grants; needs no broker
+    Check(Box<check::Args>),
+    /// Ask a component its cases, on fresh and on used instances; needs no broker
+    Test(test::Args),
+    /// Make one call, and say everything about it; needs no broker
+    Run(run::Args),
+    /// Measure what one call costs; needs no broker
+    Bench(bench::Args),
+    /// Record calls of a plugin of the running broker as cases
+    Record(Box<record::Args>),
+    /// Say what another component would have answered to recorded calls; needs no broker
+    Replay(replay::Args),
     /// A version that is asked beside the live one and decides nothing
     #[command(subcommand)]
     Shadow(shadow::Command),
@@ -322,6 +342,12 @@ pub fn run(command: Command, config: Option<&Path>) -> Result<()> {
         Command::Inspect { file, name, component, remote } => {
             inspect(&remote, config, &file, name.as_deref(), &component)
         }
+        Command::Check(args) => check::run(&args, config),
+        Command::Test(args) => test::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Record(args) => record::run(&args, config),
+        Command::Replay(args) => replay::run(&args),
         Command::Shadow(command) => shadow::run(command, config),
         Command::Keygen(args) => signing::keygen(&args),
         Command::Sign(args) => signing::sign(&args),

@@ -143,6 +143,12 @@ pub async fn start(config: &Config, host: &PluginHost, audit: &AuditLog) {
     }
 }
 
+/// With what a component of the configuration runs.
+pub fn settings_of(config: &Config, name: &str) -> Option<PluginSettings> {
+    let plugin = config.plugins.iter().find(|plugin| plugin.name == name && plugin.source.is_some())?;
+    Some(plugin_settings(plugin).settings)
+}
+
 /// What the host needs to know, and an error if the component is not to be found.
 fn plugin_settings(plugin: &model::Plugin) -> Configured {
     let source = plugin.source.as_deref().unwrap_or_default();
@@ -182,7 +188,7 @@ pub fn signature_file(component: &Path) -> PathBuf {
 }
 
 /// The signature beside a component, if there is one.
-fn signature_of(component: &Path) -> Result<Option<Signature>, String> {
+pub fn signature_of(component: &Path) -> Result<Option<Signature>, String> {
     let file = signature_file(component);
     match std::fs::read_to_string(&file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -23,21 +23,18 @@ pub fn package(folder: &Path) -> Result<(String, String)> {
     Ok((package, library))
 }
 
-/// Builds the one package in `project`, keeping everything below `work`.
+/// Builds the one package in `project`. Cargo puts what it builds into `target`; files below `root` are named relative
+/// to it. With the same two, what packages have in common is built once.
 pub fn build(
     project: &Path,
     toolchain: &toolchain::Toolchain,
-    work: &Path,
+    target: &Path,
+    root: &Path,
     progress: &Progress<'_>,
 ) -> Result<Vec<u8>> {
-    let (target, names) = (work.join("cargo"), [package(project)?]);
-    let packages = compile::Packages {
-        folder: project,
-        target: &target,
-        names: &names,
-        root: project,
-        lock: compile::Lock::Written,
-    };
+    let names = [package(project)?];
+    let packages =
+        compile::Packages { folder: project, target, names: &names, root, lock: compile::Lock::Written };
     let modules = compile::compile(&packages, toolchain, progress)?;
     encode::component(modules.first().context("cargo made no module")?, &[])
 }

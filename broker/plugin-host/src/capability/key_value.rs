@@ -6,9 +6,9 @@ use mqgate_identity::registry::{KvAnswer, KvError, KvOperation, KvRequest};
 use mqgate_identity::time::UnixMillis;
 
 use crate::bindings::mqgate::plugin::key_value::{Entry, Error, Host, Page};
-use crate::capability::now;
 use crate::instance::StoreState;
 use crate::metrics::Interface;
+use crate::tap::HostCall;
 
 const MAX_KEY_BYTES: usize = 512;
 /// Keys in one page, whatever was asked for.
@@ -25,6 +25,11 @@ enum Request {
 }
 
 impl StoreState {
+    fn expiry(&self, ttl: Option<u32>) -> Option<UnixMillis> {
+        let now = self.services.outside.now().0;
+        ttl.map(|seconds| UnixMillis(now.saturating_add(u64::from(seconds) * 1000)))
+    }
+
     async fn ask(&mut self, request: Request) -> Result<KvAnswer, Error> {
         self.consulted = true;
         let outcome = match self.check(&request) {
@@ -60,7 +65,8 @@ impl StoreState {
         let trial = self.is_trial();
         let answered = tokio::task::spawn_blocking(move || {
             let ask = |what: KvRequest<'_>| {
-                let operation = KvOperation { now: now(), quota: services.grants.kv.into(), what };
+                let operation =
+                    KvOperation { now: services.outside.now(), quota: services.grants.kv.into(), what };
                 services.storage.kv(&services.plugin, operation)
             };
             let what = match &request {
@@ -103,19 +109,25 @@ impl StoreState {
 
 impl Host for StoreState {
     async fn get(&mut self, key: String) -> Result<Option<Entry>, Error> {
-        match self.ask(Request::Get { key }).await? {
-            KvAnswer::Entry(entry) => {
-                Ok(entry.map(|entry| Entry { value: entry.value, version: entry.version }))
-            }
-            other => Err(unexpected(&other)),
-        }
+        let found = match self.ask(Request::Get { key: key.clone() }).await {
+            Ok(KvAnswer::Entry(entry)) => Ok(entry),
+            other => Err(failed(other)),
+        };
+        self.heard(|| {
+            let found = found.as_ref().map(|entry| entry.clone().map(|entry| (entry.value, entry.version)));
+            HostCall::Get { key, found: found.map_err(text) }
+        });
+        found.map(|entry| entry.map(|entry| Entry { value: entry.value, version: entry.version }))
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>, ttl: Option<u32>) -> Result<(), Error> {
-        match self.ask(Request::Set { key, value, expires: expiry(ttl) }).await? {
-            KvAnswer::Done | KvAnswer::Version(_) => Ok(()),
-            other => Err(unexpected(&other)),
-        }
+        let expires = self.expiry(ttl);
+        let done = match self.ask(Request::Set { key: key.clone(), value, expires }).await {
+            Ok(KvAnswer::Done | KvAnswer::Version(_)) => Ok(()),
+            other => Err(failed(other)),
+        };
+        self.heard(|| HostCall::Set { key, done: done.as_ref().copied().map_err(text) });
+        done
     }
 
     async fn swap(
@@ -125,31 +137,50 @@ impl Host for StoreState {
         value: Vec<u8>,
         ttl: Option<u32>,
     ) -> Result<u64, Error> {
-        match self.ask(Request::Swap { key, expected, value, expires: expiry(ttl) }).await? {
-            KvAnswer::Version(version) => Ok(version),
-            other => Err(unexpected(&other)),
-        }
+        let expires = self.expiry(ttl);
+        let version = match self.ask(Request::Swap { key: key.clone(), expected, value, expires }).await {
+            Ok(KvAnswer::Version(version)) => Ok(version),
+            other => Err(failed(other)),
+        };
+        self.heard(|| HostCall::Swap { key, expected, version: version.as_ref().copied().map_err(text) });
+        version
     }
 
     async fn add(&mut self, key: String, delta: i64, ttl: Option<u32>) -> Result<i64, Error> {
-        match self.ask(Request::Add { key, delta, expires: expiry(ttl) }).await? {
-            KvAnswer::Number(number) => Ok(number),
-            other => Err(unexpected(&other)),
-        }
+        let expires = self.expiry(ttl);
+        let number = match self.ask(Request::Add { key: key.clone(), delta, expires }).await {
+            Ok(KvAnswer::Number(number)) => Ok(number),
+            other => Err(failed(other)),
+        };
+        self.heard(|| HostCall::Add { key, delta, number: number.as_ref().copied().map_err(text) });
+        number
     }
 
     async fn delete(&mut self, key: String) -> Result<(), Error> {
-        match self.ask(Request::Delete { key }).await? {
-            KvAnswer::Done => Ok(()),
-            other => Err(unexpected(&other)),
-        }
+        let done = match self.ask(Request::Delete { key: key.clone() }).await {
+            Ok(KvAnswer::Done) => Ok(()),
+            other => Err(failed(other)),
+        };
+        self.heard(|| HostCall::Delete { key, done: done.as_ref().copied().map_err(text) });
+        done
     }
 
     async fn list(&mut self, prefix: String, cursor: Option<String>, limit: u32) -> Result<Page, Error> {
-        match self.ask(Request::List { prefix, cursor, limit }).await? {
-            KvAnswer::Page { keys, cursor } => Ok(Page { keys, cursor }),
-            other => Err(unexpected(&other)),
-        }
+        let begins = cursor.is_none();
+        let page = match self.ask(Request::List { prefix: prefix.clone(), cursor, limit }).await {
+            Ok(KvAnswer::Page { keys, cursor }) => Ok(Page { keys, cursor }),
+            other => Err(failed(other)),
+        };
+        self.heard(|| {
+            // Only a list that is whole says which keys there are not.
+            let whole = match &page {
+                Ok(page) if begins && page.cursor.is_none() => Ok(page.keys.clone()),
+                Ok(_) => Err(String::from("a page of several")),
+                Err(error) => Err(text(error)),
+            };
+            HostCall::List { prefix, keys: whole }
+        });
+        page
     }
 }
 
@@ -170,10 +201,17 @@ fn number(value: &[u8]) -> Result<i64, KvError> {
     number.ok_or_else(|| KvError::Unavailable("the entry does not hold a number".to_owned()))
 }
 
-fn expiry(ttl: Option<u32>) -> Option<UnixMillis> {
-    ttl.map(|seconds| UnixMillis(now().0.saturating_add(u64::from(seconds) * 1000)))
+/// An answer that is none to the question.
+fn failed(answer: Result<KvAnswer, Error>) -> Error {
+    match answer {
+        Ok(answer) => Error::Unavailable(format!("the storage answered another question: {answer:?}")),
+        Err(error) => error,
+    }
 }
 
-fn unexpected(answer: &KvAnswer) -> Error {
-    Error::Unavailable(format!("the storage answered another question: {answer:?}"))
+fn text(error: &Error) -> String {
+    match error {
+        Error::Unavailable(text) => text.clone(),
+        other => format!("{other:?}"),
+    }
 }

@@ -9,6 +9,7 @@ use crate::bindings::mqgate::plugin::log::{Host, Level};
 use crate::bindings::mqgate::plugin::types::{Attribute, Value};
 use crate::instance::{StoreState, shorten};
 use crate::metrics::{HostCallResult, Interface};
+use crate::tap::HostCall;
 
 /// Lines a plugin may write in a second, and at once.
 const LINES_PER_SECOND: f64 = 100.0;
@@ -114,6 +115,7 @@ impl Host for StoreState {
             return;
         }
         let line = line(&message, &fields);
+        self.heard(|| HostCall::Log { level: word(level), line: line.clone() });
         if !self.voice.allows(&line, &self.services.log_rate, Instant::now()) {
             self.services.metrics.host_call(Interface::Log, HostCallResult::Dropped);
             return;
@@ -124,6 +126,16 @@ impl Host for StoreState {
             Voice::Plugin => at_level!(level, emit, TARGET, plugin, line),
             Voice::Auditor { .. } => at_level!(level, emit, AUDIT_TARGET, plugin, line),
         }
+    }
+}
+
+const fn word(level: Level) -> &'static str {
+    match level {
+        Level::Trace => "trace",
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
     }
 }
 

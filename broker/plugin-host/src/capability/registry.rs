@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::{DeviceCertificate, DeviceState, Storage, StorageError};
+use mqgate_identity::time::UnixMillis;
 
 use crate::bindings::mqgate::plugin::registry::{Device, DeviceStatus, Error, Host};
 use crate::bindings::mqgate::plugin::types::{Attribute, Value};
 use crate::instance::StoreState;
 use crate::metrics::Interface;
+use crate::outside::DeviceBy;
+use crate::tap::{HostCall, KnownDevice};
 
 /// Records read at once, and in all, to count with a condition.
 const PAGE: usize = 500;
@@ -33,21 +36,61 @@ impl StoreState {
     }
 }
 
+impl StoreState {
+    /// What is said in the storage's place.
+    fn known<T>(&mut self, known: T) -> Result<T, Error> {
+        self.consulted = true;
+        let outcome = Ok(known);
+        self.services.count(Interface::Registry, &outcome);
+        outcome
+    }
+}
+
 impl Host for StoreState {
     async fn by_id(&mut self, device_id: String) -> Result<Option<Device>, Error> {
-        self.read(move |storage| device(storage, &device_id)).await
+        let found = match self.services.outside.device(DeviceBy::Id(&device_id)) {
+            Some(known) => self.known(known.map(Device::from)),
+            None => {
+                let id = device_id.clone();
+                self.read(move |storage| device(storage, &id)).await
+            }
+        };
+        self.heard(|| told(DeviceBy::Id(&device_id), &found));
+        found
     }
 
     async fn by_fingerprint(&mut self, sha256: Vec<u8>) -> Result<Option<Device>, Error> {
-        let Ok(sha256) = sha256.try_into() else { return Ok(None) };
-        self.read(move |storage| match storage.device_certificate(&CertificateFingerprint(sha256))? {
-            Some(record) if record.state != DeviceState::Tombstone => device(storage, &record.device_id),
-            Some(_) | None => Ok(None),
-        })
-        .await
+        let Ok(sha256) = <[u8; 32]>::try_from(sha256) else { return Ok(None) };
+        let found = match self.services.outside.device(DeviceBy::Fingerprint(&sha256)) {
+            Some(known) => self.known(known.map(Device::from)),
+            None => {
+                self.read(move |storage| {
+                    match storage.device_certificate(&CertificateFingerprint(sha256))? {
+                        Some(record) if record.state != DeviceState::Tombstone => {
+                            device(storage, &record.device_id)
+                        }
+                        Some(_) | None => Ok(None),
+                    }
+                })
+                .await
+            }
+        };
+        self.heard(|| told(DeviceBy::Fingerprint(&sha256), &found));
+        found
     }
 
     async fn count(&mut self, tenant: Option<String>, tag: Option<String>) -> Result<u64, Error> {
+        let counted = self.counted(tenant.clone(), tag.clone()).await;
+        self.heard(|| HostCall::Count { tenant, tag, count: counted.as_ref().copied().map_err(text) });
+        counted
+    }
+}
+
+impl StoreState {
+    async fn counted(&mut self, tenant: Option<String>, tag: Option<String>) -> Result<u64, Error> {
+        if let Some(known) = self.services.outside.count(tenant.as_deref(), tag.as_deref()) {
+            return self.known(known);
+        }
         let anchor = tag.as_deref().and_then(anchor_of_tag);
         if tenant.is_none() && (tag.is_none() || anchor.is_some()) {
             self.consulted = true;
@@ -56,6 +99,61 @@ impl Host for StoreState {
             return counted;
         }
         self.read(move |storage| count(storage, tenant.as_deref(), tag.as_deref())).await
+    }
+}
+
+fn told(by: DeviceBy<'_>, found: &Result<Option<Device>, Error>) -> HostCall {
+    let found = found.as_ref().map(|device| device.as_ref().map(KnownDevice::of)).map_err(text);
+    HostCall::Device { by: by.to_string(), found }
+}
+
+fn text(error: &Error) -> String {
+    match error {
+        Error::Denied => String::from("denied"),
+        Error::Unavailable(text) => text.clone(),
+    }
+}
+
+impl KnownDevice {
+    fn of(device: &Device) -> Self {
+        let text = |attribute: &Attribute| match &attribute.value {
+            Value::Text(text) => Some((attribute.name.clone(), text.clone())),
+            Value::Integer(_) | Value::Boolean(_) | Value::Blob(_) | Value::Texts(_) => None,
+        };
+        Self {
+            device_id: device.device_id.clone(),
+            tenant: device.tenant.clone(),
+            status: match device.status {
+                DeviceStatus::Active => "active",
+                DeviceStatus::Pending => "pending",
+                DeviceStatus::Suspended => "suspended",
+            },
+            tags: device.tags.clone(),
+            fingerprints: device.fingerprints.iter().filter_map(|it| it.as_slice().try_into().ok()).collect(),
+            registered_at: UnixMillis(device.registered_at),
+            last_seen: device.last_seen.map(UnixMillis),
+            attributes: device.attributes.iter().filter_map(text).collect(),
+        }
+    }
+}
+
+impl From<KnownDevice> for Device {
+    fn from(device: KnownDevice) -> Self {
+        let attribute = |(name, text)| Attribute { name, value: Value::Text(text) };
+        Self {
+            device_id: device.device_id,
+            tenant: device.tenant,
+            status: match device.status {
+                "active" => DeviceStatus::Active,
+                "pending" => DeviceStatus::Pending,
+                _ => DeviceStatus::Suspended,
+            },
+            tags: device.tags,
+            fingerprints: device.fingerprints.iter().map(|it| it.to_vec()).collect(),
+            registered_at: device.registered_at.0,
+            last_seen: device.last_seen.map(|time| time.0),
+            attributes: device.attributes.into_iter().map(attribute).collect(),
+        }
     }
 }
 
@@ -165,7 +263,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use mqgate_identity::registry::RegistrationSource;
-    use mqgate_identity::time::{UnixMillis, UnixSeconds};
+    use mqgate_identity::time::UnixSeconds;
 
     use super::*;
 

@@ -27,7 +27,7 @@ fn serves(method: &str, text: &str, step: &str) -> Guest {
         .text(&format!("{method}{text}"))
         .export(INTERFACE, "step", "(param i32) (result i32)", step)
         .function(&format!(
-            "(func (export \"mqgate:plugin/{INTERFACE}@0.1.0#methods\") (result i32)
+            "(func (export \"mqgate:plugin/{INTERFACE}@1.0.0#methods\") (result i32)
                (i32.store (i32.const 3072) (i32.const 3080)) (i32.store (i32.const 3076) (i32.const 1))
                (i32.store (i32.const 3080) (i32.const 64)) (i32.store (i32.const 3084) (i32.const {length}))
                (i32.const 3072))"
@@ -266,7 +266,7 @@ async fn a_plugin_names_methods_that_can_be_served() {
             .text("M")
             .export(INTERFACE, "step", "(param i32) (result i32)", TRAP)
             .function(&format!(
-                "(func (export \"mqgate:plugin/{INTERFACE}@0.1.0#methods\") (result i32) {methods})"
+                "(func (export \"mqgate:plugin/{INTERFACE}@1.0.0#methods\") (result i32) {methods})"
             ))
             .build();
         let error = Fixture::new().load("p", component).await.expect_err("refused");

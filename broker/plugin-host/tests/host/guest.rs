@@ -33,7 +33,7 @@ pub struct Guest {
 impl Guest {
     pub fn new() -> Self {
         Self {
-            world: vec![String::from("export mqgate:plugin/lifecycle@0.1.0;")],
+            world: vec![String::from("export mqgate:plugin/lifecycle@1.0.0;")],
             imports: String::new(),
             functions: String::new(),
             init: String::from("(i32.const 1024)"),
@@ -67,10 +67,10 @@ impl Guest {
 
     /// A hook with one parameter, the address of what is asked.
     pub fn hook(mut self, interface: &str, function: &str, body: &str) -> Self {
-        self.world.push(format!("export mqgate:plugin/{interface}@0.1.0;"));
+        self.world.push(format!("export mqgate:plugin/{interface}@1.0.0;"));
         let _ = writeln!(
             self.functions,
-            "(func (export \"mqgate:plugin/{interface}@0.1.0#{function}\") (param i32) (result i32) {body})"
+            "(func (export \"mqgate:plugin/{interface}@1.0.0#{function}\") (param i32) (result i32) {body})"
         );
         self
     }
@@ -81,22 +81,22 @@ impl Guest {
 
     /// A hook with any signature.
     pub fn export(mut self, interface: &str, function: &str, signature: &str, body: &str) -> Self {
-        self.world.push(format!("export mqgate:plugin/{interface}@0.1.0;"));
+        self.world.push(format!("export mqgate:plugin/{interface}@1.0.0;"));
         let _ = writeln!(
             self.functions,
-            "(func (export \"mqgate:plugin/{interface}@0.1.0#{function}\") {signature} {body})"
+            "(func (export \"mqgate:plugin/{interface}@1.0.0#{function}\") {signature} {body})"
         );
         self
     }
 
     pub fn import(mut self, interface: &str, function: &str, name: &str, signature: &str) -> Self {
-        let line = format!("import mqgate:plugin/{interface}@0.1.0;");
+        let line = format!("import mqgate:plugin/{interface}@1.0.0;");
         if !self.world.contains(&line) {
             self.world.push(line);
         }
         let _ = writeln!(
             self.imports,
-            "(import \"mqgate:plugin/{interface}@0.1.0\" \"{function}\" (func ${name} {signature}))"
+            "(import \"mqgate:plugin/{interface}@1.0.0\" \"{function}\" (func ${name} {signature}))"
         );
         self
     }
@@ -137,7 +137,7 @@ impl Guest {
         let has_lifecycle = self.world.iter().any(|line| line.contains("lifecycle"));
         let lifecycle = if has_lifecycle {
             format!(
-                "(func (export \"mqgate:plugin/lifecycle@0.1.0#init\") (param {}) (result i32) {})",
+                "(func (export \"mqgate:plugin/lifecycle@1.0.0#init\") (param {}) (result i32) {})",
                 "i32 ".repeat(INIT_PARAMETERS),
                 self.init
             )
@@ -172,7 +172,7 @@ impl Guest {
                 std::fs::write(folder.path().join(entry.file_name()), source).expect("writes");
             }
         }
-        for (from, to) in self.wit.iter().filter(|(from, _)| from.contains("0.1.0")) {
+        for (from, to) in self.wit.iter().filter(|(from, _)| from.contains("1.0.0")) {
             // A changed version is one of the whole package.
             let version =
                 |text: &str| text.rsplit('@').next().unwrap_or_default().trim_end_matches(';').to_owned();

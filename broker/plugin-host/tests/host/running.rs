@@ -169,7 +169,7 @@ async fn a_component_can_be_looked_at_without_running_it() {
         .build();
     let found = fixture.host.inspect(Source::Bytes(guest.into())).await.expect("described");
     assert_eq!(found.hooks, ["authenticator", "authorizer"]);
-    assert_eq!(found.imports, ["mqgate:plugin/log@0.1.0"]);
+    assert_eq!(found.imports, ["mqgate:plugin/log@1.0.0"]);
     assert!(found.needs.is_empty() && found.unserved.is_empty(), "everybody may log");
     assert!(found.digest.starts_with("sha256:") && found.digest.len() == 71);
     assert!(fixture.host.list().is_empty());

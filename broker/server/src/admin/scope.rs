@@ -45,7 +45,7 @@ scopes! {
     BansRead = "bans:read": "who is kept out";
     BansWrite = "bans:write": "ban, and lift bans";
     TracesRead = "traces:read": "traces, which may hold payloads";
-    TracesWrite = "traces:write": "start, stop and delete traces";
+    TracesWrite = "traces:write": "start, stop and delete traces; record and fetch calls of plugins";
     CertsRead = "certs:read": "device certificates";
     CertsWrite = "certs:write": "register, activate, deactivate, delete device certificates";
     CertsRevoke = "certs:revoke": "revoke device certificates";

@@ -6,10 +6,14 @@ use mqgate_identity::hooks::{
     Attribute, ConnectFacts, Connection, Identity, Occasion, Secret, Value, WillFacts,
 };
 use mqgate_identity::registry::{DeviceCertificate, EventContext};
+use mqgate_identity::time::UnixMillis;
 use mqgate_protocol::permit::Permit;
 
 use super::{Accepted, Terms};
 use crate::metrics::mqtt::Transport;
+
+/// Attribute of a connection that is judged once more, and when. Documented in `wit/types.wit`.
+const REAUTHORIZATION_AT: &str = "reauthorization.at";
 
 pub(super) fn connection(accepted: &Accepted, connect: &Connect) -> Connection {
     Connection {
@@ -24,6 +28,14 @@ pub(super) fn connection(accepted: &Accepted, connect: &Connect) -> Connection {
         attributes: accepted.attributes.clone(),
         occasion: Occasion::Admission,
     }
+}
+
+/// The same of a session that is judged once more: everything is as it was at CONNECT, but for the moment.
+pub(super) fn live_connection(accepted: &Accepted, connect: &Connect, now: UnixMillis) -> Connection {
+    let mut on = connection(accepted, connect);
+    let now = Value::Integer(i64::try_from(now.0).unwrap_or(i64::MAX));
+    on.attributes.push(Attribute { name: REAUTHORIZATION_AT.into(), value: now });
+    on
 }
 
 fn connect_facts(connect: &Connect) -> ConnectFacts {

@@ -1,4 +1,5 @@
 mod explain;
+mod live;
 mod pipeline;
 mod rotation;
 mod together;
@@ -494,28 +495,6 @@ async fn client_ids() {
         refused => panic!("{refused:?}"),
     };
     assert_ne!(drawn().await, drawn().await);
-}
-
-#[tokio::test]
-async fn a_grant_says_how_long_its_permit_lasts() {
-    let world = World::new().await;
-    let accepted = world.accepted("one_way", None);
-    let seconds = Duration::from_secs;
-    for (granted, expected) in
-        [(None, None), (Some(seconds(90)), Some(seconds(90))), (Some(seconds(0)), Some(seconds(1)))]
-    {
-        let may = authorizer(Ok(Authorization::Allow(Grant { valid_for: granted, ..grant("#") })));
-        let gate = world.gate(vec![member("p0", &authenticator(accept("d"))), member("p1", &may)]);
-        let Admission::Admitted(permit) = gate.admit(&accepted, &connect("c1")).await else {
-            panic!("refused")
-        };
-        assert_eq!(permit.valid_for, expected);
-        let Reauthorization::Replaced(permit) = gate.reauthorize(&accepted, &connect("c1"), &permit).await
-        else {
-            panic!("not replaced")
-        };
-        assert_eq!(permit.valid_for, expected);
-    }
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::ValueEnum as _;
 use clap::builder::PossibleValue;
 use mqgate_plugin_build::manifest::{Hook, Language};
 use mqgate_plugin_build::template::{self, Wanted};
@@ -99,6 +98,8 @@ fn native_tests(language: Language) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum as _;
+
     use super::*;
 
     #[test]

@@ -22,7 +22,10 @@ pub fn build(project: &Project) -> Result<Built> {
     say(format!("{name}: {} in {:.1} s", size(built.size), built.took.as_secs_f64()))?;
     say(format!("  component  {}", shown(&built.path)))?;
     say(format!("  digest     {}", built.digest))?;
-    say(format!("  exports    {}", interfaces(&built.shape.exports)))?;
+    // A name without a package is what a tool left behind; nobody calls it.
+    let exports: Vec<String> =
+        built.shape.exports.iter().filter(|name| name.contains(':')).cloned().collect();
+    say(format!("  exports    {}", interfaces(&exports)))?;
     let called: Vec<String> =
         built.shape.imports.iter().filter(|name| !built.shape.types_only.contains(name)).cloned().collect();
     say(format!("  imports    {}", if called.is_empty() { "nothing".into() } else { interfaces(&called) }))?;

@@ -14,8 +14,8 @@ use crate::config::units::{Size, Span};
 pub struct Plugin {
     /// Its name: what `mqgate plugin list`, metrics and audit records call it. Lower-case letters, digits, `-`.
     pub name: String,
-    /// The component: `"bundled:cert-acl"`, `"bundled:auto-register"`, `"bundled:audit-log"`, `"bundled:scram"`, or
-    /// the path of a file.
+    /// The component: `"bundled:"` and the name of one that comes with the broker, as in `"bundled:cert-acl"`, or the path of
+    /// a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// `"sha256:…"` that the component must have; without it, any that is there.

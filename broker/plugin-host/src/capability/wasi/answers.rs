@@ -13,7 +13,7 @@ use super::bindings::wasi::http::types::{
 };
 use super::io::{InputStream, IoError, Pollable};
 use super::requests::{Fields, OutgoingBody};
-use crate::capability::http::{Answer, Failure, Place};
+use crate::capability::http::{Answer, Failure, Place, Whole};
 use crate::instance::StoreState;
 use crate::plugin::AbortOnDrop;
 
@@ -108,7 +108,7 @@ impl types::HostFutureIncomingResponse for StoreState {
         };
         pending.is_taken = true;
         Ok(Some(Ok(match outcome {
-            Ok(Answer { status, headers, body, trailers, place }) => {
+            Ok(Answer { whole: Whole { status, headers, body }, trailers, place }) => {
                 let body = IncomingBody { bytes: Some(body), trailers, place: Arc::new(place) };
                 Ok(self.wasi.table.push(IncomingResponse { status, headers, body: Some(body) })?)
             }

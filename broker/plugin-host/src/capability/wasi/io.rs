@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use super::MAX_HANDLES;
 use super::bindings::wasi::io::{error, poll, streams};
 use crate::capability::http::{Failure, Place};
 use crate::instance::StoreState;
+use crate::outside::Outside;
 use streams::StreamError;
 
 /// The most that one read hands over, however much was asked for.
@@ -28,7 +30,12 @@ pub enum Pollable {
     Ready,
     /// True, or without a sender: it has come.
     Answer(watch::Receiver<bool>),
-    Timer(Instant),
+    Timer {
+        at: Instant,
+        /// The same, as time that has passed since the instance began.
+        until: Duration,
+        outside: Arc<dyn Outside>,
+    },
 }
 
 /// A body that was received as a whole.
@@ -54,7 +61,13 @@ impl Pollable {
         match self {
             Self::Ready => true,
             Self::Answer(done) => *done.borrow() || done.has_changed().is_err(),
-            Self::Timer(at) => Instant::now() >= *at,
+            Self::Timer { at, until, outside } => {
+                let rings = Instant::now() >= *at;
+                if rings {
+                    outside.waited(*until);
+                }
+                rings
+            }
         }
     }
 
@@ -63,7 +76,10 @@ impl Pollable {
             Self::Ready => {}
             // Without a sender, what was waited for has ended, too.
             Self::Answer(done) => drop(done.wait_for(|done| *done).await),
-            Self::Timer(at) => tokio::time::sleep_until(*at).await,
+            Self::Timer { at, until, outside } => {
+                tokio::time::sleep_until(*at).await;
+                outside.waited(*until);
+            }
         }
     }
 }

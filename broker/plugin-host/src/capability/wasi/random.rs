@@ -3,6 +3,7 @@
 use super::bindings::wasi::random::{insecure, insecure_seed, random};
 use crate::instance::StoreState;
 use crate::metrics::{HostCallResult, Interface};
+use crate::tap::HostCall;
 
 /// Bytes in one call.
 const MAX_RANDOM: u64 = 64 << 10;
@@ -11,25 +12,28 @@ impl StoreState {
     fn random(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
         // An answer that depends on chance is another one the next time.
         self.consulted = true;
-        let outcome = fill(length);
+        let outcome = self.fill(length);
         let result = if outcome.is_ok() { HostCallResult::Ok } else { HostCallResult::Error };
         self.services.metrics.host_call(Interface::Random, result);
+        if let Ok(bytes) = &outcome {
+            self.heard(|| HostCall::Random { bytes: bytes.clone() });
+        }
         outcome
+    }
+
+    fn fill(&self, length: u64) -> wasmtime::Result<Vec<u8>> {
+        if length > MAX_RANDOM {
+            wasmtime::bail!("{length} random bytes at once; there are {MAX_RANDOM}");
+        }
+        let mut bytes = vec![0; usize::try_from(length)?];
+        self.services.outside.fill(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn number(&mut self) -> wasmtime::Result<u64> {
         let bytes = self.random(8)?;
         Ok(bytes.iter().fold(0, |number, byte| (number << 8) | u64::from(*byte)))
     }
-}
-
-fn fill(length: u64) -> wasmtime::Result<Vec<u8>> {
-    if length > MAX_RANDOM {
-        wasmtime::bail!("{length} random bytes at once; there are {MAX_RANDOM}");
-    }
-    let mut bytes = vec![0; usize::try_from(length)?];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| wasmtime::format_err!("there is no randomness"))?;
-    Ok(bytes)
 }
 
 impl random::Host for StoreState {

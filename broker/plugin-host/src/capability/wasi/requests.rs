@@ -22,6 +22,7 @@ use crate::capability::log::one_line;
 use crate::instance::StoreState;
 use crate::metrics::{HostCallResult, Interface, PluginMetrics};
 use crate::plugin::AbortOnDrop;
+use crate::tap::{HostCall, HttpAnswered};
 
 /// Fields that are the connection's, or the broker's, to set.
 const FORBIDDEN: [&str; 13] = [
@@ -157,8 +158,15 @@ impl StoreState {
             let ends = self.wasi.deadline();
             let mut counted =
                 Counted { metrics: Arc::clone(&self.services.metrics), result: HostCallResult::Error };
+            let ear = self.ear.clone();
             async move {
+                let asked = ear.as_ref().map(|_| (outgoing.method.to_string(), outgoing.url()));
                 let answer = send(&client, outgoing, body, place, ends).await;
+                if let (Some(ear), Some((method, url))) = (ear, asked) {
+                    let answer =
+                        answer.as_ref().map(|it| HttpAnswered::of(&it.whole)).map_err(|failure| *failure);
+                    ear.note(HostCall::Http { method, url, answer });
+                }
                 counted.note(answer.as_ref().err().copied());
                 *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
                 let _ = done.send(true);

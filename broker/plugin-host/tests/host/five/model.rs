@@ -1,5 +1,7 @@
 //! The policy of `plugins/cert-core/README.md` over the broker's own types: no component, no SDK, no ABI between.
 
+#![expect(clippy::result_large_err, reason = "a refusal is what the broker makes of it")]
+
 use mqgate_identity::certificate::{CertificateFacts, GeneralName};
 use mqgate_identity::hooks::{
     Acl, AclRule, Attribute, Authentication, Authorization, ConnackReason, Connection, Denial, Effect, Grant,

@@ -217,6 +217,7 @@ codes! {
     PluginLink = 422 "plugin_link": "it needs what it is not granted; `detail` names it";
     PluginStore = 503 "plugin_store": "look at the disk of `node.data_dir`";
     NoShadow = 404 "no_shadow": "`mqgate plugin shadow begin` gives the plugin one";
+    NoRecording = 404 "no_recording": "`mqgate plugin record` begins one";
     NoComponent = 400 "no_component": "upload the component first, or name one that is there";
     BadSignature = 400 "bad_signature": "the signature cannot be read; `detail` says why";
     PluginTrial = 422 "plugin_trial": "it failed its trial before it was put in; `detail` says how";

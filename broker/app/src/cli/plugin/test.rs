@@ -1,0 +1,147 @@
+//! `mqgate plugin test`: cases against the very component, each on a fresh instance and on one that was used before.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use mqgate_plugin_host::case::{self, Case, Difference};
+use mqgate_plugin_host::offline::{Instance, Offline};
+use serde_json::{Value, json};
+
+use super::offline::{self, LimitArgs};
+use super::run::shown;
+use crate::cli::output::{self, printable, say};
+use crate::exit::{Exit, Failure};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  mqgate plugin test                          # the project in this folder
+  mqgate plugin test my-policy.wasm --cases cases
+  mqgate plugin test --only meter --seed 7
+
+Each case is asked twice: on an instance of its own, and on one that has had calls before. Their order is drawn; the seed
+that is printed draws the same again.")]
+pub struct Args {
+    /// The component (.wasm), bundled:NAME, or the folder of its project
+    #[arg(default_value = ".")]
+    file: PathBuf,
+    /// The file or folder of its cases; without it, `cases` in the folder of the component or its project
+    #[arg(long, value_name = "PATH")]
+    cases: Option<PathBuf>,
+    /// Only cases in whose name this stands
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Draws the order
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A case that did not go as it should.
+struct Failed<'a> {
+    case: &'a Case,
+    instance: Instance,
+    differences: Vec<Difference>,
+    answer: String,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let (component, folder) = offline::project(&args.file, args.cases.as_deref())?;
+    let mut cases = case::read_all(&folder).map_err(offline::unreadable)?;
+    if let Some(only) = &args.only {
+        cases.retain(|case| case.name.contains(only.as_str()));
+    }
+    if let Some(silent) = cases.iter().find(|case| case.expected.is_none() && case.recorded.is_none()) {
+        let what = format!("case {:?} expects nothing: write \"expect\"", silent.name);
+        return Err(Failure::new(Exit::Usage, what).into());
+    }
+    if cases.is_empty() {
+        return Err(Failure::new(Exit::Usage, "there is no such case").into());
+    }
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(0..1 << 32));
+    let mut plugin = offline::open(&component, &args.limits)?;
+    let mut failed = Vec::new();
+    for instance in Instance::ALL {
+        for index in drawn(cases.len(), seed) {
+            let case = &cases[index];
+            failed.extend(ask(&mut plugin, case, instance)?);
+        }
+    }
+    failed.sort_by(|one, other| (&one.case.name, one.instance).cmp(&(&other.case.name, other.instance)));
+    print(args, &component, cases.len(), seed, &failed)?;
+    match failed.len() {
+        0 => Ok(()),
+        count => Err(Failure::refused(format!("{count} of {} answers differ", cases.len() * 2)).into()),
+    }
+}
+
+fn ask<'a>(plugin: &mut Offline, case: &'a Case, instance: Instance) -> Result<Option<Failed<'a>>> {
+    let ran = plugin.judge(case, instance).map_err(|error| offline::told(&case.name, &error))?;
+    let differences = case.differences(&ran.answer);
+    let failed = Failed { case, instance, differences, answer: ran.answer.summary() };
+    Ok((!failed.differences.is_empty()).then_some(failed))
+}
+
+fn print(
+    args: &Args,
+    component: &std::path::Path,
+    count: usize,
+    seed: u64,
+    failed: &[Failed<'_>],
+) -> Result<()> {
+    if args.json {
+        let failed: Vec<Value> = failed
+            .iter()
+            .map(|failed| {
+                json!({
+                    "case": failed.case.name,
+                    "instance": failed.instance.as_str(),
+                    "answer": failed.answer,
+                    "differences": failed.differences,
+                })
+            })
+            .collect();
+        return output::json(&json!({
+            "component": component.display().to_string(),
+            "cases": count,
+            "seed": seed,
+            "failed": failed,
+        }));
+    }
+    for Failed { case, instance, differences, answer } in failed {
+        say(format!("FAILED  {} ({}, {} instance)", printable(&case.name), case.hook(), instance.as_str()))?;
+        say(format!("        answered: {}", printable(answer)))?;
+        for Difference { field, expected, got } in differences {
+            say(format!("        {field}: expected {}, got {}", shown(expected), shown(got)))?;
+        }
+    }
+    let failures =
+        if failed.is_empty() { String::from("as expected") } else { format!("{} failed", failed.len()) };
+    say(format!("{count} cases, each on a fresh and on a reused instance: {failures} (--seed {seed})"))
+}
+
+/// All of so many, each once, in an order that the seed decides.
+fn drawn(count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    fastrand::Rng::with_seed(seed).shuffle(&mut order);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::drawn;
+
+    #[test]
+    fn an_order_holds_each_once_and_is_the_seeds() {
+        let mut order = drawn(50, 7);
+        assert_eq!(order, drawn(50, 7));
+        assert_ne!(order, drawn(50, 8));
+        order.sort_unstable();
+        assert_eq!(order, (0..50).collect::<Vec<_>>());
+        assert!(drawn(0, 1).is_empty());
+    }
+}
