@@ -150,8 +150,8 @@ async fn it_imports_no_more_than_it_needs_and_takes_no_settings(
     let fixture = caching(compiled);
     let found = fixture.host.inspect(Source::File(path.to_owned())).await.expect("described");
     // The SDK for Rust logs a panic before it ends in a trap.
-    let wanted: &[&str] = if language == "rust" { &["mqgate:plugin/log@0.1.0"] } else { &[] };
-    assert_eq!(found.imports, wanted, "{language}");
+    let is_log = |import: &String| language == "rust" && import.starts_with("mqgate:plugin/log@");
+    assert!(found.imports.iter().all(is_log), "{language}: {:?}", found.imports);
     assert_eq!(found.hooks, ["authenticator", "authorizer"], "{language}");
     for settings in [serde_json::json!({ "device-id": ["cn"] }), serde_json::json!({ "": null })] {
         let mut plugin = patient(language, path);
