@@ -11,6 +11,7 @@ use wasmtime::{Engine, Store};
 
 use crate::bindings::exports::mqgate::plugin::authenticator::{self, Authentication};
 use crate::bindings::exports::mqgate::plugin::authorizer::{self, Authorization};
+use crate::bindings::exports::mqgate::plugin::lifecycle;
 use crate::bindings::mqgate::plugin::{certificates, connections, types};
 use crate::engine::base;
 use crate::question::{self, Credentials};
@@ -71,6 +72,17 @@ async fn answers(component: &Path, on: &connections::Connection) -> [&'static st
     let mut store = Store::new(&engine, ());
     store.set_epoch_deadline(u64::MAX / 2);
     let instance = pre.instantiate_async(&mut store).await.unwrap();
+    let lifecycle = lifecycle::GuestIndices::new(&pre).unwrap().load(&mut store, &instance).unwrap();
+    let context = lifecycle::PluginContext {
+        name: String::from("p"),
+        digest: String::new(),
+        broker_version: String::new(),
+        config: String::from("{}"),
+        granted: Vec::new(),
+        trial: false,
+        attributes: Vec::new(),
+    };
+    lifecycle.call_init(&mut store, &context).await.unwrap().unwrap();
     let authenticator = authenticator::GuestIndices::new(&pre).unwrap().load(&mut store, &instance).unwrap();
     let authorizer = authorizer::GuestIndices::new(&pre).unwrap().load(&mut store, &instance).unwrap();
     let who = match authenticator.call_authenticate(&mut store, on).await.unwrap() {
