@@ -64,6 +64,7 @@ async fn exports_this_broker_cannot_serve() {
         Guest::new()
             .authenticator(ABSTAIN)
             .wit("mqgate:plugin@1.0.0;", &format!("mqgate:plugin@{version};"))
+            .wit("(version = 1.0.0)", &format!("(version = {version})"))
             .build()
     };
     let fixture = Fixture::new();
