@@ -17,6 +17,7 @@ use mqgate_protocol::session::{Delivery, SessionKey};
 use mqgate_protocol::time::Instant;
 
 use crate::directory::lock;
+use crate::turns::cost;
 
 /// From how many waiting messages on each gets memory of its own: a client that does not read must not keep
 /// the receive buffers of others alive.
@@ -77,7 +78,7 @@ pub(crate) struct Wakes {
     hold: Hold,
     /// Its publisher does much. What somebody brings who does little is not held back behind that.
     pub(crate) is_busy: bool,
-    /// What was done since the first of them had to wait, as [`crate::turns::cost`] estimates it.
+    /// What was done since the first of them had to wait, as [`cost`] estimates it.
     done: u32,
     /// When it was first seen that they wait.
     since: Option<Instant>,
@@ -86,7 +87,8 @@ pub(crate) struct Wakes {
 impl Wakes {
     /// So much is done for several of them before they are woken.
     const MOST: u32 = 10_000_000;
-    /// So long they wait, whoever else has a turn meanwhile, and however slow the machine is.
+    /// So long they wait, whoever else has a turn meanwhile, if as much was done for them as it costs that each writes.
+    /// Otherwise those who were woken before would be what takes so long, and be woken for it again.
     const LONGEST: Duration = Duration::from_nanos(3 * Self::MOST as u64);
 
     /// Its publisher has done something.
@@ -100,7 +102,9 @@ impl Wakes {
             return false;
         }
         let since = *self.since.get_or_insert(now);
-        self.done >= Self::MOST || now >= since.after(Self::LONGEST)
+        let writing = u32::try_from(self.wakers.len()).unwrap_or(u32::MAX).saturating_mul(cost::WRITE);
+        let enough = if now >= since.after(Self::LONGEST) { Self::MOST.min(writing) } else { Self::MOST };
+        self.done >= enough
     }
 
     pub(crate) fn wake(&mut self) {
@@ -672,7 +676,12 @@ mod tests {
         assert!(!wakes.are_due(at(0)));
         wakes.wakers.push(Arc::new(Count(AtomicUsize::new(0))).into());
         assert!(!wakes.are_due(at(100)), "they wait from now on");
+        wakes.spend_on(1, cost::WRITE);
         assert!(!wakes.are_due(at(129)));
+        assert!(wakes.are_due(at(130)));
+        wakes.wakers.push(Arc::new(Count(AtomicUsize::new(0))).into());
+        assert!(!wakes.are_due(at(130)), "what was done is not worth two writes");
+        wakes.spend_on(1, cost::WRITE);
         assert!(wakes.are_due(at(130)));
         wakes.wake();
         assert!(!wakes.are_due(at(200)));
