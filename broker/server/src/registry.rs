@@ -13,6 +13,7 @@ mod codes;
 mod commit;
 mod devices;
 mod flight;
+mod jit;
 mod preview;
 mod rotation;
 mod sweeps;
@@ -41,9 +42,10 @@ pub use self::ca_changes::{CaImpact, CaProof, CaRegistration};
 use self::cache::Cache;
 pub use self::cas::RetiredCa;
 use self::commit::unwritten;
-pub use self::devices::{JitRegistration, ManualRegistration};
+pub use self::devices::ManualRegistration;
 pub(crate) use self::flight::Flight;
 use self::flight::Flights;
+pub use self::jit::JitRegistration;
 use self::rotation::Rotation;
 pub use self::rotation::{OnMaxActive, RotationSettings};
 use crate::audit::{AuditLog, AuditRefused, request};
@@ -336,7 +338,7 @@ impl Registry {
             return Ok(known);
         }
         count(LookupResult::Miss);
-        let before = self.cache.epoch();
+        let before = self.cache.epoch(&id);
         let record = self.blocking(move |storage| storage.device_certificate(&id)).await?.map(Arc::new);
         // What was read may be older than a change made meanwhile: then it is not remembered.
         self.cache.put_if(before, id, record.clone());

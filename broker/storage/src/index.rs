@@ -162,6 +162,13 @@ pub(crate) fn build(
     Ok(())
 }
 
+/// Whether any record is bound to a client id.
+pub(crate) fn has_client_ids(space: &Space) -> Result<bool, StorageError> {
+    let prefix = [b'x', CLIENT_ID];
+    let first = space.keys(&prefix, &keys::after_prefix(&prefix), name_of_key).next();
+    Ok(first.transpose()?.is_some())
+}
+
 /// Whether a certificate that was not in use is now, or may be.
 fn comes_into_use(before: Option<DeviceState>, after: DeviceState) -> bool {
     let is_open = |state| match state {

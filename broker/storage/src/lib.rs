@@ -22,6 +22,7 @@ mod seen;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use mqgate_identity::registry::{DEFAULT_OUTBOX_EVENTS, StorageError};
@@ -63,6 +64,8 @@ pub struct FjallStorage {
     engine: Arc<Engine>,
     synchroniser: Option<JoinHandle<()>>,
     counts: Counts,
+    /// Some record is, or once was, bound to a client id.
+    binds_client_ids: AtomicBool,
     outbox_events: u64,
     migrated: u64,
 }
@@ -74,13 +77,15 @@ impl FjallStorage {
         let engine = Arc::new(Engine::open(path, options)?);
         let migrated = migrate::run(&engine)?;
         let counts = Counts::load(&engine.registry)?;
+        let binds_client_ids = AtomicBool::new(index::has_client_ids(&engine.registry)?);
         let synchronised = Arc::clone(&engine);
         let synchroniser = std::thread::Builder::new()
             .name("storage-sync".to_owned())
             .spawn(move || synchronised.synchronise_soon())
             .map_err(|error| StorageError::Unavailable(format!("no thread for the storage: {error}")))?;
         let synchroniser = Some(synchroniser);
-        Ok(Self { engine, synchroniser, counts, outbox_events: options.outbox_events, migrated })
+        let outbox_events = options.outbox_events;
+        Ok(Self { engine, synchroniser, counts, binds_client_ids, outbox_events, migrated })
     }
 
     /// Device certificates that an older version wrote, and that were brought up to date when it was opened.

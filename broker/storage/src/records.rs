@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::registry::{
@@ -79,6 +80,10 @@ impl Storage for FjallStorage {
         Ok(ids)
     }
 
+    fn may_bind_client_ids(&self) -> bool {
+        self.binds_client_ids.load(Ordering::Acquire)
+    }
+
     fn query_device_certificates(&self, query: &DeviceQuery) -> Result<DevicePage, StorageError> {
         self.engine.check_usable()?;
         query::run(&self.engine, query)
@@ -94,6 +99,10 @@ impl Storage for FjallStorage {
         applied: &mut dyn FnMut(),
     ) -> Result<u64, StorageError> {
         let space = &self.engine.registry;
+        // Before anybody can find it.
+        if changes.writes.iter().any(binds_client_id) {
+            self.binds_client_ids.store(true, Ordering::Release);
+        }
         let moved = RefCell::default();
         let change = |batch: &mut Batch| {
             for write in &changes.writes {
@@ -206,6 +215,10 @@ impl Storage for FjallStorage {
     fn kv(&self, plugin: &str, operation: KvOperation<'_>) -> Result<KvAnswer, KvError> {
         kv::run(&self.engine, plugin, operation)
     }
+}
+
+fn binds_client_id(write: &RecordWrite) -> bool {
+    matches!(write, RecordWrite::Device { record, .. } if record.client_id.is_some())
 }
 
 fn check_revision(current: Option<u64>, expected: Option<u64>, next: u64) -> Result<(), StorageError> {

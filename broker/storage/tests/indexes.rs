@@ -67,6 +67,24 @@ fn all(storage: &FjallStorage, query: &DeviceQuery, limit: usize) -> (Vec<Device
     }
 }
 
+#[test]
+fn whether_a_client_id_may_be_bound_is_known_without_looking() {
+    let (_directory, path) = fresh();
+    let storage = open(&path);
+    let store = |number: u64, client_id: Option<&str>| {
+        let record = device(number, "d", DeviceState::Active, 1);
+        let record = DeviceCertificate { client_id: client_id.map(Into::into), ..record };
+        let writes = vec![RecordWrite::Device { record: Box::new(record), expected: None }];
+        storage.commit(&RegistryChanges { writes, events: Vec::new() }).unwrap();
+    };
+    store(1, None);
+    assert!(!storage.may_bind_client_ids(), "none is");
+    store(2, Some("c"));
+    assert!(storage.may_bind_client_ids());
+    drop(storage);
+    assert!(open(&path).may_bind_client_ids(), "it is on the disk");
+}
+
 fn queries() -> Vec<(DeviceQuery, QueryIndex)> {
     let plain = DeviceQuery::default;
     let filter = |wanted| EffectiveFilter {

@@ -94,6 +94,10 @@ pub trait Storage: Send + Sync {
     fn certificates_of_device(&self, device_id: &str) -> Result<Vec<DeviceCertificate>, StorageError>;
     /// Ids of devices above `after`, in order, at most `limit`; those whose certificates are deleted included.
     fn device_ids(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError>;
+    /// Whether a certificate may be bound to a client id: if not, none is. Never blocks.
+    fn may_bind_client_ids(&self) -> bool {
+        true
+    }
     /// A page of the records that a query is for, by the most selective index.
     fn query_device_certificates(&self, query: &DeviceQuery) -> Result<DevicePage, StorageError>;
     /// Makes a change; answers the number of the last event in the outbox after it.
@@ -122,7 +126,7 @@ pub trait Storage: Send + Sync {
     fn server_bundles(&self) -> Result<Vec<ServerBundle>, StorageError>;
     fn put_server_bundle(&self, record: &ServerBundle, expected: Option<u64>) -> Result<(), StorageError>;
     fn remove_server_bundle(&self, namespace: &str, name: &str, expected: u64) -> Result<(), StorageError>;
-    /// Number of device certificates per CA and state. Kept in memory: the one call that never blocks.
+    /// Number of device certificates per CA and state. Kept in memory: never blocks.
     fn device_certificate_counts(
         &self,
     ) -> Result<BTreeMap<(CertificateFingerprint, DeviceState), u64>, StorageError>;

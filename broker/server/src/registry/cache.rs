@@ -19,8 +19,23 @@ pub(super) struct Cache {
 struct Halves {
     young: HashMap<CertificateFingerprint, Known>,
     old: HashMap<CertificateFingerprint, Known>,
-    /// Rises with every change of a record.
-    epoch: u64,
+    epochs: Epochs,
+}
+
+/// How often records were changed, told apart by the first byte of their ids: with one number for all, of many
+/// registrations at once none would remember what it looked up, and each would ask the storage again.
+struct Epochs([u64; 256]);
+
+impl Default for Epochs {
+    fn default() -> Self {
+        Self([0; 256])
+    }
+}
+
+impl Epochs {
+    fn of(&mut self, id: &CertificateFingerprint) -> &mut u64 {
+        &mut self.0[usize::from(id.0[0])]
+    }
 }
 
 impl Cache {
@@ -39,14 +54,14 @@ impl Cache {
     }
 
     /// To be asked before a record is read from the storage.
-    pub(super) fn epoch(&self) -> u64 {
-        self.lock().epoch
+    pub(super) fn epoch(&self, id: &CertificateFingerprint) -> u64 {
+        *self.lock().epochs.of(id)
     }
 
-    /// Remembers what was read, unless something changed since `epoch`.
+    /// Remembers what was read, unless it may have changed since `epoch`.
     pub(super) fn put_if(&self, epoch: u64, id: CertificateFingerprint, known: Known) {
         let mut halves = self.lock();
-        if halves.epoch == epoch {
+        if *halves.epochs.of(&id) == epoch {
             self.insert(&mut halves, id, known);
         }
     }
@@ -54,7 +69,7 @@ impl Cache {
     /// Remembers what was written.
     pub(super) fn put(&self, id: CertificateFingerprint, known: Known) {
         let mut halves = self.lock();
-        halves.epoch += 1;
+        *halves.epochs.of(&id) += 1;
         halves.old.remove(&id);
         self.insert(&mut halves, id, known);
     }
@@ -70,7 +85,7 @@ impl Cache {
 
     pub(super) fn forget(&self, id: &CertificateFingerprint) {
         let mut halves = self.lock();
-        halves.epoch += 1;
+        *halves.epochs.of(id) += 1;
         halves.young.remove(id);
         halves.old.remove(id);
     }
@@ -109,10 +124,19 @@ mod tests {
     #[test]
     fn what_was_read_before_a_change_is_not_remembered() {
         let cache = Cache::new(8);
-        let before = cache.epoch();
+        let before = cache.epoch(&id(1));
         cache.put(id(1), None);
         cache.forget(&id(1));
         cache.put_if(before, id(1), None);
         assert!(cache.get(&id(1)).is_none());
+    }
+
+    #[test]
+    fn what_others_change_is_no_reason_to_forget() {
+        let cache = Cache::new(8);
+        let before = cache.epoch(&id(1));
+        cache.put(id(2), None);
+        cache.put_if(before, id(1), None);
+        assert!(cache.get(&id(1)).is_some());
     }
 }

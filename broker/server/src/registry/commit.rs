@@ -4,10 +4,18 @@ use std::sync::Arc;
 
 use mqgate_identity::audit::{AuditEvent, Outcome};
 use mqgate_identity::reason::Reason;
-use mqgate_identity::registry::{DeviceCertificate, RecordWrite, RegistryChanges, StorageError};
+use mqgate_identity::registry::{DeviceCertificate, RecordWrite, RegistryChanges, Storage, StorageError};
 
 use super::{Change, Flight, Registry, RegistryChange, RegistryError, changes, finished};
 use crate::audit::{AuditLog, AuditRefused, Underway};
+
+/// Changes that are on the disk.
+pub(super) struct Stored {
+    /// The number of the newest event.
+    newest: u64,
+    /// Their audit records.
+    underway: Result<Underway, AuditRefused>,
+}
 
 impl Registry {
     /// Makes changes, all or none: stored, seen by every new lookup, made known to live connections, written down,
@@ -28,26 +36,19 @@ impl Registry {
     }
 
     async fn commit_here(&self, changes: Vec<Change>) -> Result<(), RegistryError> {
-        let mut to_store = RegistryChanges::default();
-        for change in &changes {
-            let expected = change.before.as_ref().map(|before| before.revision);
-            match (&change.after, &change.before) {
-                (Some(after), _) => to_store.writes.push(RecordWrite::Device {
-                    record: Box::new(DeviceCertificate::clone(after)),
-                    expected,
-                }),
-                (None, Some(before)) => {
-                    to_store
-                        .writes
-                        .push(RecordWrite::RemoveDevice { id: before.id, expected: before.revision });
-                }
-                (None, None) => continue,
-            }
-            to_store.events.push(change.event.clone());
-        }
-        let records = changes.iter().map(|change| change.audit.clone()).collect();
-        let written = self.store_beside(to_store, records).await;
-        for change in &changes {
+        let (to_store, records) = written_for(&changes);
+        let audit = Arc::clone(&self.audit);
+        let written = self.blocking(move |storage| store_beside(storage, &audit, &to_store, records)).await;
+        self.committed(&changes, written).await
+    }
+
+    /// What follows when changes were stored, or could not be.
+    pub(super) async fn committed(
+        &self,
+        changes: &[Change],
+        written: Result<Stored, StorageError>,
+    ) -> Result<(), RegistryError> {
+        for change in changes {
             let Some(id) = change.after.as_ref().or(change.before.as_ref()).map(|record| record.id) else {
                 continue;
             };
@@ -57,8 +58,9 @@ impl Registry {
                 Err(_) => self.cache.forget(&id),
             }
         }
-        let underway = written?;
-        for change in &changes {
+        let Stored { newest, underway } = written?;
+        self.announce_newest(newest);
+        for change in changes {
             self.count(change);
             match &change.after {
                 Some(after) => match changes::barred(after).filter(|_| change.before.is_some()) {
@@ -82,37 +84,6 @@ impl Registry {
         safe.map_err(unwritten)
     }
 
-    /// As [`Self::store`], its audit records on their way to the disk at the same time as it: who waits for both waits for
-    /// the slower one. Where the change did not become safe, a record that says so follows those that tell of it.
-    async fn store_beside(
-        &self,
-        changes: RegistryChanges,
-        records: Vec<AuditEvent>,
-    ) -> Result<Result<Underway, AuditRefused>, StorageError> {
-        let audit = Arc::clone(&self.audit);
-        let stored = self.blocking(move |storage| {
-            let mut underway = None;
-            let mut begin = || underway = Some(begin_all(&audit, records.clone()));
-            let newest = storage.commit_beside(&changes, &mut begin);
-            match (newest, underway) {
-                (Ok(newest), Some(underway)) => Ok((newest, underway)),
-                (Ok(newest), None) => Ok((newest, begin_all(&audit, records))),
-                (Err(error), None) => Err(error),
-                (Err(error), Some(_)) => {
-                    for mut record in records {
-                        record.outcome = Outcome::Error;
-                        record.reason = Reason::RegistryUnavailable;
-                        audit.record(record.field("detail", format!("the change may not last: {error}")));
-                    }
-                    Err(error)
-                }
-            }
-        });
-        let (newest, underway) = stored.await?;
-        self.announce_newest(newest);
-        Ok(underway)
-    }
-
     /// Writes records and events in one step, and wakes who watches.
     pub(super) async fn store(&self, changes: RegistryChanges) -> Result<(), StorageError> {
         let newest = self.blocking(move |storage| storage.commit(&changes)).await?;
@@ -126,6 +97,51 @@ impl Registry {
             *known = newest.max(*known);
             is_newer
         });
+    }
+}
+
+/// What changes come to on the disk, and in the audit log.
+pub(super) fn written_for(changes: &[Change]) -> (RegistryChanges, Vec<AuditEvent>) {
+    let mut to_store = RegistryChanges::default();
+    for change in changes {
+        let expected = change.before.as_ref().map(|before| before.revision);
+        match (&change.after, &change.before) {
+            (Some(after), _) => to_store
+                .writes
+                .push(RecordWrite::Device { record: Box::new(DeviceCertificate::clone(after)), expected }),
+            (None, Some(before)) => {
+                to_store.writes.push(RecordWrite::RemoveDevice { id: before.id, expected: before.revision });
+            }
+            (None, None) => continue,
+        }
+        to_store.events.push(change.event.clone());
+    }
+    (to_store, changes.iter().map(|change| change.audit.clone()).collect())
+}
+
+/// Writes changes, their audit records on their way to the disk at the same time as they: who waits for both waits for the
+/// slower one. Where the changes did not become safe, a record that says so follows those that tell of them.
+pub(super) fn store_beside(
+    storage: &dyn Storage,
+    audit: &AuditLog,
+    changes: &RegistryChanges,
+    records: Vec<AuditEvent>,
+) -> Result<Stored, StorageError> {
+    let mut underway = None;
+    let mut begin = || underway = Some(begin_all(audit, records.clone()));
+    let newest = storage.commit_beside(changes, &mut begin);
+    match (newest, underway) {
+        (Ok(newest), Some(underway)) => Ok(Stored { newest, underway }),
+        (Ok(newest), None) => Ok(Stored { newest, underway: begin_all(audit, records) }),
+        (Err(error), None) => Err(error),
+        (Err(error), Some(_)) => {
+            for mut record in records {
+                record.outcome = Outcome::Error;
+                record.reason = Reason::RegistryUnavailable;
+                audit.record(record.field("detail", format!("the change may not last: {error}")));
+            }
+            Err(error)
+        }
     }
 }
 

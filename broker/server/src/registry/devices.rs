@@ -2,18 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict, names};
-use mqgate_identity::certificate::{
-    CertificateFacts, CertificateFingerprint, ClientCertificate, certificates_from_pem,
-};
+use mqgate_identity::audit::{AuditEvent, Outcome, names};
+use mqgate_identity::certificate::{CertificateFacts, CertificateFingerprint, certificates_from_pem};
 use mqgate_identity::evaluation::{Anchor, TrustAnchors, ValidatedPath, evaluate_facts};
-use mqgate_identity::hooks::{ConflictPolicy, Registration, Value};
 use mqgate_identity::reason::Reason;
 use mqgate_identity::registry::rules::{
-    KnownDevices, NewDevice, OnTombstone, PENDING_TTL_MILLIS, Transition, deactivate, register_new,
-    renewed_by,
+    KnownDevices, NewDevice, OnTombstone, PENDING_TTL_MILLIS, register_new, renewed_by,
 };
 use mqgate_identity::registry::{
     CaState, DeviceCertificate, DeviceQuery, DeviceState, EventContext, EventKind, NewEvent,
@@ -21,33 +16,12 @@ use mqgate_identity::registry::{
 };
 
 use super::ask::{Ask, Changed, ChangedDevice};
-use super::changes::{Called, Changing, Verdict};
-use super::flight::{Flight, Subject};
-use super::rotation::RotationSettings;
-use super::{Change, Registry, RegistryError, finished};
+use super::changes::Changing;
+use super::flight::Flight;
+use super::{Change, Registry, RegistryError};
 use crate::audit::before_and_after;
 use crate::clock;
-use crate::gate::{Accepted, event_about};
 use crate::metrics::gate::device_state;
-
-/// What a registrar decided about the certificate of a connection.
-pub struct JitRegistration {
-    pub accepted: Accepted,
-    pub certificate: Arc<ClientCertificate>,
-    /// The CA that its path ends in now.
-    pub anchor: CertificateFingerprint,
-    pub registration: Registration,
-    /// The only client id it may use.
-    pub client_id: Option<String>,
-    /// Write it as pending.
-    pub hold: bool,
-    /// Name of the chain member that decided.
-    pub by: Arc<str>,
-    pub verdicts: Vec<PluginVerdict>,
-    pub rotation: RotationSettings,
-    /// How long it waits for an operator.
-    pub pending_ttl: Duration,
-}
 
 /// What an operator registers by hand.
 #[derive(Debug, Clone, Default)]
@@ -68,9 +42,9 @@ pub struct ManualRegistration {
 }
 
 /// What registering comes to: the record before and after, and what has to be written.
-struct Prepared {
-    changed: ChangedDevice,
-    change: Option<Change>,
+pub(super) struct Prepared {
+    pub(super) changed: ChangedDevice,
+    pub(super) change: Option<Change>,
 }
 
 /// What the storage knows that a registration has to do with.
@@ -86,33 +60,6 @@ struct Judged {
     facts: CertificateFacts,
     path: ValidatedPath,
     request: ManualRegistration,
-}
-
-impl JitRegistration {
-    /// The certificate as the rules want to see it.
-    pub(super) fn new_device(&self) -> NewDevice<'_> {
-        let Registration { identity, attributes, .. } = &self.registration;
-        let attributes = identity.attributes.iter().chain(attributes);
-        NewDevice {
-            facts: &self.certificate.leaf,
-            ca_id: self.anchor,
-            issuer_key: self.certificate.issuer_key,
-            device_id: identity.device_id.clone(),
-            tenant: identity.tenant.clone(),
-            tags: identity.tags.clone(),
-            client_id: self.client_id.clone(),
-            attributes: attributes
-                .map(|attribute| (attribute.name.clone(), text(attribute.value.clone())))
-                .collect(),
-            state: if self.hold { DeviceState::PendingActivation } else { DeviceState::Active },
-            source: RegistrationSource::Jit,
-            on_tombstone: OnTombstone::Refuse,
-            pending_ttl_millis: match u64::try_from(self.pending_ttl.as_millis()).unwrap_or(u64::MAX) {
-                0 => PENDING_TTL_MILLIS,
-                millis => millis,
-            },
-        }
-    }
 }
 
 impl Registry {
@@ -135,67 +82,6 @@ impl Registry {
         limit: usize,
     ) -> Result<Vec<DeviceCertificate>, RegistryError> {
         Ok(self.blocking(move |storage| storage.device_certificates(after.as_ref(), limit)).await?)
-    }
-
-    /// Registers a certificate at its first connection; the caller found no record in this flight.
-    ///
-    /// Looking for other certificates of the device, taking them out of use and writing the new one is one
-    /// piece: for the device it is the only one in flight, and it is finished even if the client does not wait
-    /// for it. What is replaced goes first: a broker that dies in between leaves a device that is let in by
-    /// neither certificate until it comes again with the new one, never one that is let in by both.
-    pub(crate) async fn register_jit(
-        self: &Arc<Self>,
-        jit: JitRegistration,
-        flight: Flight,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let device = self.flights.enter(Subject::Device(jit.registration.identity.device_id.clone())).await;
-        let this = Arc::clone(self);
-        finished(async move {
-            let record = this.register_alone(jit, flight).await;
-            drop(device);
-            record
-        })
-        .await
-    }
-
-    async fn register_alone(
-        self: &Arc<Self>,
-        jit: JitRegistration,
-        flight: Flight,
-    ) -> Result<Arc<DeviceCertificate>, RegistryError> {
-        let new = jit.new_device();
-        let (known, others) = self.known_and_in_use(&new).await?;
-        if jit.registration.on_conflict == ConflictPolicy::Refuse && !others.is_empty() {
-            return Err(RegistryError::DeviceExists(new.device_id));
-        }
-        let JitRegistration { accepted, registration, hold, by, verdicts, rotation, .. } = &jit;
-        let actor = format!("plugin:{by}");
-        let context = EventContext {
-            peer_ip: Some(accepted.peer.address.to_string()),
-            sni: accepted.tls.as_ref().and_then(|tls| tls.server_name.as_deref().map(str::to_owned)),
-            listener: Some(accepted.listener.to_string()),
-            plugin: Some(by.to_string()),
-            ..EventContext::default()
-        };
-        let event = |name, reason| {
-            let mut event = event_about(AuditEvent::new(name, Outcome::Success, reason), accepted);
-            event.plugins.clone_from(verdicts);
-            event.field("registered_by", &**by)
-        };
-        let replaces = registration.on_conflict == ConflictPolicy::ReplaceCertificates && !*hold;
-        let prepared = self.prepare(new, known, "plugin", &actor, Some(context), event)?;
-        let Some(change) = prepared.change else { return Ok(prepared.changed.after) };
-        let same_device: Vec<_> =
-            others.into_iter().filter(|other| other.is_same_device(&prepared.changed.after)).collect();
-        if replaces {
-            for other in &same_device {
-                self.replace_by(other.id, prepared.changed.after.id, by).await?;
-            }
-        } else {
-            self.make_room(&prepared.changed.after, &same_device, *rotation).await?;
-        }
-        self.commit(vec![flight], vec![change]).await?;
-        Ok(prepared.changed.after)
     }
 
     /// Registers a certificate before its first connection. It must lead to a CA that is known, in use or not.
@@ -346,28 +232,8 @@ impl Registry {
         self.prepare(new, known, "api", ask.actor, None, event)
     }
 
-    async fn replace_by(
-        self: &Arc<Self>,
-        id: CertificateFingerprint,
-        successor: CertificateFingerprint,
-        by: &str,
-    ) -> Result<(), RegistryError> {
-        let (actor, replaced_by) = (format!("plugin:{by}"), successor.to_hex());
-        let called = Called {
-            other: Some(successor),
-            ..Called::new(EventKind::CertDeactivated, names::DEVICE_DEACTIVATED)
-                .with("replaced_by", &replaced_by)
-        };
-        self.change(id, &Ask::by(&actor), called, &|record, _, now| match record.state {
-            DeviceState::Active => deactivate(record, now).map(Verdict::from),
-            _ => Ok(Transition::Unchanged(record.clone()).into()),
-        })
-        .await?;
-        Ok(())
-    }
-
     /// What writing a new record takes. The caller is in the flight of the certificate.
-    fn prepare(
+    pub(super) fn prepare(
         &self,
         new: NewDevice<'_>,
         known: Known,
@@ -420,27 +286,11 @@ impl Registry {
         let look = Look::new(new);
         Ok(self.blocking(move |storage| look.known(storage)).await?)
     }
-
-    /// And the other certificates of the device that are in use or may be.
-    pub(super) async fn known_and_in_use(
-        &self,
-        new: &NewDevice<'_>,
-    ) -> Result<(Known, Vec<DeviceCertificate>), RegistryError> {
-        let (look, device_id) = (Look::new(new), new.device_id.clone());
-        let read = move |storage: &dyn Storage| {
-            let mut in_use = storage.certificates_of_device(&device_id)?;
-            in_use.retain(|record| {
-                let is_over = matches!(record.state, DeviceState::Revoked | DeviceState::Tombstone);
-                record.id != look.id && !is_over
-            });
-            Ok((look.known(storage)?, in_use))
-        };
-        Ok(self.blocking(read).await?)
-    }
 }
 
 /// What a registration asks the storage.
-struct Look {
+pub(super) struct Look {
+    device_id: String,
     id: CertificateFingerprint,
     spki_sha256: String,
     serial: String,
@@ -448,13 +298,27 @@ struct Look {
 }
 
 impl Look {
-    fn new(new: &NewDevice<'_>) -> Self {
+    pub(super) fn new(new: &NewDevice<'_>) -> Self {
         Self {
+            device_id: new.device_id.clone(),
             id: new.facts.certificate_fingerprint,
             spki_sha256: hex::encode(new.facts.public_key.spki_sha256),
             serial: hex::encode(&new.facts.serial),
             issuer_key: hex::encode(new.issuer_key),
         }
+    }
+
+    /// And the other certificates of the device that are in use or may be.
+    pub(super) fn known_and_in_use(
+        &self,
+        storage: &dyn Storage,
+    ) -> Result<(Known, Vec<DeviceCertificate>), StorageError> {
+        let mut in_use = storage.certificates_of_device(&self.device_id)?;
+        in_use.retain(|record| {
+            let is_over = matches!(record.state, DeviceState::Revoked | DeviceState::Tombstone);
+            record.id != self.id && !is_over
+        });
+        Ok((self.known(storage)?, in_use))
     }
 
     fn known(&self, storage: &dyn Storage) -> Result<Known, StorageError> {
@@ -488,16 +352,6 @@ fn name_of(facts: &CertificateFacts) -> String {
     common_name(facts)
         .filter(|name| check_device_id(name).is_ok())
         .unwrap_or_else(|| facts.certificate_fingerprint.to_hex())
-}
-
-fn text(value: Value) -> String {
-    match value {
-        Value::Text(text) => text,
-        Value::Integer(number) => number.to_string(),
-        Value::Boolean(yes) => yes.to_string(),
-        Value::Blob(bytes) => hex::encode(bytes),
-        Value::Texts(texts) => texts.join(","),
-    }
 }
 
 impl RegistryError {

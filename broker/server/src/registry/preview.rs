@@ -7,7 +7,8 @@ use mqgate_identity::hooks::ConflictPolicy;
 use mqgate_identity::registry::DeviceCertificate;
 use mqgate_identity::registry::rules::{KnownDevices, register_new};
 
-use super::devices::JitRegistration;
+use super::devices::Look;
+use super::jit::JitRegistration;
 use super::rotation::surplus;
 use super::{Registry, RegistryError};
 use crate::clock;
@@ -19,7 +20,8 @@ impl Registry {
         jit: &JitRegistration,
     ) -> Result<DeviceCertificate, RegistryError> {
         let new = jit.new_device();
-        let (known, others) = self.known_and_in_use(&new).await?;
+        let look = Look::new(&new);
+        let (known, others) = self.blocking(move |storage| look.known_and_in_use(storage)).await?;
         if jit.registration.on_conflict == ConflictPolicy::Refuse && !others.is_empty() {
             return Err(RegistryError::DeviceExists(new.device_id));
         }

@@ -84,6 +84,11 @@ impl Rotation {
         settled.insert(id)
     }
 
+    /// There is nothing to see to at its first use.
+    pub(super) fn settle(&self, id: CertificateFingerprint) {
+        self.is_first(id);
+    }
+
     fn again(&self, id: &CertificateFingerprint) {
         lock(&self.settled).remove(id);
     }
@@ -291,6 +296,9 @@ impl Registry {
         trust_domain: &str,
         device_id: &str,
     ) -> Result<Option<DeviceCertificate>, RegistryError> {
+        if !self.storage.may_bind_client_ids() {
+            return Ok(None);
+        }
         let query = DeviceQuery {
             client_id: Some(client_id.to_owned()),
             states: vec![DeviceState::Active, DeviceState::Inactive, DeviceState::PendingActivation],
