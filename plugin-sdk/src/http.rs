@@ -55,8 +55,10 @@ pub enum HttpError {
     Timeout(String),
     /// There was no connection: nobody has seen the request.
     Unreachable(String),
-    /// The request or its answer is larger than the operator allows.
+    /// The request is larger than the operator allows: where its parts are a client's, it is the client's doing.
     TooLarge(String),
+    /// The answer is.
+    AnswerTooLarge(String),
     /// Anything else: no such host, no trust, no HTTP, an answer that broke off.
     Failed(String),
 }
@@ -110,6 +112,7 @@ impl fmt::Display for HttpError {
         | Self::Timeout(why)
         | Self::Unreachable(why)
         | Self::TooLarge(why)
+        | Self::AnswerTooLarge(why)
         | Self::Failed(why)) = self;
         f.write_str(why)
     }
@@ -244,11 +247,12 @@ mod guest {
             | ErrorCode::ConnectionWriteTimeout
             | ErrorCode::HttpResponseTimeout => HttpError::Timeout(text),
             ErrorCode::ConnectionRefused | ErrorCode::DestinationUnavailable => HttpError::Unreachable(text),
-            ErrorCode::HttpRequestBodySize(_)
-            | ErrorCode::HttpRequestHeaderSectionSize(_)
-            | ErrorCode::HttpResponseBodySize(_)
+            ErrorCode::HttpRequestBodySize(_) | ErrorCode::HttpRequestHeaderSectionSize(_) => {
+                HttpError::TooLarge(text)
+            }
+            ErrorCode::HttpResponseBodySize(_)
             | ErrorCode::HttpResponseHeaderSectionSize(_)
-            | ErrorCode::HttpResponseTrailerSectionSize(_) => HttpError::TooLarge(text),
+            | ErrorCode::HttpResponseTrailerSectionSize(_) => HttpError::AnswerTooLarge(text),
             ErrorCode::HttpRequestMethodInvalid
             | ErrorCode::HttpRequestUriInvalid
             | ErrorCode::HttpRequestUriTooLong => HttpError::Invalid(text),

@@ -6,6 +6,9 @@ use crate::types::{HookError, KeyValueError, UnixMillis};
 
 /// Instances that take at the same moment get in each other's way; each round one of them wins.
 const MOST_ATTEMPTS: usize = 64;
+/// The longest that a moment may be old when it is counted: between the first byte of a client and its CONNECT. What lies
+/// further behind than that was never now, unless the clock went back.
+const OLDEST: u64 = 300 * 1_000_000;
 
 /// So many in each period, and at most `burst` at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,14 +46,20 @@ impl Rate {
             let stored = entry
                 .as_ref()
                 .and_then(|entry| Some(u64::from_le_bytes(entry.value.as_slice().try_into().ok()?)));
-            // Never later than an empty bucket: a clock that went back must not stop everybody for long.
-            let full_at = stored.unwrap_or(now).clamp(now, now.saturating_add(room));
+            // Never later than an empty bucket.
+            let empty = now.saturating_add(room);
+            let full_at = stored.unwrap_or(now).clamp(now, empty);
             let next = full_at.saturating_add(interval);
-            if next - now > room {
-                return Ok(Taken::No);
-            }
+            let (next, taken) = match next - now > room {
+                false => (next, Taken::Yes),
+                // The clock went back. The bucket is empty as of now: what it says would stop everybody until then.
+                true if stored.is_some_and(|stored| stored > empty.saturating_add(OLDEST)) => {
+                    (empty, Taken::No)
+                }
+                true => return Ok(Taken::No),
+            };
             match host.swap(key, entry.map(|entry| entry.version), &next.to_le_bytes(), Some(ttl)) {
-                Ok(_) => return Ok(Taken::Yes),
+                Ok(_) => return Ok(taken),
                 Err(KeyValueError::Conflict) => {}
                 Err(error) => return Err(error),
             }
@@ -103,11 +112,21 @@ mod tests {
         let host = MemoryHost::default();
         assert_eq!(taken(&host, START + 86_400_000, 1), 1);
         assert_eq!(taken(&host, START, 10), 0);
-        assert_eq!(taken(&host, START + 1000, 10), 0);
+        assert_eq!(taken(&host, START + 1000, 10), 1);
+        assert_eq!(taken(&host, START + 4000, 10), 3);
         host.entries.borrow_mut().clear();
         assert_eq!(taken(&host, START, 10), 5);
         assert_eq!(taken(&host, START - 500, 10), 0);
         assert_eq!(taken(&host, START + 1000, 10), 1);
+    }
+
+    #[test]
+    fn whoever_took_its_time_fills_nothing_again() {
+        let host = MemoryHost::default();
+        assert_eq!(taken(&host, START + 200_000, 10), 5);
+        // Accepted long ago, and counted now.
+        assert_eq!(taken(&host, START, 10), 0);
+        assert_eq!(taken(&host, START + 200_000, 10), 0);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Files as builds need them: locked, written whole, named by digest, and kept in the user's cache.
 
 use std::env;
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::progress::Progress;
@@ -36,7 +37,36 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn cache(what: &str) -> Result<PathBuf> {
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("mqgate").join(what))
+    let base = base.context("neither XDG_CACHE_HOME nor HOME is set")?;
+    let (ours, folder) = (base.join("mqgate"), base.join("mqgate").join(what));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    // Programs in it are run.
+    for folder in [&ours, &folder] {
+        own(folder)?;
+    }
+    Ok(folder)
+}
+
+/// Nobody but this user has a say about what is in the folder.
+fn own(folder: &Path) -> Result<()> {
+    let found = fs::symlink_metadata(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let user = nix::unistd::Uid::effective();
+    ensure!(
+        found.is_dir() && found.uid() == user.as_raw(),
+        "{} is no folder of the user {user}, and tools are run from it: remove it, or set XDG_CACHE_HOME to a folder of \
+         your own",
+        folder.display()
+    );
+    ensure!(
+        found.mode() & 0o022 == 0,
+        "others may write to {0}, and tools are run from it: remove it, or say `chmod go-w {0}` if you know what is in it",
+        folder.display()
+    );
+    Ok(())
 }
 
 /// A folder that goes away unless it was renamed: what is half fetched never counts as there.
@@ -60,6 +90,29 @@ impl Drop for Partial {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tools_are_kept_where_nobody_else_can_put_any() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().join("tools");
+        fs::create_dir(&folder).unwrap();
+        for (mode, good) in [(0o700, true), (0o755, true), (0o775, false), (0o757, false)] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(own(&folder).is_ok(), good, "{mode:o}");
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        let link = base.path().join("link");
+        symlink(&folder, &link).unwrap();
+        assert!(own(&link).unwrap_err().to_string().contains("no folder of the user"));
+        // Of another user, where there is one that we are not.
+        if !nix::unistd::Uid::effective().is_root() {
+            assert!(own(Path::new("/")).is_err());
+        } else {
+            std::os::unix::fs::chown(&folder, Some(65534), None).unwrap();
+            assert!(own(&folder).is_err());
+        }
+    }
 
     #[test]
     fn an_abandoned_download_leaves_nothing() {

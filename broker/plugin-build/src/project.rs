@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::encode::{self, Shape};
 use crate::files::{lock, sha256, write_atomically};
@@ -85,8 +85,9 @@ impl Project {
 
     /// Builds the component into the project's `target` folder.
     pub fn build(&self, progress: &Progress<'_>) -> Result<Built> {
-        let tools = Tools::find(self.manifest.language, progress)?;
         let work = self.work();
+        self.check_links()?;
+        let tools = Tools::find(self.manifest.language, progress)?;
         fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
         let _lock = lock(&work.join(".lock"), progress)?;
         let started = Instant::now();
@@ -101,6 +102,22 @@ impl Project {
             shape,
             took: started.elapsed(),
         })
+    }
+
+    /// What a build writes and clears away is the project's: a link that came with it would lead somewhere else.
+    fn check_links(&self) -> Result<()> {
+        let (target, work) = (self.folder.join("target"), self.work());
+        for folder in [&target, &work, &work.join("c")] {
+            let entries = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+            for path in std::iter::once(folder.clone()).chain(entries) {
+                ensure!(
+                    !path.is_symlink(),
+                    "{} is a link, and a build writes there: remove it, and it writes into the project",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The component, checked. Everything that is written meanwhile is below `work`.
@@ -125,5 +142,45 @@ impl Project {
         let shape = encode::shape(component)?;
         encode::check(&shape, &self.manifest)?;
         Ok(shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_build_does_not_follow_links_out_of_the_project() {
+        let (base, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let precious = outside.path().join("precious");
+        fs::write(&precious, "kept").unwrap();
+        for (number, (link, to)) in [
+            ("target", outside.path()),
+            ("target/plugin", outside.path()),
+            ("target/plugin/.lock", precious.as_path()),
+            ("target/plugin/go", outside.path()),
+            ("target/plugin/c", outside.path()),
+            ("target/plugin/c/plugin.c", precious.as_path()),
+            ("target/gate.partial", precious.as_path()),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let folder = base.path().join(number.to_string());
+            let link = folder.join(link);
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            fs::write(
+                folder.join("plugin.toml"),
+                "[plugin]\nname = \"gate\"\nlanguage = \"c\"\nhooks = [\"authorizer\"]\n",
+            )
+            .unwrap();
+            symlink(to, &link).unwrap();
+            let error = Project::open(&folder).unwrap().build(&Progress::new(&|_| ())).unwrap_err();
+            assert!(error.to_string().contains("is a link"), "{}: {error:#}", link.display());
+        }
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "kept");
+        assert_eq!(outside.path().read_dir().unwrap().count(), 1);
     }
 }

@@ -11,8 +11,9 @@ use crate::run::run;
 use crate::wheel::{self, COMPONENTIZE_PY};
 use crate::world::WORLD;
 
-/// The wheel has no program that would work without being installed.
-const START: &str = "from componentize_py import script; script()";
+/// The wheel has no program that would work without being installed. Where we are is the first place in which Python looks
+/// for modules, and may be the project: nothing of it is run here.
+const START: &str = "import sys; sys.path[:] = [place for place in sys.path if place]; from componentize_py import script; script()";
 
 #[derive(Debug)]
 pub struct Componentizer {
@@ -51,5 +52,28 @@ impl Componentizer {
         // The order of sets would go into the component.
         python.env("PYTHONPATH", &self.folder).env("PYTHONHASHSEED", "0");
         python
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::on_path;
+
+    #[test]
+    fn no_module_of_the_project_is_run_here() {
+        let Some(python) = on_path("python3") else {
+            eprintln!("skipped: there is no python3");
+            return;
+        };
+        let (tool, project) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(tool.path().join("componentize_py.py"), "def script(): print('the tool')").unwrap();
+        for name in ["componentize_py.py", "random.py", "typing.py"] {
+            fs::write(project.path().join(name), "print('the project')\ndef script(): pass").unwrap();
+        }
+        let componentizer = Componentizer { python, folder: tool.path().to_owned() };
+        let mut command = componentizer.command(Path::new("wit"));
+        let said = command.current_dir(project.path()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "the tool", "{said:?}");
     }
 }

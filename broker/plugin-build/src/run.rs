@@ -13,7 +13,9 @@ use crate::progress::Progress;
 /// A program on the `PATH`.
 pub fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+    // A folder that depends on where we are may be one of the project's.
+    let mut folders = env::split_paths(&path).filter(|folder| folder.is_absolute());
+    folders.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()))
 }
 
 /// Runs it to its end. What it says is shown as it says it, and is the error if it fails.

@@ -104,8 +104,8 @@ impl Wheel {
         let list = partial.0.join("requirements.txt");
         fs::write(&list, self.requirement())?;
         let unpacked = partial.0.join("unpacked");
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]);
+        let mut pip = pip(&python, &partial.0);
+        pip.args(["install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]);
         pip.args(["--no-input", "--no-compile", "--disable-pip-version-check", "--target"]).arg(&unpacked);
         pip.arg("--requirement").arg(&list);
         run(&mut pip, "pip", progress).with_context(|| {
@@ -139,8 +139,8 @@ pub fn python() -> Result<PathBuf> {
              (Debian: apt-get install python3-pip; Fedora: dnf install python3-pip; macOS: brew install python)"
         );
     };
-    let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut pip = pip(&python, Path::new("/"));
+    pip.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
     if !pip.status().is_ok_and(|status| status.success()) {
         bail!(
             "and {} has no pip. Install it (Debian: apt-get install python3-pip; Fedora: dnf install python3-pip; \
@@ -149,6 +149,13 @@ pub fn python() -> Result<PathBuf> {
         );
     }
     Ok(python)
+}
+
+/// Run in a folder in which there are no modules: Python would take those for its own and pip's.
+fn pip(python: &Path, folder: &Path) -> Command {
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip"]).current_dir(folder);
+    pip
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ use nix::sys::signal::Signal;
 use wasmtime::Engine;
 
 pub use self::child::{ChildTerms, compile_as_child};
-use crate::artifact::MAX_COMPONENT_BYTES;
 use crate::capability::log::one_line;
 use crate::error::{LoadError, Stage};
 use crate::instance::shorten;
@@ -26,8 +25,11 @@ use crate::instance::shorten;
 pub(crate) const COMPILERS: usize = 2;
 /// Threads of one child: its address space is bounded, and each of them takes some.
 const THREADS: &str = "4";
-/// Machine code is a few times as large as what it was made from.
-const MOST_CODE: u64 = 16 * MAX_COMPONENT_BYTES;
+/// Machine code is a few times as large as what it was made from. What comes to more says much of the same in few words, and
+/// would be the broker's to keep.
+const MOST_CODE_PER_BYTE: u64 = 16;
+/// What small components come to all the same.
+const LEAST_CODE: u64 = 8 << 20;
 /// What a child says of itself.
 const MOST_SAID: u64 = 4 << 10;
 /// How long a child that has said everything may take to end.
@@ -134,17 +136,22 @@ impl Compile for ByChild {
             return Err(failed("the child that compiles has no pipes"));
         };
         let Job { tell, events } = job;
+        let most = LEAST_CODE + MOST_CODE_PER_BYTE * component.len() as u64;
         let (ended, said) = std::thread::scope(|scope| {
             // A child that ends early reads no further; that is seen by how it ends.
             scope.spawn(move || drop(input.write_all(component)));
             let said = scope.spawn(move || listen(said));
-            scope.spawn(move || drop(tell.send(Event::Output(read_most(output, MOST_CODE)))));
+            scope.spawn(move || drop(tell.send(Event::Output(read_most(output, most)))));
             let ended = watch(&mut child, &events, deadline);
             (ended, said.join().unwrap_or_default())
         });
         match ended.map_err(|error| failed(format!("the child that compiles was lost: {error}")))? {
             End::ByItself { status, code } => self.judge(status, code, &said, component.len()),
-            End::TooMuch => Err(failed(format!("its machine code is over {MOST_CODE} bytes"))),
+            End::TooMuch => Err(failed(format!(
+                "its machine code is over {most} bytes, and it has {}.\n\
+                 Build it so that what is in it several times is in it once.",
+                component.len()
+            ))),
             End::TooLong => {
                 let took = format!("longer than {:?}", self.limits.time);
                 Err(over(&took, "time", component.len()))

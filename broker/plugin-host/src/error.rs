@@ -1,5 +1,7 @@
 //! Why a component did not become a plugin.
 
+use crate::capability::log::escape;
+
 /// The steps between bytes and a live plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
@@ -42,8 +44,10 @@ pub struct LoadError {
 }
 
 impl LoadError {
+    /// Names that the component chose may stand in it: whatever shows it, a terminal does not obey them.
     pub(crate) fn new(stage: Stage, message: impl Into<String>) -> Self {
-        Self { stage, message: message.into() }
+        let message: String = message.into();
+        Self { stage, message: message.split('\n').map(escape).collect::<Vec<_>>().join("\n") }
     }
 }
 

@@ -8,6 +8,7 @@ use wasmtime::component::types::ComponentItem;
 
 use crate::abi::{self, Named};
 use crate::capability::http::AllowedDestination;
+use crate::capability::log::escape;
 use crate::error::{LoadError, Stage};
 use crate::hook::Hook;
 use crate::settings::{Capability, Grants};
@@ -48,6 +49,7 @@ pub(crate) fn inspect(
     let mut found =
         Inspection { hooks: Vec::new(), has_health: false, imports: Vec::new(), other_exports: Vec::new() };
     let mut has_lifecycle = false;
+    let mut asked = BTreeSet::new();
     let supported = format!(
         "This broker {broker_version} supports track {} of mqgate:plugin: {}.",
         abi::track(),
@@ -58,7 +60,7 @@ pub(crate) fn inspect(
 
     for (name, _) in ty.exports(engine) {
         let Some(named) = Named::parse(name) else {
-            found.other_exports.push(name.to_owned());
+            found.other_exports.push(escape(name));
             continue;
         };
         let interface = named.interface;
@@ -75,6 +77,14 @@ pub(crate) fn inspect(
             return Err(refuse(
                 format!("the component exports {name}."),
                 "Rebuild the plugin with the SDK of this track, or use a broker that supports the other one.",
+            ));
+        }
+        if !TYPES.contains(&interface) && !asked.insert(interface) {
+            return Err(refuse(
+                format!(
+                    "the component exports {interface} twice, for two releases: one of them is never asked."
+                ),
+                "Build it with one of them.",
             ));
         }
         has_lifecycle |= interface == LIFECYCLE;
@@ -95,7 +105,8 @@ pub(crate) fn inspect(
             _ => false,
         };
         if !is_types {
-            found.imports.push(name.to_owned());
+            // A URL may be one, with anything in it.
+            found.imports.push(escape(name));
         }
     }
 
@@ -282,6 +293,41 @@ mod tests {
         ] {
             assert_eq!(needed(&[foreign]), (vec![], vec![foreign.to_owned()]), "{foreign}");
         }
+    }
+
+    fn inspected(text: &str) -> Result<Inspection, LoadError> {
+        let engine = Engine::new(&crate::engine::base(1 << 20)).expect("an engine");
+        let bytes = wat::parse_str(text).expect("text");
+        inspect(&engine, &Component::new(&engine, bytes).expect("a component"), "0")
+    }
+
+    #[test]
+    fn a_hook_of_two_releases_is_refused_for_one_of_them_is_never_asked() {
+        let export = |names: &[&str]| {
+            let names = names.iter().map(|name| format!("(export \"mqgate:plugin/{name}\" (instance $i))"));
+            format!("(component (instance $i) {})", names.collect::<String>())
+        };
+        let found = inspected(&export(&["lifecycle@1.0.0", "authorizer@1.0.0", "auditor@1.1.0"]));
+        assert_eq!(found.expect("one of each").hooks, [Hook::Authorizer, Hook::Auditor]);
+        for twice in ["authorizer", "lifecycle"] {
+            let again = [&format!("{twice}@1.0.0"), "authenticator@1.0.0", &format!("{twice}@1.1.0")];
+            let error = inspected(&export(&again)).expect_err("refused");
+            assert!(error.message.contains(&format!("exports {twice} twice")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_component_chose_steers_no_terminal() {
+        let named = "(component (instance $i)
+            (import \"url=<https://x/\\1b[2J\\0a\\c2\\9b>\" (instance))
+            (export \"mqgate:plugin/lifecycle@1.0.0\" (instance $i))
+            (export \"mqgate:plugin/authorizer@1.0.0\" (instance $i)))";
+        let mut found = inspected(named).expect("it has a hook");
+        assert_eq!(found.imports, ["url=<https://x/\\u{1b}[2J\\n\\u{9b}>"]);
+        // And where somebody forgets it.
+        found.imports = vec![String::from("wasi:\u{1b}[2J")];
+        let error = check_grants(&found, &Grants::default(), "0").expect_err("refused");
+        assert!(!error.message.contains('\u{1b}') && error.message.lines().count() == 3, "{error}");
     }
 
     #[test]

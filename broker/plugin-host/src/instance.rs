@@ -349,8 +349,12 @@ impl ResourceLimiter for MemoryLimit {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // It comes to nothing, so it is not counted.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         let more = desired.saturating_sub(current);
         let used = self.used.saturating_add(more);
         if used > self.most {
@@ -449,6 +453,9 @@ mod tests {
         assert!(limit.memory_growing(MIB, 2 * MIB, None).unwrap());
         assert!(!limit.memory_growing(MIB, 3 * MIB, None).unwrap(), "five of four");
         assert!(limit.refused);
+        limit.refused = false;
+        assert!(!limit.memory_growing(MIB, 2 * MIB, Some(MIB)).unwrap(), "more than it may ever have");
+        assert!(!limit.refused, "its own limit, not ours");
         assert!(limit.memory_growing(MIB, 2 * MIB, None).unwrap(), "what was refused is not counted");
         assert_eq!(metrics.memory.get(), 4 << 20);
         drop(limit);

@@ -132,7 +132,7 @@ impl Recorder {
     }
 
     fn take(&self, call: Tapped) {
-        let size = CALL_COST + call.heard.size() + size_of(&call.asked.on);
+        let size = CALL_COST + call.size();
         let mut state = self.locked();
         if state.taken >= self.terms.count {
             return;
@@ -211,14 +211,6 @@ impl Recorder {
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn size_of(on: &Connection) -> usize {
-    let certificate = on.certificate.as_ref().map_or(0, |certificate| {
-        certificate.leaf.der.len() + certificate.intermediates.iter().map(|der| der.len()).sum::<usize>()
-    });
-    let properties = on.connect.user_properties.iter().map(|(name, value)| name.len() + value.len());
-    certificate + properties.sum::<usize>()
 }
 
 impl Listener for Microphone {

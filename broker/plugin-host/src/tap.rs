@@ -3,6 +3,8 @@
 //!
 //! A call is tapped only where somebody wants it; otherwise nothing here is made.
 
+mod size;
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -169,28 +171,6 @@ impl Heard {
     /// What it takes in memory, about.
     pub(crate) fn size(&self) -> usize {
         self.bytes.min(MOST_BYTES)
-    }
-}
-
-impl HostCall {
-    fn size(&self) -> usize {
-        64 + match self {
-            Self::Get { key, found } => {
-                key.len() + found.iter().flatten().map(|(value, _)| value.len()).sum::<usize>()
-            }
-            Self::Set { key, .. }
-            | Self::Swap { key, .. }
-            | Self::Add { key, .. }
-            | Self::Delete { key, .. } => key.len(),
-            Self::List { keys, .. } => keys.iter().flatten().map(String::len).sum::<usize>(),
-            Self::Device { by, .. } => by.len() + 1024,
-            Self::Count { .. } | Self::Clock { .. } => 0,
-            Self::Http { url, answer, .. } => {
-                url.len() + answer.iter().map(|it| it.body.len()).sum::<usize>()
-            }
-            Self::Random { bytes } => bytes.len(),
-            Self::Log { line, .. } => line.len(),
-        }
     }
 }
 

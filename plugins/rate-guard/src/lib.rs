@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use mqgate_plugin_sdk::certificate::{anchor, hex};
 use mqgate_plugin_sdk::export_plugin;
 use mqgate_plugin_sdk::host::{Host, KeyValue, Log};
-use mqgate_plugin_sdk::plugin::{Authenticator, Plugin, Registrar};
+use mqgate_plugin_sdk::plugin::{Authenticator, Authorizer, Plugin, Registrar};
 use mqgate_plugin_sdk::rate::{Taken, unavailable};
 use mqgate_plugin_sdk::types::{
-    Attribute, Authentication, ClientCertificate, ConnackReason, Connection, Denial, HookError, Identity,
-    InitError, Level, PluginContext, RegistrationDecision,
+    Attribute, Authentication, Authorization, ClientCertificate, ConnackReason, Connection, Denial,
+    HookError, Identity, InitError, Level, PluginContext, RegistrationDecision,
 };
 use sha2::{Digest, Sha256};
 
@@ -34,11 +34,23 @@ impl Plugin for RateGuard {
 
 impl Authenticator for RateGuard {
     fn authenticate<H: Host>(&self, on: &Connection, host: &H) -> Result<Authentication, HookError> {
-        // It connected once, and was counted then.
-        if on.reauthorized_at().is_some() {
-            return Ok(Authentication::Abstain);
+        Ok(self.connects(on, host)?.map_or(Authentication::Abstain, Authentication::Deny))
+    }
+}
+
+/// Who names an Authentication Method is judged by the one that serves it, and authenticators are not asked: without this
+/// a client would name one and not be counted.
+impl Authorizer for RateGuard {
+    fn authorize<H: Host>(
+        &self,
+        on: &Connection,
+        _: &Identity,
+        host: &H,
+    ) -> Result<Authorization, HookError> {
+        if on.connect.authentication_method.is_none() {
+            return Ok(Authorization::Abstain);
         }
-        Ok(self.charge(Counted::Connections, on, host)?.map_or(Authentication::Abstain, Authentication::Deny))
+        Ok(self.connects(on, host)?.map_or(Authorization::Abstain, Authorization::Deny))
     }
 }
 
@@ -55,6 +67,14 @@ impl Registrar for RateGuard {
 }
 
 impl RateGuard {
+    fn connects(&self, on: &Connection, host: &(impl KeyValue + Log)) -> Result<Option<Denial>, HookError> {
+        // It connected once, and was counted then.
+        match on.reauthorized_at() {
+            Some(_) => Ok(None),
+            None => self.charge(Counted::Connections, on, host),
+        }
+    }
+
     /// Takes a token from every bucket that the client belongs to; the first that is empty refuses it.
     fn charge(
         &self,
@@ -157,7 +177,7 @@ fn network(address: &str) -> String {
     }
 }
 
-export_plugin!(RateGuard: authenticator, registrar);
+export_plugin!(RateGuard: authenticator, registrar, authorizer);
 
 #[cfg(test)]
 mod tests;

@@ -178,6 +178,23 @@ fn a_live_session_is_not_counted_again() {
 }
 
 #[test]
+fn a_client_that_names_an_authentication_method_is_counted_by_the_authorizer() {
+    let (plugin, host) = (limit(r#""per": "cn""#), MemoryHost::default());
+    let who = Identity::new("d");
+    let passing = |on: &Connection| {
+        (0..10).filter(|_| plugin.authorize(on, &who, &host) == Ok(Authorization::Abstain)).count()
+    };
+    let mut on = of(&[("cn", "d")]);
+    // Its authenticators counted the others.
+    assert_eq!(passing(&on), 10);
+    on.connect.authentication_method = Some("SCRAM-SHA-256".into());
+    assert_eq!(passing(&on), 2);
+    let Ok(Authorization::Deny(denial)) = plugin.authorize(&on, &who, &host) else { panic!("passed") };
+    assert_eq!(denial.reason, ConnackReason::ConnectionRateExceeded);
+    assert_eq!(passing(&testing::reauthorized(on, 1_800_000_000_000)), 10);
+}
+
+#[test]
 fn who_cannot_be_counted_is_refused_unless_told_otherwise() {
     let host = MemoryHost::default();
     *host.unavailable.borrow_mut() = true;

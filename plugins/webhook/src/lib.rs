@@ -10,12 +10,16 @@ use mqgate_plugin_sdk::host::{Host, Http, KeyValue, Log};
 use mqgate_plugin_sdk::http::{HttpError, HttpRequest, HttpResponse};
 use mqgate_plugin_sdk::plugin::{Authenticator, Authorizer, Plugin};
 use mqgate_plugin_sdk::types::{
-    Authentication, Authorization, Connection, HookError, Identity, InitError, Level, PluginContext,
+    Authentication, Authorization, ConnackReason, Connection, Denial, HookError, Identity, InitError, Level,
+    PluginContext,
 };
 
 use answer::Read;
 use config::{Config, Hook};
 use question::Question;
+
+/// Of one CONNECT. Whoever has more makes the plugin compute, and not the service decide.
+const MOST_PROPERTIES: usize = 1000;
 
 pub struct Webhook {
     config: Config,
@@ -32,8 +36,7 @@ impl Authenticator for Webhook {
         if !self.config.hooks.contains(&Hook::Authenticator) {
             return Ok(Authentication::Abstain);
         }
-        let question = Question::new(&self.config, Hook::Authenticator, on, None);
-        self.ask(on, question, host, answer::authentication)
+        self.ask(on, (Hook::Authenticator, None), host, answer::authentication, Authentication::Deny)
     }
 }
 
@@ -47,19 +50,33 @@ impl Authorizer for Webhook {
         if !self.config.hooks.contains(&Hook::Authorizer) {
             return Ok(Authorization::Abstain);
         }
-        let question = Question::new(&self.config, Hook::Authorizer, on, Some(who));
-        self.ask(on, question, host, answer::authorization)
+        self.ask(on, (Hook::Authorizer, Some(who)), host, answer::authorization, Authorization::Deny)
     }
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// The client says more than the service may be sent. That is its own doing, and no failure: a plugin that fails for a few
+    /// clients is not asked for any.
+    TooMuch(String),
+    Failed(HookError),
 }
 
 impl Webhook {
     fn ask<T>(
         &self,
         on: &Connection,
-        question: Question,
+        (hook, who): (Hook, Option<&Identity>),
         host: &(impl Http + KeyValue + Log),
         read: fn(&[u8]) -> Read<T>,
+        deny: fn(Denial) -> T,
     ) -> Result<T, HookError> {
+        let too_much = |why: String| Ok(deny(Denial::new(ConnackReason::NotAuthorized, why)));
+        let properties = on.connect.user_properties.len();
+        if properties > MOST_PROPERTIES {
+            return too_much(format!("{properties} user properties, more than {MOST_PROPERTIES}"));
+        }
+        let question = Question::new(&self.config, hook, on, who);
         // Who judges a live session once more wants to know whether it still holds.
         let may_keep = self.config.maximum_cache > 0 && on.reauthorized_at().is_none();
         let key = may_keep.then(|| question.key(&self.config));
@@ -69,7 +86,13 @@ impl Webhook {
         {
             return Ok(answer);
         }
-        let body = self.send(question, host)?;
+        let body = match self.send(question, host) {
+            Ok(body) => body,
+            Err(Unanswered::TooMuch(why)) => {
+                return too_much(format!("it says more than the service may be sent: {why}"));
+            }
+            Err(Unanswered::Failed(error)) => return Err(error),
+        };
         let malformed = |why: String| HookError::Permanent(format!("the answer of the service: {why}"));
         let (answer, seconds) = read(&body).map_err(malformed)?;
         let seconds = seconds.min(self.config.maximum_cache);
@@ -83,7 +106,7 @@ impl Webhook {
     }
 
     /// The body of the answer, if there is one that counts.
-    fn send(&self, question: Question, host: &impl Http) -> Result<Vec<u8>, HookError> {
+    fn send(&self, question: Question, host: &impl Http) -> Result<Vec<u8>, Unanswered> {
         let mut request = HttpRequest::post(&self.config.url, "application/json", question.body());
         request.headers.extend(self.config.headers.iter().cloned());
         let request = request.timeout(self.config.timeout);
@@ -92,23 +115,25 @@ impl Webhook {
             Err(HttpError::Unreachable(_)) => host.send(&request),
             response => response,
         };
+        let permanent = |why: String| Unanswered::Failed(HookError::Permanent(why));
+        let transient = |why: String| Unanswered::Failed(HookError::Transient(why));
         let response: HttpResponse = response.map_err(|error| match error {
-            HttpError::Invalid(why) | HttpError::Refused(why) | HttpError::TooLarge(why) => {
-                HookError::Permanent(format!("the service cannot be asked: {why}"))
+            HttpError::TooLarge(why) => Unanswered::TooMuch(why),
+            HttpError::Invalid(why) | HttpError::Refused(why) => {
+                permanent(format!("the service cannot be asked: {why}"))
             }
+            HttpError::AnswerTooLarge(why) => permanent(format!("the answer of the service: {why}")),
             HttpError::Timeout(why) | HttpError::Unreachable(why) | HttpError::Failed(why) => {
-                HookError::Transient(format!("the service does not answer: {why}"))
+                transient(format!("the service does not answer: {why}"))
             }
         })?;
         // Not even other successes: nothing else has an answer in it.
         if response.status != 200 {
-            return Err(HookError::Transient(format!("the service answers with status {}", response.status)));
+            return Err(transient(format!("the service answers with status {}", response.status)));
         }
         if response.body.len() > self.config.maximum_answer {
             let most = self.config.maximum_answer;
-            return Err(HookError::Permanent(format!(
-                "the answer of the service has more than {most} bytes"
-            )));
+            return Err(permanent(format!("the answer of the service has more than {most} bytes")));
         }
         Ok(response.body)
     }

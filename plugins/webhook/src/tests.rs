@@ -211,7 +211,7 @@ fn every_failure_is_no_decision() {
     for (error, is_transient) in [
         (HttpError::Invalid("x".into()), false),
         (HttpError::Refused("x".into()), false),
-        (HttpError::TooLarge("x".into()), false),
+        (HttpError::AnswerTooLarge("x".into()), false),
         (HttpError::Timeout("x".into()), true),
         (HttpError::Unreachable("x".into()), true),
         (HttpError::Failed("x".into()), true),
@@ -323,9 +323,9 @@ fn answers_are_kept_no_longer_than_anybody_allows() {
     let kept = |answer: Value| {
         let keeper = Keeper(host(200, answer.to_string()), RefCell::default());
         let plugin = plugin("");
-        let question = Question::new(&plugin.config, Hook::Authorizer, &client(), None);
+        let asked = (Hook::Authorizer, None);
         // A space that is full or out of order is no reason to refuse anybody.
-        assert!(plugin.ask(&client(), question, &keeper, answer::authorization).is_ok());
+        assert!(plugin.ask(&client(), asked, &keeper, answer::authorization, Authorization::Deny).is_ok());
         keeper.1.into_inner()
     };
     assert_eq!(kept(json!({"decision": "allow", "cache": 60})), [Some(60)]);
@@ -333,4 +333,22 @@ fn answers_are_kept_no_longer_than_anybody_allows() {
     assert_eq!(kept(json!({"decision": "allow", "cache": 60, "valid-for": 5})), [Some(5)]);
     assert_eq!(kept(json!({"decision": "deny", "cache": 7})), [Some(7)]);
     assert_eq!(kept(json!({"decision": "abstain"})), []);
+}
+
+/// A plugin that fails for a few clients is not asked for any: no client has that in its hand.
+#[test]
+fn a_client_that_says_too_much_is_refused_and_is_no_failure() {
+    let refused = |on: &Connection, host: &MemoryHost| match plugin("").authenticate(on, host) {
+        Ok(Authentication::Deny(denial)) => denial.audit_detail.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let host = MemoryHost::default();
+    host.answers.borrow_mut().insert(URL.into(), Err(HttpError::TooLarge("x".into())));
+    assert_eq!(refused(&client(), &host), "it says more than the service may be sent: x");
+    let who = Identity::new("meter-7");
+    assert!(matches!(plugin("").authorize(&client(), &who, &host), Ok(Authorization::Deny(_))));
+    let mut on = client();
+    on.connect.user_properties = vec![("k".into(), "v".into()); 1001];
+    assert_eq!(refused(&on, &host), "1001 user properties, more than 1000");
+    assert_eq!(host.requests.borrow().len(), 2, "nobody is asked about that one");
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::output::{say, table, text};
+use super::output::{self, say, table, text};
 use super::{posture, sinks};
 use crate::exit::Failure;
 
@@ -152,7 +152,7 @@ impl Out {
 
     fn record(&mut self, record: &Value) -> Result<()> {
         if self.json {
-            return say(record.to_string());
+            return say(output::plain_json(&record.to_string()));
         }
         let who = ["device_id", "client_id", "peer", "actor"];
         let who = who.into_iter().map(|name| text(record, name)).find(|text| !text.is_empty());

@@ -108,7 +108,7 @@ fn show(block: &Block, json: bool) -> Result<()> {
     if json {
         // An extension of CloudEvents: where the stream goes on after this.
         event["mqgateid"] = block.id.clone().into();
-        return say(event.to_string());
+        return say(output::plain_json(&event.to_string()));
     }
     let data = &event["data"];
     let shown = ["state", "reason", "device_id", "client_id", "peer_ip", "actor", "name"]

@@ -1,5 +1,6 @@
 //! What commands print: tables for people, JSON for programs, errors to standard error.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use anyhow::Result;
@@ -25,16 +26,30 @@ pub fn complain(error: &anyhow::Error) {
             text.push_str(&line);
         }
     }
-    let _ = writeln!(std::io::stderr().lock(), "mqgate: {text}");
+    let _ = writeln!(std::io::stderr().lock(), "mqgate: {}", printable_lines(&text));
 }
 
 /// Writes a warning to standard error.
 pub fn warn(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "mqgate: warning: {text}");
+    let _ = writeln!(std::io::stderr().lock(), "mqgate: warning: {}", printable_lines(text));
 }
 
 pub fn json(value: &Value) -> Result<()> {
-    say(serde_json::to_string_pretty(value)?)
+    say(plain_json(&serde_json::to_string_pretty(value)?))
+}
+
+/// The same JSON, in which no character is left that a terminal obeys. JSON itself wants less of them escaped.
+pub fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for c in json.chars() {
+        // What is between the values are line breaks and blanks. These stand in a text, and have one unit in UTF-16.
+        if is_obeyed(c) && c != '\n' {
+            let _ = write!(plain, "\\u{:04x}", u32::from(c));
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
 }
 
 /// Columns of equal width; control characters are shown and not obeyed.
@@ -58,12 +73,26 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
 pub fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let hidden = c.is_control()
-                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            let shown: Vec<char> = if hidden { c.escape_unicode().collect() } else { vec![c] };
+            let shown: Vec<char> = if is_obeyed(c) { c.escape_unicode().collect() } else { vec![c] };
             shown
         })
         .collect()
+}
+
+/// The same of a text of several lines, which may have tabs in them.
+pub fn printable_lines(text: &str) -> String {
+    text.split_inclusive(['\n', '\t'])
+        .map(|part| match part.strip_suffix(['\n', '\t']) {
+            Some(before) => printable(before) + &part[before.len()..],
+            None => printable(part),
+        })
+        .collect()
+}
+
+/// It steers a terminal, or hides or reorders what is beside it.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A member as text; empty if there is none.
@@ -130,5 +159,16 @@ mod tests {
     #[test]
     fn a_terminal_is_not_told_what_to_do() {
         assert_eq!(printable("a\u{1b}[2Jb\u{202e}ü"), "a\\u{1b}[2Jb\\u{202e}ü");
+        assert_eq!(printable_lines("a\n\tb\u{1b}[2J\r\n\n"), "a\n\tb\\u{1b}[2J\\u{d}\n\n");
+    }
+
+    #[test]
+    fn json_tells_a_terminal_nothing_and_says_the_same() {
+        // CSI in one character, which JSON lets through.
+        let value = serde_json::json!({ "id": "a\u{9b}2Jb\u{7f}\u{202e}\n\u{1b}ü\\" });
+        let text = plain_json(&serde_json::to_string_pretty(&value).expect("JSON"));
+        assert!(text.chars().all(|c| c == '\n' || !is_obeyed(c)), "{text:?}");
+        assert!(text.contains("a\\u009b2Jb\\u007f\\u202e"), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), value);
     }
 }

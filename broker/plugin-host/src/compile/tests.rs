@@ -78,6 +78,10 @@ fn a_child_that_talks_without_end_is_not_waited_for_by_its_talk() {
 fn there_is_an_end_to_machine_code() {
     assert_eq!(read_most(&b"abc"[..], 3), Some(b"abc".to_vec()));
     assert_eq!(read_most(&b"abcd"[..], 3), None);
+    // Few bytes do not become many.
+    let endless = by("exec cat /dev/zero");
+    let said = compiled(&endless, b"five!").expect_err("it does not end by itself");
+    assert!(said.contains("over 8388688 bytes, and it has 5"), "{said}");
 }
 
 #[test]

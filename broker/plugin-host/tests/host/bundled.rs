@@ -29,7 +29,7 @@ async fn the_bundled_components_are_plugins() {
         ("audit-log", &["auditor"]),
         ("scram", &["enhanced-authenticator"]),
         ("spiffe", &["authenticator", "authorizer"]),
-        ("rate-guard", &["authenticator", "registrar"]),
+        ("rate-guard", &["authenticator", "registrar", "authorizer"]),
         ("jwt", &["authenticator", "authorizer"]),
         ("webhook", &["authenticator", "authorizer"]),
     ] {

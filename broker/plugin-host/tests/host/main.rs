@@ -21,6 +21,7 @@ mod recording;
 mod refused;
 mod running;
 mod server;
+mod several;
 mod shadow;
 mod signed;
 mod storage;

@@ -189,3 +189,23 @@ async fn a_recording_is_bounded_sampled_and_of_one_listener() {
     assert_eq!(series("kept"), Some(4_099.0), "nobody listens any more");
     assert!(fixture.host.record("nobody", terms(1)).is_err());
 }
+
+#[tokio::test]
+async fn what_clients_send_does_not_make_a_recording_large() {
+    let fixture = Fixture::new();
+    fixture.load("p", accepts_as("d")).await.expect("loads");
+    fixture.host.record("p", terms(4000)).expect("begins");
+    let mut on = (*connection("l")).clone();
+    on.connect.user_name = Some("u".repeat(60_000));
+    on.connect.password = Some(Secret(vec![b'p'; 60_000]));
+    let on = Arc::new(on);
+    let set = fixture.host.hooks().load_full();
+    let authenticator = set.members[0].authenticator.clone().expect("the hook");
+    // Of 120 kB each there is room for less than 300.
+    for _ in 0..400 {
+        authenticator.authenticate(&on).await.expect("an answer");
+    }
+    let report = fixture.host.recorded("p", 0).expect("there is one").report;
+    assert_eq!(report.taken, 400);
+    assert!((100..200).contains(&report.dropped), "{report:?}");
+}

@@ -60,6 +60,10 @@ pub(super) struct No {
     pub(super) finding: Option<EventKind>,
 }
 
+/// Of one CONNECT. Plugins are shown each of them: with a few bytes more a client would use up the computing time of a call,
+/// and a plugin that fails for a few clients is not asked about any.
+const MOST_USER_PROPERTIES: usize = 1000;
+
 /// Whether chains are asked for a new connection or about a live session.
 pub(super) enum Asked<'a> {
     New { dialogue: Option<Dialogue> },
@@ -90,6 +94,11 @@ impl Gate {
             return Err(No::because(Reason::Other).detail("the listener has no policy".into()));
         };
         self.unbanned(accepted, &on.connect.client_id, None)?;
+        let properties = on.connect.user_properties.len();
+        if properties > MOST_USER_PROPERTIES {
+            let why = format!("{properties} user properties, more than {MOST_USER_PROPERTIES}");
+            return Err(No::because(Reason::QuotaExceeded).detail(why));
+        }
         if let Some((name, why)) = hooks.missing.first() {
             let mut no =
                 No::because(Reason::PluginUnavailable).detail(format!("required and not live: {why}"));

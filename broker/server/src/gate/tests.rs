@@ -248,6 +248,22 @@ async fn what_the_chains_say() {
 }
 
 #[tokio::test]
+async fn no_plugin_is_shown_user_properties_without_end() {
+    let world = World::new().await;
+    let asked = async |count: usize| {
+        let gate = world.gate(vec![member("p", &authenticator(accept("d"))), member("q", &allow())]);
+        let mut connect = connect("c1");
+        connect.properties.user_properties = vec![("n".into(), "v".into()); count];
+        said(&gate.admit(&world.accepted("one_way", None), &connect).await)
+    };
+    assert_eq!(asked(1000).await, "admitted c1 as d");
+    assert_eq!(asked(1001).await, "refused quota_exceeded 0x97");
+    // Neither of them was asked.
+    let last = world.audited().lines().last().map(str::to_owned).unwrap_or_default();
+    assert!(last.contains("quota_exceeded") && last.ends_with("[]"), "{last}");
+}
+
+#[tokio::test]
 async fn where_every_device_has_its_own_certificate() {
     let world = World::new().await;
     let claims = || authenticator(Ok(Authentication::Abstain));

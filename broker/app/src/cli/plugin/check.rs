@@ -76,7 +76,7 @@ pub fn run(args: &Args, config: Option<&Path>) -> Result<()> {
         say(format!("hooks    {}", found.hooks.join(", ")))?;
         let imports =
             if found.imports.is_empty() { String::from("nothing") } else { found.imports.join(", ") };
-        say(format!("imports  {imports}"))?;
+        say(format!("imports  {}", printable(&imports)))?;
         say(format!("needs    {}", if found.needs.is_empty() { "no grant" } else { line.as_str() }))?;
         told(&outcome, &missing, &line)?;
     }

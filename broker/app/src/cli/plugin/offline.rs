@@ -1,5 +1,7 @@
 //! What the commands share that run a component without a broker: which one, where its cases are, with which limits.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -81,7 +83,8 @@ pub fn cache() -> Option<PathBuf> {
     let given = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     let folder = given("XDG_CACHE_HOME").or_else(|| Some(given("HOME")?.join(".cache")))?;
     let folder = folder.join("mqgate").join("components");
-    std::fs::create_dir_all(folder.parent()?).ok()?;
+    // Beside it are the tools that build plugins.
+    DirBuilder::new().recursive(true).mode(0o700).create(folder.parent()?).ok()?;
     Some(folder)
 }
 

@@ -8,11 +8,11 @@ use mqgate_plugin_build::manifest::Manifest;
 use mqgate_plugin_build::progress::Progress;
 use mqgate_plugin_build::project::{Built, Project};
 
-use crate::cli::output::say;
+use crate::cli::output::{printable, printable_lines, say};
 
 /// A line of a build, on standard error: the result alone is output.
 pub fn progress_line(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable_lines(line));
 }
 
 /// Builds the project and says what came of it.
@@ -47,7 +47,7 @@ pub fn grants(manifest: &Manifest) -> Vec<String> {
 /// Names as they stand in the WIT, those of mqgate without what they all share.
 fn interfaces(names: &[String]) -> String {
     let short = |name: &String| name.strip_prefix("mqgate:plugin/").unwrap_or(name).to_owned();
-    names.iter().map(short).collect::<Vec<_>>().join(", ")
+    printable(&names.iter().map(short).collect::<Vec<_>>().join(", "))
 }
 
 fn size(bytes: u64) -> String {

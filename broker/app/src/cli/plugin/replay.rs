@@ -293,7 +293,7 @@ fn tell(one: &Found) -> Result<()> {
     }
     let fields = one.differences.iter().filter(|it| !["verdict", "device_id"].contains(&it.field.as_str()));
     for Difference { field, expected, got } in fields.filter(|_| one.kind >= Kind::Topics) {
-        say(format!("    {field}: {} -> {}", shown(expected), shown(got)))?;
+        say(format!("    {}: {} -> {}", printable(field), shown(expected), shown(got)))?;
     }
     Ok(())
 }

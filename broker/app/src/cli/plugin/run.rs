@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         for difference in &differences {
             let (expected, got) = (shown(&difference.expected), shown(&difference.got));
-            say(format!("differs {}: expected {expected}, got {got}", difference.field))?;
+            say(format!("differs {}: expected {expected}, got {got}", printable(&difference.field)))?;
         }
     }
     match differences.len() {

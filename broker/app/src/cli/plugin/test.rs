@@ -116,7 +116,7 @@ fn print(
         say(format!("FAILED  {} ({}, {} instance)", printable(&case.name), case.hook(), instance.as_str()))?;
         say(format!("        answered: {}", printable(answer)))?;
         for Difference { field, expected, got } in differences {
-            say(format!("        {field}: expected {}, got {}", shown(expected), shown(got)))?;
+            say(format!("        {}: expected {}, got {}", printable(field), shown(expected), shown(got)))?;
         }
     }
     let failures =
