@@ -172,7 +172,7 @@ impl Default for Limits {
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,
             subscriptions_per_session: 1_000,
-            filters_per_subscribe: 100,
+            filters_per_subscribe: 1_000,
             filter_bytes_per_session: 256 * 1024,
             receive_maximum: const { NonZeroU16::new(100).expect("not zero") },
             inflight_maximum: const { NonZeroU16::new(32).expect("not zero") },

@@ -261,7 +261,7 @@ rules = [{ topic = "${cn}/#" }]
     /etc/mqgate/mqgate.toml:15:10: `plugins[0].native`: `anonymous` lets everybody in, and listener `c` can be reached by others
       15 | native = "anonymous"
          |          ^^^^^^^^^^^
-      help: bind that listener to 127.0.0.1 or [::1], or remove this plugin
+      help: bind that listener to 127.0.0.1 or [::1], or name the networks that it is for in `config.from`
     /etc/mqgate/mqgate.toml:17:8: `plugins[1].name`: there is another plugin `any`
       17 | name = "any"
          |        ^^^^^

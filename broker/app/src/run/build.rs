@@ -264,6 +264,9 @@ fn certificates(
     retired: &[Transition],
 ) -> Result<CertificateSet> {
     let mut bound = Vec::new();
+    // What cannot be read is an error of `anchors`.
+    let cas = listener.ca_files().filter_map(|file| certificates_from_pem(&std::fs::read(file).ok()?).ok());
+    let cas: Vec<Vec<u8>> = cas.flatten().collect();
     let names =
         |sni: &Option<String>| -> Vec<String> { sni.iter().filter_map(|name| server_name(name)).collect() };
     for (index, files) in listener.files().into_iter().enumerate() {
@@ -272,7 +275,8 @@ fn certificates(
         let password = password.map_err(|error| wrong(&key.replace("certfile", "password"), error))?;
         let now = clock::now().seconds();
         let certificate = ServerCertificate::load(&files.certfile, &files.keyfile, password.as_deref(), now)
-            .map_err(|error| wrong(&key, error))?;
+            .map_err(|error| wrong(&key, error))?
+            .completed_from(&cas);
         for warning in certificate.warnings() {
             tracing::warn!(listener = name, "{warning}");
         }

@@ -19,11 +19,11 @@ use serde::de::DeserializeOwned;
 use crate::admin::{note_change, note_refusal};
 use crate::cli::plugin_compile;
 use crate::components;
-use crate::config::check::is_local;
+use crate::config::check::{is_local, network};
 use crate::config::units::Size;
 use crate::config::{Config, model};
 use crate::exit::{Exit, Failure};
-use crate::native::anonymous::Anonymous;
+use crate::native::anonymous::{Anonymous, AnonymousConfig};
 use crate::native::password_file::PasswordFile;
 use crate::native::scram::Scram;
 use crate::native::static_policy::StaticPolicy;
@@ -92,7 +92,10 @@ pub fn member(config: &Config, plugin: &model::Plugin, native: model::Native) ->
                 .filter(|(_, listener)| is_local(&listener.bind))
                 .map(|(name, _)| name.clone())
                 .collect();
-            Anonymous::member(name, settings(plugin)?, names)
+            let settings: AnonymousConfig = settings(plugin)?;
+            let from: Result<Vec<_>, String> = settings.from.iter().map(|text| network(text)).collect();
+            let from = from.map_err(|what| Failure::new(Exit::Config, format!("plugin `{name}`: {what}")))?;
+            Anonymous::member(name, settings, from, names)
         }
     })
 }

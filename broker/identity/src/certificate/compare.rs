@@ -53,22 +53,15 @@ impl CanonicalName {
         let mut list = der::only(raw, tag::SEQUENCE)?.content;
         let mut rdns = Vec::new();
         while !list.is_empty() {
-            let mut set = der::take_tagged(&mut list, tag::SET)?.content;
-            let mut rdn = Rdn::new();
-            while !set.is_empty() {
-                let mut pair = der::take_tagged(&mut set, tag::SEQUENCE)?.content;
-                let oid = der::take_tagged(&mut pair, tag::OBJECT_IDENTIFIER)?.content.to_vec();
-                let value = der::take(&mut pair).filter(|_| pair.is_empty())?;
-                let value = match text(&value) {
-                    Some(text) => Value::Text(folded(&text)),
-                    None => Value::Raw(value.raw.to_vec()),
-                };
-                rdn.push((oid, value));
-            }
-            rdn.sort_unstable();
-            rdns.push(rdn);
+            rdns.push(read_rdn(der::take_tagged(&mut list, tag::SET)?.content)?);
         }
         Some(Self { rdns })
+    }
+
+    /// The name one RDN below this one, from the content of the RDN's SET. `None`: it is not one.
+    pub(crate) fn below(&self, rdn: &[u8]) -> Option<Self> {
+        let rdn = read_rdn(rdn).filter(|rdn| !rdn.is_empty())?;
+        Some(Self { rdns: self.rdns.iter().cloned().chain([rdn]).collect() })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -95,6 +88,22 @@ impl CanonicalName {
         }
         answer
     }
+}
+
+fn read_rdn(mut set: &[u8]) -> Option<Rdn> {
+    let mut rdn = Rdn::new();
+    while !set.is_empty() {
+        let mut pair = der::take_tagged(&mut set, tag::SEQUENCE)?.content;
+        let oid = der::take_tagged(&mut pair, tag::OBJECT_IDENTIFIER)?.content.to_vec();
+        let value = der::take(&mut pair).filter(|_| pair.is_empty())?;
+        let value = match text(&value) {
+            Some(text) => Value::Text(folded(&text)),
+            None => Value::Raw(value.raw.to_vec()),
+        };
+        rdn.push((oid, value));
+    }
+    rdn.sort_unstable();
+    Some(rdn)
 }
 
 /// RFC 4518, 2: case folded, spaces at the ends removed, several spaces made one.

@@ -9,8 +9,8 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use super::links::authority_key_id;
 use super::signature::{subject_public_key_info, verify_certificate_signature};
 use crate::certificate::{
-    CanonicalName, CertificateFacts, distinguished_name, integer, object_identifier, oid, only, tag, take,
-    take_extension, take_tagged, time,
+    CanonicalName, CertificateFacts, Structure, distinguished_name, integer, object_identifier, oid, only,
+    tag, take, take_extension, take_tagged, time,
 };
 use crate::time::UnixSeconds;
 
@@ -43,11 +43,19 @@ pub struct RevocationList {
     pub number: Option<Vec<u8>>,
     users: bool,
     cas: bool,
-    /// GeneralNames of the distribution point that the list is of; of all if empty.
-    points: Vec<Vec<u8>>,
+    /// Names of the distribution point that the list is of; of all if empty.
+    points: Vec<PointName>,
     /// Sorted by serial number.
     entries: Vec<Entry>,
     tried: Tried,
+}
+
+/// A name of a distribution point, as it is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PointName {
+    Directory(CanonicalName),
+    /// DER of a GeneralName.
+    Other(Vec<u8>),
 }
 
 /// Keys that the signature was checked with, as DER. A list is large, and the answer never another: it is worked out
@@ -187,13 +195,9 @@ impl RevocationList {
         const BROKEN: ListError = ListError::Malformed("the issuing distribution point");
         let mut fields = only(value, tag::SEQUENCE).ok_or(BROKEN)?.content;
         if let Some(point) = take_tagged(&mut fields, 0xa0) {
-            self.points = full_names(point.content).ok_or(BROKEN)?;
+            self.points = point_names(point.content, &self.issuer).ok_or(BROKEN)?;
             if self.points.len() > MAX_LIST_PARTS {
                 return Err(ListError::Malformed("its distribution point has more than 64 names"));
-            }
-            // A point named relative to the issuer is nobody's.
-            if self.points.is_empty() {
-                return Err(ListError::Indirect);
             }
         }
         let mut flag = |tag: u8| match take_tagged(&mut fields, tag).map(|flag| flag.content) {
@@ -246,6 +250,17 @@ impl RevocationList {
         let serial = normal(serial);
         let found = self.entries.binary_search_by(|entry| normal(self.serial(entry)).cmp(serial));
         found.ok().and_then(|at| self.entries.get(at)).map(|entry| entry.reason)
+    }
+
+    /// The same for one certificate, by the whole number: 255 and -1 end in the same byte.
+    pub(super) fn reason_for(&self, facts: &CertificateFacts) -> Option<u8> {
+        let Ok(Structure { serial, .. }) = Structure::read(&facts.der) else {
+            return self.reason_of(&facts.serial);
+        };
+        let first = self.entries.partition_point(|entry| normal(self.serial(entry)) < normal(serial));
+        let mut alike =
+            self.entries.iter().skip(first).take_while(|entry| normal(self.serial(entry)) == normal(serial));
+        alike.find(|entry| self.serial(entry) == serial).map(|entry| entry.reason)
     }
 
     fn serial(&self, entry: &Entry) -> &[u8] {
@@ -337,7 +352,7 @@ impl RevocationList {
     }
 }
 
-/// A serial number as it is compared: a leading zero byte only says that the number is positive.
+/// A serial number as it is sorted and shown: a leading zero byte only says that the number is positive.
 fn normal(serial: &[u8]) -> &[u8] {
     match serial {
         [0, rest @ ..] if !rest.is_empty() => rest,
@@ -409,32 +424,34 @@ fn read_entry_extensions(mut rest: &[u8]) -> Result<u8, ListError> {
     Ok(reason)
 }
 
-/// The GeneralNames of a DistributionPointName's full name; empty for one relative to the issuer.
-fn full_names(choice: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut choice = choice;
+/// The names in a DistributionPointName, which is the full ones or one relative to the issuer.
+fn point_names(mut choice: &[u8], issuer: &CanonicalName) -> Option<Vec<PointName>> {
     let name = take(&mut choice).filter(|_| choice.is_empty())?;
     let mut rest = match name.tag {
         0xa0 => name.content,
-        0xa1 => return Some(Vec::new()),
+        0xa1 => return Some(vec![PointName::Directory(issuer.below(name.content)?)]),
         _ => return None,
     };
     let mut names = Vec::new();
     while !rest.is_empty() {
-        names.push(take(&mut rest)?.raw.to_vec());
+        let name = take(&mut rest)?;
+        let directory = (name.tag == 0xa4).then(|| CanonicalName::read(name.content)).flatten();
+        names.push(directory.map_or_else(|| PointName::Other(name.raw.to_vec()), PointName::Directory));
     }
     (!names.is_empty()).then_some(names)
 }
 
-/// The GeneralNames of a certificate's distribution points that are of its own CA and for all reasons.
-fn distribution_points(facts: &CertificateFacts) -> Vec<Vec<u8>> {
+/// The names of a certificate's distribution points that are of its own CA and for all reasons.
+fn distribution_points(facts: &CertificateFacts) -> Vec<PointName> {
     let points = || {
         let mut list = only(&facts.extension(oid::CRL_DISTRIBUTION_POINTS)?.raw, tag::SEQUENCE)?.content;
+        let issuer = CanonicalName::read(&facts.issuer.raw)?;
         let mut names = Vec::new();
         while !list.is_empty() {
             let mut fields = take_tagged(&mut list, tag::SEQUENCE)?.content;
             let point = take_tagged(&mut fields, 0xa0);
             if let Some(point) = point.filter(|_| fields.is_empty()) {
-                names.extend(full_names(point.content)?);
+                names.extend(point_names(point.content, &issuer)?);
             }
         }
         Some(names)
@@ -444,7 +461,8 @@ fn distribution_points(facts: &CertificateFacts) -> Vec<Vec<u8>> {
 
 /// The `http` URLs at which a certificate's CA says that its revocation list can be fetched.
 pub fn distribution_urls(facts: &CertificateFacts) -> Vec<String> {
-    let url = |name: &Vec<u8>| {
+    let url = |name: &PointName| {
+        let PointName::Other(name) = name else { return None };
         let text = std::str::from_utf8(only(name, 0x86)?.content).ok()?;
         let fits = text.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
             && text.bytes().all(|byte| byte.is_ascii_graphic());

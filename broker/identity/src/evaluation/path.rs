@@ -242,13 +242,13 @@ impl Search<'_> {
     ) -> Result<(), Rejection> {
         let Some(policy) = &self.policy.revocation else { return Ok(()) };
         let anchor = &self.anchors.loaded()[anchor];
-        let certificates = path.nodes.iter().map(|&at| &self.nodes[at]);
-        let issuers = path.nodes.iter().skip(1).map(|&at| (self.nodes[at].facts, &self.nodes[at].links));
-        let issuers = issuers.chain([(&anchor.facts, &anchor.links)]);
-        let chain = certificates.zip(issuers).map(|(node, (issuer, links))| Link {
-            facts: node.facts,
-            issuer,
-            issuer_links: links,
+        let mut above: Vec<_> =
+            path.nodes.iter().skip(1).map(|&at| (self.nodes[at].facts, &self.nodes[at].links)).collect();
+        above.push((&anchor.facts, &anchor.links));
+        let chain = path.nodes.iter().enumerate().map(|(place, &at)| {
+            let Node { facts, links, .. } = &self.nodes[at];
+            let named = above.iter().skip(place).filter(|(_, ca)| ca.subject == links.issuer);
+            Link { facts, issuers: named.copied().collect() }
         });
         revocation::check(policy, self.policy, self.anchors.lists(), chain, self.now, lints)
     }

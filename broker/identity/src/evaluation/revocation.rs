@@ -104,14 +104,9 @@ impl RevocationLists {
 
     /// Lists that the issuer made and that are about the certificate: the newest of each scope.
     fn find(&self, link: &Link<'_>, now: UnixSeconds, skew: i64) -> Vec<&RevocationList> {
-        // RFC 5280, 6.3.3 (f): a CA that has a key usage needs cRLSign.
-        if link.issuer.key_usage.is_some_and(|usage| !usage.crl_sign) {
-            return Vec::new();
-        }
         let mut newest: Vec<&RevocationList> = Vec::new();
         for Listed { list, keys } in &self.lists {
-            let id = link.issuer.public_key.spki_sha256;
-            if list.issuer != link.issuer_links.subject
+            if !link.issuers.first().is_some_and(|(_, links)| links.subject == list.issuer)
                 || !list.covers(link.facts)
                 || list.this_update.0.saturating_sub(now.0) > skew
             {
@@ -121,10 +116,15 @@ impl RevocationLists {
             if rival.is_some_and(|at| !list.is_newer_than(newest[at])) {
                 continue;
             }
-            let is_theirs = match keys.iter().find(|(known, _)| *known == id) {
-                Some((_, is_theirs)) => *is_theirs,
-                None => list.is_signed_by(&link.issuer_links.key),
-            };
+            let is_theirs = link.issuers.iter().any(|(issuer, links)| {
+                let id = issuer.public_key.spki_sha256;
+                // RFC 5280, 6.3.3 (f): a CA that has a key usage needs cRLSign.
+                issuer.key_usage.is_none_or(|usage| usage.crl_sign)
+                    && match keys.iter().find(|(known, _)| *known == id) {
+                        Some((_, is_theirs)) => *is_theirs,
+                        None => list.is_signed_by(&links.key),
+                    }
+            });
             match rival {
                 _ if !is_theirs => {}
                 Some(at) => newest[at] = list,
@@ -135,11 +135,18 @@ impl RevocationLists {
     }
 }
 
-/// A certificate on the path, and the CA above it.
+/// A certificate on the path.
 pub(super) struct Link<'a> {
     pub facts: &'a CertificateFacts,
-    pub issuer: &'a CertificateFacts,
-    pub issuer_links: &'a Links,
+    /// The CA above it: the certificate whose key signed, then others of that name on the path, which are the same
+    /// CA with other keys, old or new.
+    pub issuers: Vec<(&'a CertificateFacts, &'a Links)>,
+}
+
+impl Link<'_> {
+    fn issuer(&self) -> &str {
+        self.issuers.first().map_or("", |(facts, _)| &facts.subject.display)
+    }
 }
 
 /// `chain` begins with the end entity.
@@ -169,10 +176,10 @@ fn check_one(
     now: UnixSeconds,
     lints: &mut Vec<PathLint>,
 ) -> Result<(), Rejection> {
-    let (subject, issuer) = (&link.facts.subject.display, &link.issuer.subject.display);
+    let (subject, issuer) = (&link.facts.subject.display, link.issuer());
     let lists = lists.find(link, now, path.clock_skew_seconds());
     // A list that is too old still tells of whom it names.
-    if let Some(reason) = lists.iter().find_map(|list| list.reason_of(&link.facts.serial)) {
+    if let Some(reason) = lists.iter().find_map(|list| list.reason_for(link.facts)) {
         return Err(Rejection::new(
             Reason::CertRevokedCrl,
             format!("\"{issuer}\" has revoked \"{subject}\" ({})", reason_text(reason)),

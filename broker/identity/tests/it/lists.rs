@@ -150,13 +150,23 @@ impl World {
     }
 
     fn judge(&self, leaf: &[u8], lists: &[Vec<u8>], policy: RevocationPolicy) -> Reason {
+        self.judge_below(leaf, &[&self.below], lists, policy)
+    }
+
+    fn judge_below(
+        &self,
+        leaf: &[u8],
+        sent: &[&[u8]],
+        lists: &[Vec<u8>],
+        policy: RevocationPolicy,
+    ) -> Reason {
         let anchors =
             TrustAnchors::new(vec![Anchor { name: "root".into(), der: Arc::from(&*self.root) }]).unwrap();
         let facts = CertificateFacts::parse(&self.root).unwrap();
         let lists = lists.iter().map(|der| Arc::new(RevocationList::parse(der, 1 << 20).unwrap()));
         let anchors = anchors.with_revocation_lists(Arc::new(RevocationLists::new(lists, &[&facts])));
         let policy = PathPolicy { revocation: Some(policy), ..PathPolicy::default() };
-        evaluate(leaf, &[&self.below], &anchors, &policy, MOMENT)
+        evaluate(leaf, sent, &anchors, &policy, MOMENT)
             .map_or_else(|rejection| rejection.reason, |_| Reason::Ok)
     }
 
@@ -273,6 +283,86 @@ fn a_list_of_a_part_is_about_that_part() {
     }
     let facts = CertificateFacts::parse(&world.leaf).unwrap();
     assert_eq!(distribution_urls(&facts), ["http://pki.example/leaf.crl"]);
+}
+
+/// RFC 5280, 4.2.1.13: one RDN, below the name of who made the list.
+#[test]
+fn a_point_may_be_named_relative_to_the_issuer() {
+    let world = World::new();
+    let rdn = |text: &str, tag| sequence(&[&oid(CN), &tlv(tag, text.as_bytes())]);
+    let relative = |text, tag| tlv(0xa0, &tlv(0xa1, &rdn(text, tag)));
+    let full = |attributes: &[(&str, &str)]| tlv(0xa0, &tlv(0xa0, &tlv(0xa4, &name(attributes))));
+    let leaf = |point: &[u8]| {
+        let points = extension("2.5.29.31", false, sequence(&[&sequence(&[point])]));
+        Draft::new(name(&[(CN, "leaf")]), 2, root_name(), 0, VALID).with(points).sign(&world.keys)
+    };
+    let list = |point: &[u8]| {
+        let point = extension(IDP, true, sequence(&[point]));
+        ListDraft::new(root_name(), &[0x1002]).with(point).sign(&world.keys[0])
+    };
+    let here = full(&[(CN, "root"), (CN, "crl 1")]);
+    for (of_leaf, of_list, expected) in [
+        (relative("crl 1", 0x0c), relative("crl 1", 0x0c), Reason::CertRevokedCrl),
+        (relative("CRL 1", 0x13), relative("crl 1", 0x0c), Reason::CertRevokedCrl),
+        (here.clone(), relative("crl 1", 0x0c), Reason::CertRevokedCrl),
+        (relative("crl 1", 0x0c), here, Reason::CertRevokedCrl),
+        (relative("crl 2", 0x0c), relative("crl 1", 0x0c), Reason::CrlUnknown),
+        (full(&[(CN, "crl 1")]), relative("crl 1", 0x0c), Reason::CrlUnknown),
+    ] {
+        assert_eq!(world.strictly(&leaf(&of_leaf), &[list(&of_list)]), expected);
+    }
+    let nothing = RevocationList::parse(&list(&tlv(0xa0, &tlv(0xa1, &[]))), 1 << 20);
+    assert!(matches!(nothing, Err(ListError::Malformed(_))));
+}
+
+/// A CA that changes its key certifies one with the other, and signs its lists with one of them.
+#[test]
+fn a_list_may_be_signed_with_another_key_of_the_ca_on_the_path() {
+    let world = World::new();
+    let usage = |bits: u8| extension("2.5.29.15", true, tlv(0x03, &[1, bits]));
+    let rolled =
+        Draft::new(below_name(), 4, below_name(), 1, VALID).with(ca()).with(usage(0x06)).sign(&world.keys);
+    let deep = Draft::new(name(&[(CN, "deep")]), 3, below_name(), 4, VALID).sign(&world.keys);
+    let list = |key: usize, revoked: &[u32]| ListDraft::new(below_name(), revoked).sign(&world.keys[key]);
+    let judge = |below: &[u8], list: Vec<u8>| {
+        world.judge_below(&deep, &[&rolled, below], &[list], RevocationPolicy::default())
+    };
+    assert_eq!(judge(&world.below, list(1, &[])), Reason::Ok);
+    assert_eq!(judge(&world.below, list(4, &[])), Reason::Ok);
+    assert_eq!(judge(&world.below, list(1, &[0x1003])), Reason::CertRevokedCrl);
+    assert_eq!(judge(&world.below, list(0, &[])), Reason::CrlUnknown, "a key of another CA on the path");
+    assert_eq!(judge(&world.below, list(2, &[])), Reason::CrlUnknown, "a key that is not on the path");
+    // The other certificate does not let its key sign lists.
+    let only_certificates =
+        Draft::new(below_name(), 1, root_name(), 0, VALID).with(ca()).with(usage(0x04)).sign(&world.keys);
+    assert_eq!(judge(&only_certificates, list(1, &[])), Reason::CrlUnknown);
+    assert_eq!(judge(&only_certificates, list(4, &[])), Reason::Ok);
+}
+
+/// Numbers below zero are no good serial numbers, and there are some: -1 is not 255.
+#[test]
+fn serial_numbers_have_a_sign() {
+    let world = World::new();
+    let minus_one = || tlv(0x02, &[0xff]);
+    let leaf = |serial| {
+        let mut draft = Draft::new(name(&[(CN, "leaf")]), 2, root_name(), 0, VALID);
+        draft.serial = serial;
+        draft.sign(&world.keys)
+    };
+    let list = |serials: Vec<Vec<u8>>| {
+        let mut draft = ListDraft::new(root_name(), &[]);
+        draft.entries = serials.into_iter().map(|serial| (serial, Vec::new())).collect();
+        draft.sign(&world.keys[0])
+    };
+    for (serial, revoked, expected) in [
+        (minus_one(), vec![minus_one()], Reason::CertRevokedCrl),
+        (minus_one(), vec![integer(255)], Reason::Ok),
+        (integer(255), vec![minus_one()], Reason::Ok),
+        (integer(255), vec![integer(1), minus_one(), integer(255), integer(256)], Reason::CertRevokedCrl),
+        (minus_one(), vec![integer(1), integer(255), minus_one(), integer(256)], Reason::CertRevokedCrl),
+    ] {
+        assert_eq!(world.strictly(&leaf(serial), &[list(revoked)]), expected);
+    }
 }
 
 #[test]

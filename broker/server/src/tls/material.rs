@@ -120,6 +120,33 @@ impl ServerCertificate {
         })
     }
 
+    /// The same, with what `cas` have of its chain where its file ends too early: OpenSSL and Erlang do so with the CAs
+    /// of clients. A CA that signed itself is not sent: who trusts it has it.
+    #[must_use]
+    pub fn completed_from(self, cas: &[Vec<u8>]) -> Self {
+        let read = |der: &CertificateDer<'static>| Link::read(der.clone()).ok();
+        let Some(mut chain) = self.chain().iter().map(read).collect::<Option<Vec<_>>>() else { return self };
+        let cas: Vec<_> = cas.iter().filter_map(|der| read(&CertificateDer::from(der.clone()))).collect();
+        let mut end = 0;
+        while chain.get(end + 1).is_some_and(|next| chain[end].is_signed_by(next)) {
+            end += 1;
+        }
+        let before = chain.len();
+        while chain.len() < MOST_CERTIFICATES
+            && let Some(at) = cas.iter().position(|ca| chain[end].is_signed_by(ca) && !ca.is_self_signed())
+            && !chain.iter().any(|link| link.der == cas[at].der)
+        {
+            end += 1;
+            chain.insert(end, cas[at].clone());
+        }
+        if chain.len() == before {
+            return self;
+        }
+        let ders = chain.into_iter().map(|link| link.der).collect();
+        let plain = Arc::new(CertifiedKey::new(ders, Arc::clone(&self.plain.key)));
+        Self { certified: Arc::new(ArcSwap::new(Arc::clone(&plain))), plain, ..self }
+    }
+
     /// Of the server's own certificate.
     pub fn facts(&self) -> &CertificateFacts {
         &self.facts
@@ -164,6 +191,7 @@ impl ServerCertificate {
 }
 
 /// One certificate of the file.
+#[derive(Clone)]
 struct Link {
     der: CertificateDer<'static>,
     facts: CertificateFacts,
@@ -171,6 +199,13 @@ struct Link {
 }
 
 impl Link {
+    /// Says what cannot be read.
+    fn read(der: CertificateDer<'static>) -> Result<Self, String> {
+        let facts = CertificateFacts::parse(&der).map_err(|error| error.to_string())?;
+        let key = subject_public_key_info(&der).map_err(|error| error.to_string())?;
+        Ok(Self { der, facts, key })
+    }
+
     fn is_signed_by(&self, issuer: &Self) -> bool {
         self.facts.issuer.raw == issuer.facts.subject.raw && check_signed_by(&self.der, &issuer.key).is_ok()
     }
@@ -191,9 +226,7 @@ fn read_chain(pem: Pem<'_>) -> Result<Vec<Link>, MaterialError> {
             return Err(MaterialError::TooMany { file: file() });
         }
         let der = section.map_err(|error| bad(number, error.to_string()))?;
-        let facts = CertificateFacts::parse(&der).map_err(|error| bad(number, error.to_string()))?;
-        let key = subject_public_key_info(&der).map_err(|error| bad(number, error.to_string()))?;
-        chain.push(Link { der, facts, key });
+        chain.push(Link::read(der).map_err(|problem| bad(number, problem))?);
     }
     if chain.is_empty() { Err(MaterialError::NoCertificate { file: file() }) } else { Ok(chain) }
 }

@@ -177,6 +177,32 @@ fn a_chain_is_put_in_order_and_what_cannot_be_mended_is_refused() {
     assert!(matches!(error, MaterialError::KeyMismatch { .. }), "{error}");
 }
 
+#[test]
+fn a_chain_that_ends_too_early_is_completed_from_other_cas() {
+    let root = TestCa::new("root");
+    let (middle, other) = (root.below("middle"), root.below("other"));
+    let low = middle.below("low");
+    let leaf = low.server_named(&["a.example"]);
+    let completed = |chain: &[String], cas: &[&TestCa]| {
+        let cas: Vec<String> = cas.iter().map(|ca| ca.pem()).collect();
+        let cas = mqgate_identity::certificate::certificates_from_pem(cas.concat().as_bytes()).unwrap();
+        let certificate =
+            read(&chain.concat(), &leaf.key.serialize_pem(), None).unwrap().completed_from(&cas);
+        assert_eq!(certificate.certified().cert, certificate.chain());
+        let subject = |der: &rustls::pki_types::CertificateDer<'_>| {
+            mqgate_identity::certificate::CertificateFacts::parse(der).unwrap().subject.display
+        };
+        certificate.chain().iter().map(subject).collect::<Vec<_>>().join(" ").replace("CN=", "")
+    };
+    assert_eq!(completed(&[leaf.pem()], &[&root, &other, &middle, &low]), "a.example low middle");
+    assert_eq!(completed(&[leaf.pem(), low.pem()], &[&middle]), "a.example low middle");
+    assert_eq!(completed(&[leaf.pem()], &[&middle, &root]), "a.example", "what signed it is not there");
+    let whole = [leaf.pem(), low.pem(), middle.pem(), root.pem()];
+    assert_eq!(completed(&whole, &[&low, &middle, &root]), "a.example low middle root");
+    let with_another = [leaf.pem(), other.pem()];
+    assert_eq!(completed(&with_another, &[&low, &middle]), "a.example low middle other");
+}
+
 #[tokio::test]
 async fn what_was_replaced_is_shown_only_for_names_that_its_successor_has_not() {
     let world = World::new();

@@ -92,6 +92,39 @@ async fn anonymous_is_for_loopback_alone() {
     assert!(said.contains("listener `main` can be reached by others"), "{said}");
 }
 
+/// As test suites and examples of other brokers have it: names that nobody checks, at a listener that others can reach.
+#[tokio::test]
+async fn anonymous_is_for_the_networks_that_are_named() {
+    let anybody = r#"config = { from = ["127.0.0.0/8"], ignore_user_name = true }"#;
+    let broker = Broker::builder().tcp().with_native("anonymous", anybody).start().await;
+    let mut named = broker.plain_options("x");
+    named.user_name = Some("testuser".into());
+    named.password = Some("testpassword".into());
+    assert!(is_allowed(publish(named.clone(), "any/topic").await));
+    assert!(is_allowed(publish(broker.plain_options("y"), "any/topic").await));
+
+    let others = r#"config = { from = ["192.0.2.0/24"], ignore_user_name = true }"#;
+    let broker = Broker::builder().tcp().with_native("anonymous", others).start().await;
+    let error = Client::connect(broker.plain_options("x")).await.err().expect("from elsewhere");
+    assert_eq!(error.reason_code(), Some(ReasonCode::NOT_AUTHORIZED), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let check = |from: &str| {
+        let open = format!(
+            "[listeners.main]\ntype = \"tcp\"\nbind = \"0.0.0.0:0\"\n[[plugins]]\nname = \"anonymous\"\n\
+             native = \"anonymous\"\nconfig = {{ from = [\"{from}\"] }}\n"
+        );
+        std::fs::write(folder.path().join("mqgate.toml"), open).unwrap();
+        let output =
+            Command::new(mqgate()).args(["config", "check"]).current_dir(folder.path()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = check("10.1.0.0/16");
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = check("10.1.0.1/16");
+    assert!(code == Some(78) && said.contains("it would be `10.1.0.0/16`"), "{said}");
+}
+
 /// On one listener the first member that grants decides, on the other what both grant; a change holds for who connects next.
 #[tokio::test]
 async fn of_several_grants_every_one_has_to_allow() {

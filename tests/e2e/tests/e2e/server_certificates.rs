@@ -170,6 +170,37 @@ async fn versions_suites_and_groups_as_configured() {
     }
 }
 
+/// As configurations of Mosquitto and EMQX have it: `certfile` is the server's certificate alone, and the intermediate CA
+/// that signed it stands in `cacertfile`.
+#[tokio::test]
+async fn a_chain_is_completed_from_the_cas_of_clients() {
+    let temporary = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = temporary.path().to_path_buf();
+    let pki = Pki::create(&folder.join("pki"), "test");
+    let certificates = folder.join("pki");
+    if !issuer(&certificates) {
+        return;
+    }
+    let write = |name: &str, text: &str| std::fs::write(certificates.join(name), text).expect("writable");
+    write("of-ca", "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n");
+    write("san", "subjectAltName=DNS:leaf.example\n");
+    for (name, issuer, extensions) in [("sub-ca", "own-ca", "of-ca"), ("leaf", "sub-ca", "san")] {
+        openssl(&certificates, &format!("{} -out {name}.key", KINDS[1].1));
+        openssl(&certificates, &format!("req -new -key {name}.key -subj /CN={name} -out {name}.csr"));
+        let sign = format!("x509 -req -in {name}.csr -CA {issuer}.pem -CAkey {issuer}.key -CAcreateserial");
+        openssl(&certificates, &format!("{sign} -days 30 -extfile {extensions} -out {name}.pem"));
+    }
+    let read = |name: &str| std::fs::read_to_string(certificates.join(name)).expect("it was made");
+    write("cas.pem", &(read("ca.pem") + &read("sub-ca.pem") + &read("own-ca.pem")));
+    let files = "certfile = \"pki/leaf.pem\"\nkeyfile = \"pki/leaf.key\"\ncacertfile = \"pki/cas.pem\"";
+    let broker = one_way().listener(files).start_in(folder.clone(), pki, Some(temporary)).await;
+    for version in VERSIONS {
+        let root = certificates.join("own-ca.pem");
+        let output = s_client(broker.port(), "leaf.example", &root, &[version], None);
+        assert!(stood(&output), "{version}: {}", said(&output));
+    }
+}
+
 /// The serial number of the certificate that a client gets who asks for `name`.
 fn serial(port: u16, name: &str) -> String {
     let mut openssl = tools::openssl().expect("found before");

@@ -239,14 +239,15 @@ impl Checker<'_, '_> {
             Native::Anonymous => {
                 let Some(settings) = self.settings::<AnonymousConfig>(&key, plugin) else { return };
                 named.extend(settings.acl.map(|acl| (format!("{key}.acl"), acl)));
+                self.networks(&format!("{key}.from"), &settings.from);
                 for (name, listener) in &config.listeners {
-                    let open = !is_local(&listener.bind);
+                    let open = settings.from.is_empty() && !is_local(&listener.bind);
                     // A listener that demands a certificate has no anonymous clients.
                     if open && !(listener.has_certificates() && listener.certificate_required()) {
                         self.add(
                             &format!("plugins[{index}].native"),
                             format!("`anonymous` lets everybody in, and listener `{name}` can be reached by others"),
-                            Some("bind that listener to 127.0.0.1 or [::1], or remove this plugin"),
+                            Some("bind that listener to 127.0.0.1 or [::1], or name the networks that it is for in `config.from`"),
                         );
                     }
                 }

@@ -119,7 +119,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn networks(&mut self, key: &str, networks: &[String]) {
+    pub(super) fn networks(&mut self, key: &str, networks: &[String]) {
         for (index, text) in networks.iter().enumerate() {
             if let Err(what) = network(text) {
                 self.add(&format!("{key}[{index}]"), what, Some(NETWORK_REMEDY));

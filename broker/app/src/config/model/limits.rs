@@ -127,7 +127,7 @@ impl Default for Limits {
             max_subscriptions: 1_000,
             max_filter_bytes: Size(256 << 10),
             write_stall_timeout: Span::secs(60),
-            max_filters_per_subscribe: 100,
+            max_filters_per_subscribe: 1_000,
             max_queued_messages: 1_000,
             max_queued_qos0_messages: 10_000,
             max_queued_bytes: Size(16 << 20),

@@ -92,7 +92,7 @@ pub struct TopicRule {
     #[serde(default)]
     pub action: Action,
     /// A Topic Filter, with `${client-id}`, `${device-id}` and `${tenant}`. A value with `/`, `+` or `#` in it never
-    /// matches. A subscription must be covered by it.
+    /// matches. About a subscription decides the first rule that allows all of its topics, or denies one of them.
     pub topic: String,
     /// The QoS levels it is about.
     #[serde(default = "every_qos")]
