@@ -8,13 +8,13 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::abi;
 use crate::capability::PluginSeries;
 use crate::hook::Hook;
 use crate::shadow::Difference;
 
 /// Values of the label `result` of `mqgate_plugin_calls_total`.
 const CALL_RESULTS: [&str; 6] = ["allow", "deny", "continue", "defer", "challenge", "error"];
-const ABI_TRACK: &str = "0.1";
 /// Values of the label `result` of `mqgate_plugin_cache_requests_total`. Narrowed: the plugin would have had its
 /// answer used again, but it depends on more than it said.
 const CACHE_RESULTS: [&str; 3] = ["hit", "miss", "narrowed"];
@@ -352,7 +352,7 @@ impl Metrics {
         self.forget_info(plugin);
         let version = version.unwrap_or("unknown");
         let digest: String = digest.trim_start_matches("sha256:").chars().take(12).collect();
-        self.info.with_label_values(&[plugin, version, &digest, ABI_TRACK]).set(1);
+        self.info.with_label_values(&[plugin, version, &digest, &abi::track().to_string()]).set(1);
         self.shown().insert(plugin.to_owned(), (version.to_owned(), digest));
         self.set_state(plugin, "live");
     }
@@ -427,7 +427,7 @@ impl Metrics {
 
     fn forget_info(&self, plugin: &str) {
         if let Some((version, digest)) = self.shown().remove(plugin) {
-            let _ = self.info.remove_label_values(&[plugin, &version, &digest, ABI_TRACK]);
+            let _ = self.info.remove_label_values(&[plugin, &version, &digest, &abi::track().to_string()]);
         }
     }
 

@@ -275,7 +275,11 @@ mod tests {
     async fn what_is_refused_and_how() {
         let refused = [
             (with("").replace("/mqtt", "/"), "404", UpgradeError::Path("/".into())),
-            (with("").replace("Host: x\r\n", ""), "400", UpgradeError::Http("it does not name one host".into())),
+            (
+                with("").replace("Host: x\r\n", ""),
+                "400",
+                UpgradeError::Http("it does not name one host".into()),
+            ),
             (with("Host: y\r\n"), "400", UpgradeError::Http("it does not name one host".into())),
             (with("").replace("GET", "PUT"), "405", UpgradeError::Method),
             (with("").replace("Upgrade: websocket\r\n", ""), "426", UpgradeError::NotWebSocket),
