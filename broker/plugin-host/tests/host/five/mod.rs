@@ -20,7 +20,7 @@ use mqgate_identity::hooks::{
 use mqgate_plugin_host::{HostSettings, Isolation, PluginSettings, Position, Source};
 
 use self::corpus::{Case, corpus, refused_by_the_parser};
-use crate::bundled::component;
+use crate::built::component;
 use crate::fixture::{Fixture, settings};
 
 /// Built wherever components are built, and those that take the tool chains of other languages.
