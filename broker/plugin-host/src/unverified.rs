@@ -129,7 +129,7 @@ async fn rust_and_c_trust_no_chain_that_did_not_verify() {
 #[tokio::test]
 #[ignore = "wants the tool chains of five languages; `cargo xtask test --full` builds the components and runs it"]
 async fn no_language_trusts_a_chain_that_did_not_verify() {
-    for language in ["javascript", "python", "go"] {
+    for language in ["javascript", "starlingmonkey", "python", "go"] {
         only_the_verified_one_counts(language).await;
     }
 }
