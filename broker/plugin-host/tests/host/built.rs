@@ -23,7 +23,9 @@ fn skip(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("skipped: {test}: {why}");
     let file = std::env::var_os("MQGATE_TEST_SKIPS");
-    if let Some(mut file) = file.and_then(|file| std::fs::File::options().append(true).create(true).open(file).ok()) {
+    if let Some(mut file) =
+        file.and_then(|file| std::fs::File::options().append(true).create(true).open(file).ok())
+    {
         let _ = writeln!(file, "{test}: {why}");
     }
 }
