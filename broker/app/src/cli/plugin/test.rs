@@ -37,6 +37,9 @@ pub struct Args {
     /// The file or folder of its cases; without it, `cases` in the folder of the component or its project
     #[arg(long, value_name = "PATH")]
     cases: Option<PathBuf>,
+    /// Print the JSON Schema of files of cases, and test nothing
+    #[arg(long, exclusive = true)]
+    schema: bool,
     /// Only the project's own tests
     #[arg(long, conflicts_with_all = ["cases", "only", "seed"])]
     native: bool,
@@ -62,6 +65,9 @@ struct Failed<'a> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if args.schema {
+        return output::json(&case::schema());
+    }
     let native = native(args)?;
     if args.native || native.is_some() && !args.file.join(offline::CASES).is_dir() {
         return print_native(args, native);
@@ -183,7 +189,17 @@ fn drawn(count: usize, seed: u64) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::drawn;
+    use super::{case, drawn};
+
+    #[test]
+    fn the_committed_schema_of_cases_is_current() {
+        let committed = include_str!("../../../../../docs/plugins/cases.schema.json");
+        let current = serde_json::to_string_pretty(&case::schema()).unwrap();
+        assert!(
+            committed.trim_end() == current,
+            "docs/plugins/cases.schema.json is stale: run `cargo run -p mqgate -- plugin test --schema > docs/plugins/cases.schema.json`"
+        );
+    }
 
     #[test]
     fn an_order_holds_each_once_and_is_the_seeds() {
