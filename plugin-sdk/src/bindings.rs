@@ -80,3 +80,13 @@ hook!(connection enhanced_authenticator, "package mqgate:sdk; world sdk-enhanced
 hook!(connection registrar, "package mqgate:sdk; world sdk-registrar { export mqgate:plugin/registrar@1.0.0; }");
 hook!(connection authorizer, "package mqgate:sdk; world sdk-authorizer { export mqgate:plugin/authorizer@1.0.0; }");
 hook!(auditor, "package mqgate:sdk; world sdk-auditor { export mqgate:plugin/auditor@1.0.0; }");
+
+/// A self-test has types of its own alone, so there is nothing to map.
+pub mod health {
+    wit_bindgen::generate!({
+        path: "../wit",
+        inline: "package mqgate:sdk; world sdk-health { export mqgate:plugin/health@1.0.0; }",
+        pub_export_macro: true,
+        generate_all,
+    });
+}

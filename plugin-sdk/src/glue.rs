@@ -73,6 +73,9 @@ macro_rules! __check_hook {
     (auditor $plugin:ty) => {
         let _ = <$plugin as $crate::plugin::Auditor>::record_events::<$crate::testing::MemoryHost>;
     };
+    (health $plugin:ty) => {
+        let _ = <$plugin as $crate::plugin::Health>::check::<$crate::testing::MemoryHost>;
+    };
 }
 
 /// One hook of [`export_plugin!`].
@@ -158,6 +161,17 @@ macro_rules! __export_hook {
             }
         }
         $crate::bindings::auditor::export!(Exported with_types_in $crate::bindings::auditor);
+    };
+    (health $cell:ident $plugin:ty) => {
+        impl $crate::bindings::health::exports::mqgate::plugin::health::Guest for Exported {
+            fn check() -> Result<(), ::std::string::String> {
+                $cell.with(|plugin| match $crate::glue::live(plugin) {
+                    Ok(plugin) => $crate::plugin::Health::check(plugin, &$crate::host::Broker),
+                    Err(_) => Err("init was not called".into()),
+                })
+            }
+        }
+        $crate::bindings::health::export!(Exported with_types_in $crate::bindings::health);
     };
 }
 

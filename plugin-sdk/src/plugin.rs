@@ -58,3 +58,9 @@ pub trait Auditor: Plugin {
     /// Returns the sequence number up to which events are safe; later ones are delivered again.
     fn record_events<H: Host>(&self, events: &[AuditEvent], host: &H) -> Result<u64, HookError>;
 }
+
+/// A self-test. It runs once, after the trial `init`, before a new version or new settings go live; with an error they do not.
+/// A plugin has it beside another hook.
+pub trait Health: Plugin {
+    fn check<H: Host>(&self, host: &H) -> Result<(), String>;
+}

@@ -1,5 +1,7 @@
 //! C: bindings made from the project's world, compiled with zig, which is clang, wasm-ld and wasi-libc in one file
-//! for every machine. What the C library wants of WASI is answered by [`crate::wasi`].
+//! for every machine. What the C library wants of WASI is answered by [`crate::wasi`]. Tests of a project: [`native`].
+
+pub mod native;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -46,22 +48,7 @@ impl Compiler {
 
     /// Compiles `src/*.c` of `project` with bindings for the world in `wit`.
     pub fn build(&self, project: &Path, wit: &Path, work: &Path, progress: &Progress<'_>) -> Result<Vec<u8>> {
-        let (mut resolve, world) = world::read(wit)?;
-        let generated = work.join("c");
-        let mut files = Files::default();
-        wit_bindgen_c::Opts::default()
-            .build()
-            .generate(&mut resolve, world, &mut files)
-            .map_err(|error| anyhow::anyhow!("bindings for C: {error:#}"))?;
-        fs::create_dir_all(&generated).with_context(|| format!("cannot create {}", generated.display()))?;
-        for (name, bytes) in files.iter() {
-            fs::write(generated.join(name), bytes)?;
-        }
-        for (name, text) in embedded::SUPPORT {
-            if let Some(name) = name.strip_prefix("c/") {
-                fs::write(generated.join(name), text)?;
-            }
-        }
+        let generated = bindings(wit, work)?;
         let sources = sources(&project.join("src"))?;
         let core = work.join("core.wasm");
         let mut zig = Command::new(&self.zig);
@@ -71,14 +58,40 @@ impl Compiler {
         // The object holds the world; the encoder reads it from the module.
         zig.args(&sources).arg(generated.join("plugin.c")).arg(generated.join("plugin_component_type.o"));
         zig.arg("-o").arg(&core);
-        // The C library is compiled once, by the first build of all.
-        zig.env("ZIG_GLOBAL_CACHE_DIR", &self.cache).env("ZIG_LOCAL_CACHE_DIR", work.join("zig-cache"));
+        self.caches(&mut zig, work);
         run(&mut zig, "the C compiler", progress)?;
         wasi::component(&fs::read(&core).with_context(|| format!("cannot read {}", core.display()))?)
     }
+
+    /// The C library is compiled once, by the first build of all.
+    fn caches(&self, zig: &mut Command, work: &Path) {
+        zig.env("ZIG_GLOBAL_CACHE_DIR", &self.cache).env("ZIG_LOCAL_CACHE_DIR", work.join("zig-cache"));
+    }
 }
 
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+/// Writes plugin.h and plugin.c for the world in `wit`, and what is ours beside them. The folder.
+pub fn bindings(wit: &Path, work: &Path) -> Result<PathBuf> {
+    let (mut resolve, world) = world::read(wit)?;
+    let generated = work.join("c");
+    let mut files = Files::default();
+    wit_bindgen_c::Opts::default()
+        .build()
+        .generate(&mut resolve, world, &mut files)
+        .map_err(|error| anyhow::anyhow!("bindings for C: {error:#}"))?;
+    fs::create_dir_all(&generated).with_context(|| format!("cannot create {}", generated.display()))?;
+    for (name, bytes) in files.iter() {
+        fs::write(generated.join(name), bytes)?;
+    }
+    for (name, text) in embedded::SUPPORT {
+        if let Some(name) = name.strip_prefix("c/") {
+            fs::write(generated.join(name), text)?;
+        }
+    }
+    Ok(generated)
+}
+
+/// The C sources of a folder; none is an error.
+pub fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut files: Vec<PathBuf> = entries
         .flatten()

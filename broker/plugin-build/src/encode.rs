@@ -123,6 +123,7 @@ mod tests {
         Manifest {
             name: "x".into(),
             language: Language::C,
+            engine: crate::manifest::Engine::default(),
             hooks: hooks.iter().copied().collect(),
             imports: imports.iter().copied().collect(),
         }

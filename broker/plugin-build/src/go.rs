@@ -35,37 +35,58 @@ impl Compiler {
     }
 
     pub fn build(&self, project: &Path, wit: &Path, work: &Path, progress: &Progress<'_>) -> Result<Vec<u8>> {
-        let (mut resolve, world) = world::read(wit)?;
-        let tree = work.join("go");
-        let _ = fs::remove_dir_all(&tree);
-        lay(project, &tree)?;
-        for (name, text) in embedded::SUPPORT {
-            if let Some(name) = name.strip_prefix("go/") {
-                write(&tree.join(name.strip_suffix(".in").unwrap_or(name)), text.as_bytes())?;
-            }
-        }
-        let mut files = Files::default();
-        let options = Opts { format: Format::False, quiet: true, ..Opts::default() };
-        options
-            .build()
-            .generate(&mut resolve, world, &mut files)
-            .map_err(|error| anyhow::anyhow!("bindings for Go: {error:#}"))?;
-        for (name, bytes) in files.iter().filter(|(name, _)| *name != "go.mod") {
-            write(&tree.join(name), bytes)?;
-        }
+        let tree = laid_out(project, wit, work)?;
         let core = work.join("core.wasm");
-        let mut go = Command::new(&self.go);
+        let mut go = self.command(&tree);
         go.args(["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o"]);
-        go.arg(&core).arg(".").current_dir(&tree).envs([("GOOS", "wasip1"), ("GOARCH", "wasm")]);
-        // What the user's own Go is set to has no say here, and nothing is fetched.
-        go.envs([("GOTOOLCHAIN", "local"), ("GOPROXY", "off"), ("GOFLAGS", "-mod=mod"), ("GOWORK", "off")]);
-        go.env_remove("GOROOT").env("GOCACHE", &self.cache);
+        go.arg(&core).arg(".").envs([("GOOS", "wasip1"), ("GOARCH", "wasm")]);
         run(&mut go, "the Go compiler", progress)?;
         let mut module = fs::read(&core).with_context(|| format!("cannot read {}", core.display()))?;
         let (resolve, world) = world::read(wit)?;
         encode::with_world(&mut module, &resolve, world)?;
         wasi::component(&module)
     }
+
+    /// Runs the tests of all of the project's packages on this machine.
+    pub fn test(&self, project: &Path, wit: &Path, work: &Path, progress: &Progress<'_>) -> Result<String> {
+        let tree = laid_out(project, wit, work)?;
+        let mut go = self.command(&tree);
+        // Generated code is not as the vet wants it.
+        go.args(["test", "-vet=off", "./..."]).env("CGO_ENABLED", "0");
+        run(&mut go, "go test", progress)
+    }
+
+    /// What the user's own Go is set to has no say here, and nothing is fetched.
+    fn command(&self, tree: &Path) -> Command {
+        let mut go = Command::new(&self.go);
+        go.current_dir(tree);
+        go.envs([("GOTOOLCHAIN", "local"), ("GOPROXY", "off"), ("GOFLAGS", "-mod=mod"), ("GOWORK", "off")]);
+        go.env_remove("GOROOT").env_remove("GOOS").env_remove("GOARCH").env("GOCACHE", &self.cache);
+        go
+    }
+}
+
+/// The project, with the bindings and what they need laid over it. The folder.
+fn laid_out(project: &Path, wit: &Path, work: &Path) -> Result<PathBuf> {
+    let (mut resolve, world) = world::read(wit)?;
+    let tree = work.join("go");
+    let _ = fs::remove_dir_all(&tree);
+    lay(project, &tree)?;
+    for (name, text) in embedded::SUPPORT {
+        if let Some(name) = name.strip_prefix("go/") {
+            write(&tree.join(name.strip_suffix(".in").unwrap_or(name)), text.as_bytes())?;
+        }
+    }
+    let mut files = Files::default();
+    let options = Opts { format: Format::False, quiet: true, ..Opts::default() };
+    options
+        .build()
+        .generate(&mut resolve, world, &mut files)
+        .map_err(|error| anyhow::anyhow!("bindings for Go: {error:#}"))?;
+    for (name, bytes) in files.iter().filter(|(name, _)| *name != "go.mod") {
+        write(&tree.join(name), bytes)?;
+    }
+    Ok(tree)
 }
 
 /// Copies what Go reads of the project.

@@ -10,6 +10,7 @@ pub mod files;
 mod go;
 mod javascript;
 pub mod manifest;
+mod native;
 pub mod progress;
 pub mod project;
 mod python;

@@ -17,6 +17,8 @@ pub struct Manifest {
     /// Of the component's file.
     pub name: String,
     pub language: Language,
+    /// Of a plugin in JavaScript; the first one where nobody says.
+    pub engine: Engine,
     /// What the component exports besides `lifecycle`: these and no others.
     pub hooks: BTreeSet<Hook>,
     /// What the component may import, and no more.
@@ -31,6 +33,17 @@ pub enum Language {
     JavaScript,
     Python,
     Go,
+}
+
+/// What runs a plugin in JavaScript, and is part of its component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Small, and quickly compiled.
+    #[default]
+    QuickJs,
+    /// SpiderMonkey: large, and the language as browsers have it.
+    StarlingMonkey,
 }
 
 /// What a component can be asked.
@@ -68,6 +81,17 @@ impl Language {
             Self::JavaScript => "javascript",
             Self::Python => "python",
             Self::Go => "go",
+        }
+    }
+}
+
+impl Engine {
+    pub const ALL: [Self; 2] = [Self::QuickJs, Self::StarlingMonkey];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QuickJs => "quickjs",
+            Self::StarlingMonkey => "starlingmonkey",
         }
     }
 }
@@ -173,6 +197,7 @@ struct File {
 struct Table {
     name: String,
     language: Language,
+    engine: Option<Engine>,
     hooks: Vec<Hook>,
     #[serde(default)]
     imports: Vec<Import>,
@@ -196,9 +221,15 @@ impl Manifest {
         let File { plugin } = toml::from_str(text).map_err(|error| anyhow::anyhow!("{}", error.message()))?;
         check_name(&plugin.name)?;
         ensure!(!plugin.hooks.is_empty(), "a plugin has at least one hook; hooks is empty");
+        ensure!(
+            plugin.engine.is_none() || plugin.language == Language::JavaScript,
+            "engine is for plugins in JavaScript, and this one is in {}",
+            plugin.language
+        );
         Ok(Self {
             name: plugin.name,
             language: plugin.language,
+            engine: plugin.engine.unwrap_or_default(),
             hooks: plugin.hooks.into_iter().collect(),
             imports: plugin.imports.into_iter().collect(),
         })
@@ -231,7 +262,7 @@ mod tests {
         let text = "[plugin]\nname = \"gate\"\nlanguage = \"javascript\"\n\
                     hooks = [\"authorizer\", \"enhanced-authenticator\"]\nimports = [\"key-value\", \"http\"]\n";
         let manifest = Manifest::parse(text).unwrap();
-        assert_eq!(manifest.language, Language::JavaScript);
+        assert_eq!((manifest.language, manifest.engine), (Language::JavaScript, Engine::QuickJs));
         assert_eq!(manifest.hooks, [Hook::EnhancedAuthenticator, Hook::Authorizer].into());
         assert_eq!(manifest.imports, [Import::KeyValue, Import::Http].into());
     }
@@ -247,6 +278,13 @@ mod tests {
                 assert_eq!((manifest.language, manifest.hooks), (*language, [*hook].into()));
                 assert_eq!(manifest.imports, [import].into());
             }
+        }
+        for engine in Engine::ALL {
+            let text = format!(
+                "[plugin]\nname = \"x\"\nlanguage = \"javascript\"\nengine = \"{}\"\nhooks = [\"auditor\"]\n",
+                engine.name()
+            );
+            assert_eq!(Manifest::parse(&text).unwrap().engine, engine);
         }
         let health = "[plugin]\nname = \"x\"\nlanguage = \"c\"\nhooks = [\"health\"]\n";
         assert_eq!(Manifest::parse(health).unwrap().hooks, [Hook::Health].into());
@@ -266,5 +304,7 @@ mod tests {
         assert!(with("x", "c", "[\"gate\"]", "").contains("gate"));
         assert!(with("x", "c", "[\"auditor\"]", "imports = [\"sockets\"]").contains("sockets"));
         assert!(with("x", "c", "[\"auditor\"]", "import = [\"log\"]").contains("unknown field"));
+        assert!(with("x", "c", "[\"auditor\"]", "engine = \"quickjs\"").contains("engine is for plugins in"));
+        assert!(with("x", "javascript", "[\"auditor\"]", "engine = \"v8\"").contains("v8"));
     }
 }

@@ -26,7 +26,7 @@ pub struct Project {
 pub enum Tools {
     Rust(Toolchain),
     C(c::Compiler),
-    JavaScript(javascript::Engine),
+    JavaScript(javascript::Componentizer),
     Python(python::Componentizer),
     Go(go::Compiler),
 }
@@ -43,12 +43,14 @@ pub struct Built {
 }
 
 impl Tools {
-    /// Finds the tools of a language, or fetches them.
-    pub fn find(language: Language, progress: &Progress<'_>) -> Result<Self> {
-        Ok(match language {
+    /// Finds the tools that a manifest wants, or fetches them.
+    pub fn find(manifest: &Manifest, progress: &Progress<'_>) -> Result<Self> {
+        Ok(match manifest.language {
             Language::Rust => Self::Rust(toolchain::find(progress)?),
             Language::C => Self::C(c::Compiler::find(progress)?),
-            Language::JavaScript => Self::JavaScript(javascript::Engine::find(progress)?),
+            Language::JavaScript => {
+                Self::JavaScript(javascript::Componentizer::find(manifest.engine, progress)?)
+            }
             Language::Python => Self::Python(python::Componentizer::find(progress)?),
             Language::Go => Self::Go(go::Compiler::find(progress)?),
         })
@@ -59,7 +61,7 @@ impl Tools {
         match self {
             Self::Rust(toolchain) => toolchain.describe(),
             Self::C(_) => ZIG.id(),
-            Self::JavaScript(_) => javascript::id(),
+            Self::JavaScript(componentizer) => componentizer.id(),
             Self::Python(_) => COMPONENTIZE_PY.id(),
             Self::Go(_) => GO.id(),
         }
@@ -87,7 +89,7 @@ impl Project {
     pub fn build(&self, progress: &Progress<'_>) -> Result<Built> {
         let work = self.work();
         self.check_links()?;
-        let tools = Tools::find(self.manifest.language, progress)?;
+        let tools = Tools::find(&self.manifest, progress)?;
         fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
         let _lock = lock(&work.join(".lock"), progress)?;
         let started = Instant::now();
@@ -129,7 +131,7 @@ impl Project {
         let component = match tools {
             Tools::Rust(toolchain) => rust::build(folder, toolchain, &work.join("cargo"), folder, progress)?,
             Tools::C(compiler) => compiler.build(folder, wit, work, progress)?,
-            Tools::JavaScript(engine) => engine.build(folder, wit, work, progress)?,
+            Tools::JavaScript(componentizer) => componentizer.build(folder, wit, work, progress)?,
             Tools::Python(componentizer) => componentizer.build(folder, wit, work, progress)?,
             Tools::Go(compiler) => compiler.build(folder, wit, work, progress)?,
         };

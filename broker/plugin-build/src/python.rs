@@ -39,6 +39,24 @@ impl Componentizer {
         fs::read(&out).with_context(|| format!("cannot read {}", out.display()))
     }
 
+    /// Runs the tests of a folder in this machine's Python, with those types beside the project's modules.
+    pub fn test(
+        &self,
+        project: &Path,
+        tests: &Path,
+        wit: &Path,
+        work: &Path,
+        progress: &Progress<'_>,
+    ) -> Result<String> {
+        let bindings = work.join("bindings");
+        self.bindings(wit, &bindings, progress)?;
+        let path =
+            std::env::join_paths([bindings, project.join("src")]).context("a folder with `:` in its name")?;
+        let mut python = Command::new(&self.python);
+        python.args(["-m", "unittest", "discover"]).arg(tests).current_dir(project);
+        run(python.env("PYTHONPATH", path), "python3 -m unittest", progress)
+    }
+
     /// The types of the project's world, for editors and for tests that run without WebAssembly.
     fn bindings(&self, wit: &Path, into: &Path, progress: &Progress<'_>) -> Result<()> {
         let _ = fs::remove_dir_all(into);

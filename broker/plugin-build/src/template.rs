@@ -3,13 +3,14 @@
 //!
 //! A template is a folder of files under `templates/LANGUAGE`. A file named `x.in` becomes `x`. Lines between one
 //! that holds `mqgate:if HOOK…` and one that holds `mqgate:end` stay if the project has one of these hooks; `@NAME@`,
-//! `@TYPE@` and `@SNAKE@` are the project's name as it is, in CamelCase and in snake_case, and `@HOOKS@` its hooks.
+//! `@TYPE@` and `@SNAKE@` are the project's name as it is, in CamelCase and in snake_case, `@HOOKS@` its hooks, and
+//! `@QUESTION@` the part of a case that asks the first of them anything.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::embedded::{self, LICENSE, PLUGINS_LOCK, PLUGINS_WORKSPACE, SDK, TEMPLATES, WIT};
 use crate::manifest::{Hook, Import, Language, Manifest, check_name};
@@ -22,30 +23,13 @@ pub struct Wanted {
     pub hooks: BTreeSet<Hook>,
 }
 
-/// The hooks that the template of a language has code for.
-pub fn hooks(language: Language) -> Vec<Hook> {
-    let folder = format!("{language}/");
-    let has = |hook: Hook| {
-        TEMPLATES.iter().filter(|(path, _)| path.starts_with(&folder)).any(|(_, text)| {
-            text.lines().filter_map(condition).any(|mut names| names.any(|name| name == hook.name()))
-        })
-    };
-    Hook::ALL.into_iter().filter(|hook| has(*hook)).collect()
-}
-
 /// Writes the project into `folder`, which must not be there or be empty. The files it wrote, relative.
 pub fn write(wanted: &Wanted, folder: &Path) -> Result<Vec<PathBuf>> {
     check_name(&wanted.name)?;
-    let known = hooks(wanted.language);
-    if let Some(hook) = wanted.hooks.iter().find(|hook| !known.contains(hook)) {
-        let names: Vec<&str> = known.iter().map(|hook| hook.name()).collect();
-        bail!(
-            "there is no template for the hook {hook} in {}; there is one for {}.\n\
-             Start from one of those and add the hook to plugin.toml: the build says what to export",
-            wanted.language,
-            names.join(", ")
-        );
-    }
+    ensure!(
+        wanted.hooks.iter().any(|hook| *hook != Hook::Health),
+        "health is the self-test of a plugin that decides something: name another hook, too"
+    );
     let empty = folder.read_dir().map_or(true, |mut entries| entries.next().is_none());
     ensure!(empty, "{} is there already, and not empty", folder.display());
 
@@ -57,6 +41,9 @@ pub fn write(wanted: &Wanted, folder: &Path) -> Result<Vec<PathBuf>> {
     for (path, text) in TEMPLATES {
         let Some(path) = path.strip_prefix("all/").or_else(|| path.strip_prefix(&prefix)) else { continue };
         let path = path.strip_suffix(".in").unwrap_or(path);
+        if path.starts_with("cases/") && question(wanted).is_none() {
+            continue;
+        }
         let text = fill(text, wanted);
         // A file that is one hook's is empty without that hook.
         if !text.is_empty() {
@@ -131,6 +118,19 @@ fn sdk_manifest() -> Result<String> {
     Ok(format!("{head}{}", toml::to_string(&package)?))
 }
 
+/// How a case asks the first of the hooks that cases can ask; nothing where there is none.
+fn question(wanted: &Wanted) -> Option<&'static str> {
+    wanted.hooks.iter().find_map(|hook| match hook {
+        Hook::Authenticator => Some(r#""hook": "authenticator""#),
+        Hook::EnhancedAuthenticator => {
+            Some(r#""hook": "enhanced-authenticator", "exchange": {"method": "PIN"}"#)
+        }
+        Hook::Registrar => Some(r#""hook": "registrar""#),
+        Hook::Authorizer => Some(r#""hook": "authorizer", "identity": "device-1""#),
+        Hook::Auditor | Hook::Health => None,
+    })
+}
+
 /// The hooks a line asks for.
 fn condition(line: &str) -> Option<impl Iterator<Item = &str>> {
     let (_, rest) = line.split_once("mqgate:if ")?;
@@ -155,6 +155,7 @@ fn fill(text: &str, wanted: &Wanted) -> String {
         .replace("@TYPE@", &camel(&wanted.name))
         .replace("@SNAKE@", &wanted.name.replace('-', "_"))
         .replace("@HOOKS@", &hooks.join(", "))
+        .replace("@QUESTION@", question(wanted).unwrap_or_default())
 }
 
 fn camel(name: &str) -> String {
@@ -168,6 +169,17 @@ fn camel(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The hooks that the template of a language has code for.
+    fn hooks(language: Language) -> Vec<Hook> {
+        let folder = format!("{language}/");
+        let has = |hook: Hook| {
+            TEMPLATES.iter().filter(|(path, _)| path.starts_with(&folder)).any(|(_, text)| {
+                text.lines().filter_map(condition).any(|mut names| names.any(|name| name == hook.name()))
+            })
+        };
+        Hook::ALL.into_iter().filter(|hook| has(*hook)).collect()
+    }
 
     fn wanted(language: Language, hooks: &[Hook]) -> Wanted {
         Wanted { name: "my-gate".into(), language, hooks: hooks.iter().copied().collect() }
@@ -186,10 +198,26 @@ mod tests {
     }
 
     #[test]
-    fn every_language_has_the_two_hooks_that_decide() {
+    fn every_language_has_every_hook() {
         for language in Language::ALL {
-            let hooks = hooks(language);
-            assert!(hooks.contains(&Hook::Authenticator) && hooks.contains(&Hook::Authorizer), "{language}");
+            assert_eq!(hooks(language), Hook::ALL, "{language}");
+        }
+    }
+
+    /// Each asks what its hook can be asked, and an auditor nobody can ask.
+    #[test]
+    fn a_project_has_cases_for_its_hooks() {
+        let folder = tempfile::tempdir().unwrap();
+        for hook in Hook::ALL.into_iter().filter(|hook| *hook != Hook::Health) {
+            let project = folder.path().join(hook.name());
+            write(&wanted(Language::C, &[hook, Hook::Health]), &project).unwrap();
+            let cases = fs::read_to_string(project.join("cases/gate.ndjson")).unwrap_or_default();
+            assert_eq!(project.join("cases").exists(), hook != Hook::Auditor, "{hook}");
+            let asked: Vec<&str> = cases.lines().filter(|line| line.contains("\"hook\"")).collect();
+            assert!(asked.len() >= 2 || hook == Hook::Auditor, "{cases}");
+            for line in asked {
+                assert!(line.contains(&format!("\"hook\": \"{hook}\"")), "{hook}: {line}");
+            }
         }
     }
 
@@ -210,7 +238,8 @@ mod tests {
                     "{language}: {}",
                     file.display()
                 );
-                let left = ["mqgate:if", "mqgate:end", "@NAME@", "@TYPE@", "@SNAKE@", "@HOOKS@"];
+                let left =
+                    ["mqgate:if", "mqgate:end", "@NAME@", "@TYPE@", "@SNAKE@", "@HOOKS@", "@QUESTION@"];
                 assert!(!left.iter().any(|left| text.contains(left)), "{language}: {}", file.display());
             }
             let again = write(&wanted(language, &[Hook::Authenticator]), &project).unwrap_err().to_string();
@@ -219,14 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn names_that_lead_elsewhere_and_hooks_without_a_template_are_refused() {
+    fn names_that_lead_elsewhere_and_a_self_test_of_nothing_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let mut wrong = wanted(Language::Rust, &[Hook::Authenticator]);
         wrong.name = "../x".into();
         assert!(write(&wrong, &folder.path().join("x")).unwrap_err().to_string().contains("lower-case"));
         let health = wanted(Language::Go, &[Hook::Health]);
         let error = write(&health, &folder.path().join("y")).unwrap_err().to_string();
-        assert!(error.contains("no template for the hook health in go"), "{error}");
+        assert!(error.contains("name another hook"), "{error}");
         assert!(!folder.path().join("y").exists());
     }
 

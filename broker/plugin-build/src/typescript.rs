@@ -1,6 +1,6 @@
 //! The types of a project's world for editors and `tsc`: one ambient module for each interface, under the name it is
-//! imported by. As componentize-qjs passes values: variants are `{ tag, val }`, an absent value is null, 64-bit
-//! numbers are numbers, and an error of a function is thrown.
+//! imported by. As the engine's tool passes values: variants are `{ tag, val }`, and an error of a function is thrown. An absent
+//! value is null in QuickJS and undefined in StarlingMonkey, a 64-bit number a number in the one and a bigint in the other.
 
 use std::fmt::Write as _;
 
@@ -9,21 +9,23 @@ use wit_parser::{
     TypeOwner, WorldId, WorldItem,
 };
 
+use crate::manifest::Engine;
+
 /// The declarations of every interface of the world.
-pub fn declarations(resolve: &Resolve, world: WorldId) -> String {
+pub fn declarations(resolve: &Resolve, world: WorldId, engine: Engine) -> String {
     let world = &resolve.worlds[world];
     let mut out = String::from("// Generated from the project's world; renewed by each build.\n");
     for item in world.imports.values().chain(world.exports.values()) {
         if let WorldItem::Interface { id, .. } = item {
-            interface(resolve, *id, &mut out);
+            interface(resolve, *id, engine, &mut out);
         }
     }
     out
 }
 
-fn interface(resolve: &Resolve, id: InterfaceId, out: &mut String) {
+fn interface(resolve: &Resolve, id: InterfaceId, engine: Engine, out: &mut String) {
     let interface = &resolve.interfaces[id];
-    let writer = Writer { resolve, interface: id };
+    let writer = Writer { resolve, interface: id, engine };
     let name = resolve.id_of(id).unwrap_or_default();
     line(out, 0, "");
     docs(out, 0, &interface.docs, None);
@@ -42,6 +44,7 @@ struct Writer<'a> {
     resolve: &'a Resolve,
     /// Types of this one need no path.
     interface: InterfaceId,
+    engine: Engine,
 }
 
 impl Writer<'_> {
@@ -133,6 +136,7 @@ impl Writer<'_> {
             Type::Bool => return "boolean".into(),
             Type::Char | Type::String => return "string".into(),
             Type::ErrorContext => return "unknown".into(),
+            Type::U64 | Type::S64 if self.engine == Engine::StarlingMonkey => return "bigint".into(),
             Type::Id(id) => *id,
             _ => return "number".into(),
         };
@@ -150,7 +154,14 @@ impl Writer<'_> {
 
     fn kind(&self, kind: &TypeDefKind) -> String {
         match kind {
-            TypeDefKind::Option(inner) => format!("{} | null", self.of(inner)),
+            TypeDefKind::Option(inner) => {
+                // What a plugin answers may be null in both.
+                let absent = match self.engine {
+                    Engine::QuickJs => "null",
+                    Engine::StarlingMonkey => "null | undefined",
+                };
+                format!("{} | {absent}", self.of(inner))
+            }
             TypeDefKind::List(Type::U8) => "Uint8Array".into(),
             TypeDefKind::List(inner) | TypeDefKind::FixedLengthList(inner, _) => {
                 format!("Array<{}>", self.of(inner))
@@ -212,22 +223,23 @@ mod tests {
     use crate::manifest::{Hook, Import, Language, Manifest};
     use crate::world;
 
-    fn types() -> String {
+    fn types(engine: Engine) -> String {
         let manifest = Manifest {
             name: "x".into(),
             language: Language::JavaScript,
+            engine,
             hooks: Hook::ALL.into(),
             imports: Import::ALL.into(),
         };
         let folder = tempfile::tempdir().unwrap();
         world::write(&manifest, folder.path()).unwrap();
         let (resolve, world) = world::read(folder.path()).unwrap();
-        declarations(&resolve, world)
+        declarations(&resolve, world, engine)
     }
 
     #[test]
     fn values_have_the_form_in_which_they_are_passed() {
-        let types = types();
+        let types = types(Engine::QuickJs);
         for expected in [
             "declare module 'mqgate:plugin/authorizer@1.0.0' {",
             "  export function authorize(on: Connection, who: Identity): Authorization;",
@@ -247,6 +259,18 @@ mod tests {
         }
         for not_understood in [": unknown", "= unknown", "<unknown", "| unknown"] {
             assert!(!types.contains(not_understood), "{not_understood}\n{types}");
+        }
+    }
+
+    #[test]
+    fn starlingmonkey_passes_some_otherwise() {
+        let types = types(Engine::StarlingMonkey);
+        for expected in [
+            "    clientMessage: string | null | undefined;",
+            "  export function recordEvents(events: Array<AuditEvent>): bigint;",
+            "  export type Seconds = number;",
+        ] {
+            assert!(types.lines().any(|line| line == expected), "{expected}\n{types}");
         }
     }
 }

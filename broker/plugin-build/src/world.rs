@@ -91,6 +91,7 @@ mod tests {
         Manifest {
             name: "x".into(),
             language: crate::manifest::Language::C,
+            engine: crate::manifest::Engine::default(),
             hooks: hooks.iter().copied().collect(),
             imports: imports.iter().copied().collect(),
         }

@@ -9,6 +9,7 @@ mod expect;
 mod file;
 mod host;
 mod recorded;
+mod schema;
 mod settings;
 mod value;
 
@@ -17,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mqgate_identity::hooks::{Connection, Identity};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -27,6 +29,8 @@ pub use self::file::{CaseError, Lines, read, read_all};
 pub(crate) use self::host::{Entry, HostPart, HttpAnswer, HttpFailure, RandomPart, StatusPart};
 pub use self::recorded::Recording;
 pub(crate) use self::recorded::{captured, headline};
+pub use self::schema::schema;
+use self::schema::{Expected, Short};
 pub use self::settings::{LimitsOfCase, PluginPart};
 pub(crate) use self::value::Bytes;
 use self::value::maybe_short;
@@ -50,9 +54,11 @@ pub struct Case {
 }
 
 /// A case as it is written.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Case")]
 pub(crate) struct Written {
+    /// Unique among the cases of a folder.
     name: String,
     hook: HookWord,
     #[serde(default, skip_serializing_if = "PluginPart::is_empty")]
@@ -60,12 +66,14 @@ pub(crate) struct Written {
     #[serde(default)]
     connection: ConnectionPart,
     #[serde(default, deserialize_with = "maybe_short", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Short<IdentityPart>>")]
     identity: Option<IdentityPart>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exchange: Option<ExchangePart>,
     #[serde(default)]
     host: HostPart,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Expected>")]
     expect: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     answer: Option<Answer>,
@@ -73,7 +81,7 @@ pub(crate) struct Written {
     recorded: Option<Recording>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum HookWord {
     Authenticator,

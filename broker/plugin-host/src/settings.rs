@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqgate_identity::registry::KvQuota;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::capability::http::{AllowedDestination, Resolver, SystemResolver};
@@ -193,7 +194,7 @@ impl Grants {
 }
 
 /// One capability an operator can grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Capability {
     /// `kv`: the interface `key-value`.
     #[serde(rename = "kv")]

@@ -9,6 +9,9 @@ use mqgate_plugin_sdk::types::{ClientCertificate, ConnackReason, Connection, Den
 
 use crate::config::Config;
 
+/// Bytes of the longest client id that a broker assigns.
+const LONGEST_CLIENT_ID: usize = 256;
+
 /// Which client ids a device may use.
 #[derive(Debug)]
 pub enum ClientId {
@@ -37,7 +40,25 @@ impl Config {
     pub fn check_session(&self, on: &Connection, device_id: &str) -> Result<(), Denial> {
         plain(device_id).map_err(|why| refuse(format!("the device id {why}")))?;
         self.check_client_id(&on.connect.client_id, device_id)?;
+        self.check_room(on, device_id)?;
         self.check_user_name(on, device_id)
+    }
+
+    /// A client id to be assigned must not be too long for the broker. A shortened one could be another device's.
+    fn check_room(&self, on: &Connection, device_id: &str) -> Result<(), Denial> {
+        if !on.connect.client_id.is_empty() {
+            return Ok(());
+        }
+        match self.assigned_client_id(on, device_id) {
+            Some(assigned) if assigned.len() > LONGEST_CLIENT_ID => Err(Denial::new(
+                ConnackReason::ClientIdentifierNotValid,
+                format!(
+                    "the client sent no client id, and the device id of {} bytes leaves no room for an assigned one",
+                    device_id.len()
+                ),
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The client id for a client that sent none.
@@ -187,6 +208,25 @@ mod tests {
         assert_eq!(assigned(r#"{"client-id": "equals-device-id"}"#).unwrap(), "a");
         let prefixed = assigned(r#"{"client-id": "starts-with-device-id"}"#).unwrap();
         assert_eq!(prefixed, "a:0123456789abcdef0123456789abcdef");
+    }
+
+    #[test]
+    fn a_device_id_that_leaves_no_room_for_an_assigned_client_id_is_refused() {
+        const PREFIX: &str = r#"{"client-id": "starts-with-device-id"}"#;
+        let check = |config: &str, client_id: &str, length: usize| {
+            let mut on = testing::connection(None);
+            on.connect.client_id = client_id.into();
+            let checked = self::config(config).check_session(&on, &"d".repeat(length));
+            checked.map_err(|denial| (denial.reason, denial.audit_detail.unwrap()))
+        };
+        assert_eq!(check(PREFIX, "", 223), Ok(()));
+        let (reason, detail) = check(PREFIX, "", 224).unwrap_err();
+        assert_eq!(reason, ConnackReason::ClientIdentifierNotValid);
+        assert!(detail.contains("the device id of 224 bytes leaves no room"), "{detail}");
+        // One that it sends itself has room, and so has one that is the device id alone.
+        assert_eq!(check(PREFIX, &"d".repeat(256), 256), Ok(()));
+        assert_eq!(check(r#"{"client-id": "equals-device-id"}"#, "", 256), Ok(()));
+        assert_eq!(check("{}", "", 256), Ok(()));
     }
 
     #[test]

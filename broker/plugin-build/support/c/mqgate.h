@@ -167,7 +167,8 @@ static inline bool mqgate_invalid(exports_mqgate_plugin_lifecycle_init_error_t *
 
 // ---- certificates and answers, for the hooks that have them ------------------------------------------------------
 
-#ifdef MQGATE_PLUGIN_TYPES_CONNACK_REASON_NOT_AUTHORIZED
+// What an auditor is told has neither.
+#ifdef MQGATE_PLUGIN_CERTIFICATES_CHAIN_STATUS_VERIFIED
 
 // A refusal; the detail is for the audit log. It takes the text over.
 static inline mqgate_plugin_types_denial_t mqgate_denial(mqgate_plugin_types_connack_reason_t reason, plugin_string_t detail) {

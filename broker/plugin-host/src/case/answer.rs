@@ -5,6 +5,7 @@ use mqgate_identity::hooks::{
     ConnackReason, Denial, Effect, FailureKind, Grant, GrantLimits, HookFailure, Identity, Registration,
     RegistrationDecision, RetainMatch,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -12,7 +13,7 @@ use super::value::{Attributes, Bytes, InShort, short_or_whole};
 use crate::tap::Told;
 
 /// Everything that an answer says.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Answer {
     pub verdict: Verdict,
@@ -61,7 +62,9 @@ pub struct Answer {
     pub detail: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Accept,
@@ -80,7 +83,7 @@ pub enum Verdict {
 /// Declares an enum of words and its way from the native one.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident of $native:ident { $($word:ident),+ $(,)? }) => {
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
         $(#[$meta])*
         pub enum $name { $($word),+ }
 
@@ -120,7 +123,7 @@ words!(
     FailureWord of FailureKind { Trap, Deadline, Memory, Overload, Invalid, Capability, Unavailable }
 );
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CachePart {
     pub scope: ScopeWord,
@@ -138,7 +141,7 @@ pub struct Rule {
     pub retain: RetainWord,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsPart {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,37 +219,42 @@ impl InShort for Rule {
     }
 }
 
+/// A rule at length.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WholeRule {
+    effect: EffectWord,
+    #[serde(default)]
+    publish: bool,
+    #[serde(default)]
+    subscribe: bool,
+    filter: String,
+    #[serde(default = "every")]
+    qos: Vec<u8>,
+    #[serde(default = "any")]
+    retain: RetainWord,
+}
+
+fn every() -> Vec<u8> {
+    vec![0, 1, 2]
+}
+
+fn any() -> RetainWord {
+    RetainWord::Any
+}
+
+impl InShort for WholeRule {
+    const WHAT: &'static str = Rule::WHAT;
+
+    fn in_short(text: &str) -> Result<Self, String> {
+        let Rule { effect, publish, subscribe, filter, qos, retain } = Rule::in_short(text)?;
+        Ok(Self { effect, publish, subscribe, filter, qos, retain })
+    }
+}
+
 impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Whole {
-            effect: EffectWord,
-            #[serde(default)]
-            publish: bool,
-            #[serde(default)]
-            subscribe: bool,
-            filter: String,
-            #[serde(default = "every")]
-            qos: Vec<u8>,
-            #[serde(default = "any")]
-            retain: RetainWord,
-        }
-        fn every() -> Vec<u8> {
-            vec![0, 1, 2]
-        }
-        fn any() -> RetainWord {
-            RetainWord::Any
-        }
-        impl InShort for Whole {
-            const WHAT: &'static str = Rule::WHAT;
-
-            fn in_short(text: &str) -> Result<Self, String> {
-                let Rule { effect, publish, subscribe, filter, qos, retain } = Rule::in_short(text)?;
-                Ok(Self { effect, publish, subscribe, filter, qos, retain })
-            }
-        }
-        let Whole { effect, publish, subscribe, filter, mut qos, retain } = short_or_whole(deserializer)?;
+        let WholeRule { effect, publish, subscribe, filter, mut qos, retain } = short_or_whole(deserializer)?;
         qos.sort_unstable();
         Ok(Self { effect, publish, subscribe, filter, qos, retain })
     }

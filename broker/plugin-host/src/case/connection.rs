@@ -13,15 +13,17 @@ use mqgate_identity::hooks::{
     ConnectFacts, Connection, Identity, Occasion, Peer, Secret, TlsSession, WillFacts,
 };
 use mqgate_identity::time::{UnixMillis, UnixSeconds};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema::{Fingerprint, Short};
 use super::value::{Attributes, Bytes, InShort, Time, maybe_short, said, short_or_whole};
 
 /// TLS 1.3, and the cipher suite that everybody has.
 const TLS_1_3: &str = "1.3";
 const AES_128: u16 = 0x1301;
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectionPart {
     pub id: u64,
@@ -31,11 +33,13 @@ pub struct ConnectionPart {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accepted_at: Option<Time>,
     #[serde(deserialize_with = "short_or_whole")]
+    #[schemars(with = "Short<PeerPart>")]
     pub peer: PeerPart,
     /// Left out: TLS 1.3 where there is a certificate.
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub tls: Option<Option<TlsPart>>,
     #[serde(deserialize_with = "maybe_short", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Short<CertificatePart>>")]
     pub certificate: Option<CertificatePart>,
     pub connect: ConnectPart,
     #[serde(skip_serializing_if = "Attributes::is_empty")]
@@ -44,7 +48,7 @@ pub struct ConnectionPart {
     pub occasion: OccasionPart,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PeerPart {
     pub address: IpAddr,
@@ -53,7 +57,7 @@ pub struct PeerPart {
     pub via_proxy: Option<IpAddr>,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsPart {
     pub version: String,
@@ -66,7 +70,7 @@ pub struct TlsPart {
 }
 
 /// Facts are not stored: the broker's own parser finds them in the certificate, each time.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CertificatePart {
     /// Beside the case file, or an absolute path.
@@ -82,6 +86,7 @@ pub struct CertificatePart {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<AnchorPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Fingerprint>")]
     pub issuer_key: Option<CertificateFingerprint>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<UnixSeconds>,
@@ -89,17 +94,18 @@ pub struct CertificatePart {
     pub judged_by: Option<u64>,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnchorPart {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Fingerprint>")]
     pub fingerprint: Option<CertificateFingerprint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectPart {
     pub protocol_level: u8,
@@ -124,7 +130,7 @@ pub struct ConnectPart {
     pub user_properties: Vec<(String, String)>,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WillPart {
     pub topic: String,
@@ -136,7 +142,7 @@ pub struct WillPart {
     pub payload_length: u32,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OccasionPart {
     #[default]
@@ -144,7 +150,7 @@ pub enum OccasionPart {
     Explanation,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityPart {
     pub device_id: String,
@@ -157,7 +163,7 @@ pub struct IdentityPart {
 }
 
 /// One step of enhanced authentication.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExchangePart {
     pub method: String,

@@ -27,8 +27,8 @@ pub struct Expectation {
 /// Fields that are compared by the names that stand in them.
 const BY_NAME: [&str; 3] = ["attributes", "identity_attributes", "limits"];
 /// Fields of which a part may be written.
-const IN_PART: [&str; 3] = ["detail", "client_message", "audit_detail"];
-const CONTAINS: &str = "contains";
+pub(super) const IN_PART: [&str; 3] = ["detail", "client_message", "audit_detail"];
+pub(super) const CONTAINS: &str = "contains";
 
 impl Expectation {
     /// A word, or fields.

@@ -13,6 +13,8 @@ const LONGEST: u64 = 64 << 20;
 const COMMON: &str = "common";
 const CASES: &str = "cases";
 const EXPECT: &str = "expect";
+/// Where editors look for the form of a file.
+const SCHEMA: &str = "$schema";
 
 /// Why a file holds no cases: where, what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +61,7 @@ pub fn read(file: &Path) -> Result<Vec<Case>, CaseError> {
                 };
                 common = found;
             }
+            fields.remove(SCHEMA);
             if let Some(other) = fields.keys().next() {
                 let what = format!("{other}: beside \"cases\" there is \"common\" and nothing else");
                 return Err(wrong(None, what));

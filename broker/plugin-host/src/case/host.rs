@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::time::UnixMillis;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::schema::Fingerprint;
 use super::value::{Bytes, InShort, Time, short_or_whole};
 
 /// 2026-01-01T00:00:00Z
 const CLOCK: UnixMillis = UnixMillis(1_767_225_600_000);
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostPart {
     pub clock: Time,
@@ -46,7 +48,7 @@ pub struct Entry {
     pub expires: Option<Time>,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DevicePart {
     pub device_id: String,
@@ -57,6 +59,7 @@ pub struct DevicePart {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Fingerprint>")]
     pub fingerprints: Vec<CertificateFingerprint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered_at: Option<Time>,
@@ -66,10 +69,11 @@ pub struct DevicePart {
     pub attributes: BTreeMap<String, String>,
     /// The anchor under which its certificates are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Fingerprint>")]
     pub ca: Option<CertificateFingerprint>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StatusPart {
     #[default]
@@ -79,7 +83,7 @@ pub enum StatusPart {
 }
 
 /// What `registry.count` says to one question.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CountPart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,7 +97,7 @@ pub struct CountPart {
 #[derive(Debug, Clone)]
 pub struct HttpPart(pub Vec<HttpAnswer>);
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,7 +112,7 @@ pub struct HttpAnswer {
     pub failure: Option<HttpFailure>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HttpFailure {
     Refused,
@@ -189,9 +193,9 @@ impl Serialize for RandomPart {
 }
 
 /// An entry that is more than a value; `base64` and `redacted` make it one.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct WholeEntry {
+pub struct WholeEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<Bytes>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

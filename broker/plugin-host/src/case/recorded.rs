@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use mqgate_identity::certificate::CertificateFingerprint;
 use mqgate_identity::time::UnixMillis;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -23,7 +24,7 @@ use crate::tap::{Heard, HostCall, KnownDevice, Tapped};
 const SECRET_FIELDS: [&str; 3] = ["set-cookie", "authorization", "www-authenticate"];
 
 /// Where a recorded case is from.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recording {
     pub at: Time,

@@ -1,19 +1,9 @@
 //! The plugins that come with the broker load. Skipped, with a word, where they were not built.
 
-use std::path::PathBuf;
-
 use mqgate_plugin_host::{Capability, Grants, PluginSettings, Source};
 
+use crate::built::component;
 use crate::fixture::Fixture;
-
-pub fn component(name: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/components")).join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {name} was not built; `cargo xtask components` builds it");
-    None
-}
 
 /// `wasi:http` and what it needs of `wasi:io`.
 fn is_http(import: &str) -> bool {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mqgate_plugin_host::case;
 use mqgate_plugin_host::offline::Instance;
 
-use crate::bundled::component;
+use crate::built::component;
 use crate::offline::offline;
 
 /// Folders of plugins with cases.

@@ -10,7 +10,7 @@ use mqgate_plugin_host::{
 };
 use serde_json::{Value, json};
 
-use crate::bundled::component;
+use crate::built::component;
 use crate::fixture::{Fixture, settings};
 use crate::server::{FakeResolver, Server};
 

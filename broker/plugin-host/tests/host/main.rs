@@ -4,6 +4,7 @@
 
 mod again;
 mod attacks;
+mod built;
 mod bundled;
 mod compiling;
 mod dialogue;

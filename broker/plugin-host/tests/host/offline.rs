@@ -5,7 +5,7 @@ use mqgate_plugin_host::offline::{Instance, Offline, OfflineError};
 use mqgate_plugin_host::{HostSettings, PluginSettings, Source};
 use serde_json::{Value, json};
 
-use crate::bundled::component;
+use crate::built::component;
 use crate::guest::{ABSTAIN, Guest, TRAP, accepts_as};
 
 pub fn offline(component: Vec<u8>) -> Offline {

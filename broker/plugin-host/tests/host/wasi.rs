@@ -9,7 +9,7 @@ use mqgate_plugin_host::{
 };
 use serde_json::json;
 
-use crate::bundled::component;
+use crate::built::component;
 use crate::fixture::{Fixture, settings};
 use crate::guest::{ABSTAIN, Guest};
 

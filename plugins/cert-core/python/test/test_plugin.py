@@ -1,4 +1,4 @@
-"""The plugin without a broker: PYTHONPATH=BINDINGS:src python3 -m unittest discover test
+"""The plugin without a broker: `mqgate plugin test --native plugins/cert-core/python`, or PYTHONPATH=BINDINGS:src python3 -m unittest discover test
 
 BINDINGS is the folder that `componentize-py … bindings` wrote; the types of the ABI are there.
 """

@@ -28,6 +28,7 @@ mod pki_commands;
 mod plugin_compile;
 mod plugin_dev;
 mod plugin_lifecycle;
+mod plugin_project;
 mod plugin_record;
 mod plugin_restart;
 mod plugin_soak;

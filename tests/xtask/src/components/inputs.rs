@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use mqgate_plugin_build::manifest::Language;
+use mqgate_plugin_build::manifest::{self, Language};
 use mqgate_plugin_build::project::{Project, Tools};
 use mqgate_plugin_build::rust::compile;
 use sha2::{Digest, Sha256};
@@ -16,6 +16,9 @@ const RECIPE: &str = "3";
 const RUST: [&str; 3] = ["plugins", "plugin-sdk", "wit"];
 /// And to the others, beside their own.
 const OTHERS: [&str; 2] = ["broker/plugin-build/support", "wit"];
+
+/// Folders of a project that hold questions to a component, and nothing of it.
+const ASKING: [&str; 3] = ["cases", "test", "tests"];
 
 /// Packages of our lock file that write bytes of components.
 const WRITERS: [&str; 3] = ["wit-component", "wit-bindgen-c", "wit-bindgen-go"];
@@ -77,14 +80,16 @@ fn version(lock: &str, package: &str) -> String {
     pinned.join(" ")
 }
 
-/// Every file below `folder` that can change a component; what builds leave behind and prose cannot.
+/// Every file below `folder` that can change a component; what builds leave behind, what asks it, and prose cannot.
 fn collect(folder: &Path, foreign: &[PathBuf], files: &mut Vec<PathBuf>) -> Result<()> {
+    let is_project = folder.join(manifest::FILE).is_file();
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default();
         if path.is_dir() {
             let left = ["target", "__pycache__", "node_modules"].iter().any(|left| name == *left);
-            if !left && !foreign.contains(&path) {
+            let asks = is_project && ASKING.iter().any(|asks| name == *asks);
+            if !left && !asks && !foreign.contains(&path) {
                 collect(&path, foreign, files)?;
             }
         } else if path.extension().is_none_or(|extension| extension != "md") {
@@ -107,6 +112,8 @@ mod tests {
             fs::write(root.join(file), text).unwrap();
         };
         write("plugins/lib.rs", "a");
+        write("plugins/gate/plugin.toml", "a");
+        write("plugins/gate/cases/gate.json", "a");
         write("plugins/in-c/src/plugin.c", "a");
         let now = |id: &str| {
             let folders = [root.join("plugins")];
@@ -117,6 +124,8 @@ mod tests {
         write("plugins/target/leftover", "x");
         write("plugins/README.md", "prose");
         write("plugins/in-c/src/plugin.c", "b");
+        write("plugins/gate/cases/gate.json", "b");
+        write("plugins/gate/tests/gate.rs", "new");
         assert_eq!(first, now("one"));
 
         assert_ne!(first, now("two"), "another compiler");
@@ -124,7 +133,10 @@ mod tests {
         let second = now("one");
         assert_ne!(first, second, "another source");
         write("plugins/types.wit", "");
-        assert_ne!(second, now("one"), "a new file");
+        let third = now("one");
+        assert_ne!(second, third, "a new file");
+        write("plugins/gate/src/cases/mod.rs", "");
+        assert_ne!(third, now("one"), "a module that is called as the folder of cases is");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use mqgate_plugin_build::encode::{self, Shape};
 use mqgate_plugin_build::files::{lock, sha256, write_atomically};
-use mqgate_plugin_build::manifest::{self, Language};
+use mqgate_plugin_build::manifest::{self, Engine, Language};
 use mqgate_plugin_build::progress::Progress;
 use mqgate_plugin_build::project::{Project, Tools};
 use mqgate_plugin_build::rust;
@@ -96,11 +96,11 @@ pub fn build(which: Which, say: &dyn Fn(&str)) -> Result<Vec<BuiltComponent>> {
     let projects = projects(&workspace.join("plugins"))?;
     let mut stamp = read_stamp(&folder);
     let mut built = Vec::new();
-    let languages: BTreeSet<Language> = projects.iter().map(|project| project.manifest.language).collect();
-    for language in languages.into_iter().filter(|language| which.has(*language)) {
-        let mine: Vec<&Project> =
-            projects.iter().filter(|project| project.manifest.language == language).collect();
-        let tools = Tools::find(language, progress)?;
+    let kits: BTreeSet<(Language, Engine)> = projects.iter().map(kit).collect();
+    for wanted in kits.into_iter().filter(|(language, _)| which.has(*language)) {
+        let mine: Vec<&Project> = projects.iter().filter(|project| kit(project) == wanted).collect();
+        let Some(first) = mine.first() else { continue };
+        let tools = Tools::find(&first.manifest, progress)?;
         let mut inputs = BTreeMap::new();
         for project in &mine {
             inputs.insert(
@@ -138,6 +138,11 @@ pub fn build(which: Which, say: &dyn Fn(&str)) -> Result<Vec<BuiltComponent>> {
         }
     }
     Ok(built)
+}
+
+/// What has the same for two projects has the same tools, too.
+fn kit(project: &Project) -> (Language, Engine) {
+    (project.manifest.language, project.manifest.engine)
 }
 
 /// Compiles projects of one language, in order. Those in Rust share a workspace, and one run of cargo.

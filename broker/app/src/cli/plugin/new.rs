@@ -25,7 +25,7 @@ pub struct Args {
     /// The language it is written in
     #[arg(long, value_enum)]
     lang: Lang,
-    /// What it decides; several with commas: authenticator, registrar, authorizer, auditor
+    /// What it is asked; several with commas
     #[arg(long, value_delimiter = ',', required = true, value_enum)]
     hook: Vec<HookName>,
     /// The folder to make; without it, one of the plugin's name
@@ -79,21 +79,8 @@ pub fn run(args: Args) -> Result<()> {
     say(format!("  {folder}/mqgate/  what it needs of mqgate; not to be edited"))?;
     say("")?;
     say("next:")?;
-    if let Some(tests) = native_tests(wanted.language) {
-        say(format!("  (cd {folder} && {tests})"))?;
-    }
-    say(format!("  mqgate plugin build {folder}"))
-}
-
-/// What runs the project's own tests, where they need no build.
-fn native_tests(language: Language) -> Option<&'static str> {
-    match language {
-        Language::Rust => Some("cargo test"),
-        Language::JavaScript => Some("node --test"),
-        Language::Go => Some("go test ./..."),
-        // Python's need the types that a build writes; C has none.
-        Language::Python | Language::C => None,
-    }
+    say(format!("  mqgate plugin build {folder}"))?;
+    say(format!("  mqgate plugin test {folder}"))
 }
 
 #[cfg(test)]

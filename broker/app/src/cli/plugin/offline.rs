@@ -15,7 +15,7 @@ use crate::components;
 use crate::exit::{Exit, Failure};
 
 /// Beside a component, or the manifest of its project.
-const CASES: &str = "cases";
+pub const CASES: &str = "cases";
 const MANIFEST: &str = "plugin.toml";
 
 #[derive(Debug, Clone, clap::Args)]
