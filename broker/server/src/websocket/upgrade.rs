@@ -11,7 +11,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Parts};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tungstenite::handshake::derive_accept_key;
@@ -94,6 +94,13 @@ fn check(
     settings: &WebSocketSettings,
 ) -> Result<(Response<Body>, Option<IpAddr>), UpgradeError> {
     let headers = request.headers();
+    // RFC 6455, 4.2.1.
+    if request.version() < Version::HTTP_11 {
+        return Err(UpgradeError::Http(String::from("an older version cannot upgrade")));
+    }
+    if single(headers, &header::HOST).is_none() {
+        return Err(UpgradeError::Http(String::from("it does not name one host")));
+    }
     if request.uri().path() != &*settings.path {
         return Err(UpgradeError::Path(request.uri().path().chars().take(256).collect()));
     }
@@ -268,6 +275,12 @@ mod tests {
     async fn what_is_refused_and_how() {
         let refused = [
             (with("").replace("/mqtt", "/"), "404", UpgradeError::Path("/".into())),
+            (
+                with("").replace("Host: x\r\n", ""),
+                "400",
+                UpgradeError::Http("it does not name one host".into()),
+            ),
+            (with("Host: y\r\n"), "400", UpgradeError::Http("it does not name one host".into())),
             (with("").replace("GET", "PUT"), "405", UpgradeError::Method),
             (with("").replace("Upgrade: websocket\r\n", ""), "426", UpgradeError::NotWebSocket),
             (with("").replace("Version: 13", "Version: 8"), "426", UpgradeError::NotWebSocket),
@@ -279,6 +292,8 @@ mod tests {
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
             assert_eq!(outcome.unwrap_err(), error);
         }
+        let (answer, outcome) = ask(&settings(), &with("").replace("HTTP/1.1", "HTTP/1.0")).await;
+        assert!(answer.contains(" 400 ") && outcome.is_err(), "{answer}");
         let (answer, outcome) = ask(&settings(), "\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0\r\n\r\n").await;
         assert!(matches!(outcome, Err(UpgradeError::Http(_))), "{answer}");
         let huge = with(&format!("X: {}\r\n", "x".repeat(LONGEST_HEAD)));
