@@ -77,3 +77,6 @@ certificate cedar/cases/other.pem /O=other/CN=meter-7 "$leaf"
 certificate cedar/cases/banned.pem /O=acme/OU=meters/OU=banned/CN=meter-7 "$leaf"
 certificate cedar/cases/not-text.pem "/O=acme/OU=$(printf 'a\a')/CN=meter-7" "$leaf"
 certificate cedar/cases/odd.pem '/O=acme/CN="); permit(principal, action, resource);' "$leaf"
+certificate cedar/cases/two-names.pem '/O=acme/O=other/CN=meter-7/CN=builder' "$leaf"
+certificate cedar/cases/own-words.pem '/O=acme/OU=Role::"builders"/OU={"__entity":{"type":"Device","id":"builder"}}/CN=Device::"builder"' "$leaf
+subjectAltName=URI:Device::builder"

@@ -2,12 +2,14 @@
 //! README.md is the reference of its configuration.
 
 mod config;
+mod policies;
 mod request;
+mod schema;
 
 use std::collections::BTreeSet;
 use std::str::FromStr as _;
 
-use cedar_policy::{Authorizer as Engine, Decision, EntityUid, PolicyId, Request};
+use cedar_policy::{Authorizer as Engine, Decision, EntityUid, Request};
 use mqgate_plugin_sdk::access;
 use mqgate_plugin_sdk::export_plugin;
 use mqgate_plugin_sdk::host::Host;
@@ -17,11 +19,9 @@ use mqgate_plugin_sdk::types::{
     Identity, InitError, PluginContext, Value,
 };
 
-use config::{Config, chain};
+use config::{BROKER, Config, chain};
 use request::Client;
 
-/// What connecting is about, as resource.
-const BROKER: &str = "Broker::\"mqgate\"";
 /// Of the names in an audit record.
 const MOST_NAMED: usize = 32;
 
@@ -48,7 +48,7 @@ impl Plugin for Cedar {
             connect: uid("Action::\"connect\"")?,
             publish: uid("Action::\"publish\"")?,
             subscribe: uid("Action::\"subscribe\"")?,
-            broker: uid(BROKER)?,
+            broker: uid(&format!("Broker::\"{BROKER}\""))?,
             engine: Engine::new(),
         })
     }
@@ -70,7 +70,10 @@ impl Cedar {
         if !connect.permitted {
             return Err(match connect.policies.is_empty() {
                 true => "no policy permits connect".into(),
-                false => format!("connect is forbidden by {}", connect.policies.join(", ")),
+                false => {
+                    let named = &connect.policies[..connect.policies.len().min(MOST_NAMED)];
+                    format!("connect is forbidden by {}", named.join(", "))
+                }
             });
         }
         let mut determining: BTreeSet<String> = connect.policies.into_iter().collect();
@@ -117,13 +120,9 @@ impl Cedar {
         if let Some(error) = diagnostics.errors().next() {
             return Err(format!("{action} on {resource}: {}", chain(error)));
         }
-        let policies = diagnostics.reason().map(|id| self.name(id)).collect();
+        let mut policies: Vec<String> = diagnostics.reason().map(ToString::to_string).collect();
+        policies.sort();
         Ok(Said { permitted: answer.decision() == Decision::Allow, policies })
-    }
-
-    /// As its annotation `@id("…")` has it.
-    fn name(&self, id: &PolicyId) -> String {
-        self.config.policies.annotation(id, "id").map_or_else(|| id.to_string(), str::to_owned)
     }
 }
 

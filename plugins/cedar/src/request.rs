@@ -1,11 +1,11 @@
-//! What policies are told of a client: the device as principal, connection and certificate as context.
+//! What policies are told of a client: the device as principal, connection and certificate as context. All of it is put
+//! together as values, never as text: nothing that a client or a certificate says is read as Cedar or JSON.
 
-use cedar_policy::{Context, Entities, EntityUid};
+use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use mqgate_plugin_sdk::certificate::{Field, anchor};
 use mqgate_plugin_sdk::types::{ClientCertificate, Connection, Identity};
-use serde_json::{Map, Value, json};
 
-use crate::config::{Config, chain, entity};
+use crate::config::{Config, Known, chain};
 
 pub struct Client {
     pub principal: EntityUid,
@@ -13,43 +13,58 @@ pub struct Client {
     pub entities: Entities,
 }
 
+/// The types of what a client is.
+pub struct Names {
+    pub device: EntityTypeName,
+    pub tag: EntityTypeName,
+    pub tenant: EntityTypeName,
+}
+
+impl Names {
+    pub fn new() -> Result<Self, String> {
+        let name = |text: &str| text.parse::<EntityTypeName>().map_err(chain);
+        Ok(Self { device: name("Device")?, tag: name("Tag")?, tenant: name("Tenant")? })
+    }
+}
+
 impl Client {
     pub fn new(config: &Config, on: &Connection, who: &Identity) -> Result<Self, String> {
-        let device = entity(device(config, who))?;
+        let device = device(config, who)?;
         let principal = device.uid();
-        Ok(Self {
-            principal,
-            context: Context::from_json_value(context(on)?, None).map_err(chain)?,
-            entities: config.entities.clone().add_entities([device], None).map_err(chain)?,
-        })
+        // In place of the one that the operator wrote, to whom others may refer.
+        let entities = config.entities.clone().upsert_entities([device], None).map_err(chain)?;
+        Ok(Self { principal, context: Context::from_pairs(context(on)?).map_err(chain)?, entities })
     }
+}
+
+pub fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
 }
 
 /// As the operator wrote it, if so, and what is known of it besides: tenant and tags are its parents.
-fn device(config: &Config, who: &Identity) -> Value {
-    let bare = || json!({"uid": {"type": "Device", "id": who.device_id}, "attrs": {}, "parents": []});
-    let mut device = config.devices.get(&who.device_id).cloned().unwrap_or_else(bare);
-    let parent = |kind: &str, id: &str| json!({"type": kind, "id": id});
-    let tenant = who.tenant.iter().map(|tenant| parent("Tenant", tenant));
-    let tags = who.tags.iter().map(|tag| parent("Tag", tag));
-    if let Some(parents) = device["parents"].as_array_mut() {
-        parents.extend(tenant.chain(tags));
-    }
-    device
+fn device(config: &Config, who: &Identity) -> Result<Entity, String> {
+    let names = &config.names;
+    let Known { attributes, mut parents } = config.devices.get(&who.device_id).cloned().unwrap_or_default();
+    parents.extend(who.tenant.iter().map(|tenant| uid(&names.tenant, tenant)));
+    parents.extend(who.tags.iter().map(|tag| uid(&names.tag, tag)));
+    Entity::new(uid(&names.device, &who.device_id), attributes, parents).map_err(chain)
 }
 
-fn context(on: &Connection) -> Result<Value, String> {
+fn context(on: &Connection) -> Result<Vec<(String, RestrictedExpression)>, String> {
     let connect = &on.connect;
-    let mut facts = Map::new();
-    facts.insert("listener".into(), on.listener.as_str().into());
+    let mut facts = vec![
+        ("listener".to_owned(), text(&on.listener)),
+        ("clientId".to_owned(), text(&connect.client_id)),
+        ("protocolLevel".to_owned(), RestrictedExpression::new_long(connect.protocol_level.into())),
+    ];
     // Clients of a Unix socket have none.
-    if on.peer.address.parse::<std::net::IpAddr>().is_ok() {
-        facts.insert("address".into(), json!({"__extn": {"fn": "ip", "arg": on.peer.address}}));
+    if let Ok(address) = on.peer.address.parse::<std::net::IpAddr>() {
+        // One of version 4 is in networks of version 4, however it is written.
+        let address = address.to_canonical().to_string();
+        facts.push(("address".to_owned(), RestrictedExpression::new_ip(address)));
     }
-    facts.insert("clientId".into(), connect.client_id.as_str().into());
-    facts.insert("protocolLevel".into(), connect.protocol_level.into());
     if let Some(user_name) = &connect.user_name {
-        facts.insert("userName".into(), user_name.as_str().into());
+        facts.push(("userName".to_owned(), text(user_name)));
     }
     if let Some(tls) = &on.tls {
         let version = match tls.version {
@@ -57,31 +72,40 @@ fn context(on: &Connection) -> Result<Value, String> {
             0x0304 => "1.3",
             _ => "other",
         };
-        facts.insert("tls".into(), version.into());
+        facts.push(("tls".to_owned(), text(version)));
     }
     let verified = on.certificate.as_ref().filter(|certificate| anchor(certificate).is_some());
     if let Some(of) = verified {
-        facts.insert("certificate".into(), certificate(of)?);
+        facts.push(("certificate".to_owned(), certificate(of)?));
     }
-    Ok(Value::Object(facts))
+    Ok(facts)
 }
 
 /// Every field as a set of texts. One that is no text would be missing from the set, and lead past a policy that forbids
 /// it: then there is no set at all, and no decision.
-fn certificate(of: &ClientCertificate) -> Result<Value, String> {
-    let mut facts = Map::new();
+fn certificate(of: &ClientCertificate) -> Result<RestrictedExpression, String> {
+    let mut facts = Vec::new();
     for field in Field::ALL {
         let values = field.values(of).map_err(|error| error.to_string())?;
-        facts.insert(camel_case(field.name()), values.iter().map(|value| Value::from(&**value)).collect());
+        let values = RestrictedExpression::new_set(values.iter().map(|value| text(value)));
+        facts.push((camel_case(field.name()), values));
     }
-    facts.insert("notBefore".into(), of.leaf.not_before.into());
-    facts.insert("notAfter".into(), of.leaf.not_after.into());
-    facts.insert("keyBits".into(), of.leaf.public_key.bits.into());
-    Ok(Value::Object(facts))
+    for (name, number) in [
+        ("notBefore", of.leaf.not_before),
+        ("notAfter", of.leaf.not_after),
+        ("keyBits", of.leaf.public_key.bits.into()),
+    ] {
+        facts.push((name.to_owned(), RestrictedExpression::new_long(number)));
+    }
+    RestrictedExpression::new_record(facts).map_err(chain)
+}
+
+fn text(value: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(value.to_owned())
 }
 
 /// `san.uri` is `sanUri`: attributes in policies are identifiers.
-fn camel_case(name: &str) -> String {
+pub fn camel_case(name: &str) -> String {
     let mut parts = name.split(['.', '-']);
     let mut camel = parts.next().unwrap_or_default().to_owned();
     for part in parts {

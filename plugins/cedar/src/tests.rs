@@ -119,15 +119,20 @@ fn who_may_not_connect_is_refused_by_name() {
     assert_eq!(refused(&forged), "no policy permits connect");
 }
 
+/// Cedar would go on without that policy, and the one that forbids would be gone.
 #[test]
 fn a_policy_that_cannot_be_evaluated_is_a_refusal() {
     let plugin = plugin(
         r#"permit (principal, action, resource);
-        forbid (principal, action, resource) when { context.certificate.ou.contains("banned") };"#,
+        @id("short-lived")
+        forbid (principal, action == Action::"subscribe", resource)
+        when { context has certificate && context.certificate.notAfter * 9000000000 > 0 };"#,
     );
-    assert_eq!(says(&plugin, &of(&[("ou", "x")]), &meter("meter")).unwrap().len(), 6);
-    let refused = says(&plugin, &testing::connection(None), &meter("meter")).unwrap_err();
-    assert!(refused.contains("certificate"), "{refused}");
+    let mut on = of(&[("ou", "x")]);
+    let refused = says(&plugin, &on, &meter("meter")).unwrap_err();
+    assert!(refused.contains("overflow") && refused.contains("short-lived"), "{refused}");
+    on.certificate.as_mut().unwrap().leaf.not_after = 0;
+    assert_eq!(says(&plugin, &on, &meter("meter")).unwrap().len(), 6);
 }
 
 #[test]
@@ -148,25 +153,37 @@ fn every_fact_is_there() {
     let names = &mut on.certificate.as_mut().unwrap().leaf.subject_alt_names;
     *names =
         vec![GeneralName::Uri("urn:x".into()), GeneralName::Dns("d".into()), GeneralName::Email("e".into())];
+    let mut facts: Vec<(String, bool)> = Vec::new();
     for (fact, holds) in [
-        (r#"context.address.isInRange(ip("192.0.2.0/24"))"#, true),
-        (r#"context.address.isInRange(ip("198.51.100.0/24"))"#, false),
-        (r#"context.listener == "mqtts" && context.clientId == "client" && context.userName == "u""#, true),
-        (r#"context.tls == "1.3" && context.protocolLevel == 5"#, true),
-        (r#"context.certificate.cn == ["c"] && context.certificate.serialNumber.contains("sn")"#, true),
-        (r#"context.certificate.sanUri.contains("urn:x") && context.certificate.sanDns.contains("d")"#, true),
-        (
-            r#"context.certificate.sanEmail.contains("e") && context.certificate.issuerCn.contains("Test CA")"#,
-            true,
-        ),
-        (
-            r#"context.certificate.issuerDn.contains("CN=Test CA,O=Test") && context.certificate.anchor.contains("test-ca")"#,
-            true,
-        ),
-        (r#"context.certificate.serial == ["01"] && context.certificate.keyBits == 256"#, true),
-        (r#"context.certificate.notAfter - context.certificate.notBefore <= 2592000"#, true),
-        (r#"context.certificate.issuerOu.isEmpty() && principal in Tenant::"acme""#, true),
+        (r#"context has address && context.address.isInRange(ip("192.0.2.0/24"))"#, true),
+        (r#"context has address && context.address.isInRange(ip("198.51.100.0/24"))"#, false),
+        (r#"context.listener == "mqtts" && context.clientId == "client""#, true),
+        (r#"context has userName && context.userName == "u""#, true),
+        (r#"context has tls && context.tls == "1.3" && context.protocolLevel == 5"#, true),
+        (r#"principal in Tenant::"acme""#, true),
+        (r#"principal in Tenant::"other" || principal in Tag::"acme""#, false),
+        (r#"principal == Device::"d""#, true),
     ] {
+        facts.push((fact.to_owned(), holds));
+    }
+    for (fact, holds) in [
+        (r#"cn == ["c"]"#, true),
+        (r#"cn.contains("C")"#, false),
+        (r#"serialNumber.contains("sn")"#, true),
+        (r#"sanUri.contains("urn:x")"#, true),
+        (r#"sanDns.contains("d")"#, true),
+        (r#"sanEmail.contains("e")"#, true),
+        (r#"issuerCn.contains("Test CA")"#, true),
+        (r#"issuerDn.contains("CN=Test CA,O=Test")"#, true),
+        (r#"issuerOu.isEmpty()"#, true),
+        (r#"anchor.contains("test-ca")"#, true),
+        (r#"serial == ["01"]"#, true),
+        (r#"keyBits == 256"#, true),
+        (r#"notAfter - context.certificate.notBefore <= 2592000"#, true),
+    ] {
+        facts.push((format!("context has certificate && context.certificate.{fact}"), holds));
+    }
+    for (fact, holds) in facts {
         let plugin = plugin(&format!("permit (principal, action, resource) when {{ {fact} }};"));
         let who = Identity { tenant: Some("acme".into()), ..Identity::new("d") };
         let said = says(&plugin, &on, &who);
@@ -195,4 +212,79 @@ fn what_is_not_an_address_is_left_out() {
     let mut on = testing::connection(None);
     on.peer.address = String::new();
     assert!(says(&plugin, &on, &meter("meter")).is_ok());
+}
+
+/// Policies are checked against the schema, and asked with these: the two must be about the same.
+#[test]
+fn what_policies_are_told_is_what_the_schema_has() {
+    let plugin = plugin(POLICIES);
+    let schema = schema::Types::built_in().schema().unwrap();
+    let conforms = |on: &Connection| {
+        let client = Client::new(&plugin.config, on, &Identity::new("d")).unwrap();
+        for (action, resource) in [
+            (&plugin.connect, &plugin.broker),
+            (&plugin.publish, &plugin.config.topics[0].uid),
+            (&plugin.subscribe, &plugin.config.topics[0].uid),
+        ] {
+            let (principal, context) = (client.principal.clone(), client.context.clone());
+            Request::new(principal, action.clone(), resource.clone(), context, Some(&schema)).unwrap();
+        }
+    };
+    let mut on = of(&[("cn", "c"), ("o", "acme")]);
+    on.connect.user_name = Some("u".into());
+    conforms(&on);
+    on.tls = None;
+    on.connect.user_name = None;
+    on.peer.address = String::new();
+    on.certificate = None;
+    conforms(&on);
+}
+
+/// What the operator wrote of one device reaches those that are in it or refer to it.
+#[test]
+fn devices_in_devices() {
+    let config = json!({
+        "policies": r#"permit (principal, action, resource);
+            @id("closed") forbid (principal in Site::"closed", action, resource);
+            @id("stolen") forbid (principal, action, resource)
+            when { principal has via && principal.via has stolen && principal.via.stolen };
+            @id("tag") forbid (principal in Tag::"x", action, resource);"#,
+        "entities": [
+            {"uid": {"type": "Device", "id": "gateway"}, "parents": [{"type": "Site", "id": "closed"}]},
+            {"uid": {"type": "Device", "id": "child"}, "parents": [{"type": "Device", "id": "gateway"}]},
+            {"uid": {"type": "Device", "id": "lost"}, "attrs": {"stolen": true}},
+            {"uid": {"type": "Device", "id": "other"}, "attrs": {"via": {"__entity": {"type": "Device", "id": "lost"}}}},
+            {"uid": {"type": "Device", "id": "plain"}},
+        ],
+        "topics": [{"filter": "a"}],
+        "limits": {"maximum-qos": 1},
+    });
+    let plugin = Cedar::init(&testing::context(&config.to_string()), &MemoryHost::default()).unwrap();
+    let on = testing::connection(None);
+    let refused = |who: &Identity| says(&plugin, &on, who).unwrap_err();
+    assert_eq!(refused(&Identity::new("gateway")), "connect is forbidden by closed");
+    assert_eq!(refused(&Identity::new("child")), "connect is forbidden by closed");
+    assert_eq!(refused(&Identity::new("other")), "connect is forbidden by stolen");
+    assert!(says(&plugin, &on, &Identity::new("plain")).is_ok());
+    // Tags and tenants come on top, also of a device whose parents are not written.
+    let tagged = |id: &str| Identity { tags: vec!["x".into()], ..Identity::new(id) };
+    assert_eq!(refused(&tagged("plain")), "connect is forbidden by tag");
+    assert_eq!(refused(&tagged("nobody")), "connect is forbidden by tag");
+}
+
+/// A device is the one that the chain said it is, whatever its certificate and CONNECT say.
+#[test]
+fn a_device_does_not_choose_who_it_is() {
+    let plugin = plugin(r#"permit (principal == Device::"builder", action, resource);"#);
+    let mut on = of(&[("cn", "builder"), ("cn", "Device::\"builder\""), ("ou", "builder"), ("o", "acme")]);
+    on.connect.client_id = "builder".into();
+    on.connect.user_name = Some("builder".into());
+    for other in
+        ["Builder", "builder ", "builder\0", "BUILDER", "build\u{435}r", "Device::\"builder\"", "builder\""]
+    {
+        let who = Identity { tenant: Some("builder".into()), ..meter("builder") };
+        let who = Identity { device_id: other.into(), ..who };
+        assert_eq!(says(&plugin, &on, &who).unwrap_err(), "no policy permits connect", "{other:?}");
+    }
+    assert!(says(&plugin, &on, &Identity::new("builder")).is_ok());
 }
