@@ -32,6 +32,7 @@ async fn the_bundled_components_are_plugins() {
         ("rate-guard", &["authenticator", "registrar"]),
         ("jwt", &["authenticator", "authorizer"]),
         ("webhook", &["authenticator", "authorizer"]),
+        ("cedar", &["authorizer"]),
     ] {
         let Some(path) = component(&format!("{name}.wasm")) else { continue };
         let bytes = std::fs::read(&path).expect("the component");
