@@ -71,3 +71,12 @@ certificate webhook/cases/odd.pem "/O=a\"b\\\\c/CN=$(printf 'a\a')/CN=b" "$leaf
 subjectAltName=URI:urn:x,IP:192.0.2.1,email:e@example.com,RID:1.2.3,otherName:1.2.3.4;UTF8:x,dirName:name
 [name]
 CN=directory"
+
+certificate cedar/cases/meter-7.pem /O=acme/CN=meter-7 "$leaf"
+certificate cedar/cases/other.pem /O=other/CN=meter-7 "$leaf"
+certificate cedar/cases/banned.pem /O=acme/OU=meters/OU=banned/CN=meter-7 "$leaf"
+certificate cedar/cases/not-text.pem "/O=acme/OU=$(printf 'a\a')/CN=meter-7" "$leaf"
+certificate cedar/cases/odd.pem '/O=acme/CN="); permit(principal, action, resource);' "$leaf"
+certificate cedar/cases/two-names.pem '/O=acme/O=other/CN=meter-7/CN=builder' "$leaf"
+certificate cedar/cases/own-words.pem '/O=acme/OU=Role::"builders"/OU={"__entity":{"type":"Device","id":"builder"}}/CN=Device::"builder"' "$leaf
+subjectAltName=URI:Device::builder"

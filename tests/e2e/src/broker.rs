@@ -433,7 +433,7 @@ impl Process {
     }
 
     fn next_place(&mut self, folder: &Path) {
-        match self.listening.recv_timeout(Duration::from_secs(60)) {
+        match self.listening.recv_timeout(Duration::from_secs(180)) {
             Ok((Role::Admin, port)) => self.admin_port = port,
             Ok((Role::Main, port)) => self.port = Some(port),
             Ok((Role::Other, _)) => {}

@@ -5,7 +5,7 @@ mod build;
 mod check;
 mod dev;
 mod new;
-mod offline;
+pub(super) mod offline;
 mod project;
 mod record;
 mod replay;

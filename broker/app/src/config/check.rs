@@ -26,7 +26,8 @@ use super::problem::Problem;
 use super::source::{Source, path};
 
 /// The bundled components, as far as names go.
-pub const BUNDLED: [&str; 4] = ["cert-acl", "auto-register", "audit-log", "scram"];
+pub const BUNDLED: [&str; 9] =
+    ["cert-acl", "auto-register", "audit-log", "scram", "spiffe", "rate-guard", "jwt", "webhook", "cedar"];
 
 /// The least that the plugin host takes; the most is in its settings.
 const LEAST_MEMORY: u64 = 64 << 10;

@@ -26,6 +26,7 @@ Every key can be set by an environment variable, which wins over the file: `MQGA
 |---|---|
 | write a commented file to start from | `mqgate config init` |
 | see every mistake, with line, key and remedy | `mqgate config check` |
+| have components try their settings, too | `mqgate config check --plugins` |
 | see what holds, and where each value came from | `mqgate config show` |
 
 A wrong configuration ends the broker with exit code 78.

@@ -67,6 +67,23 @@ source = "bundled:cert-alc"
     "#);
 }
 
+/// Whatever is built from `plugins/`, but for what tests alone use, can be named in a configuration.
+#[test]
+fn every_bundled_component_can_be_named() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins");
+    let mut there: Vec<String> = std::fs::read_dir(folder)
+        .expect("the plugins are there")
+        .map(|entry| entry.expect("an entry"))
+        .filter(|entry| entry.path().join("plugin.toml").is_file())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with("test-") && name != "hostile-guest")
+        .collect();
+    there.sort();
+    let mut known = check::BUNDLED.to_vec();
+    known.sort_unstable();
+    assert_eq!(there, known);
+}
+
 #[test]
 fn the_admin_api_is_reached_by_others_with_tls_or_if_it_is_meant() {
     let refused = |admin: &str| {

@@ -109,9 +109,7 @@ fn settings<T: DeserializeOwned>(plugin: &model::Plugin) -> Result<T> {
 /// Brings every component of the configuration to life, and what was decided at runtime before a restart. What does not
 /// load keeps the listeners shut while it is required; the broker starts all the same, so that it can be repaired.
 pub async fn start(config: &Config, host: &PluginHost, audit: &AuditLog) {
-    let configured = config.plugins.iter().filter(|plugin| plugin.source.is_some());
-    let configured = configured.map(plugin_settings).collect();
-    for Started { name, outcome } in host.start(configured).await {
+    for Started { name, outcome } in host.start(configured(config)).await {
         match outcome {
             StartOutcome::Live { info, kept } => {
                 tracing::info!(plugin = %name, digest = %info.digest, hooks = ?info.hooks, kept, "plugin is live");
@@ -144,6 +142,11 @@ pub async fn start(config: &Config, host: &PluginHost, audit: &AuditLog) {
     if host.hooks().load().members.is_empty() {
         tracing::warn!("the chain is empty: every client is refused; add [[plugins]]");
     }
+}
+
+/// Every component of the configuration, in its order.
+pub fn configured(config: &Config) -> Vec<Configured> {
+    config.plugins.iter().filter(|plugin| plugin.source.is_some()).map(plugin_settings).collect()
 }
 
 /// With what a component of the configuration runs.

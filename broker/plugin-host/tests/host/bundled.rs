@@ -22,6 +22,7 @@ async fn the_bundled_components_are_plugins() {
         ("rate-guard", &["authenticator", "registrar", "authorizer"]),
         ("jwt", &["authenticator", "authorizer"]),
         ("webhook", &["authenticator", "authorizer"]),
+        ("cedar", &["authorizer"]),
     ] {
         let Some(path) = component(&format!("{name}.wasm")) else { continue };
         let bytes = std::fs::read(&path).expect("the component");

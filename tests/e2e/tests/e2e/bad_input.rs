@@ -5,14 +5,15 @@ use std::process::Command;
 use mqgate_client::{Client, RawConnection};
 use mqgate_codec::{QoS, ReasonCode};
 use mqgate_e2e::Broker;
-use mqgate_e2e::broker::mqgate;
+use mqgate_e2e::broker::{PATIENT, mqgate};
 
 /// `mqgate config check` on `text`; its exit code and what it said.
-fn check(text: &str) -> (Option<i32>, String) {
+fn check(text: &str, more: &[&str]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mqgate.toml");
     std::fs::write(&file, text).unwrap();
-    let output = Command::new(mqgate()).args(["config", "check", "--config"]).arg(&file).output().unwrap();
+    let mut command = Command::new(mqgate());
+    let output = command.args(["config", "check"]).args(more).arg("--config").arg(&file).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
@@ -31,12 +32,34 @@ fn a_wrong_configuration_is_named_by_file_line_key_and_remedy() {
             &["verify", "fail_if_no_peer_cert"],
         ),
     ] {
-        let (code, said) = check(text);
+        let (code, said) = check(text, &[]);
         assert_eq!(code, Some(78), "{text}\n{said}");
         for word in expected {
             assert!(said.contains(word), "{word:?} is not in:\n{said}");
         }
     }
+}
+
+/// Settings that only the component can judge.
+#[test]
+fn what_a_plugin_does_not_take_is_told_without_a_broker() {
+    xtask::components::path("cedar").expect("it is built with the bundled ones");
+    let text = |policies: &str| {
+        format!(
+            "[listeners.main]\ntype = \"tcp\"\nbind = \"127.0.0.1:0\"\n\n[[plugins]]\nname = \"policies\"\n\
+             source = \"bundled:cedar\"\n{PATIENT}\n\n[plugins.config]\npolicies = '''{policies}'''\ntopics = []\n"
+        )
+    };
+    let plain = "permit (principal, action, resource);";
+    assert_eq!(check(&text(plain), &["--plugins"]), (Some(0), String::new()));
+    let slip = format!("{plain}\nforbid (principal in Tagg::\"x\", action, resource);");
+    let (code, said) = check(&text(&slip), &["--plugins"]);
+    assert_eq!(code, Some(78), "{said}");
+    for word in ["policies", "line 2", "policy1", "Tagg"] {
+        assert!(said.contains(word), "{word:?} is not in:\n{said}");
+    }
+    // Without it nothing runs, and nothing is known.
+    assert_eq!(check(&text(&slip), &[]).0, Some(0));
 }
 
 /// Malformed packets close their connection with the right code, and are counted; the neighbour goes on.
