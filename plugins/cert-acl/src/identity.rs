@@ -46,9 +46,6 @@ impl Config {
 
     /// A client id to be assigned must not be too long for the broker. A shortened one could be another device's.
     fn check_room(&self, on: &Connection, device_id: &str) -> Result<(), Denial> {
-        if !on.connect.client_id.is_empty() {
-            return Ok(());
-        }
         match self.assigned_client_id(on, device_id) {
             Some(assigned) if assigned.len() > LONGEST_CLIENT_ID => Err(Denial::new(
                 ConnackReason::ClientIdentifierNotValid,
@@ -61,8 +58,11 @@ impl Config {
         }
     }
 
-    /// The client id for a client that sent none.
+    /// The client id for a client that sent none. One that sent its own gets none: what is not used must not be too long either.
     pub fn assigned_client_id(&self, on: &Connection, device_id: &str) -> Option<String> {
+        if !on.connect.client_id.is_empty() {
+            return None;
+        }
         match &self.client_id {
             ClientId::Any => None,
             ClientId::EqualsDeviceId => Some(device_id.to_owned()),
@@ -208,6 +208,8 @@ mod tests {
         assert_eq!(assigned(r#"{"client-id": "equals-device-id"}"#).unwrap(), "a");
         let prefixed = assigned(r#"{"client-id": "starts-with-device-id"}"#).unwrap();
         assert_eq!(prefixed, "a:0123456789abcdef0123456789abcdef");
+        on.connect.client_id = "a".into();
+        assert_eq!(config(r#"{"client-id": "starts-with-device-id"}"#).assigned_client_id(&on, "a"), None);
     }
 
     #[test]

@@ -240,7 +240,7 @@ mod tests {
                     value.as_array().is_none_or(|it| it.len() as u64 <= says.as_u64().expect("a number"))
                 }
                 "$schema" | "$defs" | "title" | "description" | "default" | "format" | "pattern" | "then"
-                | "else" | "uniqueItems" => true,
+                | "else" | "uniqueItems" | "writeOnly" => true,
                 other => panic!("{other} is not known here"),
             })
         }
