@@ -15,6 +15,7 @@ use mqgate_identity::registry::StorageError;
 use crate::StorageOptions;
 use crate::directory::{self, DirectoryLock};
 use crate::envelope;
+use crate::keys::after_prefix;
 use crate::manifest::{Manifest, ManifestError, Numbers};
 
 /// Where the number of a space's last write is kept. It is in the space itself, so that the database cannot
@@ -341,23 +342,21 @@ impl Space {
         after: Option<&[u8]>,
         what: fn(&[u8]) -> String,
     ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StorageError>> + use<'a> {
+        // Where nothing is found, the database reads nothing of what comes behind.
+        let end = after_prefix(prefix);
         let start = match after {
-            Some(after) => Bound::Excluded(after.to_vec()),
+            Some(after) if *after < *end => Bound::Excluded(after.to_vec()),
+            // Behind everything that begins so.
+            Some(_) => Bound::Included(end.clone()),
             None => Bound::Included(prefix.to_vec()),
         };
-        self.keyspace
-            .range((start, Bound::Unbounded))
-            .map(move |entry| {
-                let (key, sealed) = entry
-                    .into_inner()
-                    .map_err(|error| read_error(&error, format!("keys after {}", what(prefix))))?;
-                let payload = match key.starts_with(prefix) {
-                    true => envelope::open(&key, &sealed, || what(&key))?.to_vec(),
-                    false => Vec::new(),
-                };
-                Ok((key.to_vec(), payload))
-            })
-            .take_while(move |entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)))
+        self.keyspace.range((start, Bound::Excluded(end))).map(move |entry| {
+            let (key, sealed) = entry
+                .into_inner()
+                .map_err(|error| read_error(&error, format!("keys after {}", what(prefix))))?;
+            let payload = envelope::open(&key, &sealed, || what(&key))?.to_vec();
+            Ok((key.to_vec(), payload))
+        })
     }
 }
 
