@@ -100,6 +100,7 @@ fn members(event: &AuditEvent, redaction: &Redaction) -> Vec<(&'static str, Valu
         }
     }
     if !fields.is_empty() {
+        fields.sort_keys();
         members.push(("fields", fields.into()));
     }
     members
@@ -118,6 +119,8 @@ fn plugins(event: &AuditEvent) -> Option<Value> {
             if let Some(digest) = &verdict.digest {
                 members.insert("digest".into(), start(digest).into());
             }
+            // As in the audit file, whatever else is built with it makes of the order of a map.
+            members.sort_keys();
             members.into()
         })
         .collect();
