@@ -439,7 +439,9 @@ impl Stage {
     fn delivered(&mut self, delivery: &Delivery) {
         assert!(self.line.connected, "a message for somebody who is not connected");
         assert_eq!(delivery.packet_id.is_some(), delivery.qos != QoS::AtMostOnce);
-        assert!(!delivery.message.is_expired(self.now), "what has expired is not sent [MQTT-3.3.2-5]");
+        // What was on its way before is sent again, expired or not [MQTT-4.4.0-1].
+        let is_expired = delivery.message.is_expired(self.now);
+        assert!(delivery.dup || !is_expired, "what has expired is not sent [MQTT-3.3.2-5]");
         if let Some(alias) = delivery.alias {
             let topic = delivery.message.topic.as_str().to_owned();
             let most = self.connect.as_ref().and_then(|it| it.properties.topic_alias_maximum).unwrap_or(0);
