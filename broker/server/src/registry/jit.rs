@@ -108,8 +108,6 @@ impl Registry {
         let id = jit.certificate.leaf.certificate_fingerprint;
         match self.blocking(move |storage| this.begin_jit(storage, &asked)).await {
             Ok(Begun::Written(change, after, stored)) => {
-                // No older certificate goes when this one is used.
-                self.rotation.settle(id);
                 self.committed(std::slice::from_ref(&change), Ok(stored)).await?;
                 Ok(after)
             }

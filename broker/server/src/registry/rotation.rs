@@ -84,11 +84,6 @@ impl Rotation {
         settled.insert(id)
     }
 
-    /// There is nothing to see to at its first use.
-    pub(super) fn settle(&self, id: CertificateFingerprint) {
-        self.is_first(id);
-    }
-
     fn again(&self, id: &CertificateFingerprint) {
         lock(&self.settled).remove(id);
     }
