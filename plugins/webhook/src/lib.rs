@@ -18,9 +18,6 @@ use answer::Read;
 use config::{Config, Hook};
 use question::Question;
 
-/// Of one CONNECT. Whoever has more makes the plugin compute, and not the service decide.
-const MOST_PROPERTIES: usize = 1000;
-
 pub struct Webhook {
     config: Config,
 }
@@ -71,11 +68,6 @@ impl Webhook {
         read: fn(&[u8]) -> Read<T>,
         deny: fn(Denial) -> T,
     ) -> Result<T, HookError> {
-        let too_much = |why: String| Ok(deny(Denial::new(ConnackReason::NotAuthorized, why)));
-        let properties = on.connect.user_properties.len();
-        if properties > MOST_PROPERTIES {
-            return too_much(format!("{properties} user properties, more than {MOST_PROPERTIES}"));
-        }
         let question = Question::new(&self.config, hook, on, who);
         // Who judges a live session once more wants to know whether it still holds.
         let may_keep = self.config.maximum_cache > 0 && on.reauthorized_at().is_none();
@@ -89,7 +81,8 @@ impl Webhook {
         let body = match self.send(question, host) {
             Ok(body) => body,
             Err(Unanswered::TooMuch(why)) => {
-                return too_much(format!("it says more than the service may be sent: {why}"));
+                let why = format!("it says more than the service may be sent: {why}");
+                return Ok(deny(Denial::new(ConnackReason::NotAuthorized, why)));
             }
             Err(Unanswered::Failed(error)) => return Err(error),
         };
