@@ -9,6 +9,7 @@ use std::time::Duration;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::error::HostError;
+use crate::scheduling;
 use crate::settings::HostSettings;
 
 /// One step of the CPU budget.
@@ -58,7 +59,11 @@ impl PluginEngine {
         let thread = std::thread::Builder::new().name(String::from("plugin-ticker")).spawn({
             let engine = engine.clone();
             let ticker = Arc::clone(&ticker);
-            move || ticker.run(&engine)
+            move || {
+                // Or a guest that computes on its core keeps the very step from being counted that makes it give way.
+                scheduling::ask_for(scheduling::SHORTEST);
+                ticker.run(&engine);
+            }
         })?;
         Ok(Self { engine, ticker, thread: Some(thread) })
     }

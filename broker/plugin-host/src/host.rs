@@ -25,6 +25,7 @@ use crate::outside::TheWorld;
 use crate::plugin::{Alarm, LivePlugin};
 use crate::record::Version;
 use crate::recording::Recorder;
+use crate::scheduling;
 use crate::settings::{Capability, HostSettings, Position, Source};
 use crate::store::{Manifest, Store};
 use crate::trust::{Signature, SignatureError, Signer};
@@ -100,6 +101,7 @@ impl PluginHost {
             .worker_threads(settings.worker_threads.max(1))
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_name_fn(move || format!("plugin-worker-{}", number.fetch_add(1, Ordering::Relaxed)))
+            .on_thread_start(scheduling::go_last)
             .enable_all()
             .build()?;
         let metrics = Arc::new(Metrics::new(metrics)?);

@@ -291,6 +291,9 @@ impl Budget {
         match self.ticks.checked_sub(1) {
             Some(left @ 1..) => {
                 self.ticks = left;
+                // Who waits for this core goes first. Where there are few cores and the kernel looks at the clock only
+                // every four milliseconds, a guest that computes would be what all others wait for.
+                std::thread::yield_now();
                 // Plain `Yield` would be polled again at once, from the worker's own slot.
                 UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
             }

@@ -38,6 +38,7 @@ mod question;
 mod record;
 mod recording;
 mod rehearsal;
+pub mod scheduling;
 mod settings;
 mod shadow;
 mod start;

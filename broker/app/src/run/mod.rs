@@ -96,6 +96,7 @@ pub fn command(explicit: Option<&Path>) -> Result<()> {
     if first_start {
         first_start::prepare(&config)?;
     }
+    mqgate_plugin_host::scheduling::go_first();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if config.node.workers > 0 {
         runtime.worker_threads(usize::from(config.node.workers));

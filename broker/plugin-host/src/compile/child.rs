@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use wasmtime::Engine;
 
 use crate::artifact::MAX_COMPONENT_BYTES;
-use crate::engine;
+use crate::{engine, scheduling};
 
 /// How much is added to the niceness: those who run the broker's connections come first.
 const NICENESS: i32 = 10;
@@ -66,6 +66,7 @@ fn confine(terms: &ChildTerms) -> Result<(), String> {
         return Err(String::from("its parent is gone"));
     }
     be_nice();
+    scheduling::go_last();
     for (resource, soft, hard) in [
         (Resource::RLIMIT_CORE, 0, 0),
         // Pipes are no files.
