@@ -3,7 +3,8 @@
 //! the answer is known. And what it costs to load it, and twenty of its kind, when it is compiled already.
 //!
 //! `cargo bench --workspace --bench decision`; it needs `cargo xtask components`. Prints a line of JSON for each figure: the
-//! median, and the least, to which other programs add nothing. With `-- --calls=N --mode=fresh|reused|cached` it does nothing
+//! median, and the least, to which other programs add nothing; and the mean where many wait at once, which no thread has to be
+//! woken for. With `-- --calls=N --mode=fresh|reused|cached` it does nothing
 //! but N decisions, for those who count instructions.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it measures, and says what it found")]
@@ -32,6 +33,8 @@ use rcgen::{
 use crate::fixture::Fixture;
 
 const CALLS: usize = 20_000;
+/// Who ask at once where many do.
+const CALLERS: usize = 16;
 const LOADS: usize = 50;
 const PLUGINS: usize = 20;
 
@@ -80,6 +83,7 @@ fn main() {
         }
         for mode in Mode::ALL {
             decisions(mode).await;
+            busy(mode).await;
         }
         loads().await;
         starts().await;
@@ -143,6 +147,28 @@ async fn decisions(mode: Mode) {
     }
     point(&format!("authenticate-{}", mode.name()), named);
     point(&format!("authorize-{}", mode.name()), granted);
+}
+
+/// What each costs where the plugin's thread is never out of work: the way there and back included, and no waking up.
+async fn busy(mode: Mode) {
+    let asked = Arc::new(Asked::new(mode).await);
+    asked.decide().await;
+    let begun = Instant::now();
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let asked = Arc::clone(&asked);
+            tokio::spawn(async move {
+                for _ in 0..CALLS / CALLERS {
+                    asked.decide().await;
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.expect("it decides");
+    }
+    let each = begun.elapsed().as_secs_f64() * 1e6 / (2 * CALLS) as f64;
+    println!("{{\"what\":\"{CALLERS}-at-once-{}\",\"unit\":\"µs\",\"mean\":{each:.2}}}", mode.name());
 }
 
 /// From the cache of compiled components: bytes to machine code that was looked at, and the whole load with its trial.
