@@ -283,6 +283,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                     self.close(ReasonCode::KEEP_ALIVE_TIMEOUT, Reason::KeepAliveTimeout);
                 }
                 Event::Timeout => {
+                    if !self.connected {
+                        // Those who came together and said nothing end at the same moment: one after the other.
+                        let own = match turn.take() {
+                            Some(own) => own,
+                            None => turns.take().await,
+                        };
+                        turns.pass(own, cost::CLOSE).await;
+                    }
                     if self.detach_at.is_some_and(|at| at <= self.now) {
                         self.detach();
                     }

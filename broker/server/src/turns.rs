@@ -41,6 +41,8 @@ pub(crate) mod cost {
     pub(crate) const VISIT: u32 = 100;
     /// The judgement of a CONNECT.
     pub(crate) const CONNECT: u32 = 50_000;
+    /// The end of a connection that was none yet.
+    pub(crate) const CLOSE: u32 = 25_000;
 }
 
 /// Shares are reckoned for so long.

@@ -161,6 +161,23 @@ async fn whoever_does_little_is_behind_one_of_many_that_do_much() {
     assert_eq!(world.metric(RECEIVED), 2000.0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn those_who_said_nothing_do_not_end_all_at_once() {
+    const COUNT: usize = 500;
+    let unanswered = r#"mqgate_connections_unanswered_total{reason="timeout"}"#;
+    let world = World::new();
+    let mut light = well_known(&world, "light").await;
+    let mut silent: Vec<Peer> = (0..COUNT).map(|_| world.dial(ProtocolVersion::V5, 1024)).collect();
+    assert_eq!(silent[0].receive().await, None, "its time is over, and that of all others");
+    light.is_quiet().await;
+    let meanwhile = world.metric(unanswered);
+    assert!(meanwhile <= 20.0, "{meanwhile} of {COUNT} ended before somebody else was answered");
+    for peer in &mut silent[1..] {
+        assert_eq!(peer.receive().await, None);
+    }
+    assert_eq!(world.metric(unanswered), COUNT as f64);
+}
+
 /// So many retained messages, `r/0` and so on.
 async fn retained(world: &World, count: usize) -> Peer {
     let mut keeper = world.client("keeper").await;
