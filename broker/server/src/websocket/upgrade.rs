@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -100,6 +100,10 @@ fn check(
     }
     if single(headers, &header::HOST).is_none() {
         return Err(UpgradeError::Http(String::from("it does not name one host")));
+    }
+    // RFC 9110, 7.8: nothing is switched before all of the request is there; and nobody has a use for a body.
+    if !request.body().is_end_stream() {
+        return Err(UpgradeError::Http(String::from("it has a body")));
     }
     if request.uri().path() != &*settings.path {
         return Err(UpgradeError::Path(request.uri().path().chars().take(256).collect()));
@@ -281,6 +285,8 @@ mod tests {
                 UpgradeError::Http("it does not name one host".into()),
             ),
             (with("Host: y\r\n"), "400", UpgradeError::Http("it does not name one host".into())),
+            (with("Content-Length: 2\r\n") + "ab", "400", UpgradeError::Http("it has a body".into())),
+            (with("Transfer-Encoding: chunked\r\n"), "400", UpgradeError::Http("it has a body".into())),
             (with("").replace("GET", "PUT"), "405", UpgradeError::Method),
             (with("").replace("Upgrade: websocket\r\n", ""), "426", UpgradeError::NotWebSocket),
             (with("").replace("Version: 13", "Version: 8"), "426", UpgradeError::NotWebSocket),
