@@ -3,7 +3,8 @@
 //! Linux 6.12 and later let a thread that wakes go before one whose slice of the processor is longer; others let it wait until the
 //! slice ends, which they notice four milliseconds later where their clock has 250 ticks a second. So the threads of the broker,
 //! which do little at a time, have shorter slices than those on which plugins compute, and the one that counts what plugins
-//! compute has the shortest. It takes no permission, moves no share of the processor, and is ignored by older kernels.
+//! compute has the shortest. It takes no permission, moves no share of the processor, and is ignored by older kernels. Where the
+//! operator chose another policy (`CPUSchedulingPolicy=` of systemd, `chrt`), that one stays as it is.
 
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ pub(crate) fn go_last() {
 
 #[allow(unsafe_code, reason = "no crate in use wraps it")]
 pub(crate) fn ask_for(slice: Duration) {
+    // SAFETY: it takes and returns numbers.
+    if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
+        return;
+    }
     // SAFETY: it takes and returns numbers. Nothing can fail: the thread that is asked about is this one.
     let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
     let attributes = libc::sched_attr {
@@ -55,6 +60,21 @@ mod tests {
         let shown = std::fs::read_to_string("/proc/thread-self/sched").ok()?;
         let line = shown.lines().find(|line| line.starts_with("se.slice"))?;
         line.split(':').nth(1)?.trim().parse().ok()
+    }
+
+    #[test]
+    #[allow(unsafe_code, reason = "as above")]
+    fn a_policy_that_somebody_chose_stays() {
+        let policies = std::thread::spawn(|| {
+            let parameters = libc::sched_param { sched_priority: 0 };
+            // SAFETY: `parameters` lives until the call returns, and is only read; the other takes and returns numbers.
+            let chosen = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+            assert_eq!(chosen, 0, "nobody needs a permission for that");
+            go_first();
+            // SAFETY: as above.
+            unsafe { libc::sched_getscheduler(0) }
+        });
+        assert_eq!(policies.join().expect("a thread that only looks"), libc::SCHED_BATCH);
     }
 
     #[test]
