@@ -209,7 +209,7 @@ impl Attack {
         // As many files as may be open; and whoever behaves is served first: of one who is only nicer, Linux lets others wait
         // for the end of a slice.
         let mut command = Command::new("sh");
-        command.args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec chrt --idle 0 "$0" "$@""#]);
+        command.args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec chrt -i 0 "$0" "$@""#]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Attackers::Handshakes { at_once } = scenario.attack {
             command.arg(mqgate).args(["bench", "connect", "--insecure", "-h", "localhost", "-d", "600"]);
