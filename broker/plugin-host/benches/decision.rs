@@ -3,9 +3,8 @@
 //! the answer is known. And what it costs to load it, and twenty of its kind, when it is compiled already.
 //!
 //! `cargo bench --workspace --bench decision`; it needs `cargo xtask components`. Prints a line of JSON for each figure: the
-//! median, and the least, to which other programs add nothing; and the mean where many wait at once, which no thread has to be
-//! woken for. With `-- --calls=N --mode=fresh|reused|cached` it does nothing
-//! but N decisions, for those who count instructions.
+//! median, and the least, to which other programs add nothing; and the mean where many wait at once, so that no thread has to
+//! be woken. With `-- --calls=N --mode=fresh|reused|cached` it does nothing but N decisions, for those who count instructions.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it measures, and says what it found")]
 
