@@ -3,7 +3,7 @@
 
 use mqgate_identity::registry::{CaSettings, EventKind};
 
-use super::pipeline::{later, registers, soon};
+use super::pipeline::{holds, later, registers, soon};
 use super::*;
 use crate::registry::OnMaxActive;
 
@@ -52,6 +52,26 @@ async fn older_cert_reconnects_after_supersession() {
     assert_eq!(world.says(&gate, &new, "a").await, "admitted a as d");
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(world.record(&old).await.unwrap().superseded, None);
+}
+
+#[tokio::test]
+async fn what_registered_while_a_newer_one_waited_goes_at_its_first_use() {
+    let world = World::new().await;
+    let holding = world.gate_with(&[&holds("d"), &allow()], |_| {});
+    let gate = world.gate_with(&[&registers("d"), &allow()], |_| {});
+    let old = world.ca.device("d");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "d");
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = rcgen::date_time_ymd(2024, 1, 1);
+    let new = world.ca.certify(&params, rcgen::KeyPair::generate().unwrap());
+    let waits = world.says(&holding, &new, "b").await;
+    assert!(waits.starts_with("refused "), "{waits}");
+    assert_eq!(world.says(&gate, &old, "a").await, "admitted a as d");
+    world.registry.activate(new.id(), "admin:test").await.unwrap();
+    assert_eq!(world.says(&gate, &new, "b").await, "admitted b as d");
+    let superseded = soon(async || world.record(&old).await.unwrap().superseded).await;
+    assert_eq!(superseded.by, new.id());
 }
 
 #[tokio::test]
