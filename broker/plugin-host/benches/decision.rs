@@ -4,7 +4,8 @@
 //!
 //! `cargo bench --workspace --bench decision`; it needs `cargo xtask components`. Prints a line of JSON for each figure: the
 //! median, and the least, to which other programs add nothing; and the mean where many wait at once, so that no thread has to
-//! be woken. With `-- --calls=N --mode=fresh|reused|cached` it does nothing but N decisions, for those who count instructions.
+//! be woken. With `-- --calls=N --mode=fresh|reused|cached` it does nothing but N decisions, for those who count instructions;
+//! with `--at-once` too, N in all for many who wait at once, for those who take samples; `--loads=N` does nothing but N loads.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it measures, and says what it found")]
 
@@ -60,17 +61,27 @@ impl Mode {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let part = |name: &str| arguments.iter().find_map(|argument| argument.strip_prefix(name));
-    let calls = part("--calls=").map(|calls| calls.parse::<usize>().expect("--calls is a number"));
+    let number = |name: &str| part(name).map(|text| text.parse::<usize>().expect("a number"));
+    let (calls, only_loads) = (number("--calls="), number("--loads="));
     let mode = part("--mode=").map(|name| {
         let known = Mode::ALL.into_iter().find(|mode| mode.name() == name);
         known.expect("--mode is fresh, reused or cached")
     });
+    let at_once = arguments.iter().any(|argument| argument == "--at-once");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
+        if let Some(times) = only_loads {
+            loads(times).await;
+            return;
+        }
+        if let (Some(calls), Some(mode), true) = (calls, mode, at_once) {
+            busy(mode, calls).await;
+            return;
+        }
         if let (Some(calls), Some(mode)) = (calls, mode) {
             // The answer that is kept, the pool and whatever else is made once.
             let asked = Asked::new(mode).await;
@@ -82,9 +93,9 @@ fn main() {
         }
         for mode in Mode::ALL {
             decisions(mode).await;
-            busy(mode).await;
+            busy(mode, CALLS).await;
         }
-        loads().await;
+        loads(LOADS).await;
         starts().await;
     });
 }
@@ -149,7 +160,7 @@ async fn decisions(mode: Mode) {
 }
 
 /// What each costs where the plugin's thread is never out of work: the way there and back included, and no waking up.
-async fn busy(mode: Mode) {
+async fn busy(mode: Mode, calls: usize) {
     let asked = Arc::new(Asked::new(mode).await);
     asked.decide().await;
     let begun = Instant::now();
@@ -157,7 +168,7 @@ async fn busy(mode: Mode) {
         .map(|_| {
             let asked = Arc::clone(&asked);
             tokio::spawn(async move {
-                for _ in 0..CALLS / CALLERS {
+                for _ in 0..calls / CALLERS {
                     asked.decide().await;
                 }
             })
@@ -166,18 +177,18 @@ async fn busy(mode: Mode) {
     for caller in callers {
         caller.await.expect("it decides");
     }
-    let each = begun.elapsed().as_secs_f64() * 1e6 / (2 * CALLS) as f64;
+    let each = begun.elapsed().as_secs_f64() * 1e6 / (2 * calls) as f64;
     println!("{{\"what\":\"{CALLERS}-at-once-{}\",\"unit\":\"µs\",\"mean\":{each:.2}}}", mode.name());
 }
 
 /// From the cache of compiled components: bytes to machine code that was looked at, and the whole load with its trial.
-async fn loads() {
+async fn loads(times: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let fixture = Fixture::with(cached(folder.path()), Vec::new());
     fixture.host.load(cert_acl("warm"), Position::Last, "bench").await.expect("it loads");
     let bytes: Arc<[u8]> = std::fs::read(component()).expect("the component").into();
     let (mut inspected, mut loaded) = (Vec::new(), Vec::new());
-    for _ in 0..LOADS {
+    for _ in 0..times {
         let begun = Instant::now();
         fixture.host.inspect(Source::Bytes(Arc::clone(&bytes))).await.expect("it is a plugin");
         inspected.push(begun.elapsed());
