@@ -54,6 +54,9 @@ pub mod config;
 pub mod glue;
 pub mod host;
 pub mod http;
+#[cfg(all(feature = "allocator", target_arch = "wasm32"))]
+#[allow(unsafe_code, reason = "an allocator is unsafe to the compiler")]
+mod memory;
 pub mod pattern;
 pub mod plugin;
 pub mod rate;

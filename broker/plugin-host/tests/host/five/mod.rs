@@ -117,6 +117,27 @@ async fn rust_and_c_say_the_same() {
     }
 }
 
+/// What it would cost the broker to give each instance more is in the SDK's allocator.
+#[tokio::test]
+async fn a_usual_certificate_fits_into_what_an_instance_begins_with() {
+    let Some(path) = component("cert-core-rust.wasm") else { return };
+    let engine = wasmtime::Engine::default();
+    let begins_with = wasmtime::component::Component::from_file(&engine, &path)
+        .expect("a component")
+        .resources_required()
+        .and_then(|required| required.max_initial_memory_size)
+        .expect("one memory")
+        * (64 << 10);
+    let fixture = Fixture::new();
+    let plugin = settings("rust", std::fs::read(&path).expect("the component"));
+    fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
+    let cases = corpus().0;
+    let case = cases.iter().find(|case| case.name == "cn-plain").expect("it is there");
+    assert_eq!(case.by_plugin(&fixture, "rust").await, case.by_the_model());
+    let peak = fixture.metric("mqgate_plugin_memory_peak_bytes{plugin=\"rust\"}").expect("the series");
+    assert_eq!(peak, begins_with as f64, "it grew");
+}
+
 /// Fresh and used instances; with the settings an operator has who writes none; and what a component may not do.
 #[tokio::test]
 #[ignore = "wants the tool chains of five languages; `cargo xtask test --full` builds the components and runs it"]
