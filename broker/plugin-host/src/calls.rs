@@ -177,8 +177,6 @@ pub(crate) struct RecordEvents {
     pub(crate) events: Vec<Arc<AuditEvent>>,
 }
 
-pub(crate) const HOOK_IS_EXPORTED: &str = "a plugin is only called through the hooks it exports";
-
 pub(crate) fn credentials(plugin: &Runnable) -> Credentials {
     if plugin.services.grants.has(Capability::Credentials) { Credentials::Shown } else { Credentials::Hidden }
 }
@@ -188,10 +186,9 @@ impl HookCall for Authenticate {
     type Answer = Authentication;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<Authentication, CallError> {
-        let indices = plugin.exports.authenticator.as_ref().expect(HOOK_IS_EXPORTED);
-        let guest = indices.load(&mut on.store, &on.instance)?;
+        let (guest, store) = plugin.exports.authenticator(on)?;
         let asked = question::connection(&self.on, credentials(plugin));
-        let answer = guest.call_authenticate(&mut on.store, &asked).await?.map_err(CallError::Hook)?;
+        let answer = guest.call_authenticate(store, &asked).await?.map_err(CallError::Hook)?;
         answer::authentication(answer).map_err(CallError::Invalid)
     }
 
@@ -250,12 +247,10 @@ impl HookCall for Register {
     type Answer = RegistrationDecision;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<RegistrationDecision, CallError> {
-        let indices = plugin.exports.registrar.as_ref().expect(HOOK_IS_EXPORTED);
-        let guest = indices.load(&mut on.store, &on.instance)?;
+        let (guest, store) = plugin.exports.registrar(on)?;
         let asked = question::connection(&self.on, credentials(plugin));
         let claimed = self.claimed.as_ref().map(question::identity);
-        let answer =
-            guest.call_register(&mut on.store, &asked, claimed.as_ref()).await?.map_err(CallError::Hook)?;
+        let answer = guest.call_register(store, &asked, claimed.as_ref()).await?.map_err(CallError::Hook)?;
         answer::registration_decision(answer).map_err(CallError::Invalid)
     }
 
@@ -290,11 +285,10 @@ impl HookCall for Authorize {
     type Answer = Authorization;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<Authorization, CallError> {
-        let indices = plugin.exports.authorizer.as_ref().expect(HOOK_IS_EXPORTED);
-        let guest = indices.load(&mut on.store, &on.instance)?;
+        let (guest, store) = plugin.exports.authorizer(on)?;
         let asked = question::connection(&self.on, credentials(plugin));
         let who = question::identity(&self.who);
-        let answer = guest.call_authorize(&mut on.store, &asked, &who).await?.map_err(CallError::Hook)?;
+        let answer = guest.call_authorize(store, &asked, &who).await?.map_err(CallError::Hook)?;
         answer::authorization(answer).map_err(CallError::Invalid)
     }
 
@@ -358,12 +352,11 @@ impl HookCall for RecordEvents {
     type Answer = u64;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<u64, CallError> {
-        let indices = plugin.exports.auditor.as_ref().expect(HOOK_IS_EXPORTED);
-        let guest = indices.load(&mut on.store, &on.instance)?;
+        let (guest, store) = plugin.exports.auditor(on)?;
         let events: Vec<_> = self.events.iter().map(|event| question::audit_event(event)).collect();
         // Only here: what `init` says is no audit event. The instance is kept for the next call of this hook.
-        on.store.data_mut().voice = Voice::auditor();
-        let safe = guest.call_record_events(&mut on.store, &events).await?.map_err(CallError::Hook)?;
+        store.data_mut().voice = Voice::auditor();
+        let safe = guest.call_record_events(store, &events).await?.map_err(CallError::Hook)?;
         let last = self.events.iter().map(|event| event.sequence).max().unwrap_or(0);
         if safe > last {
             return Err(CallError::Invalid(format!(

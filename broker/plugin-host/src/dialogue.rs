@@ -10,7 +10,7 @@ use mqgate_identity::hooks::{AuthenticationStep, Connection, Exchange, Secret};
 use crate::answer::{denial, identity};
 use crate::bindings::exports::mqgate::plugin::enhanced_authenticator as abi;
 use crate::bindings::mqgate::plugin::types::HookError;
-use crate::calls::{HOOK_IS_EXPORTED, HookCall, credentials};
+use crate::calls::{HookCall, credentials};
 use crate::hook::Hook;
 use crate::instance::{CallError, Purpose, Runnable, Running};
 use crate::poison::Subject;
@@ -53,15 +53,14 @@ impl HookCall for Step {
     type Answer = AuthenticationStep;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<AuthenticationStep, CallError> {
-        let indices = plugin.exports.enhanced_authenticator.as_ref().expect(HOOK_IS_EXPORTED);
-        let guest = indices.load(&mut on.store, &on.instance)?;
+        let (guest, store) = plugin.exports.enhanced_authenticator(on)?;
         let asked = question::connection(&self.on, credentials(plugin));
         let mut random = vec![0; RANDOM];
         let filled = plugin.services.outside.fill(&mut random);
         filled.map_err(|error| CallError::Hook(HookError::Transient(error.to_string())))?;
         let Self { method, round, state, data, again, .. } = self;
         let exchange = abi::Exchange { method, round, state: state.0, data, again, random };
-        let answer = guest.call_step(&mut on.store, &asked, &exchange).await?.map_err(CallError::Hook)?;
+        let answer = guest.call_step(store, &asked, &exchange).await?.map_err(CallError::Hook)?;
         checked(answer, round, &plugin.limits).map_err(CallError::Invalid)
     }
 

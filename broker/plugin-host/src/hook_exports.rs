@@ -1,5 +1,6 @@
-//! Which hooks a component exports, looked up once.
+//! Which hooks a component exports, looked up once; and the functions behind them, once per instance.
 
+use wasmtime::Store;
 use wasmtime::component::InstancePre;
 
 use crate::bindings::exports::mqgate::plugin::{
@@ -18,7 +19,44 @@ pub(crate) struct HookExports {
     pub(crate) auditor: Option<auditor::GuestIndices>,
 }
 
+/// The hooks of an instance that have been asked. To find one again means to compare its type with the broker's, which is
+/// a twelfth of what a call costs.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    authenticator: Option<authenticator::Guest>,
+    enhanced_authenticator: Option<enhanced_authenticator::Guest>,
+    registrar: Option<registrar::Guest>,
+    authorizer: Option<authorizer::Guest>,
+    auditor: Option<auditor::Guest>,
+}
+
+/// A hook, and the store it is called with.
+type Callable<'a, G> = wasmtime::Result<(&'a G, &'a mut Store<StoreState>)>;
+
+macro_rules! hook {
+    ($hook:ident) => {
+        pub(crate) fn $hook<'a>(&self, on: &'a mut Running) -> Callable<'a, $hook::Guest> {
+            let Running { store, instance, hooks, .. } = on;
+            let guest = match &mut hooks.$hook {
+                Some(guest) => guest,
+                none => {
+                    let indices =
+                        self.$hook.as_ref().expect("a plugin is only called through the hooks it exports");
+                    none.insert(indices.load(&mut *store, instance)?)
+                }
+            };
+            Ok((guest, store))
+        }
+    };
+}
+
 impl HookExports {
+    hook!(authenticator);
+    hook!(enhanced_authenticator);
+    hook!(registrar);
+    hook!(authorizer);
+    hook!(auditor);
+
     /// Looks up what [`crate::inspect`] found; types are compared by [`Self::check_types`].
     pub(crate) fn find(
         pre: &InstancePre<StoreState>,

@@ -16,7 +16,7 @@ use crate::capability::Services;
 use crate::capability::log::{Voice, one_line};
 use crate::capability::wasi::Wasi;
 use crate::engine::{PluginEngine, TICK, Ticking};
-use crate::hook_exports::HookExports;
+use crate::hook_exports::{HookExports, Hooks};
 use crate::metrics::PluginMetrics;
 use crate::settings::Limits;
 use crate::tap::Ear;
@@ -76,6 +76,7 @@ pub(crate) struct Runnable {
 pub(crate) struct Running {
     pub(crate) store: Store<StoreState>,
     pub(crate) instance: Instance,
+    pub(crate) hooks: Hooks,
     /// Calls since it was started.
     pub(crate) calls: u32,
     /// It takes no more calls than that, and none after this moment.
@@ -172,7 +173,10 @@ impl Runnable {
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().budget.spend()));
         store.set_budget(cpu);
         match self.pre.instantiate_async(&mut store).await {
-            Ok(instance) => Ok(Running { store, instance, calls: 0, retires: retirement(), place }),
+            Ok(instance) => {
+                let hooks = Hooks::default();
+                Ok(Running { store, instance, hooks, calls: 0, retires: retirement(), place })
+            }
             Err(error) => Err(store.data().name_failure(CallError::Wasm(error))),
         }
     }
