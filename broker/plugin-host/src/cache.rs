@@ -2,25 +2,34 @@
 //!
 //! Loading one means running machine code from a file. So the folder and its files must be this user's and
 //! writable by nobody else, every file carries a checksum of its content, and what fails a check is compiled anew.
+//! What runs is a copy in memory that was sealed before it was used: nothing that happens to the file later, be it cut
+//! short or written over, reaches it.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{Hash, Hasher};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use sha2::{Digest, Sha256};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Precompiled};
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use crate::artifact::Artifact;
 use crate::error::HostError;
 
 /// Files kept; the oldest go first.
 const MAX_ENTRIES: usize = 64;
-const HEADER: &[u8; 8] = b"mqgate\0\x01";
-const DIGEST_BYTES: usize = 32;
+const HEADER: &[u8; 8] = b"mqgate\0\x02";
+/// XXH3, 128 bits, least significant first. It tells what a disk or an interrupted write did. It need not tell what a forger did:
+/// who may write here could make any checksum, and is kept out by owner and mode.
+const CHECKSUM_BYTES: usize = 16;
+/// Bytes that are copied and summed up together.
+const PIECE: usize = 64 << 10;
 
 pub(crate) struct CompileCache {
     folder: PathBuf,
@@ -61,7 +70,7 @@ impl CompileCache {
                 return None;
             }
         };
-        deserialize(engine, &code).ok()
+        deserialize_sealed(engine, code).ok()
     }
 
     /// Keeps a compiled component. Failing to do so costs time at the next start, nothing else.
@@ -76,7 +85,8 @@ impl CompileCache {
         self.folder.join(format!("{}-{:016x}.cwasm", hex::encode(artifact.sha256), self.compatibility))
     }
 
-    fn read_checked(&self, path: &Path) -> Result<Option<Vec<u8>>, &'static str> {
+    /// The code in the file, copied to where it cannot change.
+    fn read_checked(&self, path: &Path) -> Result<Option<File>, &'static str> {
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(_) => return Err("it cannot be read"),
@@ -91,14 +101,17 @@ impl CompileCache {
         if metadata.mode() & 0o077 != 0 {
             return Err("others may read or write it");
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-        file.read_to_end(&mut bytes).map_err(|_| "it cannot be read")?;
-        let body = bytes.strip_prefix(HEADER).ok_or("it does not begin as it should")?;
-        let (digest, code) = body.split_at_checked(DIGEST_BYTES).ok_or("it is cut short")?;
-        if Sha256::digest(code).as_slice() != digest {
+        let (mut header, mut checksum) = ([0; HEADER.len()], [0; CHECKSUM_BYTES]);
+        file.read_exact(&mut header).map_err(|_| "it is cut short")?;
+        if header != *HEADER {
+            return Err("it does not begin as it should");
+        }
+        file.read_exact(&mut checksum).map_err(|_| "it is cut short")?;
+        let (code, sum) = sealed_copy(file).map_err(|_| "it cannot be copied into memory")?;
+        if sum != u128::from_le_bytes(checksum) {
             return Err("its checksum is wrong");
         }
-        Ok(Some(code.to_vec()))
+        Ok(Some(code))
     }
 
     fn write(&self, path: &Path, code: &[u8]) -> std::io::Result<()> {
@@ -106,7 +119,7 @@ impl CompileCache {
         let _ = fs::remove_file(&temporary);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(HEADER)?;
-        file.write_all(&Sha256::digest(code))?;
+        file.write_all(&xxh3_128(code).to_le_bytes())?;
         file.write_all(code)?;
         drop(file);
         fs::rename(&temporary, path)
@@ -134,6 +147,39 @@ fn own_user(folder: &Path) -> std::io::Result<u32> {
     let owner = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&probe)?.metadata()?.uid();
     fs::remove_file(&probe)?;
     Ok(owner)
+}
+
+/// What is left to read of `file`, in memory and unchangeable from now on, with its checksum.
+fn sealed_copy(mut file: File) -> std::io::Result<(File, u128)> {
+    let mut copy = File::from(memfd_create("plugin", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    let mut sum = Xxh3Default::new();
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            break;
+        }
+        sum.update(&piece[..read]);
+        copy.write_all(&piece[..read])?;
+    }
+    let seals =
+        SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok((copy, sum.digest128()))
+}
+
+/// Machine code that [`sealed_copy`] made, used where it lies: a second copy would be half of what loading costs.
+#[allow(unsafe_code, reason = "wasmtime has no other way to load a compiled component")]
+fn deserialize_sealed(engine: &Engine, mut code: File) -> wasmtime::Result<Component> {
+    // SAFETY: the bytes are wasmtime's, as in `deserialize`; and nobody can change them while they are in use.
+    let there = unsafe { Component::deserialize_file(engine, format!("/proc/self/fd/{}", code.as_raw_fd())) };
+    there.or_else(|_| {
+        // Where /proc is not mounted, or a policy lets nothing run that is a file.
+        let mut bytes = Vec::new();
+        code.rewind()?;
+        code.read_to_end(&mut bytes)?;
+        deserialize(engine, &bytes)
+    })
 }
 
 /// Machine code for this engine: from the cache, or from whoever compiled it just now.
@@ -189,7 +235,7 @@ mod tests {
 
         let path = cache.path(&artifact);
         let good = fs::read(&path).expect("the file");
-        for index in [0, HEADER.len(), HEADER.len() + DIGEST_BYTES, good.len() - 1] {
+        for index in [0, HEADER.len(), HEADER.len() + CHECKSUM_BYTES, good.len() - 1] {
             let mut bad = good.clone();
             bad[index] ^= 1;
             fs::write(&path, bad).expect("writes");

@@ -8,8 +8,8 @@ use mqgate_plugin_host::{Change, CompileLimits, CompilerProgram, HostSettings, S
 use crate::fixture::{Fixture, device_id};
 use crate::guest::accepts_as;
 
-/// Bytes before the machine code in a file of the cache: eight that name it, and a digest.
-const HEADER: usize = 8 + 32;
+/// Bytes before the machine code in a file of the cache: eight that name it, and a checksum.
+const HEADER: usize = 8 + 16;
 
 fn shell(script: &str) -> Option<CompilerProgram> {
     Some(CompilerProgram { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] })
