@@ -9,18 +9,21 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fjall::config::{PartitioningPolicy, PinningPolicy};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, Slice};
 use mqgate_identity::registry::StorageError;
 
 use crate::StorageOptions;
 use crate::directory::{self, DirectoryLock};
 use crate::envelope;
+use crate::journal::Journal;
 use crate::keys::after_prefix;
 use crate::manifest::{Manifest, ManifestError, Numbers};
 
 /// Where the number of a space's last write is kept. It is in the space itself, so that the database cannot
 /// keep the number and lose the write. Keys of records begin with a letter.
 const NUMBER_KEY: &[u8] = b"#";
+/// The database's own folder.
+const DATABASE: &str = "db";
 /// Of all journals together; the least that the database takes.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 /// Within which a write that does not wait for the disk is on it.
@@ -30,6 +33,7 @@ pub(crate) struct Engine {
     pub(crate) registry: Space,
     pub(crate) kv: Space,
     database: Database,
+    journal: Journal,
     manifest: Mutex<Manifest>,
     synchronised: Mutex<Synchronised>,
     /// The disk was synchronised, or could not be.
@@ -128,6 +132,7 @@ impl Engine {
             registry,
             kv,
             database,
+            journal: Journal::of(path.join(DATABASE)),
             synchronised: Mutex::new(Synchronised { numbers: manifest.numbers(), running: false }),
             settled: Condvar::new(),
             behind: Mutex::default(),
@@ -274,8 +279,8 @@ impl Engine {
     fn synchronise_all(&self) -> Result<Numbers, StorageError> {
         // Read before the disk is synchronised: what is applied later may not be included.
         let numbers = [self.registry.number.load(Ordering::Acquire), self.kv.number.load(Ordering::Acquire)];
-        self.database
-            .persist(PersistMode::SyncData)
+        self.journal
+            .synchronise()
             .map_err(|error| self.fail(&format!("the disk could not be synchronised: {error}")))?;
         guard(&self.manifest)
             .write(numbers)
@@ -362,7 +367,7 @@ impl Space {
 
 fn open_database(path: &Path, options: StorageOptions) -> Result<(Database, Space, Space), StorageError> {
     let opening = |error: fjall::Error| open_error(&error, path);
-    let database = Database::builder(path.join("db"))
+    let database = Database::builder(path.join(DATABASE))
         .cache_size(options.cache_bytes)
         .worker_threads(options.threads.max(1))
         // What is in the journals is read anew at every start.

@@ -10,6 +10,7 @@ mod directory;
 mod engine;
 mod envelope;
 mod index;
+mod journal;
 mod keys;
 mod kv;
 mod manifest;
