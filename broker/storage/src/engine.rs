@@ -26,6 +26,9 @@ const NUMBER_KEY: &[u8] = b"#";
 const DATABASE: &str = "db";
 /// Of all journals together; the least that the database takes.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+/// New tables of a space in which everything is looked for before they are merged. With twice as many the database slows
+/// writers down.
+const MOST_UNMERGED: usize = 10;
 /// Within which a write that does not wait for the disk is on it.
 const WRITE_BEHIND: Duration = Duration::from_secs(1);
 
@@ -295,6 +298,13 @@ impl Engine {
 }
 
 impl Space {
+    /// Nobody writes, and no write has to wait until tables are merged.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.writer.try_lock().is_ok()
+            && self.keyspace.sealed_memtable_count() == 0
+            && self.keyspace.l0_table_count() <= MOST_UNMERGED
+    }
+
     /// The payload stored under `key`; `what` names the record in errors.
     pub(crate) fn get(&self, key: &[u8], what: impl Fn() -> String) -> Result<Option<Payload>, StorageError> {
         let Some(sealed) = self.keyspace.get(key).map_err(|error| read_error(&error, what()))? else {

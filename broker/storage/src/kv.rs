@@ -12,6 +12,8 @@ use crate::engine::{Batch, Engine, Space};
 const MAX_KEY_BYTES: usize = 512;
 /// Keys on one page of a listing.
 const MAX_PAGE: u32 = 1000;
+/// Digits of a counter, and its sign.
+const LONGEST_NUMBER: usize = 20;
 /// Expired entries that a write clears away when the quota is used up.
 const SWEEP_ON_WRITE: usize = 1024;
 
@@ -48,6 +50,26 @@ pub(crate) fn run(engine: &Engine, plugin: &str, operation: KvOperation<'_>) -> 
     let KvOperation { now, quota, what } = operation;
     let place = Place { space: &engine.kv, plugin, now, quota };
     place.run(engine, what).map_err(|failure| failure.0)
+}
+
+/// The same, if it looks at a few keys and waits for nobody.
+pub(crate) fn run_at_once(
+    engine: &Engine,
+    plugin: &str,
+    operation: KvOperation<'_>,
+) -> Option<Result<KvAnswer, KvError>> {
+    let (key, value_bytes) = match operation.what {
+        KvRequest::Get { .. } => return Some(run(engine, plugin, operation)),
+        KvRequest::Set { key, value, .. } | KvRequest::Swap { key, value, .. } => (key, value.len()),
+        KvRequest::Add { key, .. } => (key, LONGEST_NUMBER),
+        KvRequest::Delete { key } => (key, 0),
+        KvRequest::List { .. } => return None,
+    };
+    // Where the quota may be used up, a write first looks for what has expired, among the entries of everybody.
+    let Usage { bytes, entries, .. } = usage(&engine.kv, plugin).ok()?;
+    let KvQuota { bytes: most, entries: most_entries, .. } = operation.quota;
+    let fits = entries < most_entries && bytes.saturating_add(size_of(key, value_bytes)) <= most;
+    (fits && engine.kv.is_at_rest()).then(|| run(engine, plugin, operation))
 }
 
 struct Place<'a> {
@@ -145,7 +167,7 @@ impl Place<'_> {
         if let Some(entry) = self.stored(key)? {
             remove(batch, self.plugin, key, &entry, &mut usage)?;
         }
-        let size = size_of(key, value);
+        let size = size_of(key, value.len());
         let fits = |usage: &Usage| {
             usage.entries < self.quota.entries && usage.bytes.saturating_add(size) <= self.quota.bytes
         };
@@ -253,7 +275,7 @@ fn remove(
     usage: &mut Usage,
 ) -> Result<(), StorageError> {
     let corrupt = || StorageError::Corrupt(format!("usage of plugin \"{plugin}\": it does not add up"));
-    usage.bytes = usage.bytes.checked_sub(size_of(key, &entry.value)).ok_or_else(corrupt)?;
+    usage.bytes = usage.bytes.checked_sub(size_of(key, entry.value.len())).ok_or_else(corrupt)?;
     usage.entries = usage.entries.checked_sub(1).ok_or_else(corrupt)?;
     batch.remove(&entry_key(plugin, key));
     if let Some(expires) = entry.expires {
@@ -263,8 +285,8 @@ fn remove(
 }
 
 /// What an entry costs of the quota.
-fn size_of(key: &str, value: &[u8]) -> u64 {
-    key.len() as u64 + value.len() as u64
+fn size_of(key: &str, value_bytes: usize) -> u64 {
+    key.len() as u64 + value_bytes as u64
 }
 
 fn is_expired(expires: Option<UnixMillis>, now: UnixMillis) -> bool {
@@ -339,5 +361,52 @@ fn name_of_key(key: &[u8]) -> String {
         Some(b'u') => format!("usage of plugin \"{}\"", rest.escape_ascii()),
         Some(b'x') => format!("expiry index at \"{}\"", rest.escape_ascii()),
         _ => format!("key \"{}\"", key.escape_ascii()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StorageOptions;
+
+    const QUOTA: KvQuota = KvQuota { bytes: 40, entries: 2, value_bytes: 32 };
+
+    fn at_once(engine: &Engine, what: KvRequest<'_>) -> Option<Result<KvAnswer, KvError>> {
+        run_at_once(engine, "p", KvOperation { now: UnixMillis(10), quota: QUOTA, what })
+    }
+
+    #[test]
+    fn what_may_wait_is_not_done_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let engine = Engine::open(folder.path(), StorageOptions::default()).expect("opens");
+        let set = |value| KvRequest::Set { key: "k", value, expires: None };
+        assert_eq!(at_once(&engine, set(b"1")), Some(Ok(KvAnswer::Done)));
+        let found = Some(Ok(KvAnswer::Entry(Some(KvEntry { value: b"1".to_vec(), version: 1 }))));
+        assert_eq!(at_once(&engine, KvRequest::Get { key: "k" }), found);
+        assert_eq!(
+            at_once(&engine, KvRequest::Swap { key: "k", expected: None, value: b"2", expires: None }),
+            Some(Err(KvError::Conflict))
+        );
+        assert_eq!(
+            at_once(&engine, KvRequest::Add { key: "n", delta: 3, expires: None }),
+            Some(Ok(KvAnswer::Number(3)))
+        );
+        assert_eq!(at_once(&engine, KvRequest::List { prefix: "", cursor: None, limit: 1 }), None);
+        // Two entries are what the quota allows: another write would look for some that have expired.
+        assert_eq!(at_once(&engine, set(b"2")), None);
+        let delete = KvRequest::Delete { key: "n" };
+        assert_eq!(at_once(&engine, delete), None);
+        let operation = KvOperation { now: UnixMillis(10), quota: QUOTA, what: delete };
+        assert_eq!(run(&engine, "p", operation), Ok(KvAnswer::Done));
+        assert_eq!(at_once(&engine, set(&[b'x'; 32])), Some(Ok(KvAnswer::Done)));
+        assert_eq!(at_once(&engine, set(&[b'x'; 32])), None, "it is full to the last byte but six");
+        // Somebody else writes.
+        engine
+            .write(&engine.kv, |_| {
+                assert_eq!(at_once(&engine, KvRequest::Delete { key: "other" }), None);
+                assert!(at_once(&engine, KvRequest::Get { key: "k" }).is_some());
+                Ok::<_, StorageError>(())
+            })
+            .expect("written");
     }
 }

@@ -215,6 +215,10 @@ impl Storage for FjallStorage {
     fn kv(&self, plugin: &str, operation: KvOperation<'_>) -> Result<KvAnswer, KvError> {
         kv::run(&self.engine, plugin, operation)
     }
+
+    fn kv_at_once(&self, plugin: &str, operation: KvOperation<'_>) -> Option<Result<KvAnswer, KvError>> {
+        kv::run_at_once(&self.engine, plugin, operation)
+    }
 }
 
 fn binds_client_id(write: &RecordWrite) -> bool {

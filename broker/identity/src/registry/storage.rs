@@ -136,6 +136,11 @@ pub trait Storage: Send + Sync {
     /// One plugin's key-value space; see [`KvOperation`]. The end of the process does not lose what was written; it need
     /// not be on the disk when this returns, and is within about a second.
     fn kv(&self, plugin: &str, operation: KvOperation<'_>) -> Result<KvAnswer, KvError>;
+    /// The same, where it takes about as long as handing it to another thread would. `None`, and nothing done: it may wait
+    /// for somebody.
+    fn kv_at_once(&self, _plugin: &str, _operation: KvOperation<'_>) -> Option<Result<KvAnswer, KvError>> {
+        None
+    }
 
     /// Writes `record`, without an event.
     fn put_device_certificate(

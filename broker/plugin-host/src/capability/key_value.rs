@@ -6,6 +6,7 @@ use mqgate_identity::registry::{KvAnswer, KvError, KvOperation, KvRequest};
 use mqgate_identity::time::UnixMillis;
 
 use crate::bindings::mqgate::plugin::key_value::{Entry, Error, Host, Page};
+use crate::capability::Services;
 use crate::instance::StoreState;
 use crate::metrics::Interface;
 use crate::tap::HostCall;
@@ -14,7 +15,7 @@ const MAX_KEY_BYTES: usize = 512;
 /// Keys in one page, whatever was asked for.
 const MAX_PAGE: u32 = 1000;
 
-/// What is asked, owned so that it can go to a thread that may block.
+/// What is asked, owned so that it can go to a thread that may wait.
 enum Request {
     Get { key: String },
     Set { key: String, value: Vec<u8>, expires: Option<UnixMillis> },
@@ -61,48 +62,64 @@ impl StoreState {
     }
 
     async fn store(&mut self, request: Request) -> Result<KvAnswer, Error> {
+        let is_trial = self.is_trial();
+        let services = &*self.services;
+        let at_once = |operation: KvOperation<'_>| services.storage.kv_at_once(&services.plugin, operation);
+        if let Some(answer) = request.put(services, is_trial, at_once) {
+            return answer.map_err(Error::from);
+        }
         let services = Arc::clone(&self.services);
-        let trial = self.is_trial();
         let answered = tokio::task::spawn_blocking(move || {
-            let ask = |what: KvRequest<'_>| {
-                let operation =
-                    KvOperation { now: services.outside.now(), quota: services.grants.kv.into(), what };
-                services.storage.kv(&services.plugin, operation)
-            };
-            let what = match &request {
-                Request::Get { key } => KvRequest::Get { key },
-                Request::Set { key, value, expires } => KvRequest::Set { key, value, expires: *expires },
-                Request::Swap { key, expected, value, expires } => {
-                    KvRequest::Swap { key, expected: *expected, value, expires: *expires }
-                }
-                Request::Add { key, delta, expires } => {
-                    KvRequest::Add { key, delta: *delta, expires: *expires }
-                }
-                Request::Delete { key } => KvRequest::Delete { key },
-                Request::List { prefix, cursor, limit } => {
-                    KvRequest::List { prefix, cursor: cursor.as_deref(), limit: (*limit).min(MAX_PAGE) }
-                }
-            };
-            match what {
-                // The trial of a version that may never go live must not change what the live one sees, nor must
-                // an operator's question.
-                KvRequest::Set { .. } | KvRequest::Delete { .. } if trial => Ok(KvAnswer::Done),
-                KvRequest::Swap { expected, .. } if trial => {
-                    Ok(KvAnswer::Version(expected.map_or(1, |version| version.saturating_add(1))))
-                }
-                KvRequest::Add { key, delta, .. } if trial => {
-                    let known = match ask(KvRequest::Get { key })? {
-                        KvAnswer::Entry(Some(entry)) => number(&entry.value)?,
-                        _ => 0,
-                    };
-                    Ok(KvAnswer::Number(known.saturating_add(delta)))
-                }
-                what => ask(what),
-            }
+            let wait = |operation: KvOperation<'_>| Some(services.storage.kv(&services.plugin, operation));
+            request.put(&services, is_trial, wait)
         });
         match answered.await {
-            Ok(answer) => answer.map_err(Error::from),
+            Ok(Some(answer)) => answer.map_err(Error::from),
+            Ok(None) => Err(Error::Unavailable(String::from("the storage gave no answer"))),
             Err(error) => Err(Error::Unavailable(format!("the storage failed: {error}"))),
+        }
+    }
+}
+
+impl Request {
+    /// Asks the storage, which may say that it cannot answer now.
+    fn put(
+        &self,
+        services: &Services,
+        is_trial: bool,
+        storage: impl Fn(KvOperation<'_>) -> Option<Result<KvAnswer, KvError>>,
+    ) -> Option<Result<KvAnswer, KvError>> {
+        let ask = |what: KvRequest<'_>| {
+            storage(KvOperation { now: services.outside.now(), quota: services.grants.kv.into(), what })
+        };
+        let what = match self {
+            Self::Get { key } => KvRequest::Get { key },
+            Self::Set { key, value, expires } => KvRequest::Set { key, value, expires: *expires },
+            Self::Swap { key, expected, value, expires } => {
+                KvRequest::Swap { key, expected: *expected, value, expires: *expires }
+            }
+            Self::Add { key, delta, expires } => KvRequest::Add { key, delta: *delta, expires: *expires },
+            Self::Delete { key } => KvRequest::Delete { key },
+            Self::List { prefix, cursor, limit } => {
+                KvRequest::List { prefix, cursor: cursor.as_deref(), limit: (*limit).min(MAX_PAGE) }
+            }
+        };
+        match what {
+            // The trial of a version that may never go live must not change what the live one sees, nor must
+            // an operator's question.
+            KvRequest::Set { .. } | KvRequest::Delete { .. } if is_trial => Some(Ok(KvAnswer::Done)),
+            KvRequest::Swap { expected, .. } if is_trial => {
+                Some(Ok(KvAnswer::Version(expected.map_or(1, |version| version.saturating_add(1)))))
+            }
+            KvRequest::Add { key, delta, .. } if is_trial => {
+                let known = match ask(KvRequest::Get { key })? {
+                    Ok(KvAnswer::Entry(Some(entry))) => number(&entry.value),
+                    Ok(_) => Ok(0),
+                    Err(error) => Err(error),
+                };
+                Some(known.map(|known| KvAnswer::Number(known.saturating_add(delta))))
+            }
+            what => ask(what),
         }
     }
 }
