@@ -12,8 +12,9 @@ use crate::error::HostError;
 use crate::scheduling;
 use crate::settings::HostSettings;
 
-/// One step of the CPU budget.
-pub(crate) const TICK: Duration = Duration::from_millis(1);
+/// One step of the CPU budget. Whoever the kernel puts behind a guest that computes may wait for so long, and be put there more
+/// than once on the way to an answer; each step costs some 3 µs.
+pub(crate) const TICK: Duration = Duration::from_micros(500);
 
 /// Core instances one component may need; what bundles an interpreter and its libraries needs almost forty.
 const CORE_INSTANCES_PER_COMPONENT: u32 = 48;

@@ -20,7 +20,7 @@ use crate::capability::log::{LogRate, one_line};
 use crate::capability::{CustomMetrics, Services, Version, now};
 use crate::compile::{self, ByChild, COMPILERS, Compile, InProcess};
 use crate::dialogue;
-use crate::engine::{PluginEngine, TICK};
+use crate::engine::PluginEngine;
 use crate::error::{HostError, LoadError, Stage};
 use crate::hook_exports::HookExports;
 use crate::inspect::{Inspection, check_grants, inspect};
@@ -39,6 +39,8 @@ const MAX_NAME: usize = 64;
 const MAX_CONFIG_BYTES: usize = 1 << 20;
 /// Smallest memory limit that makes sense: one page.
 const MIN_MEMORY: usize = 64 << 10;
+/// Of any limit of time.
+const LEAST_TIME: Duration = Duration::from_millis(1);
 /// Fresh instances of which the fastest tells what one costs.
 const COLD_STARTS: usize = 3;
 
@@ -243,7 +245,7 @@ impl Loader {
         if !(MIN_MEMORY..=ceiling).contains(&limits.memory) {
             return Err(verify(format!("limits.memory is not between {MIN_MEMORY} and {ceiling} bytes")));
         }
-        if limits.cpu < TICK || limits.wall < TICK || limits.init < TICK {
+        if [limits.cpu, limits.wall, limits.init].iter().any(|limit| *limit < LEAST_TIME) {
             return Err(verify("limits.cpu, limits.wall and limits.init are at least a millisecond"));
         }
         let most = self.settings.instances as usize;

@@ -338,7 +338,7 @@ pub const MOST_HTTP_BYTES: usize = 16 << 20;
 pub struct Limits {
     /// Bytes of the linear memories of an instance, all of them together.
     pub memory: usize,
-    /// Time a call may compute, `init` of its instance included. Counted in steps of a millisecond.
+    /// Time a call may compute, `init` of its instance included. Counted in steps of half a millisecond.
     pub cpu: Duration,
     /// Time a call may take from its start, waiting for host functions included.
     pub wall: Duration,
