@@ -1,5 +1,6 @@
 //! `mqgate:plugin/key-value`: a plugin's own space behind the `Storage` seam.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use mqgate_identity::registry::{KvAnswer, KvError, KvOperation, KvRequest};
@@ -65,8 +66,12 @@ impl StoreState {
         let is_trial = self.is_trial();
         let services = &*self.services;
         let at_once = |operation: KvOperation<'_>| services.storage.kv_at_once(&services.plugin, operation);
-        if let Some(answer) = request.put(services, is_trial, at_once) {
-            return answer.map_err(Error::from);
+        // As on a thread of its own: a bug in the storage is an error to the plugin, and ends nothing.
+        let answered = catch_unwind(AssertUnwindSafe(|| request.put(services, is_trial, at_once)));
+        match answered {
+            Ok(Some(answer)) => return answer.map_err(Error::from),
+            Ok(None) => {}
+            Err(_) => return Err(Error::Unavailable(String::from("the storage failed: it panicked"))),
         }
         let services = Arc::clone(&self.services);
         let answered = tokio::task::spawn_blocking(move || {

@@ -1,5 +1,6 @@
 //! Guests that do harm while they are asked. Each ends in a failure of the right kind, alone.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mqgate_identity::hooks::{Authentication, FailureKind};
@@ -147,9 +148,8 @@ async fn a_guest_that_waits_is_left_at_the_wall_deadline() {
     fixture.no_instance_left().await;
 }
 
-#[tokio::test]
-async fn a_storage_that_panics_fails_its_call_alone() {
-    let fixture = Fixture::new();
+/// A plugin that reads a key whenever it is called.
+async fn load_one_that_asks(fixture: &Fixture) {
     let body = format!("(call $get (i32.const 64) (i32.const 1) (i32.const 4096)) {ABSTAIN}");
     let guest = Guest::new()
         .text("k")
@@ -159,6 +159,19 @@ async fn a_storage_that_panics_fails_its_call_alone() {
     let mut plugin = settings("asks", guest);
     plugin.grants = Grants::of([Capability::KeyValue]);
     fixture.host.load(plugin, Position::Last, "test").await.expect("loads");
+}
+
+#[tokio::test]
+async fn a_storage_that_panics_fails_its_call_alone() {
+    for at_once in [false, true] {
+        a_panic_fails_its_call_alone(at_once).await;
+    }
+}
+
+async fn a_panic_fails_its_call_alone(at_once: bool) {
+    let fixture = Fixture::new();
+    fixture.storage.at_once.store(at_once, Ordering::Relaxed);
+    load_one_that_asks(&fixture).await;
     fixture.storage.panic();
     assert_eq!(fixture.authenticate("asks", "l").await.ok(), Some(Authentication::Abstain));
     let series = |result: &str| {
@@ -168,6 +181,16 @@ async fn a_storage_that_panics_fails_its_call_alone() {
     fixture.storage.release();
     assert_eq!(fixture.authenticate("asks", "l").await.ok(), Some(Authentication::Abstain));
     assert_eq!(fixture.metric(&series("ok")), Some(1.0));
+}
+
+#[tokio::test]
+async fn what_the_storage_answers_at_once_waits_for_nobody() {
+    let fixture = Fixture::new();
+    load_one_that_asks(&fixture).await;
+    fixture.storage.at_once.store(true, Ordering::Relaxed);
+    fixture.storage.block();
+    assert_eq!(fixture.authenticate("asks", "l").await.ok(), Some(Authentication::Abstain));
+    fixture.storage.release();
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A storage in memory, whose key-value space can be made to block or panic.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 
 use mqgate_identity::certificate::CertificateFingerprint;
@@ -17,6 +18,8 @@ pub struct FakeStorage {
     pub devices: Mutex<Vec<DeviceCertificate>>,
     /// Certificates per CA and state; there are no records behind them.
     pub counts: Mutex<BTreeMap<(CertificateFingerprint, DeviceState), u64>>,
+    /// The key-value space can be asked at once, whoever is blocked.
+    pub at_once: AtomicBool,
     mood: Mutex<Mood>,
     changed: Condvar,
 }
@@ -135,8 +138,18 @@ impl Storage for FakeStorage {
         while *mood == Mood::Blocked {
             mood = self.changed.wait(mood).unwrap();
         }
-        let panics = *mood == Mood::Panics;
         drop(mood);
+        self.answer(plugin, operation)
+    }
+
+    fn kv_at_once(&self, plugin: &str, operation: KvOperation<'_>) -> Option<Result<KvAnswer, KvError>> {
+        self.at_once.load(Ordering::Relaxed).then(|| self.answer(plugin, operation))
+    }
+}
+
+impl FakeStorage {
+    fn answer(&self, plugin: &str, operation: KvOperation<'_>) -> Result<KvAnswer, KvError> {
+        let panics = *self.mood.lock().unwrap() == Mood::Panics;
         assert!(!panics, "the storage was told to panic");
         let mut kv = self.kv.lock().unwrap();
         match operation.what {
