@@ -1,8 +1,7 @@
 //! The allocator of a plugin, whose first memory is what the instance begins with.
 //!
-//! Every string of a question is an allocation in here, made by the host, so it is a quick one. And it does not ask for more
-//! memory at its first allocation, as the standard library's does: for the broker that means changing which pages of the process
-//! may be used, twice for each instance, and all processors have to be told. It is an eighth of what a decision on an instance
+//! The standard library's asks for more memory at its first allocation. For the broker that means changing which pages of the
+//! process may be used, twice for each instance, and all processors have to be told: an eighth of what a decision on an instance
 //! of its own costs. What an instance begins with and never touches costs nothing.
 //!
 //! A plugin that brings an allocator of its own switches the feature `allocator` off.

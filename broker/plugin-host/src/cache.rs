@@ -169,11 +169,16 @@ fn sealed_copy(mut file: File) -> std::io::Result<(File, u128)> {
 }
 
 /// Machine code that [`sealed_copy`] made, used where it lies: a second copy would be half of what loading costs.
+fn deserialize_sealed(engine: &Engine, code: File) -> wasmtime::Result<Component> {
+    let path = format!("/proc/self/fd/{}", code.as_raw_fd());
+    deserialize_from(engine, code, Path::new(&path))
+}
+
+/// The same, of which `path` is another name.
 #[allow(unsafe_code, reason = "wasmtime has no other way to load a compiled component")]
-fn deserialize_sealed(engine: &Engine, mut code: File) -> wasmtime::Result<Component> {
+fn deserialize_from(engine: &Engine, mut code: File, path: &Path) -> wasmtime::Result<Component> {
     // SAFETY: the bytes are wasmtime's, as in `deserialize`; and nobody can change them while they are in use.
-    let there = unsafe { Component::deserialize_file(engine, format!("/proc/self/fd/{}", code.as_raw_fd())) };
-    there.or_else(|_| {
+    unsafe { Component::deserialize_file(engine, path) }.or_else(|_| {
         // Where /proc is not mounted, or a policy lets nothing run that is a file.
         let mut bytes = Vec::new();
         code.rewind()?;
@@ -251,6 +256,34 @@ mod tests {
         fs::remove_file(&path).expect("removes");
         std::os::unix::fs::symlink("/dev/null", &path).expect("links");
         assert!(cache.load(&engine, &artifact).is_none(), "a link");
+    }
+
+    #[test]
+    fn what_runs_is_a_copy_that_nobody_can_change() {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&[7; PIECE + 1]).expect("writes");
+        file.rewind().expect("goes back");
+        let (mut copy, sum) = sealed_copy(file.try_clone().expect("the same file")).expect("copied");
+        file.set_len(0).expect("cut short");
+        assert_eq!(sum, xxh3_128(&[7; PIECE + 1]));
+        copy.rewind().expect("goes back");
+        copy.write_all(b"other").expect_err("sealed");
+        copy.set_len(0).expect_err("sealed");
+        let mut bytes = Vec::new();
+        copy.read_to_end(&mut bytes).expect("it is read");
+        assert_eq!(bytes, [7; PIECE + 1]);
+    }
+
+    #[test]
+    fn without_a_name_for_the_copy_its_bytes_are_loaded() {
+        let engine = Engine::default();
+        let code = engine.precompile_component(&component().bytes).expect("compiles");
+        // What a broker without /proc meets.
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("code");
+        fs::write(&path, code).expect("writes");
+        let (sealed, _) = sealed_copy(File::open(&path).expect("opens")).expect("copied");
+        deserialize_from(&engine, sealed, Path::new("/nowhere")).expect("loads");
     }
 
     #[test]

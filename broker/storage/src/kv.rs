@@ -366,6 +366,8 @@ fn name_of_key(key: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::StorageOptions;
 
@@ -401,12 +403,21 @@ mod tests {
         assert_eq!(at_once(&engine, set(&[b'x'; 32])), Some(Ok(KvAnswer::Done)));
         assert_eq!(at_once(&engine, set(&[b'x'; 32])), None, "it is full to the last byte but six");
         // Somebody else writes.
-        engine
-            .write(&engine.kv, |_| {
-                assert_eq!(at_once(&engine, KvRequest::Delete { key: "other" }), None);
-                assert!(at_once(&engine, KvRequest::Get { key: "k" }).is_some());
+        std::thread::scope(|scope| {
+            let written = engine.write(&engine.kv, |_| {
+                let (tell, told) = std::sync::mpsc::channel();
+                let engine = &engine;
+                scope.spawn(move || {
+                    let found = at_once(engine, KvRequest::Get { key: "k" });
+                    let _ = tell.send((at_once(engine, KvRequest::Delete { key: "other" }), found));
+                });
+                let (deleted, found) =
+                    told.recv_timeout(Duration::from_secs(20)).expect("it waits for nobody");
+                assert_eq!(deleted, None);
+                assert!(found.is_some());
                 Ok::<_, StorageError>(())
-            })
-            .expect("written");
+            });
+            written.expect("written");
+        });
     }
 }

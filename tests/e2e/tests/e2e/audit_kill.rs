@@ -131,6 +131,9 @@ async fn kills(times: u32) {
         other.port(),
     );
     let mut broker = Broker::builder().with_bundled_plugins().config(&sinks).start().await;
+    // An auditor that is new begins with what comes. Once it has seen something, it has kept where it is.
+    let told = broker.folder.join("broker.log");
+    eventually("the auditor has begun", async || (!numbers_of_lines(&told).is_empty()).then_some(())).await;
     // Segments are sealed while the broker is killed, and all are kept.
     broker.rewrite(|text| text.replace("[audit]\n", "[audit]\nrotate_size = \"8 MiB\"\nrotate_keep = 0\n"));
     broker.kill_and_restart();
@@ -184,7 +187,7 @@ async fn kills(times: u32) {
         ("otlp", Box::new(|| sequences(&otlp.otlp_records()))),
         ("topic", Box::new(|| of(&of_topic))),
         // It says what it is told in the broker's log.
-        ("auditor-audit-log", Box::new(|| numbers_of_lines(&broker.folder.join("broker.log")))),
+        ("auditor-audit-log", Box::new(|| numbers_of_lines(&told))),
     ];
     let mut known: Vec<String> = broker
         .admin()
