@@ -61,6 +61,9 @@ pub mod pattern;
 pub mod plugin;
 pub mod rate;
 pub mod select;
+#[cfg(any(test, all(feature = "allocator", target_arch = "wasm32")))]
+#[allow(unsafe_code, reason = "as above")]
+mod shelves;
 pub mod template;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;

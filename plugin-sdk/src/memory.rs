@@ -17,9 +17,11 @@ use talc::cell::TalcSyncCell;
 use talc::source::Source;
 use talc::wasm::WasmBinning;
 
+use crate::shelves::Shelves;
+
 #[global_allocator]
-static ALLOCATOR: TalcSyncCell<FirstThenMore, WasmBinning> =
-    TalcSyncCell::new_wasm(FirstThenMore { begun: false });
+static ALLOCATOR: Shelves<TalcSyncCell<FirstThenMore, WasmBinning>> =
+    Shelves::new(TalcSyncCell::new_wasm(FirstThenMore { begun: false }));
 
 /// What an instance begins with; a decision on a certificate needs some 20 KiB.
 static mut FIRST: [MaybeUninit<u8>; FIRST_BYTES] = [MaybeUninit::uninit(); FIRST_BYTES];
