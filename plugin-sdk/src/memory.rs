@@ -6,7 +6,7 @@
 //!
 //! A plugin that brings an allocator of its own switches the feature `allocator` off.
 
-use core::alloc::Layout;
+use core::alloc::{GlobalAlloc, Layout};
 use core::arch::wasm32;
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -22,6 +22,30 @@ use crate::shelves::Shelves;
 #[global_allocator]
 static ALLOCATOR: Shelves<TalcSyncCell<FirstThenMore, WasmBinning>> =
     Shelves::new(TalcSyncCell::new_wasm(FirstThenMore { begun: false }));
+
+/// Where the broker puts each string of a question. In place of the one that comes with `wit-bindgen` (there it is weak), which is
+/// three calls deep; there are a hundred strings.
+///
+/// # Safety
+///
+/// `old` is a piece of `old_size` bytes with this alignment and `new_size` is not 0, or `old_size` is 0.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cabi_realloc(old: *mut u8, old_size: usize, align: usize, new_size: usize) -> *mut u8 {
+    if old_size == 0 && new_size == 0 {
+        return ptr::without_provenance_mut(align);
+    }
+    // SAFETY: alignments of the canonical ABI are powers of two, and what is larger than a memory is refused by whoever has it.
+    let piece = unsafe {
+        match old_size {
+            0 => ALLOCATOR.alloc(Layout::from_size_align_unchecked(new_size, align)),
+            _ => ALLOCATOR.realloc(old, Layout::from_size_align_unchecked(old_size, align), new_size),
+        }
+    };
+    if piece.is_null() {
+        wasm32::unreachable();
+    }
+    piece
+}
 
 /// What an instance begins with; a decision on a certificate needs some 20 KiB.
 static mut FIRST: [MaybeUninit<u8>; FIRST_BYTES] = [MaybeUninit::uninit(); FIRST_BYTES];
