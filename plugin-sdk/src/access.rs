@@ -1,10 +1,12 @@
 //! What a client may do with topics, as configuration writes it: lists of topic filters with variables, and limits.
 //! Knows which text is a topic filter and which filter covers another; knows no certificate.
 
+use std::fmt;
+
 use serde::Deserialize;
 
 use crate::config::problem;
-use crate::template::Template;
+use crate::template::{Template, split_variable};
 use crate::types::{AclRule, Actions, Effect, InitError, Limits, QosLevels, RetainMatch};
 
 /// The broker takes no longer access list.
@@ -67,7 +69,7 @@ impl TopicLists {
     /// [`BROKER_VARIABLES`], `examine` may object to a line; errors point below `at`.
     pub fn check(
         &self,
-        at: &str,
+        at: impl fmt::Display,
         is_variable: impl Fn(&str) -> bool,
         examine: impl Fn(&Template) -> Result<(), String>,
     ) -> Result<Vec<Line>, InitError> {
@@ -82,7 +84,7 @@ impl TopicLists {
             }
         }
         if lines.len() > MOST_LINES {
-            return Err(problem(at, format!("more than {MOST_LINES} topics")));
+            return Err(problem(at.to_string(), format!("more than {MOST_LINES} topics")));
         }
         Ok(lines)
     }
@@ -100,7 +102,7 @@ impl TopicLists {
 
 impl LimitsTable {
     /// An error points below `at`.
-    pub fn check(&self, at: &str) -> Result<Limits, InitError> {
+    pub fn check(&self, at: impl fmt::Display) -> Result<Limits, InitError> {
         if self.maximum_qos.is_some_and(|qos| qos > 2) {
             return Err(problem(format!("{at}/maximum-qos"), "is 0, 1 or 2"));
         }
@@ -140,26 +142,26 @@ pub fn filter_template(
 ) -> Result<Template, String> {
     let template = Template::parse(text, is_variable, is_kept).map_err(|error| error.to_string())?;
     // Every value is one plain level, so any stands for all.
-    let sample = text.split("${").enumerate().fold(String::new(), |sample, (index, part)| match index {
-        0 => part.to_owned(),
-        _ => sample + "x" + part.split_once('}').map_or("", |(_, after)| after),
-    });
+    let (mut sample, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((before, after)) = split_variable(rest) {
+        sample.push_str(before);
+        sample.push('x');
+        rest = after.split_once('}').map_or("", |(_, after)| after);
+    }
+    sample.push_str(rest);
     if is_topic_filter(&sample) { Ok(template) } else { Err(format!("{text:?} is no topic filter")) }
 }
 
 /// [MQTT-4.7.1-1] to [MQTT-4.7.1-3], [MQTT-4.7.3-1], [MQTT-4.7.3-2]. A shared subscription is a way to receive and no
 /// set of topics: `$share/…` is none.
 pub fn is_topic_filter(text: &str) -> bool {
-    let levels: Vec<&str> = text.split('/').collect();
+    let is_level = |level: &str| level == "+" || !level.contains(['+', '#', '\0']);
+    let (before, last) = text.rsplit_once('/').map_or((None, text), |(before, last)| (Some(before), last));
     !text.is_empty()
         && text.len() <= LONGEST_FILTER
-        && !text.contains('\0')
-        && levels[0] != "$share"
-        && levels.iter().enumerate().all(|(index, level)| match *level {
-            "+" => true,
-            "#" => index == levels.len() - 1,
-            level => !level.contains(['+', '#']),
-        })
+        && text.split('/').next() != Some("$share")
+        && before.is_none_or(|before| before.split('/').all(is_level))
+        && (last == "#" || is_level(last))
 }
 
 /// Whether every topic that `filter` matches is matched by `bound` too. Both are topic filters.

@@ -7,6 +7,10 @@ use crate::types::{ConfigProblem, InitError, PluginContext};
 
 /// Reads the configuration. What does not fit is reported with a JSON pointer to it.
 pub fn parse<T: DeserializeOwned>(context: &PluginContext) -> Result<T, InitError> {
+    // To know where one is costs as much again, at each start of an instance; only who fails wants to know.
+    if let Ok(config) = serde_json::from_str(&context.config) {
+        return Ok(config);
+    }
     let mut json = serde_json::Deserializer::from_str(&context.config);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let message = error.inner().to_string();

@@ -61,7 +61,7 @@ impl Template {
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
-        while let Some((before, after)) = rest.split_once("${") {
+        while let Some((before, after)) = split_variable(rest) {
             let (name, after) = after.split_once('}').ok_or(TemplateError::Unclosed)?;
             literal.push_str(before);
             if is_kept(name) {
@@ -108,6 +108,11 @@ impl Template {
         }
         Ok(filled)
     }
+}
+
+/// What is before and after the first `${`. One character is found faster than two.
+pub(crate) fn split_variable(text: &str) -> Option<(&str, &str)> {
+    text.match_indices('$').find_map(|(at, _)| Some((&text[..at], text[at + 1..].strip_prefix('{')?)))
 }
 
 /// Whether `value` can stand for one topic level, and is fit to be a name.

@@ -142,7 +142,6 @@ impl Config {
 impl RawRule {
     /// `proven`: whether the user name of a client is more than its claim.
     fn check(self, index: usize, proven: Result<(), &str>) -> Result<Rule, InitError> {
-        let at = format!("/rules/{index}");
         let lists = TopicLists {
             deny_publish: self.deny_publish,
             deny_subscribe: self.deny_subscribe,
@@ -150,21 +149,21 @@ impl RawRule {
             allow_subscribe: self.allow_subscribe,
         };
         let known = |name: &str| name == "username" || Field::parse(name).is_some();
-        let lines = lists.check(&at, known, |filter| match proven {
+        let lines = lists.check(format_args!("/rules/{index}"), known, |filter| match proven {
             Err(why) if filter.uses("username") => {
                 Err(format!("a client can choose its ${{username}}: {why}"))
             }
             _ => Ok(()),
         })?;
         if self.refuse && !lines.is_empty() {
-            return Err(problem(at, "a rule that refuses has no topics"));
+            return Err(problem(format!("/rules/{index}"), "a rule that refuses has no topics"));
         }
         Ok(Rule {
             name: self.name.unwrap_or_else(|| format!("rule {index}")),
             criteria: self.criteria,
             refuse: self.refuse,
             lines,
-            limits: self.limits.check(&format!("{at}/limits"))?,
+            limits: self.limits.check(format_args!("/rules/{index}/limits"))?,
         })
     }
 }
