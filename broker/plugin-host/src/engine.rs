@@ -9,8 +9,8 @@ use std::time::Duration;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::error::HostError;
-use crate::scheduling;
 use crate::settings::HostSettings;
+use crate::{huge_pages, scheduling};
 
 /// One step of the CPU budget. Whoever the kernel puts behind a guest that computes may wait for so long, and be put there more
 /// than once on the way to an answer; each step costs some 3 µs.
@@ -59,6 +59,7 @@ impl PluginEngine {
             Engine::new(&base(settings.memory_ceiling))
                 .map_err(|error| HostError::Engine(format!("{error:#}")))
         })?;
+        huge_pages::ask_for(memories(settings) as usize * settings.memory_ceiling);
         let ticker = Arc::new(Ticker { running: AtomicUsize::new(0), stop: AtomicBool::new(false) });
         let thread = std::thread::Builder::new().name(String::from("plugin-ticker")).spawn({
             let engine = engine.clone();
@@ -138,14 +139,22 @@ pub(crate) fn base(reservation: usize) -> Config {
     config
 }
 
-fn pooling(settings: &HostSettings) -> Config {
-    let mut pool = PoolingAllocationConfig::new();
+fn instances(settings: &HostSettings) -> u32 {
     // What each thread is just clearing is nobody's: neither in use nor to be had.
     let cleared = u32::try_from(2 * DECOMMIT_BATCH * settings.worker_threads.max(1)).unwrap_or(u32::MAX);
-    let instances = settings.instances.saturating_add(cleared);
+    settings.instances.saturating_add(cleared)
+}
+
+fn memories(settings: &HostSettings) -> u32 {
+    instances(settings).saturating_mul(MEMORIES_PER_COMPONENT)
+}
+
+fn pooling(settings: &HostSettings) -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    let instances = instances(settings);
     // Of everything so much that no plugin can take what another one's instances need.
     pool.total_component_instances(instances)
-        .total_memories(instances.saturating_mul(MEMORIES_PER_COMPONENT))
+        .total_memories(memories(settings))
         .total_stacks(instances)
         .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
         .total_tables(instances.saturating_mul(TABLES_PER_COMPONENT))

@@ -23,6 +23,7 @@ mod error;
 mod hook;
 mod hook_exports;
 mod host;
+mod huge_pages;
 mod inspect;
 mod instance;
 mod loading;
