@@ -3,8 +3,8 @@
 //! the answer is known. And what it costs to load it, and twenty of its kind, when it is compiled already.
 //!
 //! `cargo bench --workspace --bench decision`; it needs `cargo xtask components`. Prints a line of JSON for each figure: the
-//! median, and the least, to which other programs add nothing; and the mean where many wait at once, so that no thread has to
-//! be woken. With `-- --calls=N --mode=fresh|reused|cached` it does nothing but N decisions, for those who count instructions;
+//! median, and the least, to which other programs add nothing; and where many wait at once, so that no thread has to be woken, the
+//! mean, and what of it the plugin's thread computed. With `-- --calls=N --mode=fresh|reused|cached` it does nothing but N decisions, for those who count instructions;
 //! with `--at-once` too, N in all for many who wait at once, for those who take samples; `--loads=N` does nothing but N loads.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it measures, and says what it found")]
@@ -159,11 +159,17 @@ async fn decisions(mode: Mode) {
     point(&format!("authorize-{}", mode.name()), granted);
 }
 
-/// What each costs where the plugin's thread is never out of work: the way there and back included, and no waking up.
+/// What each costs where no thread is ever out of work, that of the plugin and that of those who wait: the way there and back
+/// included, and no waking up.
 async fn busy(mode: Mode, calls: usize) {
     let asked = Arc::new(Asked::new(mode).await);
     asked.decide().await;
-    let begun = Instant::now();
+    let other_work = tokio::spawn(async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    });
+    let (begun, computed) = (Instant::now(), computed_by_plugins());
     let callers: Vec<_> = (0..CALLERS)
         .map(|_| {
             let asked = Arc::clone(&asked);
@@ -177,8 +183,27 @@ async fn busy(mode: Mode, calls: usize) {
     for caller in callers {
         caller.await.expect("it decides");
     }
-    let each = begun.elapsed().as_secs_f64() * 1e6 / (2 * calls) as f64;
-    println!("{{\"what\":\"{CALLERS}-at-once-{}\",\"unit\":\"µs\",\"mean\":{each:.2}}}", mode.name());
+    other_work.abort();
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / (2 * calls) as f64;
+    println!(
+        "{{\"what\":\"{CALLERS}-at-once-{}\",\"unit\":\"µs\",\"mean\":{:.2},\"thread\":{:.2}}}",
+        mode.name(),
+        each(begun.elapsed()),
+        each(computed_by_plugins() - computed)
+    );
+}
+
+/// Computing time of the thread that runs plugins.
+fn computed_by_plugins() -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux").filter_map(Result::ok);
+    let plugins = tasks.filter(|task| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "plugin-worker-1")
+    });
+    let times = plugins.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok()
+    });
+    times.map(Duration::from_nanos).sum()
 }
 
 /// From the cache of compiled components: bytes to machine code that was looked at, and the whole load with its trial.
