@@ -14,6 +14,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use crate::capability::log::Voice;
 use crate::decisions::{Decision, Question};
 use crate::hook::Hook;
+use crate::hook_exports::Export;
 use crate::instance::{CallError, Purpose, Runnable, Running};
 use crate::plugin::place;
 use crate::poison::Subject;
@@ -177,6 +178,11 @@ pub(crate) struct RecordEvents {
     pub(crate) events: Vec<Arc<AuditEvent>>,
 }
 
+/// The function of a hook.
+pub(crate) fn exported<F>(export: &Option<Export<F>>) -> &Export<F> {
+    export.as_ref().expect("a plugin is only called through the hooks it exports")
+}
+
 pub(crate) fn credentials(plugin: &Runnable) -> Credentials {
     if plugin.services.grants.has(Capability::Credentials) { Credentials::Shown } else { Credentials::Hidden }
 }
@@ -186,9 +192,9 @@ impl HookCall for Authenticate {
     type Answer = Authentication;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<Authentication, CallError> {
-        let (guest, store) = plugin.exports.authenticator(on)?;
         let asked = question::connection(&self.on, credentials(plugin));
-        let answer = guest.call_authenticate(store, &asked).await?.map_err(CallError::Hook)?;
+        let (answer,) = exported(&plugin.exports.authenticate).call(on, (&asked,)).await?;
+        let answer = answer.map_err(CallError::Hook)?;
         answer::authentication(answer).map_err(CallError::Invalid)
     }
 
@@ -247,10 +253,10 @@ impl HookCall for Register {
     type Answer = RegistrationDecision;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<RegistrationDecision, CallError> {
-        let (guest, store) = plugin.exports.registrar(on)?;
         let asked = question::connection(&self.on, credentials(plugin));
         let claimed = self.claimed.as_ref().map(question::identity);
-        let answer = guest.call_register(store, &asked, claimed.as_ref()).await?.map_err(CallError::Hook)?;
+        let (answer,) = exported(&plugin.exports.register).call(on, (&asked, claimed)).await?;
+        let answer = answer.map_err(CallError::Hook)?;
         answer::registration_decision(answer).map_err(CallError::Invalid)
     }
 
@@ -285,10 +291,10 @@ impl HookCall for Authorize {
     type Answer = Authorization;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<Authorization, CallError> {
-        let (guest, store) = plugin.exports.authorizer(on)?;
         let asked = question::connection(&self.on, credentials(plugin));
         let who = question::identity(&self.who);
-        let answer = guest.call_authorize(store, &asked, &who).await?.map_err(CallError::Hook)?;
+        let (answer,) = exported(&plugin.exports.authorize).call(on, (&asked, &who)).await?;
+        let answer = answer.map_err(CallError::Hook)?;
         answer::authorization(answer).map_err(CallError::Invalid)
     }
 
@@ -352,11 +358,11 @@ impl HookCall for RecordEvents {
     type Answer = u64;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<u64, CallError> {
-        let (guest, store) = plugin.exports.auditor(on)?;
         let events: Vec<_> = self.events.iter().map(|event| question::audit_event(event)).collect();
         // Only here: what `init` says is no audit event. The instance is kept for the next call of this hook.
-        store.data_mut().voice = Voice::auditor();
-        let safe = guest.call_record_events(store, &events).await?.map_err(CallError::Hook)?;
+        on.store.data_mut().voice = Voice::auditor();
+        let (safe,) = exported(&plugin.exports.record_events).call(on, (&events[..],)).await?;
+        let safe = safe.map_err(CallError::Hook)?;
         let last = self.events.iter().map(|event| event.sequence).max().unwrap_or(0);
         if safe > last {
             return Err(CallError::Invalid(format!(

@@ -5,16 +5,17 @@
 
 use std::sync::Arc;
 
-use mqgate_identity::hooks::{AuthenticationStep, Connection, Exchange, Secret};
+use mqgate_identity::hooks::{self, AuthenticationStep, Connection, Secret};
 
 use crate::answer::{denial, identity};
 use crate::bindings::exports::mqgate::plugin::enhanced_authenticator as abi;
 use crate::bindings::mqgate::plugin::types::HookError;
-use crate::calls::{HookCall, credentials};
+use crate::calls::{HookCall, credentials, exported};
 use crate::hook::Hook;
 use crate::instance::{CallError, Purpose, Runnable, Running};
 use crate::poison::Subject;
 use crate::question;
+use crate::question::records::Exchange;
 use crate::settings::Limits;
 use crate::tap::{Asked, Exchanged, Told};
 
@@ -36,7 +37,7 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    pub(crate) fn new(on: &Arc<Connection>, exchange: &Exchange<'_>) -> Self {
+    pub(crate) fn new(on: &Arc<Connection>, exchange: &hooks::Exchange<'_>) -> Self {
         Self {
             on: Arc::clone(on),
             method: exchange.method.to_owned(),
@@ -53,15 +54,21 @@ impl HookCall for Step {
     type Answer = AuthenticationStep;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<AuthenticationStep, CallError> {
-        let (guest, store) = plugin.exports.enhanced_authenticator(on)?;
         let asked = question::connection(&self.on, credentials(plugin));
         let mut random = vec![0; RANDOM];
         let filled = plugin.services.outside.fill(&mut random);
         filled.map_err(|error| CallError::Hook(HookError::Transient(error.to_string())))?;
-        let Self { method, round, state, data, again, .. } = self;
-        let exchange = abi::Exchange { method, round, state: state.0, data, again, random };
-        let answer = guest.call_step(store, &asked, &exchange).await?.map_err(CallError::Hook)?;
-        checked(answer, round, &plugin.limits).map_err(CallError::Invalid)
+        let exchange = Exchange {
+            method: &self.method,
+            round: self.round,
+            state: &self.state.0,
+            data: self.data.as_deref(),
+            again: self.again,
+            random: &random,
+        };
+        let (answer,) = exported(&plugin.exports.step).call(on, (&asked, &exchange)).await?;
+        let answer = answer.map_err(CallError::Hook)?;
+        checked(answer, self.round, &plugin.limits).map_err(CallError::Invalid)
     }
 
     fn asked(&self) -> Option<Asked> {

@@ -18,7 +18,7 @@ use crate::capability::http::AllowedDestination;
 use crate::capability::now;
 use crate::error::{HostError, LoadError, Stage};
 use crate::inspect::{Inspection, needs, unserved};
-use crate::loading::Loader;
+use crate::loading::{Loader, Made};
 use crate::member::{EntryState, Member, PluginInfo, State, methods, names, versions};
 use crate::metrics::Metrics;
 use crate::outside::TheWorld;
@@ -189,13 +189,13 @@ impl PluginHost {
 
     /// What a component is, without running it.
     pub async fn inspect(&self, component: Source) -> Result<Description, LoadError> {
-        let (artifact, found) = self.loader.describe(component).await?;
+        let Made { artifact, inspection: found, .. } = self.loader.examine(component).await?;
         Ok(describe(&artifact, found))
     }
 
     /// Takes a component in, to be loaded later by its digest. It is compiled and looked at, and nothing of it is run.
     pub async fn stage(&self, component: Arc<[u8]>) -> Result<Description, LoadError> {
-        let (artifact, found) = self.loader.describe(Source::Bytes(component)).await?;
+        let Made { artifact, inspection: found, .. } = self.loader.examine(Source::Bytes(component)).await?;
         let described = describe(&artifact, found);
         // No change may remove it before it is remembered.
         let _changing = self.changing.lock().await;

@@ -16,7 +16,7 @@ use crate::capability::Services;
 use crate::capability::log::{Voice, one_line};
 use crate::capability::wasi::Wasi;
 use crate::engine::{PluginEngine, TICK, Ticking};
-use crate::hook_exports::{HookExports, Hooks};
+use crate::hook_exports::HookExports;
 use crate::metrics::PluginMetrics;
 use crate::settings::Limits;
 use crate::tap::Ear;
@@ -58,7 +58,7 @@ pub(crate) struct Runnable {
     pub(crate) engine: Arc<PluginEngine>,
     pub(crate) pre: InstancePre<StoreState>,
     pub(crate) exports: HookExports,
-    pub(crate) context: lifecycle::PluginContext,
+    pub(crate) context: Contexts,
     pub(crate) services: Arc<Services>,
     /// The same for trials and explanations, in which nothing is kept.
     pub(crate) trial_services: Arc<Services>,
@@ -72,11 +72,38 @@ pub(crate) struct Runnable {
     pub(crate) alive: Arc<AtomicUsize>,
 }
 
+/// What an instance is told at its `init`.
+pub(crate) struct Contexts {
+    of_calls: lifecycle::PluginContext,
+    of_trials: lifecycle::PluginContext,
+}
+
+impl Contexts {
+    pub(crate) fn new(context: lifecycle::PluginContext) -> Self {
+        Self { of_trials: lifecycle::PluginContext { trial: true, ..context.clone() }, of_calls: context }
+    }
+
+    fn of(&self, purpose: Purpose) -> &lifecycle::PluginContext {
+        match purpose {
+            Purpose::Trial => &self.of_trials,
+            Purpose::Calls | Purpose::Explanation | Purpose::Shadow => &self.of_calls,
+        }
+    }
+
+    /// The name that the operator gave the plugin.
+    pub(crate) fn name(&self) -> &str {
+        &self.of_calls.name
+    }
+
+    pub(crate) fn digest(&self) -> &str {
+        &self.of_calls.digest
+    }
+}
+
 /// A live instance after its `init`.
 pub(crate) struct Running {
     pub(crate) store: Store<StoreState>,
     pub(crate) instance: Instance,
-    pub(crate) hooks: Hooks,
     /// Calls since it was started.
     pub(crate) calls: u32,
     /// It takes no more calls than that, and none after this moment.
@@ -173,10 +200,7 @@ impl Runnable {
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().budget.spend()));
         store.set_budget(cpu);
         match self.pre.instantiate_async(&mut store).await {
-            Ok(instance) => {
-                let hooks = Hooks::default();
-                Ok(Running { store, instance, hooks, calls: 0, retires: retirement(), place })
-            }
+            Ok(instance) => Ok(Running { store, instance, calls: 0, retires: retirement(), place }),
             Err(error) => Err(store.data().name_failure(CallError::Wasm(error))),
         }
     }
@@ -186,16 +210,11 @@ impl Runnable {
         &self,
         running: &mut Running,
     ) -> Result<Result<(), lifecycle::InitError>, HookFailure> {
-        let lifecycle = match self.exports.lifecycle.load(&mut running.store, &running.instance) {
-            Ok(lifecycle) => lifecycle,
-            Err(error) => return Err(running.name_failure(error.into())),
-        };
-        let trial = running.store.data().purpose == Purpose::Trial;
-        let context = lifecycle::PluginContext { trial, ..self.context.clone() };
+        let context = self.context.of(running.store.data().purpose);
         running.store.data_mut().initializing = true;
-        let outcome = lifecycle.call_init(&mut running.store, &context).await;
+        let outcome = self.exports.init.call(running, (context,)).await;
         running.store.data_mut().initializing = false;
-        outcome.map_err(|error| running.name_failure(error.into()))
+        outcome.map(|(outcome,)| outcome).map_err(|error| running.name_failure(error.into()))
     }
 
     /// A fresh instance that is ready for calls.

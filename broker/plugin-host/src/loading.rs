@@ -24,7 +24,7 @@ use crate::engine::PluginEngine;
 use crate::error::{HostError, LoadError, Stage};
 use crate::hook_exports::HookExports;
 use crate::inspect::{Inspection, check_grants, inspect};
-use crate::instance::{Purpose, Runnable, describe_init_error, shorten};
+use crate::instance::{Contexts, Purpose, Runnable, describe_init_error, shorten};
 use crate::metrics::{Metrics, PluginMetrics};
 use crate::outside::Outside;
 use crate::plugin::{AbortOnDrop, LivePlugin};
@@ -131,21 +131,39 @@ impl Loader {
         purpose: Purpose,
     ) -> Result<Loaded, LoadError> {
         self.check_settings(settings)?;
-        let artifact = self.fetch(settings.source.clone()).await?;
-        let signer = self.verify(settings, &artifact)?;
-        let made = self.make(artifact, Some(settings.name.clone())).await?;
+        let (source, asked) = (settings.source.clone(), settings.clone());
+        let verify = move |loader: &Self, artifact: &Artifact| loader.verify(&asked, artifact);
+        let (made, signer) = self.make(source, verify, Some(settings.name.clone())).await?;
         self.bring_up(settings, &made, signer, purpose).await
     }
 
-    /// Compiles and inspects, and runs nothing.
-    pub(crate) async fn make(
+    /// Reads, verifies, compiles and inspects, and runs nothing. What is compiled already takes one way to the thread that blocks.
+    async fn make<T: Send + 'static>(
         self: &Arc<Self>,
-        artifact: Artifact,
+        source: Source,
+        verify: impl FnOnce(&Self, &Artifact) -> Result<T, LoadError> + Send + 'static,
         plugin: Option<String>,
-    ) -> Result<Made, LoadError> {
-        let component = self.compile(artifact.clone(), plugin).await?;
+    ) -> Result<(Made, T), LoadError> {
+        let (artifact, verified, kept) = self
+            .blocking(move |loader| {
+                let artifact = Artifact::read_from(&source, loader.store.as_ref())?;
+                let verified = verify(loader, &artifact)?;
+                let kept = loader.compiled(&artifact);
+                Ok((artifact, verified, kept))
+            })
+            .await?;
+        let component = match kept {
+            Some(kept) => kept,
+            None => self.compile(artifact.clone(), plugin).await?,
+        };
         let inspection = inspect(self.engine.engine(), &component, &self.settings.broker_version)?;
-        Ok(Made { artifact, component, inspection })
+        Ok((Made { artifact, component, inspection }, verified))
+    }
+
+    /// A component as it is, whoever made it.
+    pub(crate) async fn examine(self: &Arc<Self>, source: Source) -> Result<Made, LoadError> {
+        let (made, ()) = self.make(source, |_, _| Ok(()), None).await?;
+        Ok(made)
     }
 
     /// From machine code to a plugin that could go live.
@@ -188,11 +206,6 @@ impl Loader {
         })
     }
 
-    /// The bytes, wherever they are.
-    pub(crate) async fn fetch(self: &Arc<Self>, source: Source) -> Result<Artifact, LoadError> {
-        self.blocking(move |loader| Artifact::read_from(&source, loader.store.as_ref())).await
-    }
-
     /// Whether these are the bytes that are meant, and who says so.
     pub(crate) fn verify(
         &self,
@@ -221,16 +234,6 @@ impl Loader {
                 trust.names()
             ))
         })
-    }
-
-    /// Compiles and inspects, and runs nothing.
-    pub(crate) async fn describe(
-        self: &Arc<Self>,
-        source: Source,
-    ) -> Result<(Artifact, Inspection), LoadError> {
-        let artifact = self.fetch(source).await?;
-        let Made { artifact, inspection, .. } = self.make(artifact, None).await?;
-        Ok((artifact, inspection))
     }
 
     fn check_settings(&self, settings: &PluginSettings) -> Result<(), LoadError> {
@@ -278,17 +281,12 @@ impl Loader {
         Ok(())
     }
 
-    /// Machine code of a component: kept from earlier, or made now. A load that is given up ends what makes it.
+    /// Machine code of a component that has none yet. A load that is given up ends what makes it.
     async fn compile(
         self: &Arc<Self>,
         artifact: Artifact,
         plugin: Option<String>,
     ) -> Result<Component, LoadError> {
-        let wanted = artifact.clone();
-        let kept = self.blocking(move |loader| Ok(loader.compiled(&wanted))).await?;
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
         let place = Arc::clone(&self.compilers).acquire_owned().await;
         let (_wanted, job) = compile::job();
         let made = self.blocking(move |loader| {
@@ -361,7 +359,7 @@ impl Loader {
             engine: Arc::clone(&self.engine),
             pre,
             exports,
-            context: lifecycle::PluginContext {
+            context: Contexts::new(lifecycle::PluginContext {
                 name: settings.name.clone(),
                 digest: artifact.digest(),
                 broker_version: self.settings.broker_version.clone(),
@@ -369,7 +367,7 @@ impl Loader {
                 granted: granted.map(|capability| Capability::as_str(*capability).to_owned()).collect(),
                 trial: false,
                 attributes: Vec::new(),
-            },
+            }),
             services: self.services(settings, &metrics, &version, http.as_ref(), Purpose::Calls),
             trial_services: self.services(settings, &metrics, &version, http.as_ref(), Purpose::Trial),
             metrics,
@@ -466,7 +464,7 @@ async fn first_instance(plugin: &Runnable, place: OwnedSemaphorePermit) -> Resul
         kind => trial(format!("the trial ended with {}: {}", kind.as_str(), one_line(&failure.detail))),
     };
     let mut running = plugin.instantiate(Purpose::Trial, limit, place, None).await.map_err(failed)?;
-    plugin.exports.check_types(&mut running).map_err(|error| {
+    plugin.exports.compare_types(&mut running).map_err(|error| {
         LoadError::new(
             Stage::Link,
             format!(
@@ -480,25 +478,18 @@ async fn first_instance(plugin: &Runnable, place: OwnedSemaphorePermit) -> Resul
     if let Err(error) = plugin.init(&mut running).await.map_err(failed)? {
         return Err(trial(format!("init failed: {}", describe_init_error(&error))));
     }
-    if let Some(health) = &plugin.exports.health {
-        let checked = match health.load(&mut running.store, &running.instance) {
-            Ok(guest) => guest.call_check(&mut running.store).await,
-            Err(error) => Err(error),
-        };
-        match checked {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => {
+    if let Some(check) = &plugin.exports.check {
+        match check.call(&mut running, ()).await {
+            Ok((Ok(()),)) => {}
+            Ok((Err(why),)) => {
                 return Err(trial(format!("the self-test failed: {}", one_line(&shorten(why, 1024)))));
             }
             Err(error) => return Err(failed(running.name_failure(error.into()))),
         }
     }
-    let Some(hook) = &plugin.exports.enhanced_authenticator else { return Ok(Vec::new()) };
-    let named = match hook.load(&mut running.store, &running.instance) {
-        Ok(guest) => guest.call_methods(&mut running.store).await,
-        Err(error) => Err(error),
-    };
-    let named = named.map_err(|error| failed(running.name_failure(error.into())))?;
+    let Some(methods) = &plugin.exports.methods else { return Ok(Vec::new()) };
+    let (named,) =
+        methods.call(&mut running, ()).await.map_err(|error| failed(running.name_failure(error.into())))?;
     dialogue::methods(named).map_err(trial)
 }
 

@@ -137,10 +137,7 @@ impl Offline {
             Arc::clone(&world) as _,
         )?;
         let loader = Arc::new(loader);
-        let made = runtime.block_on(async {
-            let artifact = loader.fetch(component).await?;
-            loader.make(artifact, None).await
-        })?;
+        let made = runtime.block_on(loader.examine(component))?;
         Ok(Self {
             described: describe(&made.artifact, made.inspection.clone()),
             world,

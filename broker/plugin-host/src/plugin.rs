@@ -100,8 +100,8 @@ impl LivePlugin {
         let now = Instant::now();
         let breakers = hooks.iter().map(|_| StdMutex::new(Breaker::new(&runnable.limits, now))).collect();
         Self {
-            name: runnable.context.name.as_str().into(),
-            digest: runnable.context.digest.as_str().into(),
+            name: runnable.context.name().into(),
+            digest: runnable.context.digest().into(),
             runnable,
             hooks,
             methods,

@@ -1,5 +1,7 @@
 //! What a hook is asked: the native types as records of the ABI.
 
+pub(crate) mod records;
+
 use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict};
 use mqgate_identity::certificate::{
     CertificateFacts, CertificateFingerprint, ClientCertificate, DistinguishedName, GeneralName, KeyUsage,
@@ -10,7 +12,7 @@ use mqgate_identity::hooks::{
 };
 
 use crate::bindings::exports::mqgate::plugin::auditor;
-use crate::bindings::mqgate::plugin::{certificates, connections, types};
+use crate::bindings::mqgate::plugin::certificates;
 
 /// Whether the plugin may see passwords.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +21,11 @@ pub(crate) enum Credentials {
     Hidden,
 }
 
-pub(crate) fn connection(on: &Connection, credentials: Credentials) -> connections::Connection {
-    connections::Connection {
+pub(crate) fn connection(on: &Connection, credentials: Credentials) -> records::Connection<'_> {
+    records::Connection {
         id: on.id,
-        trace_id: on.trace_id.clone(),
-        listener: on.listener.to_string(),
+        trace_id: &on.trace_id,
+        listener: &on.listener,
         accepted_at: on.accepted_at.0,
         peer: peer(&on.peer),
         tls: on.tls.as_ref().map(tls_session),
@@ -33,171 +35,168 @@ pub(crate) fn connection(on: &Connection, credentials: Credentials) -> connectio
     }
 }
 
-pub(crate) fn identity(who: &Identity) -> types::Identity {
-    types::Identity {
-        device_id: who.device_id.clone(),
-        tenant: who.tenant.clone(),
-        tags: who.tags.clone(),
+pub(crate) fn identity(who: &Identity) -> records::Identity<'_> {
+    records::Identity {
+        device_id: &who.device_id,
+        tenant: who.tenant.as_deref(),
+        tags: &who.tags,
         attributes: attributes(&who.attributes),
     }
 }
 
-pub(crate) fn audit_event(event: &AuditEvent) -> auditor::AuditEvent {
-    auditor::AuditEvent {
+pub(crate) fn audit_event(event: &AuditEvent) -> records::AuditEvent<'_> {
+    records::AuditEvent {
         sequence: event.sequence,
         at: event.at.0,
-        name: event.name.to_owned(),
+        name: event.name,
         outcome: match event.outcome {
             Outcome::Success => auditor::Outcome::Success,
             Outcome::Failure => auditor::Outcome::Failure,
             Outcome::Error => auditor::Outcome::Error,
         },
-        reason: event.reason.as_str().to_owned(),
-        actor: event.actor.clone(),
+        reason: event.reason.as_str(),
+        actor: &event.actor,
         connection_id: event.connection_id,
-        device_id: event.device_id.clone(),
-        client_id: event.client_id.clone(),
-        peer_address: event.peer_address.clone(),
-        listener: event.listener.as_deref().map(str::to_owned),
+        device_id: event.device_id.as_deref(),
+        client_id: event.client_id.as_deref(),
+        peer_address: event.peer_address.as_deref(),
+        listener: event.listener.as_deref(),
         certificate_fingerprint: event.certificate_fingerprint.map(CertificateFingerprint::to_hex),
-        subject: event.subject.clone(),
-        server_name: event.server_name.clone(),
+        subject: event.subject.as_deref(),
+        server_name: event.server_name.as_deref(),
         plugins: event.plugins.iter().map(plugin_verdict).collect(),
         fields: attributes(&event.fields),
     }
 }
 
-fn plugin_verdict(verdict: &PluginVerdict) -> auditor::PluginVerdict {
-    auditor::PluginVerdict {
-        name: verdict.name.to_string(),
-        digest: verdict.digest.as_deref().map(str::to_owned),
-        hook: verdict.hook.to_owned(),
-        answer: verdict.result.to_owned(),
+fn plugin_verdict(verdict: &PluginVerdict) -> records::PluginVerdict<'_> {
+    records::PluginVerdict {
+        name: &verdict.name,
+        digest: verdict.digest.as_deref(),
+        hook: verdict.hook,
+        answer: verdict.result,
         microseconds: verdict.microseconds,
     }
 }
 
-fn peer(peer: &Peer) -> connections::Peer {
-    connections::Peer {
+fn peer(peer: &Peer) -> records::Peer {
+    records::Peer {
         address: peer.address.to_string(),
         port: peer.port,
         via_proxy: peer.via_proxy.map(|address| address.to_string()),
     }
 }
 
-fn tls_session(tls: &TlsSession) -> connections::TlsSession {
-    connections::TlsSession {
+fn tls_session(tls: &TlsSession) -> records::TlsSession<'_> {
+    records::TlsSession {
         version: tls.version,
         cipher_suite: tls.cipher_suite,
-        server_name: tls.server_name.clone(),
-        alpn: tls.alpn.clone(),
+        server_name: tls.server_name.as_deref(),
+        alpn: tls.alpn.as_deref(),
         resumed: tls.resumed,
     }
 }
 
-fn connect(connect: &ConnectFacts, credentials: Credentials) -> connections::Connect {
-    connections::Connect {
+fn connect(connect: &ConnectFacts, credentials: Credentials) -> records::Connect<'_> {
+    records::Connect {
         protocol_level: connect.protocol_level,
-        client_id: connect.client_id.clone(),
+        client_id: &connect.client_id,
         clean_start: connect.clean_start,
         keep_alive: connect.keep_alive,
-        user_name: connect.user_name.clone(),
+        user_name: connect.user_name.as_deref(),
         password: match credentials {
-            Credentials::Shown => connect.password.as_ref().map(|secret| secret.0.clone()),
+            Credentials::Shown => connect.password.as_ref().map(|secret| &*secret.0),
             Credentials::Hidden => None,
         },
         will: connect.will.as_ref().map(will),
         session_expiry: connect.session_expiry,
         receive_maximum: connect.receive_maximum,
         maximum_packet_size: connect.maximum_packet_size,
-        authentication_method: connect.authentication_method.clone(),
-        user_properties: connect.user_properties.clone(),
+        authentication_method: connect.authentication_method.as_deref(),
+        user_properties: &connect.user_properties,
     }
 }
 
-fn will(will: &WillFacts) -> connections::Will {
-    connections::Will {
-        topic: will.topic.clone(),
+fn will(will: &WillFacts) -> records::Will<'_> {
+    records::Will {
+        topic: &will.topic,
         qos: will.qos,
         retain: will.retain,
         payload_length: will.payload_length,
     }
 }
 
-fn client_certificate(certificate: &ClientCertificate) -> certificates::ClientCertificate {
-    certificates::ClientCertificate {
+fn client_certificate(certificate: &ClientCertificate) -> records::ClientCertificate<'_> {
+    records::ClientCertificate {
         leaf: facts(&certificate.leaf),
-        intermediates: certificate.intermediates.iter().map(|der| der.to_vec()).collect(),
-        chain: certificates::ChainStatus::Verified(anchor(&certificate.anchor)),
-        revocation: certificates::RevocationStatus::NotChecked,
-        attributes: Vec::new(),
+        intermediates: certificate.intermediates.iter().map(|der| &**der).collect(),
+        chain: records::ChainStatus::Verified(anchor(&certificate.anchor)),
+        revocation: records::RevocationStatus::NotChecked,
+        attributes: &[],
     }
 }
 
-fn anchor(anchor: &MatchedAnchor) -> certificates::TrustAnchor {
-    certificates::TrustAnchor {
-        name: anchor.name.to_string(),
-        fingerprint_sha256: anchor.certificate_fingerprint.0.to_vec(),
-    }
+fn anchor(anchor: &MatchedAnchor) -> records::TrustAnchor<'_> {
+    records::TrustAnchor { name: &anchor.name, fingerprint_sha256: &anchor.certificate_fingerprint.0 }
 }
 
-fn facts(facts: &CertificateFacts) -> certificates::Certificate {
-    certificates::Certificate {
-        fingerprint_sha256: facts.certificate_fingerprint.0.to_vec(),
+fn facts(facts: &CertificateFacts) -> records::Certificate<'_> {
+    records::Certificate {
+        fingerprint_sha256: &facts.certificate_fingerprint.0,
         version: facts.version,
-        serial: facts.serial.clone(),
+        serial: &facts.serial,
         subject: name(&facts.subject),
         issuer: name(&facts.issuer),
         not_before: facts.not_before.0,
         not_after: facts.not_after.0,
         subject_alt_names: facts.subject_alt_names.iter().map(general_name).collect(),
         key_usage: facts.key_usage.map(key_usage),
-        extended_key_usage: facts.extended_key_usage.clone(),
+        extended_key_usage: &facts.extended_key_usage,
         is_ca: facts.is_ca,
-        public_key: certificates::PublicKey {
-            algorithm_oid: facts.public_key.algorithm_oid.clone(),
+        public_key: records::PublicKey {
+            algorithm_oid: &facts.public_key.algorithm_oid,
             bits: facts.public_key.bits,
-            spki_sha256: facts.public_key.spki_sha256.to_vec(),
+            spki_sha256: &facts.public_key.spki_sha256,
         },
         extensions: facts
             .extensions
             .iter()
-            .map(|extension| certificates::Extension {
-                oid: extension.oid.clone(),
+            .map(|extension| records::Extension {
+                oid: &extension.oid,
                 critical: extension.critical,
-                raw: extension.raw.clone(),
+                raw: &extension.raw,
             })
             .collect(),
-        der: facts.der.to_vec(),
+        der: &facts.der,
     }
 }
 
-fn name(name: &DistinguishedName) -> certificates::DistinguishedName {
-    certificates::DistinguishedName {
-        display: name.display.clone(),
+fn name(name: &DistinguishedName) -> records::DistinguishedName<'_> {
+    records::DistinguishedName {
+        display: &name.display,
         attributes: name
             .attributes
             .iter()
-            .map(|attribute| certificates::NameAttribute {
-                oid: attribute.oid.clone(),
-                text: attribute.text.clone(),
-                raw: attribute.raw.clone(),
+            .map(|attribute| records::NameAttribute {
+                oid: &attribute.oid,
+                text: attribute.text.as_deref(),
+                raw: &attribute.raw,
             })
             .collect(),
-        raw: name.raw.clone(),
+        raw: &name.raw,
     }
 }
 
-fn general_name(name: &GeneralName) -> certificates::GeneralName {
-    match name.clone() {
-        GeneralName::Dns(text) => certificates::GeneralName::Dns(text),
-        GeneralName::Email(text) => certificates::GeneralName::Email(text),
-        GeneralName::Uri(text) => certificates::GeneralName::Uri(text),
-        GeneralName::Ip(bytes) => certificates::GeneralName::Ip(bytes),
-        GeneralName::RegisteredId(oid) => certificates::GeneralName::RegisteredId(oid),
-        GeneralName::Directory(der) => certificates::GeneralName::Directory(der),
-        GeneralName::Other(oid, der) => certificates::GeneralName::Other((oid, der)),
-        GeneralName::Malformed(tag, content) => certificates::GeneralName::Malformed((tag, content)),
+fn general_name(name: &GeneralName) -> records::GeneralName<'_> {
+    match name {
+        GeneralName::Dns(text) => records::GeneralName::Dns(text),
+        GeneralName::Email(text) => records::GeneralName::Email(text),
+        GeneralName::Uri(text) => records::GeneralName::Uri(text),
+        GeneralName::Ip(bytes) => records::GeneralName::Ip(bytes),
+        GeneralName::RegisteredId(oid) => records::GeneralName::RegisteredId(oid),
+        GeneralName::Directory(der) => records::GeneralName::Directory(der),
+        GeneralName::Other(oid, der) => records::GeneralName::Other((oid, der)),
+        GeneralName::Malformed(tag, content) => records::GeneralName::Malformed((*tag, content)),
     }
 }
 
@@ -229,17 +228,17 @@ fn key_usage(usage: KeyUsage) -> certificates::KeyUsage {
     .fold(certificates::KeyUsage::empty(), |flags, (_, flag)| flags | flag)
 }
 
-fn attributes(attributes: &[Attribute]) -> Vec<types::Attribute> {
+fn attributes(attributes: &[Attribute]) -> Vec<records::Attribute<'_>> {
     attributes
         .iter()
-        .map(|attribute| types::Attribute {
-            name: attribute.name.clone(),
-            value: match attribute.value.clone() {
-                Value::Text(text) => types::Value::Text(text),
-                Value::Integer(number) => types::Value::Integer(number),
-                Value::Boolean(value) => types::Value::Boolean(value),
-                Value::Blob(bytes) => types::Value::Blob(bytes),
-                Value::Texts(texts) => types::Value::Texts(texts),
+        .map(|attribute| records::Attribute {
+            name: &attribute.name,
+            value: match &attribute.value {
+                Value::Text(text) => records::Value::Text(text),
+                Value::Integer(number) => records::Value::Integer(*number),
+                Value::Boolean(value) => records::Value::Boolean(*value),
+                Value::Blob(bytes) => records::Value::Blob(bytes),
+                Value::Texts(texts) => records::Value::Texts(texts),
             },
         })
         .collect()
@@ -280,9 +279,9 @@ mod tests {
             occasion: Occasion::Admission,
         };
         let hidden = connection(&on, Credentials::Hidden);
-        assert_eq!((hidden.connect.user_name.as_deref(), hidden.connect.password), (Some("u"), None));
+        assert_eq!((hidden.connect.user_name, hidden.connect.password), (Some("u"), None));
         let shown = connection(&on, Credentials::Shown);
-        assert_eq!(shown.connect.password.as_deref(), Some(&b"p"[..]));
+        assert_eq!(shown.connect.password, Some(&b"p"[..]));
         assert_eq!(
             (shown.peer.address.as_str(), shown.peer.via_proxy.as_deref()),
             ("10.0.0.1", Some("10.0.0.2"))

@@ -9,24 +9,25 @@ use std::path::Path;
 use mqgate_identity::hooks::{ConnectFacts, Connection, Occasion, Peer};
 use mqgate_identity::time::UnixMillis;
 use rcgen::{CertificateParams, DnType, KeyPair};
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{Component, Instance, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
 use self::built::component;
-use crate::bindings::exports::mqgate::plugin::authenticator::{self, Authentication};
-use crate::bindings::exports::mqgate::plugin::authorizer::{self, Authorization};
+use crate::bindings::exports::mqgate::plugin::authenticator::Authentication;
+use crate::bindings::exports::mqgate::plugin::authorizer::Authorization;
 use crate::bindings::exports::mqgate::plugin::lifecycle;
-use crate::bindings::mqgate::plugin::{certificates, connections, types};
 use crate::engine::base;
+use crate::hook_exports::{Authenticate, Authorize, Function, Init, interface};
+use crate::question::records::{ChainStatus, Identity, TrustAnchor};
 use crate::question::{self, Credentials};
 
 /// A client with a certificate that names a device.
-fn device(chain: certificates::ChainStatus) -> connections::Connection {
+fn device() -> Connection {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "device-7");
     let leaf = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
     let leaf = mqgate_identity::certificate::CertificateFacts::parse(leaf.der()).unwrap();
-    let on = Connection {
+    Connection {
         id: 1,
         trace_id: String::from("t"),
         listener: "l".into(),
@@ -60,14 +61,27 @@ fn device(chain: certificates::ChainStatus) -> connections::Connection {
         },
         attributes: Vec::new(),
         occasion: Occasion::Admission,
-    };
-    let mut on = question::connection(&on, Credentials::Hidden);
-    on.certificate.as_mut().expect("it has one").chain = chain;
-    on
+    }
 }
 
-/// Both answers to `on`, in a word each.
-async fn answers(component: &Path, on: &connections::Connection) -> [&'static str; 2] {
+async fn call<F: Function>(
+    store: &mut Store<()>,
+    pre: &InstancePre<()>,
+    instance: &Instance,
+    asked: F::Asked<'_>,
+) -> F::Told {
+    let component = pre.component();
+    let interface = component.get_export_index(None, interface::<F>()).unwrap();
+    let function = component.get_export_index(Some(&interface), F::NAME).unwrap();
+    let function = instance.get_typed_func::<F::Asked<'_>, F::Told>(&mut *store, function).unwrap();
+    function.call_async(store, asked).await.unwrap()
+}
+
+/// Both answers about a device, in a word each.
+async fn answers(component: &Path, chain: ChainStatus<'_>) -> [&'static str; 2] {
+    let on = device();
+    let mut on = question::connection(&on, Credentials::Hidden);
+    on.certificate.as_mut().expect("it has one").chain = chain;
     let engine = Engine::new(&base(64 << 20)).unwrap();
     let component = Component::from_file(&engine, component).unwrap();
     let mut linker = Linker::<()>::new(&engine);
@@ -76,7 +90,6 @@ async fn answers(component: &Path, on: &connections::Connection) -> [&'static st
     let mut store = Store::new(&engine, ());
     store.set_epoch_deadline(u64::MAX / 2);
     let instance = pre.instantiate_async(&mut store).await.unwrap();
-    let lifecycle = lifecycle::GuestIndices::new(&pre).unwrap().load(&mut store, &instance).unwrap();
     let context = lifecycle::PluginContext {
         name: String::from("p"),
         digest: String::new(),
@@ -86,22 +99,18 @@ async fn answers(component: &Path, on: &connections::Connection) -> [&'static st
         trial: false,
         attributes: Vec::new(),
     };
-    lifecycle.call_init(&mut store, &context).await.unwrap().unwrap();
-    let authenticator = authenticator::GuestIndices::new(&pre).unwrap().load(&mut store, &instance).unwrap();
-    let authorizer = authorizer::GuestIndices::new(&pre).unwrap().load(&mut store, &instance).unwrap();
-    let who = match authenticator.call_authenticate(&mut store, on).await.unwrap() {
+    let (begun,) = call::<Init>(&mut store, &pre, &instance, (&context,)).await;
+    begun.unwrap();
+    let (answer,) = call::<Authenticate>(&mut store, &pre, &instance, (&on,)).await;
+    let who = match answer {
         Ok(Authentication::Accept(_)) => "accept",
         Ok(Authentication::Deny(_)) => "deny",
         Ok(Authentication::Abstain) => "abstain",
         Err(_) => "error",
     };
-    let device = types::Identity {
-        device_id: String::from("device-7"),
-        tenant: None,
-        tags: Vec::new(),
-        attributes: Vec::new(),
-    };
-    let may = match authorizer.call_authorize(&mut store, on, &device).await.unwrap() {
+    let device = Identity { device_id: "device-7", tenant: None, tags: &[], attributes: Vec::new() };
+    let (answer,) = call::<Authorize>(&mut store, &pre, &instance, (&on, &device)).await;
+    let may = match answer {
         Ok(Authorization::Allow(_)) => "allow",
         Ok(Authorization::Deny(_)) => "deny",
         Ok(Authorization::Abstain) => "abstain",
@@ -112,11 +121,11 @@ async fn answers(component: &Path, on: &connections::Connection) -> [&'static st
 
 async fn only_the_verified_one_counts(language: &str) {
     let Some(component) = component(&format!("cert-core-{language}.wasm")) else { return };
-    let anchor = certificates::TrustAnchor { name: String::from("a"), fingerprint_sha256: vec![7; 32] };
-    let verified = device(certificates::ChainStatus::Verified(anchor));
-    assert_eq!(answers(&component, &verified).await, ["accept", "allow"], "{language}");
-    let forged = device(certificates::ChainStatus::Unverified(String::from("unknown issuer")));
-    assert_eq!(answers(&component, &forged).await, ["abstain", "abstain"], "{language}");
+    let anchor = TrustAnchor { name: "a", fingerprint_sha256: &[7; 32] };
+    let verified = answers(&component, ChainStatus::Verified(anchor)).await;
+    assert_eq!(verified, ["accept", "allow"], "{language}");
+    let forged = answers(&component, ChainStatus::Unverified("unknown issuer")).await;
+    assert_eq!(forged, ["abstain", "abstain"], "{language}");
 }
 
 #[tokio::test]
