@@ -185,7 +185,7 @@ impl Loader {
         let runnable = self.link(settings, component, inspection, artifact, (config, purpose))?;
         let runnable = Arc::new(runnable);
         let (cold_start, methods) = self.trial(&runnable).await?;
-        let isolation = settings.isolation.decided(cold_start);
+        let isolation = settings.isolation.decided(&settings.provenance, cold_start);
         let plugin = LivePlugin::new(
             runnable,
             inspection.hooks.clone(),

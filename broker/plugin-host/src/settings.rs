@@ -86,7 +86,8 @@ pub enum Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Isolation {
-    /// Nothing, unless a fresh instance costs more than a tenth of a millisecond: then as `Pooled`.
+    /// Nothing, unless a fresh instance costs more than a tenth of a millisecond, or the plugin is trusted as the broker itself, which
+    /// it came with: then as `Pooled`.
     #[default]
     Auto,
     /// Nothing: every call has an instance of its own.
@@ -107,10 +108,10 @@ impl Isolation {
         }
     }
 
-    /// What `Auto` means for a plugin whose fresh instances cost this.
-    pub(crate) fn decided(self, cold_start: Duration) -> Self {
+    /// What `Auto` means for a plugin that came so and whose fresh instances cost this.
+    pub(crate) fn decided(self, provenance: &Provenance, cold_start: Duration) -> Self {
         match self {
-            Self::Auto if cold_start > DEAR => Self::Pooled,
+            Self::Auto if *provenance == Provenance::Bundled || cold_start > DEAR => Self::Pooled,
             Self::Auto => Self::PerCall,
             other => other,
         }
@@ -436,4 +437,19 @@ pub enum Position {
     Last,
     Before(String),
     After(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_shares_nothing_unless_that_is_dear_or_the_plugin_came_with_the_broker() {
+        let (stranger, cheap) = (Provenance::New(None), Duration::from_micros(100));
+        assert_eq!(Isolation::Auto.decided(&stranger, cheap), Isolation::PerCall);
+        assert_eq!(Isolation::Auto.decided(&Provenance::Accepted(None), cheap), Isolation::PerCall);
+        assert_eq!(Isolation::Auto.decided(&stranger, cheap + Duration::from_nanos(1)), Isolation::Pooled);
+        assert_eq!(Isolation::Auto.decided(&Provenance::Bundled, Duration::ZERO), Isolation::Pooled);
+        assert_eq!(Isolation::PerCall.decided(&Provenance::Bundled, Duration::MAX), Isolation::PerCall);
+    }
 }

@@ -35,7 +35,8 @@ pub struct Plugin {
     pub limits: PluginLimits,
     /// What one call shares with the next. `per-call`: nothing, every call has a fresh instance. `pooled`: memory,
     /// instances take one call after the other, for thousands of calls or a few minutes. `single`: likewise, one instance
-    /// for all. `auto`: `per-call`, unless a fresh instance costs more than 100 µs: then `pooled`.
+    /// for all. `auto`: `pooled` for a plugin that comes with the broker (`bundled:`), and where a fresh instance costs more
+    /// than 100 µs; otherwise `per-call`.
     #[serde(default)]
     pub isolation: Isolation,
     /// Its own settings, handed to it as JSON. For native implementations see below.
