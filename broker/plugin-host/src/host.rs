@@ -101,7 +101,8 @@ impl PluginHost {
             .worker_threads(settings.worker_threads.max(1))
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_name_fn(move || format!("plugin-worker-{}", number.fetch_add(1, Ordering::Relaxed)))
-            .on_thread_start(scheduling::go_last)
+            .on_thread_start(scheduling::go_first)
+            .on_thread_park(scheduling::go_first_again)
             .enable_all()
             .build()?;
         let metrics = Arc::new(Metrics::new(metrics)?);

@@ -18,6 +18,7 @@ use crate::capability::wasi::Wasi;
 use crate::engine::{PluginEngine, TICK, Ticking};
 use crate::hook_exports::HookExports;
 use crate::metrics::PluginMetrics;
+use crate::scheduling;
 use crate::settings::Limits;
 use crate::tap::Ear;
 
@@ -314,6 +315,7 @@ impl Budget {
         match self.ticks.checked_sub(1) {
             Some(left @ 1..) => {
                 self.ticks = left;
+                scheduling::go_last();
                 // Who waits for this core goes first. Where there are few cores and the kernel looks at the clock only
                 // every four milliseconds, a guest that computes would be what all others wait for.
                 std::thread::yield_now();

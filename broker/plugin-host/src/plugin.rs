@@ -23,6 +23,7 @@ use crate::instance::{Purpose, Runnable, Running};
 use crate::poison::{Party, PoisonList, Poisoned, Subject};
 use crate::pool::{IDLE, Pool};
 use crate::probation::{Ended, Judged, Share, Watch};
+use crate::scheduling;
 use crate::settings::Isolation;
 use crate::tap::{Ear, Listener, Metered, Tapped};
 
@@ -355,6 +356,7 @@ impl LivePlugin {
         let work = async move {
             let _inflight = Counted::new(&runnable.metrics.inflight);
             let _ticking = runnable.ticking();
+            scheduling::go_first_again();
             match lane {
                 Lane::Fresh { instance, place } => {
                     let outcome = call.on_fresh(&runnable, instance, ear).await;

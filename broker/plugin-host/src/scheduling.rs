@@ -2,10 +2,11 @@
 //!
 //! Linux 6.12 and later let a thread that wakes go before one whose slice of the processor is longer; others let it wait until the
 //! slice ends, which they notice four milliseconds later where their clock has 250 ticks a second. So the threads of the broker,
-//! which do little at a time, have shorter slices than those on which plugins compute, and the one that counts what plugins
-//! compute has the shortest. It takes no permission, moves no share of the processor, and is ignored by older kernels. Where the
+//! which do little at a time, have shorter slices than those on which plugins compute for long, and the one that counts what plugins
+//! compute has the shortest. A call that begins is short until it has computed for a step: otherwise it would wait behind one that is not. It takes no permission, moves no share of the processor, and is ignored by older kernels. Where the
 //! operator chose another policy (`CPUSchedulingPolicy=` of systemd, `chrt`), that one stays as it is.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 /// The shortest there is.
@@ -13,15 +14,31 @@ pub(crate) const SHORTEST: Duration = Duration::from_micros(100);
 /// Shorter than what any machine gives a thread that did not ask: 0.7 ms on one core, 2.8 on eight and more.
 const SHORT: Duration = Duration::from_micros(500);
 
+/// Longer than what anybody has that did not ask.
+const LONG: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// This thread goes after others.
+    static LAST: Cell<bool> = const { Cell::new(false) };
+}
+
 /// For this thread and those that it starts: they do little at a time, and others wait for it.
 pub fn go_first() {
     ask_for(SHORT);
 }
 
-/// For this thread: it may compute for long.
+/// For this thread, until it [goes first again](go_first_again): a guest computes on it, and has for a while.
 pub(crate) fn go_last() {
-    // What it has is what all have that did not ask.
-    ask_for(Duration::ZERO);
+    if !LAST.replace(true) {
+        ask_for(LONG);
+    }
+}
+
+/// For this thread: somebody waits for what it does next, or it has nothing to do and somebody may.
+pub(crate) fn go_first_again() {
+    if LAST.replace(false) {
+        ask_for(SHORT);
+    }
 }
 
 #[allow(unsafe_code, reason = "no crate in use wraps it")]
@@ -78,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_inherit_a_short_slice_and_give_it_back() {
+    fn threads_inherit_a_short_slice_and_have_a_long_one_while_they_compute() {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux");
         let numbers: Vec<u32> = release.split('.').map_while(|part| part.parse().ok()).collect();
         let found = std::thread::spawn(|| {
@@ -87,18 +104,19 @@ mod tests {
             let inherited = std::thread::spawn(|| {
                 let inherited = slice();
                 go_last();
-                (inherited, slice())
+                let long = slice();
+                go_first_again();
+                (inherited, long, slice())
             });
             (before, slice(), inherited.join().expect("a thread that only looks"))
         });
-        let (before, short, (inherited, after)) = found.join().expect("a thread that only looks");
-        assert_eq!(after, before);
-        assert_eq!(inherited, short);
+        let (before, short, (inherited, long, again)) = found.join().expect("a thread that only looks");
+        assert_eq!((inherited, again), (short, short));
         if numbers >= vec![6, 12] && before.is_some() {
-            assert_eq!(short, Some(SHORT.as_nanos()));
-            assert!(before > short);
+            assert_eq!((short, long), (Some(SHORT.as_nanos()), Some(LONG.as_nanos())));
+            assert!(short < before && before < long);
         } else {
-            assert_eq!(short, before, "before 6.12 there is one slice for all");
+            assert_eq!((short, long), (before, before), "before 6.12 there is one slice for all");
         }
     }
 }
