@@ -185,16 +185,32 @@ fn acl_rule(rule: authorizer::AclRule) -> Checked<AclRule> {
     })
 }
 
+/// A filter with something in place of its placeholders. `None`: one is none that there is.
+fn filled(filter: &str) -> Option<String> {
+    let (mut filled, mut rest) = (String::with_capacity(filter.len()), filter);
+    while let Some(at) = rest.find('$') {
+        let (before, here) = rest.split_at(at);
+        filled.push_str(before);
+        let known = PLACEHOLDERS.iter().find_map(|placeholder| here.strip_prefix(placeholder));
+        let (stands_for_it, after) = match known {
+            Some(after) => ('x', after),
+            None if here.starts_with("${") => return None,
+            None => ('$', &here[1..]),
+        };
+        filled.push(stands_for_it);
+        rest = after;
+    }
+    filled.push_str(rest);
+    Some(filled)
+}
+
 /// A filter must be one whatever its placeholders stand for; their values hold no separator and no wildcard.
 fn check_filter(filter: &str) -> Checked<()> {
     if filter.len() > MAX_FILTER {
         return Err(format!("a filter of {} bytes; at most {MAX_FILTER} are allowed", filter.len()));
     }
-    let filled =
-        PLACEHOLDERS.iter().fold(filter.to_owned(), |text, placeholder| text.replace(placeholder, "x"));
-    if filled.contains("${") {
-        return Err(format!("the filter {} holds a placeholder that there is not", shown(filter)));
-    }
+    let filled = filled(filter)
+        .ok_or_else(|| format!("the filter {} holds a placeholder that there is not", shown(filter)))?;
     let parsed = TopicFilter::parse(ByteString::from(filled))
         .map_err(|error| format!("the filter {} {error}", shown(filter)))?;
     if parsed.share_name().is_some() {
