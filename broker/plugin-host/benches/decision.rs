@@ -4,8 +4,9 @@
 //!
 //! `cargo bench --workspace --bench decision`; it needs `cargo xtask components`. Prints a line of JSON for each figure: the
 //! median, and the least, to which other programs add nothing; and where many wait at once, so that no thread has to be woken, the
-//! mean, and what of it the plugin's thread computed. With `-- --calls=N --mode=fresh|reused|cached` it does nothing but N decisions, for those who count instructions;
-//! with `--at-once` too, N in all for many who wait at once, for those who take samples; `--loads=N` does nothing but N loads.
+//! mean, and what of it the plugin's thread computed. With `-- --calls=N --mode=fresh|reused|cached` it does nothing but N
+//! decisions, for those who count instructions; with `--at-once` too, N in all for many who wait at once, for those who take
+//! samples; `--loads=N` does nothing but N loads.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it measures, and says what it found")]
 
@@ -189,15 +190,15 @@ async fn busy(mode: Mode, calls: usize) {
         "{{\"what\":\"{CALLERS}-at-once-{}\",\"unit\":\"µs\",\"mean\":{:.2},\"thread\":{:.2}}}",
         mode.name(),
         each(begun.elapsed()),
-        each(computed_by_plugins() - computed)
+        each(computed_by_plugins().saturating_sub(computed))
     );
 }
 
-/// Computing time of the thread that runs plugins.
+/// Computing time of the thread that runs plugins, and of those that did something for it and wait now.
 fn computed_by_plugins() -> Duration {
     let tasks = std::fs::read_dir("/proc/self/task").expect("Linux").filter_map(Result::ok);
     let plugins = tasks.filter(|task| {
-        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "plugin-worker-1")
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("plugin-worker"))
     });
     let times = plugins.filter_map(|task| {
         let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
