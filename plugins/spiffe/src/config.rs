@@ -195,7 +195,7 @@ impl RawRule {
                 .map(|(position, text)| name_template(&format!("{at}/tags/{position}"), text, known))
                 .collect::<Result<_, _>>()?,
             lines: lists.check(&at, known, |_| Ok(()))?,
-            limits: self.limits.check(&below("limits"))?,
+            limits: self.limits.check(format_args!("{at}/limits"))?,
             path,
         };
         for (text, at) in lists.texts(&at) {
