@@ -1,6 +1,6 @@
 //! What a decision of a component written in Rust costs whoever waits for it, with the certificate of a device as there are
 //! many (1.2 kB, six names, under an intermediate): with an instance for each call, with one that is used again, and where
-//! the answer is known. And what it costs to load it, and twenty of its kind, when it is compiled already.
+//! the answer is known. What an event costs that is handed to an auditor. And what it costs to load it, and twenty of its kind, when it is compiled already.
 //!
 //! `cargo bench --workspace --bench decision`; it needs `cargo xtask components`. Prints a line of JSON for each figure: the
 //! median, and the least, to which other programs add nothing; and where many wait at once, so that no thread has to be woken, the
@@ -21,8 +21,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mqgate_identity::certificate::{CertificateFacts, ClientCertificate, MatchedAnchor};
+use mqgate_identity::audit::{AuditEvent, Outcome};
+use mqgate_identity::certificate::{
+    CertificateFacts, CertificateFingerprint, ClientCertificate, MatchedAnchor,
+};
 use mqgate_identity::hooks::{Authentication, Authorization, ChainMember, Connection};
+use mqgate_identity::reason::Reason;
+use mqgate_identity::time::UnixMillis;
 use mqgate_plugin_host::{
     Configured, HostSettings, Isolation, PluginSettings, Position, Source, StartOutcome,
 };
@@ -36,6 +41,7 @@ use crate::fixture::Fixture;
 const CALLS: usize = 20_000;
 /// Who ask at once where many do.
 const CALLERS: usize = 16;
+const EVENTS: usize = 100_000;
 const LOADS: usize = 50;
 const PLUGINS: usize = 20;
 
@@ -96,6 +102,7 @@ fn main() {
             decisions(mode).await;
             busy(mode, CALLS).await;
         }
+        audit().await;
         loads(LOADS).await;
         starts().await;
     });
@@ -207,12 +214,47 @@ fn computed_by_plugins() -> Duration {
     times.map(Duration::from_nanos).sum()
 }
 
+/// What an event costs that is handed to an auditor in batches, which does not want it.
+async fn audit() {
+    let fixture = Fixture::with(HostSettings { worker_threads: 1, ..HostSettings::default() }, Vec::new());
+    let mut plugin = PluginSettings::new("audit-log", Source::File(component("audit-log")));
+    plugin.config = serde_json::json!({ "include": ["device.*"] });
+    (plugin.limits.wall, plugin.limits.cpu) = (Duration::from_secs(20), Duration::from_secs(10));
+    fixture.host.load(plugin, Position::Last, "bench").await.expect("it loads");
+    let auditor = fixture.host.hooks().load().members[0].auditor.clone().expect("it has the hook");
+    let events: Vec<_> = (1..=EVENTS as u64).map(|sequence| Arc::new(accepted(sequence))).collect();
+    for batch in [1, 100, 1000] {
+        let begun = Instant::now();
+        for part in events.chunks(batch) {
+            auditor.record_events(part).await.expect("it is taken");
+        }
+        let each = begun.elapsed().as_secs_f64() * 1e6 / EVENTS as f64;
+        println!("{{\"what\":\"audit-event-in-batches-of-{batch}\",\"unit\":\"µs\",\"mean\":{each:.2}}}");
+    }
+}
+
+/// What is recorded of a connection.
+fn accepted(sequence: u64) -> AuditEvent {
+    AuditEvent {
+        sequence,
+        at: UnixMillis(1_790_000_000_000),
+        connection_id: Some(sequence),
+        device_id: Some(String::from("meter-00017")),
+        client_id: Some(String::from("meter-00017")),
+        peer_address: Some(String::from("192.0.2.17:49152")),
+        listener: Some("devices".into()),
+        certificate_fingerprint: Some(CertificateFingerprint([7; 32])),
+        subject: Some(String::from("CN=meter-00017,OU=meters,O=acme,C=DE")),
+        ..AuditEvent::new("connection.accepted", Outcome::Success, Reason::Ok)
+    }
+}
+
 /// From the cache of compiled components: bytes to machine code that was looked at, and the whole load with its trial.
 async fn loads(times: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let fixture = Fixture::with(cached(folder.path()), Vec::new());
     fixture.host.load(cert_acl("warm"), Position::Last, "bench").await.expect("it loads");
-    let bytes: Arc<[u8]> = std::fs::read(component()).expect("the component").into();
+    let bytes: Arc<[u8]> = std::fs::read(component("cert-acl")).expect("the component").into();
     let (mut inspected, mut loaded) = (Vec::new(), Vec::new());
     for _ in 0..times {
         let begun = Instant::now();
@@ -258,15 +300,16 @@ fn cached(folder: &Path) -> HostSettings {
     HostSettings { cache_dir: Some(folder.join("compiled")), ..HostSettings::default() }
 }
 
-fn component() -> PathBuf {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/components/cert-acl.wasm"));
+fn component(name: &str) -> PathBuf {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/components"));
+    let path = folder.join(name).with_extension("wasm");
     assert!(path.exists(), "{} is missing: `cargo xtask components` builds it", path.display());
     path
 }
 
 /// With settings as an operator has them, who waits for nothing on a machine that does much else.
 fn cert_acl(name: &str) -> PluginSettings {
-    let mut plugin = PluginSettings::new(name, Source::File(component()));
+    let mut plugin = PluginSettings::new(name, Source::File(component("cert-acl")));
     plugin.limits.wall = Duration::from_secs(20);
     plugin.limits.cpu = Duration::from_secs(10);
     plugin.limits.queue_wait = Duration::from_secs(20);
