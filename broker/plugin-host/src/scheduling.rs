@@ -3,8 +3,9 @@
 //! Linux 6.12 and later let a thread that wakes go before one whose slice of the processor is longer; others let it wait until the
 //! slice ends, which they notice four milliseconds later where their clock has 250 ticks a second. So the threads of the broker,
 //! which do little at a time, have shorter slices than those on which plugins compute for long, and the one that counts what plugins
-//! compute has the shortest. A call that begins is short until it has computed for a step: otherwise it would wait behind one that is not. It takes no permission, moves no share of the processor, and is ignored by older kernels. Where the
-//! operator chose another policy (`CPUSchedulingPolicy=` of systemd, `chrt`), that one stays as it is.
+//! compute has the shortest. A call that begins is short until it has computed for a step: otherwise it would wait behind one
+//! that is not. It takes no permission, moves no share of the processor, and is ignored by older kernels. Where the operator chose
+//! another policy (`CPUSchedulingPolicy=` of systemd, `chrt`), that one stays as it is.
 
 use std::cell::Cell;
 use std::time::Duration;
