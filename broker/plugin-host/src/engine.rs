@@ -131,6 +131,9 @@ pub(crate) fn base(reservation: usize) -> Config {
         // The same bytes give the same answer on every machine.
         .wasm_relaxed_simd(false)
         .wasm_backtrace_max_frames(NonZeroUsize::new(16))
+        // For other stack walkers than wasmtime's own, which needs none. Each load would register it with the
+        // system's unwinder, a list that all threads share and that every panic searches.
+        .native_unwind_info(false)
         .max_wasm_stack(512 << 10)
         .async_stack_size(1 << 20)
         .memory_init_cow(true)
