@@ -7,7 +7,7 @@ use mqgate_plugin_host::case;
 use mqgate_plugin_host::offline::Instance;
 
 use crate::built::component;
-use crate::offline::offline;
+use crate::offline::unhurried;
 
 /// Folders of plugins with cases.
 fn plugins() -> Vec<PathBuf> {
@@ -28,14 +28,19 @@ fn the_bundled_plugins_decide_as_their_cases_say() {
         let name = plugin.file_name().expect("a name").to_string_lossy().into_owned();
         let cases = case::read_all(&plugin.join("cases")).unwrap_or_else(|error| panic!("{error}"));
         let Some(built) = component(&format!("{name}.wasm")) else { continue };
-        let mut offline = offline(std::fs::read(built).expect("the component"));
+        let mut offline = unhurried(std::fs::read(built).expect("the component"));
         for instance in Instance::ALL {
             for one in &cases {
                 assert!(one.expected.is_some(), "{name}: {} expects nothing", one.name);
                 let ran = offline.judge(one, instance);
                 let ran = ran.unwrap_or_else(|error| panic!("{name}: {}: {error}", one.name));
                 for differs in one.differences(&ran.answer) {
-                    wrong.push(format!("{name}: {} ({}): {differs:?}", one.name, instance.as_str()));
+                    let failure = ran.answer.failure;
+                    wrong.push(format!(
+                        "{name}: {} ({}): {differs:?} {failure:?}",
+                        one.name,
+                        instance.as_str()
+                    ));
                 }
             }
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests too")]
 
 mod again;
+mod alone;
 mod attacks;
 mod built;
 mod bundled;

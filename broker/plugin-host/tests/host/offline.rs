@@ -9,10 +9,19 @@ use crate::built::component;
 use crate::guest::{ABSTAIN, Guest, TRAP, accepts_as};
 
 pub fn offline(component: Vec<u8>) -> Offline {
-    let offline = Offline::new("p", Source::Bytes(component.into()), HostSettings::default());
     // A loaded machine is no failure.
+    limited(component, &["wall=20s", "init=20s"])
+}
+
+/// For components that compute so much that a host without optimisation needs most of the time they have.
+pub fn unhurried(component: Vec<u8>) -> Offline {
+    limited(component, &["wall=20s", "init=20s", "cpu=10s"])
+}
+
+fn limited(component: Vec<u8>, limits: &[&str]) -> Offline {
+    let offline = Offline::new("p", Source::Bytes(component.into()), HostSettings::default());
     let mut patient = LimitsOfCase::default();
-    for limit in ["wall=20s", "init=20s"] {
+    for limit in limits {
         patient.set(limit).expect("a limit");
     }
     offline.expect("it compiles").with_limits(LimitsOfCase::default(), patient)
