@@ -1,6 +1,7 @@
 //! What a decision of a component written in Rust costs whoever waits for it, with the certificate of a device as there are
 //! many (1.2 kB, six names, under an intermediate): with an instance for each call, with one that is used again, and where
-//! the answer is known. What an event costs that is handed to an auditor. And what it costs to load it, and twenty of its kind, when it is compiled already.
+//! the answer is known. What an event costs that is handed to an auditor. And what it costs to load it, and twenty of its
+//! kind, when it is compiled already.
 //!
 //! `cargo bench --workspace --bench decision`; it needs `cargo xtask components`. Prints a line of JSON for each figure: the
 //! median, and the least, to which other programs add nothing; and where many wait at once, so that no thread has to be woken, the
