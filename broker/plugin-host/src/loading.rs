@@ -97,7 +97,7 @@ impl Loader {
         let compiler: Box<dyn Compile> = match settings.compiler.clone() {
             None => Box::new(InProcess(engine.engine().clone())),
             Some(program) => {
-                Box::new(ByChild { program, limits: settings.compile, reservation: settings.memory_ceiling })
+                Box::new(ByChild { program, limits: settings.compile, reservation: engine.reservation() })
             }
         };
         let instances = Arc::new(Semaphore::new(settings.instances as usize));
