@@ -161,7 +161,13 @@ pub struct MatchedAnchor {
 
 impl CertificateFingerprint {
     pub fn to_hex(self) -> String {
-        hex::encode(self.0)
+        self.write_hex(&mut [0; 64]).to_owned()
+    }
+
+    /// The same, in memory of the caller.
+    pub fn write_hex(self, digits: &mut [u8; 64]) -> &str {
+        hex::encode_to_slice(self.0, digits).expect("two digits for each of 32 bytes");
+        std::str::from_utf8(digits).expect("digits are ASCII")
     }
 
     /// Reads 64 hex digits of either case; colons between bytes are accepted, as OpenSSL prints them.
@@ -174,7 +180,7 @@ impl CertificateFingerprint {
 
 impl std::fmt::Display for CertificateFingerprint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.to_hex())
+        f.write_str(self.write_hex(&mut [0; 64]))
     }
 }
 
@@ -186,7 +192,7 @@ impl std::fmt::Debug for CertificateFingerprint {
 
 impl Serialize for CertificateFingerprint {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_hex())
+        serializer.serialize_str(self.write_hex(&mut [0; 64]))
     }
 }
 

@@ -358,7 +358,10 @@ impl HookCall for RecordEvents {
     type Answer = u64;
 
     async fn run(self, plugin: &Runnable, on: &mut Running) -> Result<u64, CallError> {
-        let events: Vec<_> = self.events.iter().map(|event| question::audit_event(event)).collect();
+        let mut digits = vec![[0; 64]; self.events.len()];
+        let with_digits = self.events.iter().zip(&mut digits);
+        let events: Vec<_> =
+            with_digits.map(|(event, digits)| question::audit_event(event, digits)).collect();
         // Only here: what `init` says is no audit event. The instance is kept for the next call of this hook.
         on.store.data_mut().voice = Voice::auditor();
         let (safe,) = exported(&plugin.exports.record_events).call(on, (&events[..],)).await?;

@@ -4,8 +4,7 @@ pub(crate) mod records;
 
 use mqgate_identity::audit::{AuditEvent, Outcome, PluginVerdict};
 use mqgate_identity::certificate::{
-    CertificateFacts, CertificateFingerprint, ClientCertificate, DistinguishedName, GeneralName, KeyUsage,
-    MatchedAnchor,
+    CertificateFacts, ClientCertificate, DistinguishedName, GeneralName, KeyUsage, MatchedAnchor,
 };
 use mqgate_identity::hooks::{
     Attribute, ConnectFacts, Connection, Identity, Peer, TlsSession, Value, WillFacts,
@@ -44,7 +43,8 @@ pub(crate) fn identity(who: &Identity) -> records::Identity<'_> {
     }
 }
 
-pub(crate) fn audit_event(event: &AuditEvent) -> records::AuditEvent<'_> {
+/// With the digits of its fingerprint written where there is room for them.
+pub(crate) fn audit_event<'a>(event: &'a AuditEvent, digits: &'a mut [u8; 64]) -> records::AuditEvent<'a> {
     records::AuditEvent {
         sequence: event.sequence,
         at: event.at.0,
@@ -61,7 +61,7 @@ pub(crate) fn audit_event(event: &AuditEvent) -> records::AuditEvent<'_> {
         client_id: event.client_id.as_deref(),
         peer_address: event.peer_address.as_deref(),
         listener: event.listener.as_deref(),
-        certificate_fingerprint: event.certificate_fingerprint.map(CertificateFingerprint::to_hex),
+        certificate_fingerprint: event.certificate_fingerprint.map(|it| it.write_hex(digits)),
         subject: event.subject.as_deref(),
         server_name: event.server_name.as_deref(),
         plugins: event.plugins.iter().map(plugin_verdict).collect(),

@@ -278,7 +278,7 @@ pub(crate) struct AuditEvent<'a> {
     pub(crate) peer_address: Option<&'a str>,
     pub(crate) listener: Option<&'a str>,
     #[component(name = "certificate-fingerprint")]
-    pub(crate) certificate_fingerprint: Option<String>,
+    pub(crate) certificate_fingerprint: Option<&'a str>,
     pub(crate) subject: Option<&'a str>,
     #[component(name = "server-name")]
     pub(crate) server_name: Option<&'a str>,
