@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use crate::config::problem;
-use crate::template::{Template, split_variable};
+use crate::template::{Template, split_end, split_variable};
 use crate::types::{AclRule, Actions, Effect, InitError, Limits, QosLevels, RetainMatch};
 
 /// The broker takes no longer access list.
@@ -146,7 +146,7 @@ pub fn filter_template(
     while let Some((before, after)) = split_variable(rest) {
         sample.push_str(before);
         sample.push('x');
-        rest = after.split_once('}').map_or("", |(_, after)| after);
+        rest = split_end(after).map_or("", |(_, after)| after);
     }
     sample.push_str(rest);
     if is_topic_filter(&sample) { Ok(template) } else { Err(format!("{text:?} is no topic filter")) }
