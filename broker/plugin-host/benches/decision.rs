@@ -7,7 +7,7 @@
 //! median, and the least, to which other programs add nothing; and where many wait at once, so that no thread has to be woken, the
 //! mean, and what of it the plugin's thread computed. With `-- --calls=N --mode=fresh|reused|cached` it does nothing but N
 //! decisions, for those who count instructions; with `--at-once` too, N in all for many who wait at once, for those who take
-//! samples; `--loads=N` does nothing but N loads.
+//! samples; `--loads=N` does nothing but N loads, and `--events=N` nothing but to hand over N events in batches of a thousand.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it measures, and says what it found")]
 
@@ -70,7 +70,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let part = |name: &str| arguments.iter().find_map(|argument| argument.strip_prefix(name));
     let number = |name: &str| part(name).map(|text| text.parse::<usize>().expect("a number"));
-    let (calls, only_loads) = (number("--calls="), number("--loads="));
+    let (calls, only_loads, only_events) = (number("--calls="), number("--loads="), number("--events="));
     let mode = part("--mode=").map(|name| {
         let known = Mode::ALL.into_iter().find(|mode| mode.name() == name);
         known.expect("--mode is fresh, reused or cached")
@@ -86,13 +86,18 @@ fn main() {
             loads(times).await;
             return;
         }
+        if let Some(count) = only_events {
+            audit(count, &[1000]).await;
+            return;
+        }
         if let (Some(calls), Some(mode), true) = (calls, mode, at_once) {
             busy(mode, calls).await;
             return;
         }
         if let (Some(calls), Some(mode)) = (calls, mode) {
             // The answer that is kept, the pool and whatever else is made once.
-            let asked = Asked::new(mode).await;
+            // So little address space that valgrind has it too; not so for an instance that waits, which leaves others a place.
+            let asked = Asked::new(mode, if mode == Mode::Reused { 2 } else { 1 }).await;
             asked.decide().await;
             for _ in 0..calls {
                 asked.decide().await;
@@ -103,7 +108,7 @@ fn main() {
             decisions(mode).await;
             busy(mode, CALLS).await;
         }
-        audit().await;
+        audit(EVENTS, &[1, 100, 1000]).await;
         loads(LOADS).await;
         starts().await;
     });
@@ -127,10 +132,11 @@ struct Asked {
 }
 
 impl Asked {
-    async fn new(mode: Mode) -> Self {
-        let fixture =
-            Fixture::with(HostSettings { worker_threads: 1, ..HostSettings::default() }, Vec::new());
+    async fn new(mode: Mode, instances: u32) -> Self {
+        let settings = HostSettings { worker_threads: 1, instances, ..HostSettings::default() };
+        let fixture = Fixture::with(settings, Vec::new());
         let mut plugin = cert_acl("cert-acl");
+        plugin.limits.concurrency = plugin.limits.concurrency.min(instances as usize);
         plugin.isolation = if mode == Mode::Reused { Isolation::Pooled } else { Isolation::PerCall };
         if mode != Mode::Cached {
             plugin.limits.longest_cached = Duration::ZERO;
@@ -157,7 +163,7 @@ impl Asked {
 }
 
 async fn decisions(mode: Mode) {
-    let asked = Asked::new(mode).await;
+    let asked = Asked::new(mode, 2).await;
     let (mut named, mut granted) = (Vec::with_capacity(CALLS), Vec::with_capacity(CALLS));
     for _ in 0..CALLS {
         let (one, other) = asked.decide().await;
@@ -171,7 +177,7 @@ async fn decisions(mode: Mode) {
 /// What each costs where no thread is ever out of work, that of the plugin and that of those who wait: the way there and back
 /// included, and no waking up.
 async fn busy(mode: Mode, calls: usize) {
-    let asked = Arc::new(Asked::new(mode).await);
+    let asked = Arc::new(Asked::new(mode, 2 * CALLERS as u32).await);
     asked.decide().await;
     let other_work = tokio::spawn(async {
         loop {
@@ -216,20 +222,22 @@ fn computed_by_plugins() -> Duration {
 }
 
 /// What an event costs that is handed to an auditor in batches, which does not want it.
-async fn audit() {
-    let fixture = Fixture::with(HostSettings { worker_threads: 1, ..HostSettings::default() }, Vec::new());
+async fn audit(count: usize, batches: &[usize]) {
+    let settings = HostSettings { worker_threads: 1, instances: 1, ..HostSettings::default() };
+    let fixture = Fixture::with(settings, Vec::new());
     let mut plugin = PluginSettings::new("audit-log", Source::File(component("audit-log")));
     plugin.config = serde_json::json!({ "include": ["device.*"] });
+    plugin.limits.concurrency = 1;
     (plugin.limits.wall, plugin.limits.cpu) = (Duration::from_secs(20), Duration::from_secs(10));
     fixture.host.load(plugin, Position::Last, "bench").await.expect("it loads");
     let auditor = fixture.host.hooks().load().members[0].auditor.clone().expect("it has the hook");
-    let events: Vec<_> = (1..=EVENTS as u64).map(|sequence| Arc::new(accepted(sequence))).collect();
-    for batch in [1, 100, 1000] {
+    let events: Vec<_> = (1..=count as u64).map(|sequence| Arc::new(accepted(sequence))).collect();
+    for &batch in batches {
         let begun = Instant::now();
         for part in events.chunks(batch) {
             auditor.record_events(part).await.expect("it is taken");
         }
-        let each = begun.elapsed().as_secs_f64() * 1e6 / EVENTS as f64;
+        let each = begun.elapsed().as_secs_f64() * 1e6 / count as f64;
         println!("{{\"what\":\"audit-event-in-batches-of-{batch}\",\"unit\":\"µs\",\"mean\":{each:.2}}}");
     }
 }
