@@ -111,22 +111,30 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Shelves<A> {
 }
 
 impl Small {
-    #[inline(never)]
+    /// Nothing is cut twice; so an instance that takes one call cuts all its pieces.
+    #[inline]
     fn cut(&mut self, size: usize, rest: &impl GlobalAlloc) -> *mut u8 {
-        if self.left < size {
-            // SAFETY: its size is not zero.
-            let chunk = unsafe { rest.alloc(CHUNK) };
-            if chunk.is_null() {
-                return chunk;
-            }
-            // What is left of the one before is lost, less than the largest piece.
-            (self.uncut, self.left) = (chunk, CHUNK.size());
+        if self.left < size && !self.refill(rest) {
+            return ptr::null_mut();
         }
         let piece = self.uncut;
         // SAFETY: so much is left.
         self.uncut = unsafe { piece.add(size) };
         self.left -= size;
         piece
+    }
+
+    /// What was left is lost, less than the largest piece.
+    #[cold]
+    #[inline(never)]
+    fn refill(&mut self, rest: &impl GlobalAlloc) -> bool {
+        // SAFETY: its size is not zero.
+        let chunk = unsafe { rest.alloc(CHUNK) };
+        if chunk.is_null() {
+            return false;
+        }
+        (self.uncut, self.left) = (chunk, CHUNK.size());
+        true
     }
 }
 
