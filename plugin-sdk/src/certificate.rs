@@ -138,7 +138,7 @@ impl Field {
     fn attribute<'a>(self, name: &'a DistinguishedName, oid: &str) -> Result<Vec<Cow<'a, str>>, FieldError> {
         name.attributes
             .iter()
-            .filter(|attribute| attribute.oid == oid)
+            .filter(|attribute| is_oid(&attribute.oid, oid))
             .map(|attribute| attribute.text.as_deref().and_then(strict).ok_or(FieldError::Malformed(self)))
             .collect()
     }
@@ -184,9 +184,15 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
+/// Object identifiers of the same kind of thing differ at their ends.
+fn is_oid(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().rev().eq(other.bytes().rev())
+}
+
 /// The broker promises this; a plugin that decides on text checks it once more.
 fn strict(text: &str) -> Option<Cow<'_, str>> {
-    (!text.chars().any(char::is_control)).then_some(Cow::Borrowed(text))
+    let is_plain = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    (text.bytes().all(is_plain) || !text.chars().any(char::is_control)).then_some(Cow::Borrowed(text))
 }
 
 fn attribute_name(oid: &str) -> &str {
