@@ -127,7 +127,8 @@ fn engine(settings: &HostSettings) -> Result<(Engine, usize), HostError> {
     let made = |config: &Config, reservation| Engine::new(config).map(|engine| (engine, reservation));
     made(&pooling(settings, WHOLE), WHOLE)
         .or_else(|error| {
-            tracing::warn!(
+            // Nothing that an operator has to do something about.
+            tracing::info!(
                 error = format!("{error:#}"),
                 "no address space for 4 GiB per memory of a plugin; each access to them is checked, at a higher cost per call"
             );
