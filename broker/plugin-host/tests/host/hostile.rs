@@ -82,6 +82,14 @@ async fn what_a_guest_does_wrong_has_a_kind() {
     let kinds = [
         ("trap", FailureKind::Trap, TRAP, ""),
         ("recursion", FailureKind::Trap, "(call $deeper (i32.const 0))", ""),
+        ("next-page", FailureKind::Trap, "(i32.load8_u (i32.shl (memory.size) (i32.const 16)))", ""),
+        ("last-address", FailureKind::Trap, "(i32.load8_u (i32.sub (i32.const 0) (memory.size)))", ""),
+        (
+            "beyond-all",
+            FailureKind::Trap,
+            "(i32.load offset=0xfffffff0 (i32.sub (i32.const 0) (memory.size)))",
+            "",
+        ),
         ("grow", FailureKind::Memory, grow, ""),
         ("huge", FailureKind::Memory, &transient(2 << 20), ""),
         ("unavailable", FailureKind::Unavailable, &transient(5), "later"),
